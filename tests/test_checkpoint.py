@@ -1,0 +1,213 @@
+"""A checkpoint is whole or it is refused by name; whatever the moment of a kill, one complete copy is found."""
+
+import errno
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tokenworld import checkpoint
+from tokenworld.interfaces import UserError
+
+
+def net(value: float) -> nn.Module:
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    nn.init.constant_(module[0].weight, value)
+    return module
+
+
+def stored(dir) -> float:
+    return checkpoint.load(dir)[0]["net"]["0.weight"][0, 0].item()
+
+
+def test_everything_comes_back_equal(tmp_path):
+    module = net(1.5)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=0.1)
+    module(torch.randn(8, 3)).sum().backward()
+    optimiser.step()
+    numbers = np.random.default_rng(7)
+    numbers.random(3)
+    state = {"optimiser": optimiser.state_dict(), "epoch": 3, "numpy": numbers.bit_generator.state, "nested": [{"a": None}]}
+    checkpoint.save(tmp_path / "c", {"net": module, "plain": {"x": torch.arange(6).view(2, 3).T, "b": torch.tensor(True)}}, state)
+
+    weights, back = checkpoint.load(tmp_path / "c")
+    assert all(torch.equal(weights["net"][key], value) for key, value in module.state_dict().items())
+    assert weights["net"].keys() == module.state_dict().keys()
+    assert torch.equal(weights["plain"]["x"], torch.arange(6).view(2, 3).T) and weights["plain"]["b"]
+    assert back["epoch"] == 3 and back["nested"] == [{"a": None}]
+    assert back["numpy"] == numbers.bit_generator.state, "128-bit integers"
+    again = torch.optim.AdamW(net(0.0).parameters(), lr=0.5)
+    again.load_state_dict(back["optimiser"])
+    for key, value in optimiser.state_dict()["state"][0].items():
+        assert torch.equal(again.state_dict()["state"][0][key], value)
+
+
+def test_tied_weights_and_empty_modules(tmp_path):
+    tied = nn.ModuleList([nn.Linear(3, 3, bias=False), nn.Linear(3, 3, bias=False)])
+    tied[1].weight = tied[0].weight
+    checkpoint.save(tmp_path / "c", {"tied": tied, "empty": nn.Identity()}, {})
+    weights, _ = checkpoint.load(tmp_path / "c")
+    assert torch.equal(weights["tied"]["0.weight"], weights["tied"]["1.weight"]) and weights["empty"] == {}
+
+
+def test_random_generators_go_on_where_they_were(tmp_path):
+    def draw():
+        return random.random(), np.random.rand(), np.random.randn(), torch.rand(1).item(), random.gauss(0, 1)
+
+    draw()
+    checkpoint.save(tmp_path / "c", {}, {"rng": checkpoint.rng_state()})
+    first = [draw() for _ in range(3)]
+    checkpoint.set_rng_state(checkpoint.load(tmp_path / "c")[1]["rng"])
+    assert [draw() for _ in range(3)] == first
+
+
+def test_a_second_save_replaces_the_first_and_leaves_nothing_else(tmp_path):
+    for value in (1.0, 2.0):
+        checkpoint.save(tmp_path / "c", {"net": net(value)}, {})
+    assert stored(tmp_path / "c") == 2.0 and os.listdir(tmp_path) == ["c"]
+
+
+@pytest.mark.parametrize("name", ["net.safetensors", "state.pt", "manifest.json"])
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+def test_a_damaged_file_is_named(tmp_path, name, damage):
+    checkpoint.save(tmp_path / "c", {"net": net(1.0)}, {"epoch": 1})
+    path = tmp_path / "c" / name
+    content = bytearray(path.read_bytes())
+    if damage == "truncate":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flip":
+        content[len(content) // 2] ^= 128
+        path.write_bytes(content)
+    else:
+        path.unlink()
+    with pytest.raises(UserError, match=name):
+        checkpoint.load(tmp_path / "c")
+
+
+def test_no_checkpoint_and_another_format(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint"):
+        checkpoint.load(tmp_path / "c")
+    checkpoint.save(tmp_path / "c", {}, {})
+    manifest = json.loads((tmp_path / "c" / "manifest.json").read_text())
+    (tmp_path / "c" / "manifest.json").write_text(json.dumps(manifest | {"format": 99}))
+    with pytest.raises(UserError, match="format 99"):
+        checkpoint.load(tmp_path / "c")
+    (tmp_path / "c" / "manifest.json").write_text(json.dumps(manifest | {"files": {"../x": manifest["files"]["state.pt"]}}))
+    with pytest.raises(UserError, match="outside"):
+        checkpoint.load(tmp_path / "c")
+
+
+class Payload:
+    def __reduce__(self):
+        return os.mkdir, ("executed",)
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoint, "FORMAT", 1)
+    checkpoint.save(tmp_path / "c", {}, {"payload": Payload()})  # an attacker's manifest has the right checksum
+    with pytest.raises(UserError, match="state.pt cannot be read"):
+        checkpoint.load(tmp_path / "c")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path / "c", {"net": net(1.0)}, {})
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "fsync", full)
+        with pytest.raises(UserError, match="no space left"):
+            checkpoint.save(tmp_path / "c", {"net": net(2.0)}, {})
+    assert stored(tmp_path / "c") == 1.0 and os.listdir(tmp_path) == ["c"]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours runs after it."""
+
+
+def file_operations(monkeypatch, kill_at: int) -> list[str]:
+    """Die before the file operation number `kill_at`; the list collects those that happened."""
+    done: list[str] = []
+
+    def counted(owner, name):
+        original = getattr(owner, name)
+
+        def operation(*args, **kwargs):
+            if len(done) == kill_at:
+                raise Killed
+            done.append(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, operation)
+
+    counted(checkpoint.os, "fsync")
+    counted(checkpoint.Path, "rename")
+    counted(checkpoint.Path, "mkdir")
+    counted(checkpoint.shutil, "rmtree")
+    return done
+
+
+def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path / "c", {"net": net(1.0)}, {})
+    shutil.copytree(tmp_path / "c", tmp_path / "first")
+    found = []
+    for kill_at in range(100):
+        for name in ("c", "c.new", "c.old"):
+            shutil.rmtree(tmp_path / name, ignore_errors=True)
+        shutil.copytree(tmp_path / "first", tmp_path / "c")
+        with monkeypatch.context() as patch:
+            file_operations(patch, kill_at)
+            try:
+                checkpoint.save(tmp_path / "c", {"net": net(2.0)}, {})
+                finished = True
+            except Killed:
+                finished = False
+        assert checkpoint.exists(tmp_path / "c")
+        found.append(stored(tmp_path / "c"))
+        if finished:
+            break
+        # the process that resumes saves next, and is killed at every moment too
+        for kill_again in (0, 2, 4, 6, 8, 10):
+            shutil.rmtree(tmp_path / "again", ignore_errors=True)
+            (tmp_path / "again").mkdir()
+            for name in ("c", "c.new", "c.old"):
+                if (tmp_path / name).exists():
+                    shutil.copytree(tmp_path / name, tmp_path / "again" / name)
+            with monkeypatch.context() as patch:
+                file_operations(patch, kill_again)
+                try:
+                    checkpoint.save(tmp_path / "again" / "c", {"net": net(3.0)}, {})
+                except Killed:
+                    pass
+            assert stored(tmp_path / "again" / "c") in (found[-1], 3.0)
+    assert finished and len(found) > 8
+    assert found == sorted(found) and set(found) == {1.0, 2.0}, "first the old one, later the new one"
+
+
+def test_a_real_sigkill_while_saving(tmp_path):
+    code = (
+        "import sys, torch; from tokenworld import checkpoint\n"
+        "for i in range(10**6):\n"
+        "    checkpoint.save(sys.argv[1], {'net': {'x': torch.full((20000,), float(i))}}, {'i': i})\n"
+        "    print(i, flush=True)\n"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "c")], stdout=subprocess.PIPE, text=True)
+    for _ in range(20):
+        worker.stdout.readline()
+    time.sleep(random.random() * 0.02)
+    worker.send_signal(signal.SIGKILL)
+    worker.wait()
+    weights, state = checkpoint.load(tmp_path / "c")
+    assert state["i"] >= 19 and (weights["net"]["x"] == state["i"]).all()

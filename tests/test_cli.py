@@ -1,0 +1,161 @@
+"""The command line: right words reach the right command, wrong ones are one sentence and exit code 2."""
+
+import subprocess
+import sys
+import types
+
+import pytest
+
+from tokenworld import cli, config
+from tokenworld.interfaces import UserError
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """Stand-ins for the commands: what they were called with."""
+    seen = []
+
+    def record(name):
+        return lambda *args: seen.append((name, *args))
+
+    module = types.ModuleType("tokenworld.commands")
+    for name in ("train", "train_phase", "collect", "score", "dream", "resume"):
+        setattr(module, name, record(name))
+    monkeypatch.setattr(cli, "_commands", lambda: module)
+    monkeypatch.setattr(config, "check", lambda cfg: None)
+    return seen
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    cfg, keys = config.compose([])
+    config.save(tmp_path / "config.yaml", cfg, keys)
+    return str(tmp_path)
+
+
+def fails(capsys, *words: str) -> str:
+    assert cli.main(list(words)) == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1 and said.err.startswith("tokenworld: ")
+    return said.err
+
+
+def test_train_composes_a_recipe(calls):
+    assert cli.main(["train", "recipe=iris", "overlay=debug", "seed=3", "out=a", "env.id=ALE/Pong-v5"]) == 0
+    (name, cfg, keys), = calls
+    assert name == "train" and cfg["env"]["id"] == "ALE/Pong-v5" and cfg["backbone"]["layers"] == 1
+    assert keys == {"recipe": "iris", "overlay": "debug", "seed": 3, "out": "a"}
+
+
+def test_the_quick_start_needs_no_word(calls):
+    assert cli.main(["train"]) == 0
+    assert calls[0][2] == {"recipe": "quickstart"}
+
+
+@pytest.mark.parametrize("phase", ["tokenizer", "dynamics", "policy"])
+def test_train_one_phase(calls, phase):
+    assert cli.main(["train", phase, "data=d", "load.tokenizer=tok"]) == 0
+    assert calls[0][:2] == ("train_phase", phase) and calls[0][3]["load.tokenizer"] == "tok"
+
+
+def test_collect(calls):
+    assert cli.main(["collect", "recipe=atari_small", "steps=5000", "out=data/breakout"]) == 0
+    assert calls[0][0] == "collect" and calls[0][2]["steps"] == 5000
+
+
+def test_commands_on_a_run(calls, run_folder):
+    assert cli.main(["score", run_folder, "episodes=7"]) == 0
+    assert cli.main(["dream", run_folder, "out=a.gif", "--trust-remote-code"]) == 0
+    assert cli.main(["train", "--resume", run_folder]) == 0
+    assert calls == [("score", run_folder, {"episodes": 7}), ("dream", run_folder, {"out": "a.gif"}), ("resume", run_folder)]
+
+
+def test_trust_is_given_by_its_flag_only(calls, run_folder, monkeypatch):
+    trusted = []
+    monkeypatch.setattr(config, "trust", trusted.append)
+    cli.main(["score", run_folder])
+    assert not trusted
+    cli.main(["score", run_folder, "--trust-remote-code"])
+    assert len(trusted) == 1
+
+
+@pytest.mark.parametrize(
+    "words, part",
+    [
+        (["trian"], "did you mean train?"),
+        (["train", "tokeniser"], "did you mean tokenizer?"),
+        (["train", "--resum", "x"], "--resum"),
+        (["train", "--resume"], "one run"),
+        (["train", "--resume", "no-such-run"], "no run"),
+        (["train", "recipe=irsi"], "did you mean iris?"),
+        (["train", "seed=x"], "seed must be a whole number"),
+        (["train", "seed"], "no phase"),
+        (["collect", "seed"], "key=value"),
+        (["score"], "one run"),
+        (["score", "no-such-run"], "no run"),
+        (["dream", "a", "b"], "one run"),
+        (["data"], "data info"),
+        (["data", "inof", "x"], "data info"),
+    ],
+)
+def test_bad_words_are_one_sentence_and_exit_code_2(capsys, words, part):
+    assert part in fails(capsys, *words)
+
+
+def test_settings_are_no_business_of_a_resumed_run(capsys, calls, run_folder):
+    assert "no settings" in fails(capsys, "train", "--resume", run_folder, "seed=1")
+    assert "did you mean episodes?" in fails(capsys, "score", run_folder, "episode=3")
+
+
+def test_ctrl_c_is_130_and_other_faults_keep_their_traceback(monkeypatch, calls):
+    def raising(error):
+        def command(*_):
+            raise error
+        return command
+
+    for error, code in ((KeyboardInterrupt(), 130), (UserError("x"), 2)):
+        monkeypatch.setattr(cli._commands(), "train", raising(error))
+        assert cli.main(["train"]) == code
+    monkeypatch.setattr(cli._commands(), "train", raising(ZeroDivisionError()))
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["train"])
+
+
+@pytest.mark.parametrize("command", cli.COMMAND_HELP)
+def test_help_teaches_with_examples(capsys, command):
+    assert cli.main([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "example" in text and f"tokenworld {command}" in text
+    assert cli.main(["--help"]) == 0
+    assert f"  {command}" in capsys.readouterr().out
+
+
+def test_version(capsys):
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("tokenworld 0.")
+
+
+def test_show_prints_a_difference(capsys, monkeypatch):
+    monkeypatch.setattr(config, "check", lambda cfg: None)
+    assert cli.main(["show", "recipe=iris", "against=quickstart"]) == 0
+    rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]}
+    assert rows["backbone.layers"] == ["10", "2"] and "action._target_" not in rows
+
+
+def test_show_counts_parameters_and_cost(capsys):
+    assert cli.main(["show", "recipe=quickstart", "backbone.layers=1"]) == 0
+    out = capsys.readouterr().out
+    assert "layers: 1" in out and "forward passes per imagined frame" in out
+    numbers = {line.rsplit("  ", 1)[0].strip(): line.rsplit("  ", 1)[1] for line in out.splitlines() if "  " in line.strip()}
+    assert int(numbers["forward passes per imagined frame"]) == 1
+    # one block of width 64: two norms, qkv, out and the four-fold MLP, and the norm after the last block
+    block = 2 * 128 + (64 * 192 + 192) + (64 * 64 + 64) + (64 * 256 + 256) + (256 * 64 + 64)
+    assert int(numbers["backbone"].replace(",", "")) == block + 128
+    assert float(numbers["MFLOPs per imagined frame"]) > 2 * 25 * (block - 700) / 1e6 * 0.9
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]])
+def test_help_imports_no_torch(words):
+    code = f"import sys; from tokenworld.cli import main; main({words!r}); print('torch' in sys.modules, 'hydra' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "False False"

@@ -1,0 +1,211 @@
+"""Recipes: composed, refused in one sentence when wrong, built; a loaded config cannot name code outside tokenworld."""
+
+import sys
+import types
+from typing import Literal
+
+import pytest
+
+from tokenworld import config
+from tokenworld.interfaces import UserError
+
+
+class Part:
+    """A stand-in for a part in somebody else's package."""
+
+    def __init__(
+        self,
+        *,
+        K: int,
+        vocab_size: int = 512,
+        lr: float = 1e-3,
+        kind: Literal["vq", "fsq"] = "vq",
+        path: str | None = None,
+        heights: list[int] | None = None,
+        levels: tuple[int, int] = (1, 2),
+        on: bool = True,
+    ):
+        self.values = dict(K=K, vocab_size=vocab_size, lr=lr, kind=kind, path=path, heights=heights, levels=levels, on=on)
+
+
+class Other:
+    def __init__(self, *, horizon: int = 5, num_envs: int = 1):
+        self.horizon = horizon
+
+
+@pytest.fixture
+def plugin(monkeypatch):
+    module = types.ModuleType("somebodys_package")
+    module.Part, module.Other = Part, Other
+    monkeypatch.setitem(sys.modules, "somebodys_package", module)
+    monkeypatch.setattr(config, "_trusted", set())
+
+
+@pytest.fixture
+def recipe(tmp_path, plugin):
+    """A complete recipe of stand-ins, in a file of the user's own."""
+    lines = [f"{name}: {{_target_: somebodys_package.Part}}" for name in config.PARTS if name != "policy"]
+    lines += ["policy: {_target_: somebodys_package.Other, horizon: 5}", "train:"]
+    lines += [f"  {phase}: {{_target_: somebodys_package.Part, lr: 0.5}}" for phase in config.PHASES]
+    path = tmp_path / "mine.yaml"
+    path.write_text("\n".join(lines).replace("tokenizer: {_target_: somebodys_package.Part}",
+                                             "tokenizer: {_target_: somebodys_package.Part, vocab_size: 64}"))
+    return f"recipe={path}"
+
+
+def refusal(words) -> str:
+    with pytest.raises(UserError) as caught:
+        cfg, _ = config.compose(words)
+        config.check(cfg)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_overrides_and_own_keys_are_told_apart(recipe):
+    cfg, cli = config.compose([recipe, "tokenizer.vocab_size=7", "seed=3", "load.tokenizer=runs/a=b", "tokenizer.kind=fsq"])
+    config.check(cfg)
+    assert cfg["tokenizer"] == {"_target_": "somebodys_package.Part", "vocab_size": 7, "kind": "fsq"}
+    assert cli["seed"] == 3 and cli["load.tokenizer"] == "runs/a=b" and "steps" not in cli
+    assert set(cfg) == {*config.PARTS, "train"}
+
+
+def test_a_key_can_be_removed(recipe):
+    cfg, _ = config.compose([recipe, "~tokenizer.vocab_size"])
+    assert "vocab_size" not in cfg["tokenizer"]
+    assert "removes nothing" in refusal([recipe, "~tokenizer.nothing"])
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["lr=2", "lr=1e-4", "kind=fsq", "path=null", "path=a/b", "heights=[8,16]", "heights=null", "levels=[3,4]", "on=false"],
+)
+def test_right_types_pass(recipe, word):
+    cfg, _ = config.compose([recipe, f"tokenizer.{word}"])
+    config.check(cfg)
+
+
+@pytest.mark.parametrize(
+    "word", ["vocab_size=abc", "vocab_size=1.5", "vocab_size=true", "vocab_size=null", "lr=abc", "lr=.nan", "lr=false",
+             "kind=gfsq", "path=3", "heights=8", "heights=[a]", "levels=[1,2,3]", "on=1"],
+)  # fmt: skip
+def test_wrong_types_are_refused_with_name_and_value(recipe, word):
+    key, _, value = word.partition("=")
+    message = refusal([recipe, f"tokenizer.{word}"])
+    assert f"tokenizer.{key} must be" in message and "got" in message
+
+
+def test_misspelt_keys_get_the_nearest_name(recipe):
+    assert "did you mean tokenizer.vocab_size?" in refusal([recipe, "tokenizer.vocab_sise=3"])
+    assert "did you mean tokenizer?" in refusal([recipe, "tokeniser.vocab_size=3"])
+    assert "did you mean train.dynamics?" in refusal([recipe, "train.dynamic.lr=3"])
+    assert "did you mean seed?" in refusal([recipe, "sed=1"])
+
+
+def test_a_key_of_another_section_is_named_in_full(recipe):
+    assert "did you mean policy.horizon?" in refusal([recipe, "tokenizer.horizon=3"])
+    assert "did you mean policy.horizon?" in refusal([recipe, "horizon=3"])
+
+
+def test_numbers_that_follow_from_others_are_refused(recipe):
+    assert "tokenizer.K follows from the other parts" in refusal([recipe, "tokenizer.K=3"])
+    assert "policy.num_envs follows from the other parts" in refusal([recipe, "policy.num_envs=3"])
+
+
+@pytest.mark.parametrize("word", ["seed=abc", "seed=-1", "steps=0", "device=gpu", "precision=fp16", "out=", "nonsense",
+                                  "tokenizer.lr=1,2", "tokenizer=abc", "train=3", "tokenizer.lr=[", "+a.b=1"])
+def test_bad_words_are_one_sentence(recipe, word):
+    assert refusal([recipe, word])
+
+
+def test_unknown_recipe_and_overlay(recipe):
+    assert "there is no recipe 'quikstart': did you mean quickstart?" in refusal(["recipe=quikstart"])
+    assert "there is no overlay 'debgu': did you mean debug?" in refusal([recipe, "overlay=debgu"])
+    assert "no file" in refusal(["recipe=no/such.yaml"])
+
+
+def test_an_overlay_changes_only_what_is_there(recipe, tmp_path):
+    good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
+    good.write_text("policy: {horizon: 2}\ntrain: {loop: {lr: 7.0}}")
+    bad.write_text("train: {loop: {rl: 7.0}}")
+    cfg, _ = config.compose([recipe, f"overlay={good}", "policy.horizon=3"])
+    assert cfg["train"]["loop"]["lr"] == 7.0 and cfg["policy"]["horizon"] == 3, "the command line comes last"
+    assert "sets train.loop.rl, which the recipe lacks: did you mean train.loop.lr?" in refusal([recipe, f"overlay={bad}"])
+
+
+def test_a_recipe_may_start_from_a_shipped_one(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("defaults: [quickstart, _self_]\nbackbone: {layers: 7}")
+    cfg, _ = config.compose([f"recipe={path}"])
+    shipped, _ = config.compose(["recipe=quickstart"])
+    assert cfg["backbone"]["layers"] == 7 and cfg["tokenizer"] == shipped["tokenizer"]
+
+
+def test_build_passes_values_and_what_code_knows(recipe):
+    cfg, _ = config.compose([recipe, "tokenizer.levels=[3,4]", "tokenizer.heights=[1]"])
+    part = config.build(cfg["tokenizer"], K=9, unknown_to_this_part=1)
+    assert part.values["K"] == 9 and part.values["vocab_size"] == 64
+    assert part.values["levels"] == (3, 4) and part.values["heights"] == [1], "lists become tuples where asked for"
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["os.system", "tokenworld.config.os.system", "tokenworld.train.os.system", "tokenworld.heads.torch.load",
+     "tokenworld.backbones.gpt.nn.Linear", "builtins.eval", "subprocess.Popen", "somebodys_package.Part",
+     "tokenworld.heads.UserError", "tokenworld.config.build", "tokenworld.heads", "tokenworld.heads.__loader__"],
+)  # fmt: skip
+def test_a_loaded_config_names_parts_of_tokenworld_only(plugin, target):
+    with pytest.raises(UserError):
+        config.resolve(target)
+    with pytest.raises(UserError):
+        config.build({"_target_": target})
+
+
+def test_an_untrusted_package_is_not_even_imported(tmp_path, monkeypatch):
+    (tmp_path / "evil_package.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="trust"):
+        config.resolve("evil_package.Part")
+    assert "evil_package" not in sys.modules
+
+
+def test_trust_opens_what_it_names_and_nothing_else(plugin):
+    config.trust({"tokenizer": {"_target_": "somebodys_package.Part"}})
+    assert config.resolve("somebodys_package.Part") is Part
+    with pytest.raises(UserError):
+        config.resolve("somebodys_package.Other")
+
+
+def test_a_part_in_the_wrong_section_is_refused(recipe):
+    assert "tokenizer._target_ must name something in tokenworld.tokenizers" in refusal(
+        [recipe, "tokenizer._target_=tokenworld.heads.SignReward"])
+
+
+def test_a_target_that_is_not_there(recipe):
+    assert "did you mean tokenworld.heads.SignReward?" in refusal([recipe, "reward._target_=tokenworld.heads.SignReword"])
+    assert "cannot be imported" in refusal([recipe, "reward._target_=no_such_package.Thing"])
+
+
+def test_saved_and_loaded_again(recipe, tmp_path):
+    cfg, cli = config.compose([recipe, "tokenizer.lr=1e-5", "seed=2"])
+    config.save(tmp_path / "config.yaml", cfg, cli)
+    assert config.load(tmp_path) == (cfg, cli) == config.load(tmp_path / "config.yaml")
+    assert "torch" in (tmp_path / "config.yaml").read_text(), "package versions"
+
+
+@pytest.mark.parametrize("content", [None, "a: [", "- 1", "tokenizer: {}", "!!python/object/apply:os.system ['true']"])
+def test_a_folder_that_is_no_run(tmp_path, content):
+    if content is not None:
+        (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(UserError, match="config"):
+        config.load(tmp_path)
+
+
+def test_difference_lists_both_sides():
+    assert config.difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": 3}}) == [("a.c", 2, None), ("a.d", None, 3)]
+
+
+@pytest.mark.parametrize("name", config.recipes())
+@pytest.mark.parametrize("overlay", [[], ["overlay=debug"]], ids=["full", "debug"])
+def test_every_shipped_recipe_is_right(name, overlay):
+    cfg, _ = config.compose([f"recipe={name}", *overlay])
+    config.check(cfg)

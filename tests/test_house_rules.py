@@ -1,0 +1,276 @@
+"""What holds the code base together: layers, the trap of `tokenizers/`, packaging, a README that tells the truth."""
+
+import ast
+import configparser
+import importlib
+import inspect
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tokenworld import cli, config
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# From the top down; a module imports only from lines below its own.
+LAYERS = [
+    ["cli"],
+    ["commands"],
+    ["play", "benchmark", "sweep"],
+    ["train", "agent"],
+    ["evaluation", "dream_env"],
+    ["imagination"],
+    ["world_model"],
+    ["tokenizers", "backbones", "decoding", "policies", "heads", "actions", "envs", "data"],
+    ["config", "nn", "checkpoint", "log", "viz"],
+    ["interfaces"],
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def sources() -> dict[str, Path]:
+    """Dotted module name -> file, of everything that ships. `tokenworld/tokenizers` is a symlink: counted once."""
+    found = {}
+    for folder, package in ((ROOT / "tokenworld", "tokenworld"), (ROOT / "tokenizers", "tokenworld.tokenizers")):
+        for path in sorted(folder.rglob("*.py")):
+            inner = path.relative_to(folder).with_suffix("").parts
+            if package == "tokenworld" and inner[0] == "tokenizers":
+                continue
+            found[".".join([package, *inner]).removesuffix(".__init__")] = path
+    return found
+
+
+SOURCES = sources()
+
+
+def imports(module: str, path: Path) -> set[str]:
+    """The tokenworld modules that a file imports anywhere in it, also inside functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: relative import in line {node.lineno}"
+            for alias in node.names:
+                whole = f"{node.module}.{alias.name}"
+                found.add(whole if whole in SOURCES else node.module)
+    return {name for name in found if name.split(".")[0] == "tokenworld" and name != "tokenworld"}
+
+
+def part(module: str) -> str:
+    return module.split(".")[1]
+
+
+@pytest.mark.parametrize("module", [name for name in SOURCES if name != "tokenworld"])
+def test_a_module_imports_only_from_below(module):
+    assert part(module) in LEVEL, f"{module} has no layer: give it one in LAYERS"
+    for name in imports(module, SOURCES[module]):
+        if part(name) == part(module):
+            continue  # files of one folder may use each other
+        assert LEVEL[part(name)] > LEVEL[part(module)], f"{module} imports {name}, which is not below it"
+
+
+def test_no_cycles_within_a_folder():
+    graph = {module: imports(module, path) & SOURCES.keys() for module, path in SOURCES.items()}
+
+    def visit(module: str, path: tuple[str, ...]):
+        assert module not in path, f"import cycle: {' -> '.join([*path, module])}"
+        for name in graph[module]:
+            visit(name, (*path, module))
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_tokenizers_is_no_package_of_its_own():
+    assert not (ROOT / "tokenizers" / "__init__.py").exists(), "it would shadow Hugging Face's tokenizers"
+    assert not (ROOT / "configs" / "__init__.py").exists()
+    link = ROOT / "tokenworld" / "tokenizers"
+    assert link.is_symlink() and os.readlink(link) == "../tokenizers"
+
+
+def test_packages_are_the_real_folders():
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    listed = set(setup["options"]["packages"].split())
+    real = {"tokenworld", "tokenworld.tokenizers", "tokenworld.configs"}
+    real |= {f"tokenworld.{path.parent.name}" for path in (ROOT / "tokenworld").glob("*/__init__.py")}
+    assert listed == real
+    mapping = dict(line.split(" = ") for line in setup["options"]["package_dir"].strip().splitlines())
+    assert mapping == {"tokenworld": "tokenworld", "tokenworld.tokenizers": "tokenizers", "tokenworld.configs": "configs"}
+    assert "slow:" in setup["tool:pytest"]["markers"] and "--strict-markers" in setup["tool:pytest"]["addopts"]
+
+
+@pytest.mark.parametrize("folder", [".", "notebooks", "tests", "tokenizers"])
+def test_both_kinds_of_tokenizers_import_from_anywhere(folder):
+    """Hugging Face's and ours, started in any folder of the checkout, as a notebook's kernel would be."""
+    code = ("import tokenizers, transformers.tokenization_utils_base, tokenworld.tokenizers.vqvae as ours; "
+            "print(hasattr(tokenizers, 'Tokenizer'), ours.__name__)")
+    at_root = os.environ | {"PYTHONPATH": str(ROOT)}
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT / folder, env=at_root, capture_output=True, text=True)
+    assert out.stdout.split() == ["True", "tokenworld.tokenizers.vqvae"], out.stderr
+
+
+def test_import_tokenworld_is_light():
+    heavy = ("torch", "gymnasium", "ale_py", "minatar", "wandb", "tensorboard", "matplotlib", "hydra", "transformers")
+    code = f"import sys, tokenworld; print([m for m in {heavy} if m in sys.modules]); from tokenworld import WorldModel; " \
+           f"print([m for m in {heavy[1:]} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert out.stdout.split("\n")[:2] == ["[]", "[]"]
+
+
+@pytest.mark.parametrize("module", [m for m in SOURCES if m != "tokenworld" and part(m) in ("train", *config.PARTS.values())])
+def test_at_most_twelve_keywords(module):
+    """Of each public class and function of a part's file: what a recipe may set has a default and an annotation."""
+    for name, thing in vars(importlib.import_module(module)).items():
+        own = getattr(thing, "__module__", None) == module and not name.startswith("_")
+        if own and (inspect.isclass(thing) or inspect.isfunction(thing)):
+            keywords = [p for p in inspect.signature(thing).parameters.values() if p.kind is p.KEYWORD_ONLY]
+            settable = [p for p in keywords if p.default is not p.empty and p.name not in config.BY_CODE]
+            assert len(settable) <= 12, f"{module}.{name} takes {len(settable)} keywords"
+            bare = [p.name for p in settable if p.annotation is p.empty]
+            assert not bare, f"{module}.{name}: annotations are the schema of a recipe, {bare} have none"
+
+
+def text_files() -> list[Path]:
+    known = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    paths = [ROOT / line for line in known.stdout.splitlines()]
+    kinds = (".py", ".md", ".yaml", ".cfg", ".toml", ".txt", ".in", ".ipynb", ".html", ".js", "")
+    return [path for path in paths if path.is_file() and not path.is_symlink() and path.suffix in kinds]
+
+
+def test_nothing_tells_of_where_it_was_made():
+    forbidden = re.compile(r"(?<![\w.])/(?:work|tmp|root|home)/\w|\b[Ii]ssue #?\d|\bTO" r"DO\b|\bFIX" r"ME\b|\bXX" r"X\b")
+    for path in text_files():
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            assert not forbidden.search(line), f"{path.relative_to(ROOT)}:{number}: {line.strip()[:100]}"
+
+
+def test_nothing_is_unpickled():
+    for module, path in SOURCES.items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                owner = ast.unparse(node.func.value)
+                if (owner, node.func.attr) == ("torch", "load"):
+                    keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                    assert keywords.get("weights_only") == "True", f"{module}:{node.lineno}"
+                assert (owner, node.func.attr) not in {("pickle", "load"), ("pickle", "loads"), ("yaml", "load")}, module
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# README
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def bash_lines(text: str) -> list[str]:
+    """The command lines of the ```bash blocks, comments and line continuations removed."""
+    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", text, flags=re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [line.split(" #")[0].strip() for line in lines if line.split(" #")[0].strip() and not line.startswith("#")]
+
+
+def documents() -> list[Path]:
+    return [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "LOG.md") if (ROOT / name).is_file()]
+
+
+@pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
+def test_documented_commands_parse(document, tmp_path, monkeypatch):
+    """Every `tokenworld ...` line asks for something that exists; runs that it names are taken as given."""
+    cfg, keys = config.compose([])
+    monkeypatch.setattr(config, "load", lambda run: (cfg, keys))
+    for line in bash_lines(document.read_text(encoding="utf-8")):
+        for call in re.split(r"&&|\|\||;|\|", line):
+            words = shlex.split(call)
+            if words and Path(words[0]).name == "tokenworld" and not {"--help", "--version", "-h"} & set(words):
+                assert callable(cli.parse(words[1:])), call
+
+
+def test_help_commands_parse(monkeypatch):
+    """The examples of --help are held to the same."""
+    cfg, keys = config.compose([])
+    monkeypatch.setattr(config, "load", lambda run: (cfg, keys))
+    lines = [line.strip() for text in (cli.HELP, *cli.COMMAND_HELP.values()) for line in text.splitlines()
+             if line.startswith("  tokenworld ")]
+    assert len(lines) > 15
+    for line in lines:
+        assert callable(cli.parse(shlex.split(line.split("   ")[0])[1:])), line
+
+
+def test_readme_tree_is_true():
+    """Each path in the README's tree exists, and each folder and top-level module is in it."""
+    block = next(b for b in re.findall(r"```(?:text)?\n(.*?)```", readme(), flags=re.DOTALL) if "tokenworld/" in b)
+    parents: list[tuple[int, str]] = []
+    named = set()
+    for line in block.splitlines():
+        match = re.match(r"^([\s│├└─]*)([\w.][\w./-]*)((?:[ ,·]+[\w./-]+\.\w+)*)(?:\s{2,}.*|\s*#.*|\s*)$", line)
+        if not match:
+            continue
+        indent, name, more = len(match[1]), match[2], match[3]
+        parents = [p for p in parents if p[0] < indent]
+        base = "".join(p[1] for p in parents)
+        for each in [name, *re.findall(r"[\w./-]+\.\w+", more)]:
+            assert (ROOT / base / each).exists(), f"the README's tree names {base}{each}, which is not there"
+            named.add(base + each)
+        if name.endswith("/"):
+            parents.append((indent, name))
+    for folder in ("tokenworld/", "tokenizers/", "configs/", "tests/"):
+        assert folder in named, f"the README's tree lacks {folder}"
+
+
+def test_ci_runs_what_the_readme_says():
+    command = (ROOT / ".ci" / "run").read_text(encoding="utf-8").strip().splitlines()[-1]
+    assert "pytest" in command and os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert command in readme(), f"the README must give the test command of .ci/run word for word: {command}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Installing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", ["install", "editable", "wheel", "sdist"])
+def test_installed_command_works_and_finds_its_recipes(way, tmp_path):
+    """In a fresh environment that borrows this one's dependencies; run from a folder that is no checkout."""
+    source = tmp_path / "source"
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    for name in listed.stdout.splitlines():
+        if (ROOT / name).exists() or (ROOT / name).is_symlink():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            if (ROOT / name).is_symlink():
+                (source / name).symlink_to(os.readlink(ROOT / name))
+            else:
+                (source / name).write_bytes((ROOT / name).read_bytes())
+    if not (source / "README.md").exists():
+        (source / "README.md").write_text("tokenworld")
+    run = dict(check=True, capture_output=True, text=True, cwd=tmp_path)
+    subprocess.run([sys.executable, "-m", "venv", "fresh"], **run)
+    python = str(tmp_path / "fresh" / "bin" / "python")
+    purelib = subprocess.run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], **run).stdout.strip()
+    # an old setuptools that comes with venv would hide the borrowed one
+    subprocess.run([python, "-m", "pip", "uninstall", "-y", "setuptools"], **run)
+    # without the .pth and finder files of an editable install of the checkout itself
+    Path(purelib, "borrowed.pth").write_text("\n".join(p for p in sys.path if p.endswith("site-packages")))
+    pip = [python, "-m", "pip", "install", "--no-deps", "--no-build-isolation", "--force-reinstall"]
+    if way == "editable":
+        subprocess.run([*pip, "-e", str(source)], **run)
+    elif way == "install":
+        subprocess.run([*pip, str(source)], **run)
+    else:
+        code = f"import setuptools.build_meta as b; print(b.build_{way}({str(tmp_path)!r}))"
+        built = subprocess.run([python, "-c", code], **run | {"cwd": source}).stdout.split()[-1]
+        subprocess.run([*pip, str(tmp_path / built)], **run)
+    code = ("import tokenworld.config as c, tokenworld.tokenizers.vqvae as v, tokenworld.envs, tokenizers; "
+            "print(c.recipes(), c.compose(['recipe=iris', 'overlay=debug'])[0]['backbone']['layers'], v.__file__)")
+    found = subprocess.run([python, "-c", code], **run).stdout
+    assert "['atari_small', 'iris', 'quickstart'] 1" in found
+    assert (str(source) in found) == (way == "editable"), found
+    command = str(tmp_path / "fresh" / "bin" / "tokenworld")
+    assert "usage: tokenworld" in subprocess.run([command, "--help"], **run).stdout

@@ -1,0 +1,133 @@
+"""metrics.jsonl stays a file of whole JSON lines; progress is quiet when piped; sinks get the same numbers."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tokenworld import log as log_module
+from tokenworld.interfaces import UserError
+from tokenworld.log import Log
+
+
+def lines(folder):
+    text = (folder / "metrics.jsonl").read_text()
+    return [json.loads(line, parse_constant=pytest.fail) for line in text.splitlines()]
+
+
+def test_one_json_line_per_call_and_nan_is_null(tmp_path):
+    log = Log(tmp_path, wall=100.0)
+    nan, inf = float("nan"), torch.tensor(float("inf"))
+    log.metrics("dynamics", loss=torch.tensor(0.5), bad=nan, worse=inf, many=[1.0, nan])
+    log.metrics("policy", step=3)
+    first, second = lines(tmp_path)
+    assert first["phase"] == "dynamics" and first["loss"] == 0.5 and first["bad"] is None and first["worse"] is None
+    assert first["many"] == [1.0, None]
+    assert second["phase"] == "policy" and second["step"] == 3
+    assert first["wall"] >= 100.0 and log.lines == 2
+    log.close()
+
+
+def test_truncate_drops_what_came_after_the_checkpoint(tmp_path):
+    log = Log(tmp_path)
+    for step in range(5):
+        log.metrics("loop", step=step)
+    log.truncate(3)
+    log.metrics("loop", step=33)
+    log.close()
+    assert [line["step"] for line in lines(tmp_path)] == [0, 1, 2, 33] and log.lines == 4
+
+
+def test_a_half_line_of_a_killed_process_is_cut_off(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"phase": "loop", "step": 1}\n{"phase": "lo')
+    log = Log(tmp_path)
+    assert log.lines == 1
+    log.metrics("loop", step=2)
+    log.close()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
+def test_a_line_is_on_disk_at_once(tmp_path):
+    log = Log(tmp_path)
+    log.metrics("loop", step=1)
+    assert len(lines(tmp_path)) == 1, "a SIGKILL loses no line"
+    log.close()
+
+
+def test_piped_progress_is_plain_and_rare(capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(log_module.time, "monotonic", lambda: clock[0])
+    log = Log(None)
+    for i in log.progress(100, "tokenizer"):
+        clock[0] += 0.5  # 50 seconds in all
+        assert i < 100
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 5 and "\r" not in "".join(said), "one about every ten seconds and the last"
+    assert said[0] == "tokenizer: 20/100 in 0:10, 0:40 left" and said[-1] == "tokenizer: 100/100 in 0:50"
+
+
+def test_progress_counts_and_shows_numbers(capsys):
+    with Log(None).progress(10, "play") as bar:
+        bar.update(4, loss=torch.tensor(0.25))
+        bar.update(6)
+    assert "play: 10/10" in (said := capsys.readouterr().err) and "loss 0.25" in said
+
+
+def test_a_terminal_gets_a_bar(monkeypatch, capsys):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    log = Log(None)
+    for i in log.progress(3, "policy"):
+        if i == 1:
+            log.say("a message")
+    said = capsys.readouterr().err
+    assert "policy" in said and "\r" in said and "a message" in said and log._bar is None
+
+
+def test_an_unknown_sink_is_refused(tmp_path):
+    with pytest.raises(UserError, match="tensorbord.*tensorboard"):
+        Log(tmp_path, ["tensorbord"])
+
+
+@pytest.mark.parametrize("name, module", [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])
+def test_a_missing_sink_names_its_extra(tmp_path, monkeypatch, name, module):
+    monkeypatch.setitem(sys.modules, module, None)  # makes the import fail
+    with pytest.raises(UserError, match=rf"tokenworld\[{name}\]"):
+        Log(tmp_path, [name])
+
+
+def test_tensorboard_gets_the_same_numbers(tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    log = Log(tmp_path, ["tensorboard"])
+    log.metrics("dynamics", loss=0.5, bad=float("nan"), name="text")
+    log.close()
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert events.Tags()["scalars"] == ["dynamics/loss"] and events.Scalars("dynamics/loss")[0].value == 0.5
+
+
+def test_wandb_gets_the_same_numbers(tmp_path, monkeypatch):
+    seen = []
+
+    class Run:
+        def log(self, numbers, step):
+            seen.append((numbers, step))
+
+        def finish(self):
+            seen.append("finished")
+
+    class Wandb:
+        init = staticmethod(lambda **_: Run())
+
+    monkeypatch.setitem(sys.modules, "wandb", Wandb)
+    log = Log(tmp_path, ["wandb"])
+    log.metrics("policy", entropy=1.5)
+    log.close()
+    assert seen == [({"policy/entropy": 1.5}, 1), "finished"]
+
+
+def test_importing_log_imports_no_sink():
+    code = "import sys, tokenworld.log; print([m for m in ('wandb', 'tensorboard') if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.strip() == "[]"

@@ -1,0 +1,25 @@
+"""tokenworld: world models made of tokens. `from tokenworld import WorldModel` is the place to start."""
+
+from importlib import import_module
+from pathlib import Path
+
+__version__ = "0.1.0"
+
+# In a source checkout the tokenizers and the recipes live beside this package (`tokenizers/`, `configs/`), not inside it.
+_root = Path(__file__).resolve().parent.parent
+if (_root / "setup.cfg").is_file() and (_root / "tokenizers" / "vqvae.py").is_file():
+    __path__.append(str(_root))
+
+# Imported on first use, so that `import tokenworld` and `tokenworld --help` stay fast.
+_public = {
+    "WorldModel": "tokenworld.world_model",
+    "imagine": "tokenworld.imagination",
+    "UserError": "tokenworld.interfaces",
+}
+__all__ = sorted(_public)
+
+
+def __getattr__(name: str):
+    if name not in _public:
+        raise AttributeError(f"module 'tokenworld' has no attribute {name!r}")
+    return getattr(import_module(_public[name]), name)

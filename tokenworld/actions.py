@@ -1,0 +1,22 @@
+"""Action encoders: what the dynamics sees of an action."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class DiscreteAction(nn.Module):
+    """A learned vector per discrete action, as IRIS's action tokens."""
+
+    def __init__(self, *, actions: int, dim: int):
+        super().__init__()
+        self.A = actions
+        self.table = nn.Embedding(actions, dim)
+        nn.init.normal_(self.table.weight, std=0.02)
+
+    def forward(self, action: Tensor) -> Tensor:
+        """action (...) int64 -> (..., D)."""
+        return self.table(action)
+
+
+TINY = dict()

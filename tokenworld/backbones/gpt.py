@@ -1,0 +1,234 @@
+"""GPT: a causal or block-causal transformer with sliding context (minGPT-like, as in IRIS, arXiv:2209.00588).
+
+Faithful: pre-norm blocks, GELU, four-fold MLP, dropout. Differs: rotary positions instead of learned ones, and a band
+mask of `context` steps instead of IRIS's flush of the whole history when the context is full, so that a rollout may go
+on for ever and the cached result equals the uncached one.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tokenworld.interfaces import UserError
+
+# A stricter world for tests: using a cache that a later call has consumed raises instead of reading spoilt memory.
+DEBUG = bool(os.environ.get("TOKENWORLD_DEBUG"))
+
+
+@dataclass
+class Cache:
+    """Keys and values of the last `context` steps: per layer one preallocated ring (B, N, S, D/N), S = context * P.
+
+    A call writes into the rings, so it consumes the cache that it is given; `select` is the only copy.
+    """
+
+    keys: list[Tensor]
+    values: list[Tensor]
+    cursor: Tensor  # () int64: positions read so far, the same for all rows
+    start: Tensor  # (B,) int64: the step at which the row's episode began
+    positions: int  # P
+    filled: int  # how many positions of the ring hold something; known to the host, at most S
+    alive: bool = True
+
+    def select(self, index: Tensor) -> Cache:
+        assert self.alive, "this state was consumed by a step: keep a copy with state.select(index) before stepping"
+        return Cache(
+            [k[index] for k in self.keys],
+            [v[index] for v in self.values],
+            self.cursor.clone(),
+            self.start[index],
+            self.positions,
+            self.filled,
+        )
+
+    def _advance(self, positions: int) -> Cache:
+        S = self.keys[0].shape[2]
+        self.alive = not DEBUG
+        return Cache(
+            self.keys,
+            self.values,
+            self.cursor + positions,
+            self.start,
+            self.positions,
+            min(S, self.filled + positions),
+        )
+
+
+class GPT(nn.Module):
+    """x (B, T, P, D) -> h (B, T, P, D). Raises UserError on sizes that do not fit together."""
+
+    def __init__(self, *, layers: int = 10, heads: int = 4, dim: int = 256, context: int = 20, dropout: float = 0.0):
+        super().__init__()
+        if layers < 1 or context < 1:
+            raise UserError(f"backbone.layers and backbone.context must be at least 1, got {layers} and {context}")
+        if heads < 1 or dim < 1 or dim % (4 * heads):
+            raise UserError(
+                f"backbone.dim must be a multiple of 4 x heads (rotary pairs for time and place), got dim={dim} and heads={heads}:"
+                f" choose e.g. dim={max(1, dim // (4 * max(heads, 1))) * 4 * max(heads, 1)}"
+            )
+        if not 0 <= dropout < 1:
+            raise UserError(f"backbone.dropout must be at least 0 and below 1, got {dropout}")
+        self.D, self.context, self.heads = dim, context, heads
+        self.drop = nn.Dropout(dropout)
+        self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(dim)
+        self.apply(_init)
+        for block in self.blocks:  # residual branches start small in proportion to depth (GPT-2)
+            for linear in (block.out, block.mlp[2]):
+                nn.init.normal_(linear.weight, std=0.02 / (2 * layers) ** 0.5)
+        quarter = dim // heads // 4
+        self.register_buffer("frequencies", 100.0 ** (-torch.arange(quarter) / max(quarter, 1)), persistent=False)
+
+    def forward(self, x: Tensor, within: str, cache: Cache | None = None, first: Tensor | None = None):
+        """x (B, T, P, D), within "causal" or "full", first (B, T) -> h like x, cache (None if none came in)."""
+        assert within in ("causal", "full"), within
+        B, T, P, D = x.shape
+        if cache is None:
+            steps = torch.arange(T, device=x.device)
+            places = torch.arange(P, device=x.device)
+            step_of, place_of = steps.repeat_interleave(P), places.repeat(T)  # (L,), (L,)
+            mask = self._mask_uncached(T, P, within, first, x.device)
+            h = self._blocks(x.reshape(B, T * P, D), step_of, place_of, mask, causal=mask is None)
+            return h.reshape(B, T, P, D), None
+        return self._cached(x, within, cache, first)
+
+    def make_cache(self, batch: int, positions: int, dtype: torch.dtype | None = None) -> Cache:
+        """An empty cache for `batch` rows of steps with `positions` (P) each."""
+        weight = self.norm.weight
+        shape = (batch, self.heads, self.context * positions, self.D // self.heads)
+        zeros = [torch.zeros(shape, dtype=dtype or weight.dtype, device=weight.device) for _ in range(2 * len(self.blocks))]
+        long = dict(dtype=torch.int64, device=weight.device)
+        n = len(self.blocks)
+        return Cache(zeros[:n], zeros[n:], torch.zeros((), **long), torch.zeros(batch, **long), positions, 0)
+
+    def _cached(self, x: Tensor, within: str, cache: Cache, first: Tensor | None):
+        assert cache.alive, "this state was consumed by a step: keep a copy with state.select(index) before stepping"
+        B, T, p, D = x.shape
+        P, S = cache.positions, cache.keys[0].shape[2]
+        assert T == 1 or p == P, (x.shape, P)
+        index = cache.cursor + torch.arange(T * p, device=x.device)  # (L,) absolute positions of x
+        step_of, place_of = index // P, index % P
+        if first is not None:  # the row's episode begins at the last step of x that is marked first
+            marked = torch.where(first, step_of.view(T, p)[:, 0], -1).amax(1)  # (B,)
+        if T == 1:
+            # Write, then attend over the ring: what one step overwrites has just left the band.
+            start = cache.start if first is None else torch.maximum(cache.start, marked)
+            slots = torch.arange(S, device=x.device)
+            newest = cache.cursor + p - 1
+            key_index = newest - (newest - slots) % S  # (S,) the absolute position that each slot holds
+            mask = self._mask(key_index, index, start, P, within)  # (B, 1, 1 or p, S)
+            ring = (cache.keys, cache.values, index % S, None)
+        else:
+            # Attend over ring + x, then write: early queries still need what the late ones overwrite.
+            slots = torch.arange(S if cache.filled else 0, device=x.device)
+            newest = cache.cursor - 1
+            old_index = newest - (newest - slots) % S
+            key_index = torch.cat([old_index, index])
+            if first is None:
+                start = cache.start
+                mask = self._mask(key_index, index, start, P, within)
+            else:
+                start = torch.maximum(cache.start, marked)
+                begun = torch.where(first, step_of.view(T, p)[:, 0], -1).cummax(1).values  # (B, T)
+                begun = torch.maximum(begun, cache.start[:, None]).repeat_interleave(p, 1)  # (B, L)
+                mask = self._mask(key_index, index, begun, P, within)
+            keep = min(T * p, S)  # only the last S positions have a slot
+            ring = (cache.keys, cache.values, index[-keep:] % S, slots)
+        h = self._blocks(x.reshape(B, T * p, D), step_of, place_of, mask, ring=ring)
+        cache = cache._advance(T * p)
+        cache.start = start
+        return h.reshape(B, T, p, D), cache
+
+    def _mask(self, key_index: Tensor, index: Tensor, start: Tensor, P: int, within: str) -> Tensor:
+        """keys (S,), queries (L,), start (B,) or (B, L) -> bool (B, 1, 1 or L, S), true where a query sees a key."""
+        key_step, step = key_index // P, (index // P).unsqueeze(-1)
+        key_limit, limit = (key_index, index.unsqueeze(-1)) if within == "causal" else (key_step, step)
+        if within == "full" and start.ndim == 1:
+            limit, step = limit[-1:], step[-1:]  # one step: all its queries see the same keys
+        seen = (key_limit <= limit) & (key_step > step - self.context) & (key_index >= 0)  # (1 or L, S)
+        start = start.view(start.shape[0], 1, -1, 1)
+        return seen & (key_step >= start)
+
+    def _mask_uncached(self, T: int, P: int, within: str, first: Tensor | None, device) -> Tensor | None:
+        if first is None and within == "causal" and T <= self.context:
+            return None
+        place = torch.arange(T * P, device=device)
+        step = place // P
+        limit = place if within == "causal" else step
+        seen = (limit <= limit[:, None]) & (step > step[:, None] - self.context)  # (L, L)
+        if first is None:
+            return seen
+        episode = first.cumsum(1).repeat_interleave(P, 1)  # (B, L)
+        return (seen & (episode[:, None, :] == episode[:, :, None])).unsqueeze(1)  # (B, 1, L, L)
+
+    def _blocks(self, x: Tensor, step_of: Tensor, place_of: Tensor, mask, *, causal: bool = False, ring=None) -> Tensor:
+        rotation = self._rotation(step_of, place_of)
+        x = self.drop(x)
+        for i, block in enumerate(self.blocks):
+            layer = None if ring is None else (ring[0][i], ring[1][i], ring[2], ring[3])
+            x = block(x, rotation, mask, causal, layer)
+        return self.norm(x)
+
+    def _rotation(self, step_of: Tensor, place_of: Tensor) -> tuple[Tensor, Tensor]:
+        """Half of each head turns with the time step, half with the place in the step: (L, D/N/2) cosines and sines."""
+        turns = torch.stack([step_of, place_of]).to(torch.float32)  # (2, L)
+        angle = (turns[:, :, None] * self.frequencies).transpose(0, 1).flatten(1)  # (L, 2 * D/N/4)
+        return angle.cos(), angle.sin()
+
+
+class Block(nn.Module):
+    """Attention with fused projections, then an MLP, each behind a norm and added to the stream."""
+
+    def __init__(self, dim: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.drop = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, rotation, mask: Tensor | None, causal: bool, layer) -> Tensor:
+        B, L, D = x.shape
+        qkv = self.qkv(self.norm1(x)).view(B, L, 3, self.heads, D // self.heads)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, N, L, D/N)
+        q, k = _rotate(q, rotation), _rotate(k, rotation)
+        if layer is not None:
+            keys, values, write, old = layer
+            if old is None:  # one step: into the ring, then over the ring
+                keys.index_copy_(2, write, k.to(keys.dtype))
+                values.index_copy_(2, write, v.to(values.dtype))
+                k, v = keys.to(q.dtype), values.to(q.dtype)
+            else:  # many steps: over ring and x, then into the ring
+                fresh_k, fresh_v, n = k, v, len(write)
+                if len(old):
+                    k, v = torch.cat([keys.to(k.dtype), k], 2), torch.cat([values.to(v.dtype), v], 2)
+                else:
+                    k, v = k.contiguous(), v.contiguous()
+                keys.index_copy_(2, write, fresh_k[:, :, -n:].to(keys.dtype))
+                values.index_copy_(2, write, fresh_v[:, :, -n:].to(values.dtype))
+        dropout = self.dropout if self.training else 0.0
+        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+        x = x + self.drop(self.out(a.transpose(1, 2).reshape(B, L, D)))
+        return x + self.drop(self.mlp(self.norm2(x)))
+
+
+def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding (RoFormer, arXiv:2104.09864): x (B, N, L, D/N), pairs are the two halves of the head."""
+    cos, sin = rotation
+    a, b = x.float().chunk(2, -1)
+    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+
+
+def _init(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)
+
+
+TINY = dict(layers=2, heads=2, dim=16, context=4)

@@ -1,0 +1,323 @@
+"""The command line: `tokenworld COMMAND ... key=value`. Only the standard library is imported until a command runs."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+
+HELP = """tokenworld: world models made of tokens. Learn a game as tokens, dream it, learn to act inside the dream.
+
+usage: tokenworld COMMAND [key=value ...]
+
+  train      the whole loop (collect, tokenizer, dynamics, policy), or one phase of it
+  collect    play a game and write the episodes to a folder
+  data       look at a folder of episodes
+  score      the return of a trained policy in the real environment
+  dream      a picture of real, reconstructed and imagined frames side by side
+  show       a recipe resolved: its settings, parameters and cost; or how two recipes differ
+
+examples
+  tokenworld train                                   the quick start: MinAtar Breakout, ten minutes on a laptop
+  tokenworld train recipe=iris overlay=debug out=a   any recipe, shrunk to seconds
+  tokenworld train recipe=iris env.id=ALE/Breakout-v5 decoding.temperature=0.9 seed=1
+  tokenworld train --resume runs/NAME                go on where a run stopped
+  tokenworld score runs/NAME episodes=100
+  tokenworld dream runs/NAME out=dream.gif
+  tokenworld show recipe=iris against=quickstart
+
+`tokenworld COMMAND --help` explains a command. Settings are key=value; `tokenworld show` lists them all."""
+
+COMMON = """  recipe=NAME        a shipped recipe (default quickstart) or the path of a YAML file of your own
+  overlay=debug      shrink any recipe to seconds
+  SECTION.KEY=VALUE  any setting of the recipe: env.id=MinAtar/Asterix-v1 backbone.layers=4 train.loop.epochs=20
+  ~SECTION.KEY       leave a setting at its constructor's default
+  seed=0             of everything random: same seed, same result
+  device=auto        auto, cpu, cuda or mps
+  precision=fp32     fp32 or bf16
+  out=DIR            where to write; an existing run is never overwritten"""
+
+COMMAND_HELP = {
+    "train": f"""tokenworld train [tokenizer|dynamics|policy] [key=value ...]
+tokenworld train --resume RUN
+
+Without a phase: the whole loop, from an empty replay to a policy scored in the real environment. With a phase: that
+part alone, on episodes that `tokenworld collect` wrote. Ctrl-C once saves and stops; the command to go on is printed.
+
+examples
+  tokenworld train seed=1
+  tokenworld train recipe=iris env.id=ALE/Breakout-v5
+  tokenworld collect recipe=atari_small env.id=ALE/Pong-v5 steps=5000 out=data/pong
+  tokenworld train tokenizer recipe=atari_small data=data/pong out=tok
+  tokenworld train dynamics recipe=atari_small data=data/pong load.tokenizer=tok out=dyn
+  tokenworld train policy load.world_model=dyn
+
+settings
+{COMMON}
+  data=DIR               episodes to learn from (phases tokenizer, dynamics, policy)
+  load.tokenizer=RUN     a trained tokenizer (phase dynamics)
+  load.world_model=RUN   a trained world model (phase policy)
+  --resume RUN           go on with a run, bit for bit; takes no settings""",
+    "collect": f"""tokenworld collect steps=N out=DIR [key=value ...]
+
+Plays `env` of the recipe with random actions and writes whole episodes to DIR.
+
+examples
+  tokenworld collect recipe=atari_small env.id=ALE/Breakout-v5 steps=5000 out=data/breakout
+  tokenworld collect recipe=atari_small env.id=ALE/Breakout-v5 steps=2000 seed=1 out=data/breakout-test
+
+settings
+  steps=N            environment steps to write
+{COMMON}""",
+    "data": """tokenworld data info DIR
+
+Episodes, steps, spaces, returns, size and integrity of a folder of episodes.
+
+example
+  tokenworld data info data/breakout""",
+    "score": """tokenworld score RUN [episodes=100] [seed=0] [device=auto]
+
+The return of the run's policy in the real environment: actions sampled at temperature 1, episodes of at most 10,000 steps.
+
+example
+  tokenworld score runs/NAME episodes=100
+
+  --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
+    "dream": """tokenworld dream RUN [out=dream.gif] [steps=N] [seed=0] [data=DIR] [device=auto]
+
+Real, reconstructed and imagined frames side by side, from the same start and with the same actions.
+
+examples
+  tokenworld dream runs/NAME out=dream.gif
+  tokenworld dream dyn data=data/breakout-test steps=50 out=ball.gif
+
+  --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
+    "show": f"""tokenworld show [recipe=NAME] [against=NAME] [key=value ...]
+
+The recipe as it will run, parameters per part, passes and FLOPs per imagined frame; with against=, what differs.
+
+examples
+  tokenworld show recipe=iris
+  tokenworld show recipe=iris against=quickstart
+  tokenworld show recipe=iris env.id=ALE/Pong-v5 backbone.layers=4
+
+settings
+{COMMON}""",
+}
+
+PHASES = ("tokenizer", "dynamics", "policy")
+RUN_KEYS = {
+    "score": ("episodes", "seed", "device", "precision"),
+    "dream": ("out", "steps", "seed", "data", "device", "precision"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; the exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `tokenworld show | head`
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        from tokenworld.interfaces import UserError
+
+        if not isinstance(error, UserError):
+            raise
+        print(f"tokenworld: {error}", file=sys.stderr)
+        return 2
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help") and len(words) == 1:
+        print(HELP)
+        return 0
+    if words[0] == "--version":
+        from tokenworld import __version__
+
+        print(f"tokenworld {__version__}")
+        return 0
+    if words[0] == "help":
+        words = [*words[1:], "--help"]
+    command, *rest = words
+    if command not in COMMAND_HELP:
+        raise _fault(f"there is no command {command!r}: {_near(command, COMMAND_HELP)}"
+                     f"expected one of {', '.join(COMMAND_HELP)}")
+    if "-h" in rest or "--help" in rest:
+        print(COMMAND_HELP[command])
+        return 0
+    call = parse(words)
+    call()
+    return 0
+
+
+def parse(words: list[str]):
+    """The call that a command line asks for, with its settings checked and nothing done yet. Raises UserError."""
+    command, *rest = words
+    if command == "data":
+        return _parse_data(rest)
+    if command in RUN_KEYS:
+        return _parse_run(command, rest)
+    if command == "show":
+        return _parse_show(rest)
+    if command == "train" and "--resume" in rest:
+        return _parse_resume(rest)
+    phase = None
+    if command == "train" and rest and "=" not in rest[0] and not rest[0].startswith(("-", "~")):
+        phase, *rest = rest
+        if phase not in PHASES:
+            raise _fault(f"there is no phase {phase!r} to train: {_near(phase, PHASES)}expected {', '.join(PHASES)}, "
+                         f"or none for the whole loop")
+    cfg, cli = _recipe(rest)
+    if phase is not None:
+        return lambda: _commands().train_phase(phase, cfg, cli)
+    return lambda: getattr(_commands(), command)(cfg, cli)
+
+
+def _commands():
+    """The module that does the work: imported when a command line has been found right."""
+    from tokenworld import commands
+
+    return commands
+
+
+def _recipe(words: list[str]) -> tuple[dict, dict]:
+    from tokenworld import config
+
+    cfg, cli = config.compose(words)
+    config.check(cfg)
+    return cfg, cli
+
+
+def _parse_resume(words: list[str]):
+    run, words = _run_of(words)
+    if words != ["--resume"]:
+        raise _fault(f"--resume takes the folder of a run and no settings, got {' '.join(words[1:])!r}: "
+                     f"write tokenworld train --resume runs/NAME")
+    return lambda: _commands().resume(run)
+
+
+def _parse_run(command: str, words: list[str]):
+    """score RUN and dream RUN: the run's own config, and a few keys of the command line."""
+    from tokenworld import config
+
+    run, words = _run_of(words)
+    for key in (word.partition("=")[0] for word in words):
+        if key not in RUN_KEYS[command]:
+            raise _fault(f"{command} takes no key {key!r}: {_near(key, RUN_KEYS[command])}"
+                         f"expected some of {', '.join(RUN_KEYS[command])} (the run's own config says the rest)")
+    keys = config.cli_keys(words)
+    return lambda: getattr(_commands(), command)(run, keys)
+
+
+def _run_of(words: list[str]) -> tuple[str, list[str]]:
+    """The one run folder among the words, and the others. With --trust-remote-code the user vouches for its config."""
+    from tokenworld import config
+
+    others = [word for word in words if "=" in word or word.startswith("-")]
+    runs = [word for word in words if word not in others]
+    if len(runs) != 1:
+        raise _fault(f"expected the folder of one run, got {' '.join(runs) or 'none'}: for example runs/NAME")
+    cfg, _ = config.load(runs[0])
+    if "--trust-remote-code" in others:
+        others.remove("--trust-remote-code")
+        config.trust(cfg)
+    return runs[0], others
+
+
+def _parse_data(words: list[str]):
+    if len(words) != 2 or words[0] != "info":
+        raise _fault(f"data takes `info` and a folder of episodes, got {' '.join(words) or 'nothing'}: "
+                     f"write tokenworld data info data/breakout")
+
+    def info() -> None:
+        from tokenworld.data.episodes import info
+
+        print(info(words[1]))
+
+    return info
+
+
+def _parse_show(words: list[str]):
+    from tokenworld import config
+
+    against = [word for word in words if word.startswith("against=")]
+    cfg, cli = _recipe([word for word in words if word not in against])
+    if not against:
+        return lambda: _show(cfg)
+    other, _ = _recipe([f"recipe={against[-1].partition('=')[2]}"])
+    return lambda: print(_table([("", cli["recipe"], against[-1].partition("=")[2]),
+                                 *((k, _word(a), _word(b)) for k, a, b in config.difference(cfg, other))]))
+
+
+def _show(cfg: dict) -> None:
+    import yaml
+
+    print(yaml.safe_dump(cfg, sort_keys=False))
+    print(_table(_costs(cfg)))
+
+
+def _costs(cfg: dict) -> list[tuple[str, ...]]:
+    """Parameters per part, and what one imagined frame costs, counted on one real step of an untrained model."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from tokenworld import config
+    from tokenworld.world_model import WorldModel, frames_as_steps
+
+    env = config.build(cfg["env"], num_envs=1)
+    space, actions = env.single_observation_space, int(env.single_action_space.n)
+    env.close()
+    C, H, W = space.shape
+    model = WorldModel.from_config(cfg, frame=(C, H, W), actions=actions).eval()
+    policy = config.build(cfg["policy"], shapes=model.shapes)
+    parts = {name: getattr(model, name) for name in ("tokenizer", "backbone", "decoding", "reward", "termination")}
+    rows = [("part", "parameters")]
+    rows += [(name, f"{_count(part):,}") for name, part in parts.items()]
+    rows += [("world model without tokenizer", f"{sum(_count(p) for n, p in parts.items() if n != 'tokenizer'):,}")]
+    rows += [("policy", f"{_count(policy):,}")]
+
+    steps = frames_as_steps(torch.zeros(1, C, H, W, dtype=torch.uint8))
+    _, state = model.start(steps)
+    action, noise = torch.zeros(1, dtype=torch.int64), torch.full((1, model.tokenizer.K), 0.5)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        prediction, _ = model.step(state, action, noise)
+    rows += [("frame", f"{C} x {H} x {W}, {actions} actions"),
+             ("codes", f"{model.tokenizer.K} of {model.tokenizer.V}"),
+             ("forward passes per imagined frame", f"{model.decoding.passes}"),
+             ("MFLOPs per imagined frame", f"{counter.get_total_flops() / 1e6:.2f}")]
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.decode(prediction.codes)
+    return [*rows, ("MFLOPs to decode it to pixels", f"{counter.get_total_flops() / 1e6:.2f}")]
+
+
+def _count(module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+                     for row in rows)
+
+
+def _word(value) -> str:
+    return "-" if value is None else str(value)
+
+
+def _near(word: str, known) -> str:
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"did you mean {near[0]}? " if near else ""
+
+
+def _fault(message: str) -> Exception:
+    """A UserError; imported late because its module imports torch."""
+    from tokenworld.interfaces import UserError
+
+    return UserError(message)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

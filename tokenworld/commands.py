@@ -1,0 +1,350 @@
+"""What each command of the command line does: build the parts that a config names and hand them to the phases."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokenworld import checkpoint, config, viz
+from tokenworld import train as training
+from tokenworld.data.collect import Collector, random_act
+from tokenworld.data.episodes import EpisodeWriter, make_meta, read_episodes, read_meta
+from tokenworld.interfaces import UserError
+from tokenworld.log import Log
+from tokenworld.train import Run
+from tokenworld.world_model import WorldModel
+
+MODEL_SECTIONS = ("tokenizer", "backbone", "decoding", "action", "reward", "termination")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Commands
+
+
+def train(cfg: dict, cli: dict) -> dict[str, Any]:
+    """The whole loop. With `data`, the replay starts from a folder of episodes."""
+    return _fit(new_run(cfg, cli, training.PHASES))
+
+
+def train_phase(phase: str, cfg: dict, cli: dict) -> dict[str, Any]:
+    """One phase alone, for all of the recipe's epochs, on episodes from disk."""
+    cfg, cli = _with_loaded_sections(cfg, cli)
+    if "data" not in cli:
+        raise UserError(f"train {phase} learns from episodes on disk, got no data: add data=DIR, a folder that `collect` wrote")
+    if phase == "dynamics" and "load.tokenizer" not in cli:
+        raise UserError("train dynamics needs a trained tokenizer: add load.tokenizer=RUN, the out= of `train tokenizer`")
+    if phase == "policy" and "load.world_model" not in cli:
+        raise UserError("train policy needs a trained world model: add load.world_model=RUN, the out= of `train dynamics`")
+    cli = cli | {"phase": phase}
+    return _fit(new_run(cfg, cli, (phase, "evaluate")))
+
+
+def resume(out: str) -> dict[str, Any]:
+    """Go on with a run from its last checkpoint."""
+    cfg, cli = config.load(out)
+    config.check(cfg)
+    phases = (cli["phase"], "evaluate") if "phase" in cli else training.PHASES
+    return _fit(_resumed(Path(out), cfg, cli, phases))
+
+
+def collect(cfg: dict, cli: dict) -> dict[str, Any]:
+    """Random play into a folder of episodes: `steps` for training and a fifth as many (at least 1,000) from other seeds to
+    test on."""
+    if "out" not in cli:
+        raise UserError("collect writes to a folder, got no out: add out=DIR, for example out=data/breakout")
+    out, seed, steps = Path(cli["out"]), cli.get("seed", 0), cli.get("steps", 5000)
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"{out} exists and is not empty, nothing is overwritten: choose another out=DIR or remove it first")
+    log = Log(None)
+    make_env = functools.partial(_make_env, cfg)
+    with _removed_on_error(out):
+        env = make_env(1)
+        writer = EpisodeWriter(out, _meta(cfg, env, seed))
+        env.close()
+        counts = {"train": steps, "test": max(1000, steps // 5)}
+        for split, wanted in counts.items():
+            env = make_env(4)
+            rng = np.random.default_rng([seed, split == "test"])
+            split_seed = seed * 2 + (split == "test")
+            collector = Collector(env, seed=split_seed, on_episode=writer.append, split=split)
+            act = random_act(int(env.single_action_space.n), rng)
+            with log.progress(wanted, f"collect {split}") as bar:
+                done = 0
+                while done < wanted:
+                    part = min(500, wanted - done)
+                    collector.collect(part, act)
+                    done += part
+                    bar.update(part)
+            collector.cut()
+            env.close()
+        writer.close()
+    log.say(f"collected {counts['train']} training and {counts['test']} test steps of {cfg['env']['id']}: {out}")
+    return counts
+
+
+def score(out: str, keys: dict) -> dict[str, Any]:
+    """The return of a run's policy in the real environment: sampled, T = 1, at most 10,000 steps an episode."""
+    run, cfg, _ = opened(out, keys)
+    if run.policy is None or run.count["policy"] == 0:
+        raise UserError(f"{out} has no trained policy to score: expected a run of `tokenworld train` or `train policy`")
+    env = (cfg["train"]["evaluate"].get("env") or {}) | {"max_steps": 10_000}
+    result = training.score(run, episodes=keys.get("episodes", 100), seed=keys.get("seed", 0) + 20_000, env=env)
+    low, high = result["return_ci95"]
+    print(json.dumps(result))
+    run.log.say(
+        f"{cfg['env']['id']}: return {result['return_mean']:.2f} [{low:.2f}, {high:.2f}] over {result['episodes']} episodes;"
+        f" random {result['random_return_mean']:.2f}"
+    )
+    return result
+
+
+def dream(out: str, keys: dict) -> Path:
+    """A gif (or png) of real, reconstructed and imagined frames from the same start and actions."""
+    run, _, cli = opened(out, keys)
+    path = Path(keys.get("out", Path(out) / "dream.gif"))
+    if path.suffix not in (".gif", ".png"):
+        raise UserError(f"out must end in .gif or .png, got {path}: write for example out=dream.gif")
+    held_out = run.held_out if run.held_out.rows else run.replay
+    if not held_out.rows:
+        raise UserError(f"{out} has no episodes to start a dream from: add data=DIR, a folder that `collect` wrote")
+    columns = training.dream_columns(run, held_out, steps=keys.get("steps", 40), seed=keys.get("seed", 0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".gif":
+        viz.save_gif(path, viz.side_by_side(list(columns.values())))
+    else:
+        viz.save_png(path, viz.grid([row[:: max(1, len(row) // 10)] for row in columns.values()]))
+    run.log.say(f"{' | '.join(columns)}, {len(columns['real'])} frames: {path}")
+    return path
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Building a run
+
+
+def new_run(cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
+    """A run in a folder of its own. A folder that holds the same config is gone on with, any other is refused."""
+    seed, recipe = cli.get("seed", 0), Path(cli["recipe"]).stem
+    out = Path(cli.get("out") or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{recipe}-{seed}")
+    if out.exists() and any(out.iterdir()):
+        if (out / "config.yaml").is_file() and config.load(out) == (cfg, cli):
+            return _resumed(out, cfg, cli, phases)
+        raise UserError(
+            f"{out} exists and is not this run, nothing is overwritten: choose another out=DIR,"
+            f" or go on with it by tokenworld train --resume {out}"
+        )
+    with _removed_on_error(out):
+        out.mkdir(parents=True, exist_ok=True)
+        run = _built(out, cfg, cli, phases)
+        config.save(out / "config.yaml", cfg, cli)
+        if "collect" in phases:
+            run.writer = EpisodeWriter(out / "replay", run.meta)
+    return run
+
+
+def opened(out: str, keys: dict) -> tuple[Run, dict, dict]:
+    """A finished or stopped run, to look at: weights, counters and held-out episodes; nothing is written to its folder."""
+    cfg, cli = config.load(out)
+    config.check(cfg)
+    modules, state = checkpoint.load(Path(out) / "checkpoint")
+    cli = cli | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
+    phases = (cli["phase"], "evaluate") if "phase" in cli else training.PHASES
+    run = _built(Path(out), cfg, cli, phases, log=Log(None), load=False)
+    _restore(run, modules, state)
+    _read_replay(run, Path(out) / "replay")
+    return run, cfg, cli
+
+
+def _resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
+    if not checkpoint.exists(out / "checkpoint"):
+        for name in ("replay", "metrics.jsonl"):  # killed before its first checkpoint: from the start, in the same folder
+            path = out / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        run = _built(out, cfg, cli, phases)
+        if "collect" in phases:
+            run.writer = EpisodeWriter(out / "replay", run.meta)
+        return run
+    modules, state = checkpoint.load(out / "checkpoint")
+    run = _built(out, cfg, cli, phases, log=Log(out, wall=state["wall"]), load=False)
+    run.log.truncate(state["log_lines"])
+    _restore(run, modules, state)
+    if state["writer"] is not None:
+        run.writer = EpisodeWriter.open_at(out / "replay", state["writer"])
+        _read_replay(run, out / "replay")
+    if state["collector"] is not None:
+        keywords = run.phases["collect"].keywords
+        defaults = inspect.signature(run.phases["collect"].func).parameters
+        training.ensure_collector(run, **{k: keywords.get(k, defaults[k].default) for k in ("envs", "held_out")})
+        run.collector.load_state_dict(
+            {key: value.numpy() if torch.is_tensor(value) else value for key, value in state["collector"].items()}
+        )
+    for name, replay in (("replay", run.replay), ("held_out", run.held_out)):
+        replay.load_code_state(state["code_cache"][name])
+    for name, saved in state["optimizers"].items():
+        module = {
+            "tokenizer": run.world_model.tokenizer,
+            "dynamics": run.world_model.dynamics_modules(),
+            "policy": run.policy,
+        }[name]
+        run.optimizer(name, module, lr=1.0).load_state_dict(saved)
+    run.rng.bit_generator.state = state["batches"]
+    run.generator.set_state(state["generator"].cpu())
+    run.shuffler.set_state(state["shuffler"])
+    checkpoint.set_rng_state(state["rng"])
+    run.log.say(f"resumed {out} after epoch {run.epoch}")
+    return run
+
+
+def _restore(run: Run, modules: dict, state: dict) -> None:
+    run.restore_weights(modules)
+    for name in ("epoch", "count", "seconds", "results", "curve"):
+        setattr(run, name, state[name])
+
+
+def _built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | None = None, load: bool = True) -> Run:
+    """The parts of a run, untrained or (`load`) with what load.* names, and with the episodes of `data`."""
+    seed = cli.get("seed", 0)
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    device = _device(cli.get("device", "auto"))
+    make_env = functools.partial(_make_env, cfg)
+    env = make_env(1)
+    frame, actions = tuple(env.single_observation_space.shape), int(env.single_action_space.n)
+    meta = _meta(cfg, env, seed)
+    env.close()
+    world_model = WorldModel.from_config(cfg, frame=frame, actions=actions)
+    policy = config.build(cfg["policy"], shapes=world_model.shapes) if "policy" in phases else None
+    if load:
+        for key in ("load.tokenizer", "load.world_model"):
+            if key in cli:
+                modules, _ = checkpoint.load(Path(cli[key]) / "checkpoint")
+                world_model.tokenizer.load_state_dict(modules["tokenizer"])
+                if key == "load.world_model":
+                    world_model.dynamics_modules().load_state_dict(modules["dynamics"])
+    bound = {}
+    for name in phases:
+        section = {key: value for key, value in cfg["train"][name].items() if key != "_target_"}
+        if "phase" in cli and name == cli["phase"]:
+            section |= {"start": 0, "stop": None} if name != "policy" else {"start": 0}
+        bound[name] = functools.partial(config.resolve(cfg["train"][name]["_target_"]), **section)
+    run = Run(
+        out=out,
+        seed=seed,
+        device=device,
+        world_model=world_model.to(device).eval(),
+        policy=policy.to(device).eval() if policy is not None else None,
+        make_env=make_env,
+        phases=bound,
+        log=Log(out) if log is None else log,
+        meta=meta,
+        precision=cli.get("precision", "fp32"),
+    )
+    section = {key: value for key, value in cfg["train"]["loop"].items() if key != "_target_"}
+    run.config, run.loop = cfg | {"recipe": cli["recipe"]}, functools.partial(training.loop, run, **section)
+    for key in ("load.tokenizer", "load.world_model"):
+        if load and key in cli:
+            run.count["tokenizer"] = 1  # trained elsewhere: prepared, and its codes are version 1
+            run.count["dynamics"] += key == "load.world_model"
+    if "data" in cli:
+        _check_data(Path(cli["data"]), meta)
+        _read_replay(run, Path(cli["data"]))
+    return run
+
+
+def _fit(run: Run) -> dict[str, Any]:
+    """Run the loop to its end, then write summary and pictures; Ctrl-C leaves a run that can be gone on with."""
+    try:
+        run.loop()
+    except KeyboardInterrupt:
+        run.log.say(f"stopped after epoch {run.epoch}; go on with: tokenworld train --resume {run.out}")
+        raise
+    finally:
+        if run.writer is not None:
+            run.writer.close()
+    result = training.write_summary(run, run.config)
+    run.log.close()
+    measured = result["eval"]["return_mean"]
+    what = "" if measured is None else (
+        f"return {measured:.2f} [{result['eval']['return_ci95'][0]:.2f}, {result['eval']['return_ci95'][1]:.2f}],"
+        f" random {result['eval']['random_return_mean']:.2f}; "
+    )
+    print(f"{what}{result['wall_seconds']['total']:.0f} s; weights, metrics and pictures: {run.out}/summary.json")
+    return result
+
+
+def _make_env(cfg: dict, num_envs: int, **changes):
+    return config.build(cfg["env"] | changes, num_envs=num_envs)
+
+
+def _meta(cfg: dict, env, seed: int) -> dict:
+    """What a folder of episodes says of itself."""
+    return make_meta(
+        env_id=cfg["env"]["id"],
+        frame_shape=env.single_observation_space.shape,
+        action_count=env.single_action_space.n,
+        action_meanings=env.metadata.get("action_meanings"),
+        preprocessing={key: value for key, value in cfg["env"].items() if key not in ("_target_", "id")},
+        seed=seed,
+    )
+
+
+def _check_data(data: Path, meta: dict) -> None:
+    found = read_meta(data)
+    for key in ("frame_shape", "action_count"):
+        if found[key] != meta[key]:
+            raise UserError(
+                f"{data} holds episodes of {found['env_id']} with {key} {found[key]}, expected {meta[key]} as in"
+                f" {meta['env_id']}: set env.id={found['env_id']} (and its preprocessing) or choose other data"
+            )
+
+
+def _read_replay(run: Run, folder: Path) -> None:
+    """Episodes of a folder into the run's memory; damaged ones are named, counted and left out."""
+    if not folder.is_dir():
+        return
+    for episode in read_episodes(folder, on_corrupt=lambda damage: run.log.say(f"skipped: {damage}")):
+        run.add(episode)
+
+
+def _with_loaded_sections(cfg: dict, cli: dict) -> tuple[dict, dict]:
+    """What is loaded brings its own architecture, environment and episodes; the rest is the recipe's."""
+    for key, sections in (("load.tokenizer", ("env", "tokenizer")), ("load.world_model", ("env", *MODEL_SECTIONS))):
+        if key in cli:
+            theirs, their_cli = config.load(cli[key])
+            config.check(theirs)
+            cfg = cfg | {name: theirs[name] for name in sections}
+            if "data" in their_cli:
+                cli = {"data": their_cli["data"]} | cli
+            elif (Path(cli[key]) / "replay").is_dir():
+                cli = {"data": str(Path(cli[key]) / "replay")} | cli
+    return cfg, cli
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not usable[name]:
+        raise UserError(f"device={name} is not available here: expected one of {', '.join(k for k, v in usable.items() if v)}")
+    return torch.device(name)
+
+
+class _removed_on_error:
+    """A folder that was not there before is removed again if what fills it fails."""
+
+    def __init__(self, path: Path):
+        self.path, self.existed = path, path.exists()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is not None and not self.existed:
+            shutil.rmtree(self.path, ignore_errors=True)

@@ -1,0 +1,228 @@
+"""Collecting: play a vector environment, cut its stream into episodes, and be able to go on after a crash.
+
+Vector environments start a new episode on the step *after* an end: that step ignores its action and returns the new
+episode's first observation. It is no transition, and no trace of it enters the data but that observation.
+
+Environments cannot be saved. A collector's state is therefore the log of all actions it has sent: a fresh collector on
+a freshly built environment replays them, and is then exactly where the other one was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor
+
+from tokenworld.data.episodes import Episode
+from tokenworld.interfaces import Steps, UserError
+
+Act = Callable[[Tensor, Tensor], Tensor]  # obs (N, C, H, W) uint8, first (N,) bool -> action (N,) int64
+
+
+class Collector:
+    """Plays `env` from `env.reset(seed=seed)` on and hands each finished episode to `on_episode`."""
+
+    def __init__(
+        self, env: VectorEnv, *, seed: int, on_episode: Callable[[Episode], None], split: str = "train"
+    ) -> None:
+        mode = env.metadata.get("autoreset_mode")
+        if mode != AutoresetMode.NEXT_STEP:
+            raise UserError(f"the environment must have autoreset mode NextStep, got {mode}: build it with that mode")
+        self.env = env
+        self.seed = seed
+        self.on_episode = on_episode
+        self.split = split
+        self.steps = 0  # real transitions so far
+        self.episodes = 0  # episodes handed on so far, cut ones included
+        self._target = 0  # transitions asked for so far: what one call collects too much, the next collects less
+        self._cuts: list[tuple[int, int]] = []  # (vector steps before it, at_least) of each cut
+        A = int(env.single_action_space.n)
+        self._log = np.zeros((0, env.num_envs), np.uint8 if A <= 256 else np.int32)  # (allocated, N)
+        self._sent = 0  # vector steps so far; the rows of the log in use
+        self._began = False
+
+    def collect(self, steps: int, act: Act) -> dict[str, Any]:
+        """Collect `steps` more transitions, with episodes in progress carried from call to call.
+
+        A vector step brings up to N transitions, so a call may end with up to N - 1 too many; they count towards the
+        next. Returns the transitions of this call, and of the games that ended in it (whatever was cut in between)
+        their number, returns and mean return (None if there were none).
+        """
+        self._begin()
+        self._target += steps
+        before, returns = self.steps, []
+        while self.steps < self._target:
+            obs, first = torch.from_numpy(self._obs), torch.from_numpy(self._first.copy())
+            action = act(obs, first).cpu().numpy()
+            action = np.where(self._resets, 0, action)  # ignored by the environment: logged as 0
+            returns += self._step(action, emit=True)
+        return {
+            "steps": self.steps - before,
+            "episodes": len(returns),
+            "returns": returns,
+            "return_mean": float(np.mean(returns)) if returns else None,
+        }
+
+    def cut(self, at_least: int = 1) -> int:
+        """End the episodes in progress that have `at_least` actions as truncated; returns how many.
+
+        The games go on: their next observation is the first of a new episode. For the end of a collection, and to
+        train on long games before they are over.
+        """
+        self._begin()
+        return self._cut(max(1, at_least), emit=True)
+
+    def recent(self, length: int) -> Steps:
+        """The last `length` rows of the episodes in progress, the current frame last: Steps (N, length).
+
+        Shorter episodes are padded in front by their first frame; `first` is true where they really begin.
+        """
+        self._begin()
+        N = self.env.num_envs
+        obs, action = np.stack([self._obs] * length, 1), np.zeros((N, length), np.int64)  # (N, T, C, H, W), (N, T)
+        first = np.zeros((N, length), bool)
+        for i in range(N):
+            known = min(length, len(self._transitions[i]) + 1)
+            if self._transitions[i]:
+                obs[i, -known:] = self._frames[i][-known:]
+                obs[i, :-known] = self._frames[i][0]
+                action[i, -known:-1] = [a for a, *_ in self._transitions[i]][len(self._transitions[i]) + 1 - known :]
+            if known == len(self._transitions[i]) + 1:
+                first[i, -known] = self._first[i] if known == 1 else True
+        zero = torch.zeros(N, length)
+        false = torch.zeros(N, length, dtype=torch.bool)
+        return Steps(
+            torch.from_numpy(obs), torch.from_numpy(action), zero, false, false, torch.from_numpy(first), false, ~false
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a fresh collector needs: an array of actions (M, N), an array of cuts (n, 2), and numbers."""
+        return {
+            "actions": self._log[: self._sent].copy(),
+            "cuts": np.array(self._cuts, np.int64).reshape(-1, 2),
+            "began": int(self._began),
+            "seed": self.seed,
+            "steps": self.steps,
+            "episodes": self.episodes,
+            "target": self._target,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Replay a state on a freshly built collector and environment; nothing is handed to `on_episode`.
+
+        Raises `UserError` if the environment turns out to be another one than that of the state.
+        """
+        if self._began:
+            raise RuntimeError("a state can only be loaded into a collector that has not played yet")
+        if state["seed"] != self.seed:
+            raise UserError(f"the collector's seed is {self.seed}, its saved state has {state['seed']}: use that seed")
+        actions, cuts = np.asarray(state["actions"]), np.asarray(state["cuts"])
+        if actions.ndim != 2 or actions.shape[1] != self.env.num_envs:
+            raise UserError(f"the saved state is of {actions.shape[1:]} environments, got {self.env.num_envs}: "
+                            "use the same env.num_envs")  # fmt: skip
+        if not state["began"]:
+            return
+        self._begin()
+        waiting = [(int(at), int(least)) for at, least in cuts]
+        for at in range(len(actions) + 1):
+            while waiting and waiting[0][0] == at:
+                self._cut(waiting.pop(0)[1], emit=False)
+            if at < len(actions):
+                self._step(actions[at].astype(np.int64), emit=False)
+        self._target = int(state["target"])
+        if (self.steps, self.episodes) != (int(state["steps"]), int(state["episodes"])):
+            raise UserError(
+                f"replaying the actions gave {self.steps} steps and {self.episodes} episodes, the saved state has "
+                f"{state['steps']} and {state['episodes']}: the environment or its version is not the same"
+            )
+
+    def _begin(self) -> None:
+        if self._began:
+            return
+        self._began = True
+        N = self.env.num_envs
+        self._obs, _ = self.env.reset(seed=self.seed)
+        self._first = np.ones(N, bool)  # the current observation begins an episode
+        self._resets = np.zeros(N, bool)  # the next step of this row resets
+        self._returns = np.zeros(N)  # of the games in progress, whatever was cut
+        self._frames = [[frame.copy()] for frame in self._obs]
+        self._transitions: list[list[tuple]] = [[] for _ in range(N)]
+
+    def _step(self, action: np.ndarray, emit: bool) -> list[float]:
+        """One vector step; returns the returns of the games that ended."""
+        self._append_to_log(action)
+        obs, reward, terminated, truncated, _ = self.env.step(action)
+        ended: list[float] = []
+        resets = self._resets
+        self._obs, self._first = obs, resets.copy()
+        self._resets = (terminated | truncated) & ~resets
+        rows = zip(resets.tolist(), action.tolist(), reward.tolist(), terminated.tolist(), truncated.tolist(), strict=True)
+        for i, (reset, a, r, term, trunc) in enumerate(rows):
+            if reset:
+                self._frames[i], self._transitions[i] = [obs[i].copy()], []
+                self._returns[i] = 0.0
+                continue
+            self._frames[i].append(obs[i].copy())
+            self._transitions[i].append((a, r, term, trunc))
+            self._returns[i] += r
+            self.steps += 1
+            if term or trunc:
+                ended.append(float(self._returns[i]))
+                self._finish(i, emit)
+        return ended
+
+    def _cut(self, at_least: int, emit: bool) -> int:
+        self._cuts.append((self._sent, at_least))
+        count = 0
+        for i in range(self.env.num_envs):
+            if len(self._transitions[i]) < at_least:
+                continue
+            a, r, _, _ = self._transitions[i][-1]
+            self._transitions[i][-1] = (a, r, False, True)
+            self._finish(i, emit)
+            self._frames[i], self._first[i] = [self._obs[i].copy()], True
+            count += 1
+        return count
+
+    def _finish(self, i: int, emit: bool) -> None:
+        frames, transitions = self._frames[i], self._transitions[i]
+        self._frames[i], self._transitions[i] = [], []
+        self.episodes += 1
+        if not emit:
+            return
+        action, reward, terminated, truncated = zip(*transitions, strict=True)
+        self.on_episode(
+            Episode(
+                obs=np.stack(frames),
+                action=np.array(action, np.int64),
+                reward=np.array(reward, np.float32),
+                terminated=np.array(terminated, bool),
+                truncated=np.array(truncated, bool),
+                split=self.split,
+                seed=self.seed,
+            )
+        )
+
+    def _append_to_log(self, action: np.ndarray) -> None:
+        A = int(self.env.single_action_space.n)
+        if action.shape != (self.env.num_envs,) or action.min() < 0 or action.max() >= A:
+            raise ValueError(f"act must return {self.env.num_envs} actions in 0..{A - 1}, got {action}")
+        if self._sent == len(self._log):
+            longer = np.zeros((max(1024, 2 * self._sent), self.env.num_envs), self._log.dtype)
+            longer[: self._sent] = self._log
+            self._log = longer
+        self._log[self._sent] = action
+        self._sent += 1
+
+
+def random_act(action_count: int, rng: np.random.Generator) -> Act:
+    """The policy that takes each action equally often."""
+
+    def act(obs: Tensor, first: Tensor) -> Tensor:
+        return torch.from_numpy(rng.integers(0, action_count, size=len(obs)))
+
+    return act

@@ -1,0 +1,271 @@
+"""Replay: all experience in memory, as bytes, sampled uniformly over steps.
+
+The rows of all episodes lie one after another; an episode of n actions is n+1 rows, the last of which has no action.
+A window is `length` consecutive rows and may run across the border of two episodes: `first` marks each beginning, and
+the model forgets there. A window is chosen by its *last* row and wraps around at the start of the buffer, so that each
+row is as likely as any other, at each place of a window. The oldest row is always the first of an episode, hence the
+row after a wrap is one, too.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenworld.data.episodes import Episode
+from tokenworld.interfaces import Steps, UserError
+
+Ends = Literal["any", "acted"]
+FIELDS = {
+    "action": np.int64,
+    "reward": np.float32,
+    "terminated": np.bool_,
+    "truncated": np.bool_,
+    "first": np.bool_,
+    "acted": np.bool_,
+}
+ENCODE_CHUNK = 1024  # frames that are encoded at once
+UNCODED = -1  # the version of a row that was never encoded
+
+
+class Replay:
+    """Episodes as rows. A row's number counts from the oldest row kept, and holds until the next `add`."""
+
+    def __init__(self, *, capacity: int | None = None) -> None:
+        """capacity: rows; when they are full the oldest whole episodes leave. The newest episode is always kept."""
+        if capacity is not None and capacity < 2:
+            raise UserError(f"replay.capacity must be at least 2 rows or null, got {capacity}: choose e.g. 100000")
+        self.capacity = capacity
+        self.episodes = 0
+        self.rows = 0
+        self.steps = 0  # rows with an action
+        self._start = 0  # the oldest row's place in the arrays
+        self._lengths: list[int] = []  # rows of each episode kept
+        self._arrays: dict[str, np.ndarray] = {}  # each (allocated rows, ...); made at the first `add`
+        self._codes: np.ndarray | None = None  # (allocated rows, K) int32
+        self._acted_rows: np.ndarray | None = None  # cache of the rows with an action
+        self._readers = 0  # generators of batches at work
+
+    # ---------------------------------------------------------------------------------------------------- contents
+
+    def add(self, episode: Episode) -> None:
+        """Append an episode of n actions: n+1 rows. Not while a generator of `batches` is at work."""
+        if self._readers:
+            raise RuntimeError("no episode can be added while batches are being prepared: close that generator first")
+        if self._arrays and episode.obs.shape[1:] != self._arrays["obs"].shape[1:]:
+            raise ValueError(f"frames must be {self._arrays['obs'].shape[1:]}, got {episode.obs.shape[1:]}")
+        n = episode.steps
+        self._evict(n + 1)
+        self._reserve(n + 1, episode.obs.shape[1:])
+        at = self._start + self.rows
+        new = slice(at, at + n + 1)
+        self._arrays["obs"][new] = episode.obs
+        for name in ("action", "reward", "terminated", "truncated"):
+            self._arrays[name][at : at + n] = getattr(episode, name)
+            self._arrays[name][at + n] = 0
+        self._arrays["first"][new] = False
+        self._arrays["first"][at] = True
+        self._arrays["acted"][new] = True
+        self._arrays["acted"][at + n] = False
+        self._arrays["version"][new] = UNCODED
+        self.rows += n + 1
+        self.steps += n
+        self.episodes += 1
+        self._lengths.append(n + 1)
+        self._acted_rows = None
+
+    def _evict(self, incoming: int) -> None:
+        leaving = 0
+        while self.capacity is not None and leaving < len(self._lengths) and self.rows + incoming > self.capacity:
+            length = self._lengths[leaving]
+            leaving += 1
+            self._start += length
+            self.rows -= length
+            self.steps -= length - 1
+            self.episodes -= 1
+        del self._lengths[:leaving]
+
+    def _reserve(self, incoming: int, shape: tuple[int, ...]) -> None:
+        """Make room behind the newest row: move the rows to the front, or double the arrays. Amortised constant."""
+        if not self._arrays:
+            self._arrays["obs"] = np.zeros((0, *shape), np.uint8)
+            self._arrays |= {name: np.zeros(0, dtype) for name, dtype in FIELDS.items()}
+            self._arrays["version"] = np.zeros(0, np.int64)
+        allocated = len(self._arrays["version"])
+        needed = self.rows + incoming
+        if self._start + needed <= allocated:
+            return
+        # At most half full after the move: then as many rows can come as were moved.
+        target = allocated if 2 * needed <= allocated else max(1024, 2 * needed)
+        kept = slice(self._start, self._start + self.rows)
+        for name, old in self._arrays.items():
+            self._arrays[name] = self._moved(old, kept, target)
+        if self._codes is not None:
+            self._codes = self._moved(self._codes, kept, target)
+        self._start = 0
+
+    @staticmethod
+    def _moved(old: np.ndarray, kept: slice, target: int) -> np.ndarray:
+        new = np.empty((target, *old.shape[1:]), old.dtype)
+        new[: kept.stop - kept.start] = old[kept]
+        return new
+
+    # ---------------------------------------------------------------------------------------------------- sampling
+
+    def sample(self, batch: int, length: int, rng: np.random.Generator, ends: Ends = "any") -> tuple[Steps, np.ndarray]:
+        """Windows of `length` rows: Steps (B, T) and their rows (B, T) int64.
+
+        The last row is uniform over all rows, or (`ends="acted"`) over those with an action: where imagination starts.
+        """
+        rows = self._windows(batch, length, rng, ends)
+        return self.gather(rows), rows
+
+    def sample_frames(self, batch: int, rng: np.random.Generator) -> Steps:
+        """Single frames, uniform over all rows: Steps (B, 1)."""
+        return self.sample(batch, 1, rng)[0]
+
+    def _windows(self, batch: int, length: int, rng: np.random.Generator, ends: Ends) -> np.ndarray:
+        if self.rows == 0:
+            raise UserError("the replay is empty: collect at least one episode before training")
+        if ends == "any":
+            last = rng.integers(0, self.rows, size=batch)  # (B,)
+        elif ends == "acted":
+            if self._acted_rows is None:
+                self._acted_rows = np.flatnonzero(self._view("acted"))
+            last = self._acted_rows[rng.integers(0, self.steps, size=batch)]  # (B,)
+        else:
+            raise ValueError(f"ends must be 'any' or 'acted', got {ends!r}")
+        return (last[:, None] + np.arange(1 - length, 1)) % self.rows  # (B, T)
+
+    def batches(
+        self, count: int, batch: int, length: int, rng: np.random.Generator, ends: Ends = "any", prefetch: int = 2
+    ) -> Iterator[tuple[Steps, np.ndarray]]:
+        """`count` times `sample`, prepared ahead by a thread.
+
+        The batches, and the state of `rng` at each yield, are those of calling `sample` that often: the thread draws
+        from a copy. Draw nothing else from `rng` meanwhile. Closing the generator ends the thread.
+        """
+        copy = np.random.Generator(type(rng.bit_generator)())
+        copy.bit_generator.state = rng.bit_generator.state
+        ready: queue.Queue = queue.Queue(maxsize=max(1, prefetch))
+        stop = threading.Event()
+
+        def put(item: object) -> None:
+            while not stop.is_set():
+                try:
+                    return ready.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+
+        def prepare() -> None:
+            try:
+                for _ in range(count):
+                    if stop.is_set():
+                        return
+                    item = self.sample(batch, length, copy, ends)
+                    put((item, copy.bit_generator.state))
+            except BaseException as error:  # handed over, and raised where the batch is wanted
+                put((error, None))
+
+        thread = threading.Thread(target=prepare, name="replay-prefetch", daemon=True)
+        self._readers += 1
+        try:
+            thread.start()
+            for _ in range(count):
+                item, state = ready.get()
+                if isinstance(item, BaseException):
+                    raise item
+                rng.bit_generator.state = state
+                yield item
+        finally:
+            stop.set()
+            thread.join()
+            self._readers -= 1
+
+    def windows(self, length: int, batch: int = 1) -> Iterator[tuple[Steps, np.ndarray]]:
+        """All rows once, in order, as windows (B, T), B <= batch: for evaluation. The last is padded, valid=False."""
+        padded = -(-self.rows // length) * length
+        numbers = np.arange(padded).reshape(-1, length)  # (windows, T)
+        for at in range(0, len(numbers), batch):
+            valid = numbers[at : at + batch] < self.rows  # (B, T)
+            rows = np.minimum(numbers[at : at + batch], self.rows - 1)
+            steps = self.gather(rows)
+            mask = torch.from_numpy(valid)
+            yield (
+                Steps(
+                    obs=steps.obs,
+                    action=steps.action * mask,
+                    reward=steps.reward * mask,
+                    terminated=steps.terminated & mask,
+                    truncated=steps.truncated & mask,
+                    first=steps.first & mask,
+                    acted=steps.acted & mask,
+                    valid=mask,
+                ),
+                rows,
+            )
+
+    # ----------------------------------------------------------------------------------------------------- reading
+
+    def gather(self, rows: np.ndarray) -> Steps:
+        """The rows (B, T) as Steps, all valid."""
+        at = self._places(rows)
+        fields = {name: torch.from_numpy(self._arrays[name][at]) for name in ("obs", *FIELDS)}
+        return Steps(**fields, valid=torch.ones(rows.shape, dtype=torch.bool))
+
+    def frames(self, rows: np.ndarray) -> Tensor:
+        """The frames of rows (B, T): (B, T, C, H, W) uint8."""
+        return torch.from_numpy(self._arrays["obs"][self._places(rows)])
+
+    def codes(self, rows: np.ndarray, encode: Callable[[Steps], Tensor], version: int) -> Tensor:
+        """The codes of rows (B, T) under the tokenizer's `version` (>= 0): (B, T, K) int64, cached.
+
+        Rows whose codes are of another version are encoded: `encode` gets Steps (n, 1), n <= 1024, each row once, and
+        returns indices (n, 1, K).
+        """
+        at = self._places(rows)
+        stale = np.unique(at[self._arrays["version"][at] != version])
+        for chunk in np.array_split(stale, range(ENCODE_CHUNK, len(stale), ENCODE_CHUNK)):
+            if len(chunk) == 0:
+                continue
+            indices = encode(self.gather((chunk - self._start)[:, None]))  # (n, 1, K)
+            K = indices.shape[-1]
+            if self._codes is None or self._codes.shape[1] != K:
+                self._codes = np.zeros((len(self._arrays["version"]), K), np.int32)
+            self._codes[chunk] = indices[:, 0].cpu().numpy()
+            self._arrays["version"][chunk] = version
+        assert self._codes is not None, rows.shape
+        return torch.from_numpy(self._codes[at].astype(np.int64))  # (B, T, K)
+
+    def code_state(self) -> dict[str, Tensor]:
+        """The cached codes as tensors, to be saved: encoding again in other chunks may differ in the last bit."""
+        if self._codes is None:
+            return {}
+        kept = slice(self._start, self._start + self.rows)
+        version = self._arrays["version"][kept]
+        return {"codes": torch.from_numpy(self._codes[kept].copy()), "version": torch.from_numpy(version.copy())}
+
+    def load_code_state(self, state: dict[str, Tensor]) -> None:
+        """Put back `code_state()` of a replay with the same episodes. Raises `UserError` if they are others."""
+        if not state:
+            return
+        if len(state["version"]) != self.rows:
+            raise UserError(f"the saved codes are of {len(state['version'])} rows, the replay has {self.rows}: "
+                            "the episodes on disk are not those of the checkpoint")  # fmt: skip
+        kept = slice(self._start, self._start + self.rows)
+        self._codes = np.zeros((len(self._arrays["version"]), state["codes"].shape[1]), np.int32)
+        self._codes[kept] = state["codes"].numpy()
+        self._arrays["version"][kept] = state["version"].numpy()
+
+    def _places(self, rows: np.ndarray) -> np.ndarray:
+        assert rows.size == 0 or (rows.min() >= 0 and rows.max() < self.rows), (rows.min(), rows.max(), self.rows)
+        return rows + self._start
+
+    def _view(self, name: str) -> np.ndarray:
+        return self._arrays[name][self._start : self._start + self.rows]

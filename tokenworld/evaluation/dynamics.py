@@ -1,0 +1,68 @@
+"""How well a world model predicts held-out experience, teacher-forced: code lengths, reward events, terminations."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from tokenworld.evaluation import codelength
+from tokenworld.interfaces import Codes, Steps
+from tokenworld.world_model import WorldModel
+
+EVENT = 0.5  # a reward event is a reward further from zero than this; the head predicts one where its mean is
+
+
+@torch.no_grad()
+def dynamics_metrics(world_model: WorldModel, held_out: Steps, counts: codelength.CodeCounts) -> dict[str, float | None]:
+    """The `dynamics` entry of a run's summary, from consecutive windows of held-out experience (B, T).
+
+    Bits are sums over the K codes of a frame, means over all frames that have a predecessor in their window and episode.
+    The baselines (`counts`) are scored on the same frames. None where nothing was there to measure.
+    """
+    codes = world_model.encode(held_out)
+    nats, reward, ends, targets, previous, current = [], [], [], [], [], []
+    _, state = world_model.start(held_out[:, :1], Codes(codes.indices[:, :1]))
+    T = held_out.obs.shape[1]
+    for t in range(T - 1):
+        action, following, first = held_out.action[:, t], Codes(codes.indices[:, t + 1 : t + 2]), held_out.first[:, t + 1]
+        prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
+        real = held_out.acted[:, t] & held_out.valid[:, t + 1]
+        nats.append(prediction.logprob[real])
+        h = prediction.h[real]
+        reward.append(world_model.reward(h).mean)
+        ends.append(world_model.termination(h).mean)
+        targets.append(torch.stack([held_out.reward[real, t], held_out.terminated[real, t].float()], 1))
+        previous.append(codes.indices[real, t])
+        current.append(codes.indices[real, t + 1])
+    previous, current, targets = torch.cat(previous), torch.cat(current), torch.cat(targets)
+    if len(current) == 0:
+        return {}
+    bits = -torch.cat(nats) / math.log(2)  # (N, K)
+    unigram = codelength.bits_unigram(counts, previous, current)
+    return {
+        "bits_per_frame": bits.sum(1).mean().item(),
+        "bits_per_frame_copy_last": codelength.bits_copy_last(counts, previous, current).sum(1).mean().item(),
+        "bits_per_frame_unigram": unigram.sum(1).mean().item(),
+        "bits_per_frame_bigram": codelength.bits_bigram(counts, previous, current).sum(1).mean().item(),
+        "bits_per_changed_token": codelength.bits_per_changed_token(bits, previous, current),
+        "bits_per_changed_token_unigram": codelength.bits_per_changed_token(unigram, previous, current),
+        "reward_event_f1": f1(torch.cat(reward).abs() > EVENT, targets[:, 0].abs() > EVENT),
+        "termination_brier_skill": brier_skill(torch.cat(ends), targets[:, 1]),
+    }
+
+
+def f1(predicted: torch.Tensor, real: torch.Tensor) -> float | None:
+    """2 TP / (2 TP + FP + FN) of two bool tensors; None if there is no event to find."""
+    if not real.any():
+        return None
+    hits = (predicted & real).sum()
+    return (2 * hits / (predicted.sum() + real.sum())).item()
+
+
+def brier_skill(probability: torch.Tensor, outcome: torch.Tensor) -> float | None:
+    """1 - Brier score / that of always saying the base rate: 1 is perfect, 0 is no better; None if all outcomes agree."""
+    rate = outcome.float().mean()
+    if rate in (0, 1):
+        return None
+    return (1 - (probability - outcome).square().mean() / (rate * (1 - rate))).item()

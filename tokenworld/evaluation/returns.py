@@ -1,0 +1,43 @@
+"""Returns of a policy in the real environment, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+
+def episode_returns(env, act: Callable, episodes: int, seed: int, progress: Callable[[int], None] | None = None):
+    """Undiscounted returns and lengths of whole episodes: arrays (episodes,) and (episodes,).
+
+    Each of the env's N rows plays its own share, so that short episodes are not counted more often than long ones.
+    `act(obs (N, C, H, W) uint8, first (N,)) -> (N,)`; the env autoresets on the next step.
+    """
+    N = env.num_envs
+    quota = np.full(N, episodes // N) + (np.arange(N) < episodes % N)
+    obs, _ = env.reset(seed=seed)
+    first, ended = np.ones(N, bool), np.zeros(N, bool)
+    running, length = np.zeros(N), np.zeros(N, int)
+    returns, lengths = [], []
+    while quota.any():
+        actions = act(torch.from_numpy(np.ascontiguousarray(obs)), torch.from_numpy(first)).numpy()
+        obs, reward, terminated, truncated, _ = env.step(actions)
+        first = ended.copy()  # the step after an end only resets: its reward is no reward
+        running, length = np.where(ended, 0.0, running + reward), np.where(ended, 0, length + 1)
+        ended = (terminated | truncated) & ~first
+        for i in np.flatnonzero(ended & (quota > 0)):
+            returns.append(running[i])
+            lengths.append(length[i])
+            quota[i] -= 1
+            if progress is not None:
+                progress(1)
+    return np.array(returns), np.array(lengths)
+
+
+def mean_ci95(values: np.ndarray, seed: int = 0, draws: int = 10_000) -> tuple[float, list[float]]:
+    """The mean and its 95 % percentile-bootstrap interval over independent episodes."""
+    values = np.asarray(values, float)
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(len(values), size=(draws, len(values)))].mean(1)
+    return float(values.mean()), [float(x) for x in np.percentile(means, [2.5, 97.5])]

@@ -1,0 +1,134 @@
+"""A policy at work: inside the world model (`imagine`), and in the real environment through the model's eyes (`Actor`).
+
+In imagination no value is fetched to the host; rollouts that terminated run on, masked.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tokenworld.interfaces import Prediction, Steps, View
+from tokenworld.world_model import WorldModel, frames_as_steps
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """H imagined steps. What the policy saw at t = 0..H, what it did and what came of it at t = 0..H-1."""
+
+    indices: Tensor  # (B, H+1, K) int64
+    h: Tensor  # (B, H+1, D)
+    action: Tensor  # (B, H)
+    reward: Tensor  # (B, H) float32
+    terminated: Tensor  # (B, H) bool
+    alive: Tensor  # (B, H+1) bool: not terminated before step t; what follows a termination does not count
+    frames: Tensor | None  # (B, H+1, C, h, w) float in 0..1, if the policy looks at pixels
+    carry: Any  # the policy's carry before t = 0
+
+
+@torch.no_grad()
+def imagine(
+    world_model: WorldModel,
+    prediction: Prediction,
+    state: Any,
+    policy,
+    horizon: int,
+    noise: Tensor,
+    carry: Any = None,
+    expected_reward: bool = False,
+) -> Trajectory:
+    """Dream from `state` with `policy`: noise (B, H, K + 3) uniform feeds codes, reward, termination and action in this order.
+
+    `prediction, state` come from `world_model.start`; `carry` from `policy.start` or a burn-in. Rewards are sampled, or
+    their mean if `expected_reward`. Consumes `state`.
+    """
+    K = prediction.codes.indices.shape[-1]
+    assert noise.shape[1:] == (horizon, K + 3), (noise.shape, horizon, K)
+    first_carry = carry = policy.start(noise.shape[0]) if carry is None else carry
+    alive = [torch.ones(noise.shape[0], dtype=torch.bool, device=noise.device)]
+    indices, h, actions, rewards, ends, frames = [], [], [], [], [], []
+
+    def look(prediction: Prediction) -> View:
+        indices.append(prediction.codes.indices[:, 0])
+        h.append(prediction.h)
+        pixels = world_model.decode(prediction.codes)[:, 0] if policy.needs_pixels else None
+        frames.append(pixels)
+        return View(prediction.codes, prediction.h, lambda: pixels)
+
+    for t in range(horizon):
+        action, carry = policy.act(look(prediction), carry, noise[:, t, K + 2])
+        prediction, state = world_model.step(state, action, noise[:, t, :K])
+        reward, terminated = prediction.reward, prediction.terminated.sample(noise[:, t, K + 1])
+        actions.append(action)
+        rewards.append(reward.mean if expected_reward else reward.sample(noise[:, t, K]))
+        ends.append(terminated)
+        alive.append(alive[-1] & ~terminated)
+    look(prediction)
+    return Trajectory(
+        torch.stack(indices, 1),
+        torch.stack(h, 1),
+        torch.stack(actions, 1),
+        torch.stack(rewards, 1),
+        torch.stack(ends, 1),
+        torch.stack(alive, 1),
+        torch.stack(frames, 1) if policy.needs_pixels else None,
+        first_carry,
+    )
+
+
+class Actor:
+    """A policy in the real environment, seeing through the world model: the collector's `act`.
+
+    A policy that reads codes or pixels needs only the tokenizer; one that reads h has the dynamics follow along.
+    """
+
+    def __init__(self, world_model: WorldModel, policy, *, generator: torch.Generator, temperature=1.0, epsilon=0.0):
+        self.world_model, self.policy, self.generator = world_model, policy, generator
+        self.temperature, self.epsilon = temperature, epsilon
+        self.carry = self.state = self.action = None
+
+    @torch.no_grad()
+    def __call__(self, obs: Tensor, first: Tensor) -> Tensor:
+        """obs (N, C, H, W) uint8, first (N,) bool -> actions (N,) int64 on the host."""
+        device = self.generator.device
+        obs, first = obs.to(device), first.to(device)
+        N = obs.shape[0]
+        noise = torch.rand(3, N, generator=self.generator, device=device)
+        view = self._look(obs, first)
+        self.carry = self._fresh(self.carry, first)
+        self.action, self.carry = self.policy.act(view, self.carry, noise[0], self.temperature)
+        if self.epsilon > 0:
+            A = self.world_model.shapes.actions
+            self.action = torch.where(noise[1] < self.epsilon, (noise[2] * A).long().clamp(max=A - 1), self.action)
+        return self.action.cpu()
+
+    @torch.no_grad()
+    def burn_in(self, steps: Steps) -> None:
+        """Remember episodes in progress: all but the last frame of steps (N, T); the last is what `__call__` sees next."""
+        device = self.generator.device
+        steps = steps.to(device)
+        for t in range(steps.obs.shape[1] - 1):
+            view = self._look(steps.obs[:, t], steps.first[:, t])
+            self.carry = self.policy.follow(view, self._fresh(self.carry, steps.first[:, t]))
+            self.action = steps.action[:, t]
+
+    def _look(self, obs: Tensor, first: Tensor) -> View:
+        steps = frames_as_steps(obs, first)
+        if not self.policy.needs_h:
+            codes = self.world_model.encode(steps)
+            return View(codes, None, lambda: self.world_model.decode(codes)[:, 0])
+        if self.state is None:
+            prediction, self.state = self.world_model.start(steps)
+        else:
+            prediction, self.state = self.world_model.observe(self.state, self.action, obs, first)
+        return self.world_model.view(prediction)
+
+    def _fresh(self, carry: Any, first: Tensor) -> Any:
+        """Rows that begin an episode forget."""
+        fresh = self.policy.start(len(first))
+        if carry is None or fresh is None:
+            return fresh
+        return torch.where(first.view(-1, *[1] * (carry.ndim - 1)), fresh, carry)

@@ -1,0 +1,221 @@
+"""What a run says: one JSON line per log step, progress for people, and the optional sinks of the same numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenworld.interfaces import UserError
+
+SINKS = ("tensorboard", "wandb")
+PLAIN_EVERY = 10.0  # seconds between the progress lines of a piped run
+
+
+class Log:
+    """Metrics of a run folder (`metrics.jsonl`) and messages for whoever watches.
+
+    sinks: any of `tensorboard`, `wandb`. wall: seconds that earlier parts of a resumed run took. out_dir may be None:
+    nothing is written then. Raises UserError for an unknown or uninstalled sink.
+    """
+
+    def __init__(self, out_dir: Path | str | None, sinks: Sequence[str] = (), *, wall: float = 0.0):
+        self.path = None if out_dir is None else Path(out_dir) / "metrics.jsonl"
+        self.lines = 0  # complete lines in metrics.jsonl: what a checkpoint stores and `truncate` takes
+        self._start = time.monotonic() - wall
+        self._file = None
+        self._bar: Any = None
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.lines = _complete_lines(self.path)
+            self._file = open(self.path, "a", encoding="utf-8")
+        self._sinks: list = []
+        self.open(sinks)
+
+    def open(self, sinks: Sequence[str] | None) -> None:
+        """Send the metrics to these sinks too."""
+        folder = Path(".") if self.path is None else self.path.parent
+        self._sinks += [_open_sink(name, folder) for name in sinks or ()]
+
+    @property
+    def wall(self) -> float:
+        """Seconds since the run began, those before a resume included."""
+        return time.monotonic() - self._start
+
+    def metrics(self, phase: str, **numbers: Any) -> None:
+        """Append one line. A number may be a 0-dim tensor; what is not finite becomes null (JSON has no NaN)."""
+        plain = {key: _plain(value) for key, value in numbers.items()}
+        if self._file is not None:
+            self._file.write(json.dumps({"phase": phase, "wall": round(self.wall, 3), **plain}) + "\n")
+            self._file.flush()
+        self.lines += 1
+        for sink in self._sinks:
+            sink(phase, plain, self.lines)
+
+    def truncate(self, lines: int) -> None:
+        """Cut metrics.jsonl to its first `lines` lines: what was logged after the checkpoint is logged again."""
+        if self._file is None:
+            return
+        self._file.close()
+        kept = self.path.read_bytes().splitlines(keepends=True)[:lines]
+        with open(self.path, "r+b") as file:
+            file.truncate(sum(len(line) for line in kept if line.endswith(b"\n")))
+            os.fsync(file.fileno())
+        self.lines = _complete_lines(self.path)
+        self._file = open(self.path, "a", encoding="utf-8")
+
+    def say(self, text: str) -> None:
+        """One line for people, on stderr, above a progress bar if there is one."""
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stderr)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def progress(self, total: int, label: str) -> Progress:
+        """`for i in log.progress(100, "tokenizer"):`, or `with log.progress(...) as bar: bar.update(5, loss=0.1)`."""
+        return Progress(self, total, label)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        for sink in self._sinks:
+            sink(None, {}, self.lines)
+        self._sinks = []
+
+
+class Progress:
+    """A bar with ETA on a terminal; when piped, a plain line about every ten seconds, none for what took less."""
+
+    def __init__(self, log: Log, total: int, label: str):
+        self.log, self.total, self.label, self.done = log, total, label, 0
+        self._shown: dict[str, Any] = {}
+        self._start = self._last = time.monotonic()
+        self._bar: Any = None
+
+    def __enter__(self) -> Progress:
+        self._start = self._last = time.monotonic()
+        if sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = self.log._bar = tqdm(total=self.total, desc=self.label, file=sys.stderr, leave=False,
+                                             dynamic_ncols=True)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = self.log._bar = None
+        elif time.monotonic() - self._start >= PLAIN_EVERY:
+            self.log.say(self._line())
+
+    def __iter__(self) -> Iterator[int]:
+        with self:
+            for i in range(self.total):
+                yield i
+                self.update()
+
+    def update(self, n: int = 1, **shown: Any) -> None:
+        """n more are done; `shown` are numbers to print beside the bar (a tensor is only read when it is printed)."""
+        self.done += n
+        self._shown |= shown
+        if self._bar is not None:
+            self._bar.update(n)
+            if shown and time.monotonic() - self._last > 1.0:
+                self._last = time.monotonic()
+                self._bar.set_postfix_str(self._numbers())
+        elif time.monotonic() - self._last >= PLAIN_EVERY and self.done < self.total:
+            self._last = time.monotonic()
+            self.log.say(self._line())
+
+    def _line(self) -> str:
+        spent = time.monotonic() - self._start
+        left = spent / self.done * (self.total - self.done)
+        time_left = f", {_clock(left)} left" if self.done < self.total else ""
+        return f"{self.label}: {self.done}/{self.total} in {_clock(spent)}{time_left}  {self._numbers()}".rstrip()
+
+    def _numbers(self) -> str:
+        return " ".join(f"{key} {float(value):.4g}" for key, value in self._shown.items())
+
+
+def _clock(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
+
+
+def _plain(value: Any) -> Any:
+    """A Python number, text, list or null."""
+    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
+        value = value.item()
+    elif hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _complete_lines(path: Path) -> int:
+    """The lines that end; a last half line of a killed process is cut off, so that nothing is appended to it."""
+    if not path.exists():
+        return 0
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        with open(path, "r+b") as file:
+            file.truncate(whole)
+    return content.count(b"\n")
+
+
+def _open_sink(name: str, out_dir: Path):
+    """A function (phase, numbers, line); phase None closes the sink."""
+    if name == "tensorboard":
+        return _tensorboard(out_dir)
+    if name == "wandb":
+        return _wandb(out_dir)
+    raise UserError(f"there is no sink {name!r}: expected some of {', '.join(SINKS)}")
+
+
+def _tensorboard(out_dir: Path):
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("the sink tensorboard is not installed: run pip install 'tokenworld[tensorboard]'") from None
+    writer = SummaryWriter(str(out_dir / "tensorboard"))
+
+    def sink(phase: str | None, numbers: dict, line: int) -> None:
+        if phase is None:
+            writer.close()
+        for key, value in _numbers_of(phase, numbers).items():
+            writer.add_scalar(key, value, line)
+
+    return sink
+
+
+def _wandb(out_dir: Path):
+    try:
+        import wandb
+    except ImportError:
+        raise UserError("the sink wandb is not installed: run pip install 'tokenworld[wandb]'") from None
+    run = wandb.init(project="tokenworld", name=out_dir.name, dir=str(out_dir))
+
+    def sink(phase: str | None, numbers: dict, line: int) -> None:
+        if phase is None:
+            run.finish()
+        else:
+            run.log(_numbers_of(phase, numbers), step=line)
+
+    return sink
+
+
+def _numbers_of(phase: str | None, numbers: dict) -> dict[str, float]:
+    """What a plot can show, named `phase/key`."""
+    return {f"{phase}/{key}": value for key, value in numbers.items() if isinstance(value, (int, float))}

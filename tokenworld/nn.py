@@ -1,0 +1,67 @@
+"""Small pieces that several parts share: an MLP, the inverse-CDF sampler, the optimiser, the one place where losses are weighted."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tokenworld.interfaces import Losses, Steps
+
+
+def mlp(dim_in: int, dim_out: int, *, hidden: int, zero_last: bool = False) -> nn.Sequential:
+    """Linear, SiLU, Linear. `zero_last` starts it at zero, so that a fresh head predicts its prior (DreamerV3)."""
+    last = nn.Linear(hidden, dim_out)
+    if zero_last:
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(dim_in, hidden), nn.SiLU(), last)
+
+
+def sample_categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+    """Inverse-CDF sampling in fp32: logits (..., V), noise (...) uniform in [0, 1) -> indices (...) int64.
+
+    The noise is an argument so that sampling can be compiled and repeated. Temperature 0 takes the most probable index.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    cdf = (logits.float() / temperature).softmax(-1).cumsum(-1)
+    threshold = noise.unsqueeze(-1).float() * cdf[..., -1:]  # the sum is only nearly 1
+    # `right`: an index of probability zero is never drawn, not even by noise 0
+    return torch.searchsorted(cdf, threshold, right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
+
+
+def categorical_entropy(logits: Tensor) -> Tensor:
+    """Entropy in nats over the last dimension."""
+    logp = logits.float().log_softmax(-1)
+    return -(logp.exp() * logp).sum(-1)
+
+
+def total_loss(losses: Losses, weights: dict[str, float], steps: Steps | None = None) -> Tensor:
+    """The one place where losses are masked and weighted: the sum over names of weight x mean over real transitions.
+
+    A (B, T) or (B, T-1) loss counts only where `valid` and `acted`; a () loss counts as it is.
+    """
+    assert losses.keys() == weights.keys(), (sorted(losses), sorted(weights))
+    total = torch.zeros((), device=next(iter(losses.values())).device)
+    for name, loss in losses.items():
+        total = total + weights[name] * masked_mean(loss, steps)
+    return total
+
+
+def masked_mean(loss: Tensor, steps: Steps | None) -> Tensor:
+    """Mean of a (B, T') loss over the steps that are valid and acted (T' <= T); a () loss is returned as it is."""
+    if loss.ndim == 0 or steps is None:
+        return loss.mean()
+    mask = (steps.valid & steps.acted)[:, : loss.shape[1]]
+    return torch.where(mask, loss, 0).sum() / mask.sum().clamp(min=1)
+
+
+def make_optimizer(module: nn.Module, *, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+    """AdamW with decay on the weights of linear layers only: embeddings, norms, biases and convolutions are not decayed."""
+    decayed = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear)}
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if id(p) in decayed], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if id(p) not in decayed], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=lr, fused=True)

@@ -1,0 +1,171 @@
+"""Actor-critic in imagination (IRIS, arXiv:2209.00588, appendix A.3; DreamerV3's return scale; PPO's reuse, arXiv:1707.06347).
+
+Faithful to IRIS at the defaults: REINFORCE with a value baseline on lambda-returns, entropy bonus, one update per dream.
+Options: advantages scaled by the spread of returns or standardised, a slow target critic, several clipped passes over a dream.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tokenworld.interfaces import Losses, Shapes, UserError, View
+from tokenworld.nn import categorical_entropy, sample_categorical
+from tokenworld.policies.networks import NETWORKS
+from tokenworld.policies.returns import ReturnScale, lambda_return
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """An imagined trajectory with what it teaches, fixed before the first update: everything without gradient."""
+
+    seen: Any  # what the network reads, H+1 steps
+    carry: Any
+    action: Tensor  # (B, H)
+    logp: Tensor  # (B, H) of the actions, by the policy that took them
+    returns: Tensor  # (B, H) lambda-returns
+    advantage: Tensor  # (B, H)
+    alive: Tensor  # (B, H) bool
+
+    def rows(self, index: Tensor) -> Lesson:
+        return Lesson(*(_rows(getattr(self, name), index) for name in self.__dataclass_fields__))
+
+
+class ActorCritic(nn.Module):
+    """A categorical policy and a value on one network. `view`: "pixels", "codes" or "codes_h"."""
+
+    def __init__(
+        self,
+        *,
+        shapes: Shapes,
+        view: Literal["pixels", "codes", "codes_h"] = "pixels",
+        hidden: int = 512,
+        gamma: float = 0.995,
+        lambda_: float = 0.95,
+        entropy: float = 0.001,
+        normalise: Literal["none", "returns", "advantages"] = "none",
+        target_decay: float = 0.0,
+        passes: int = 1,
+        minibatches: int = 1,
+        clip: float = 0.2,
+    ):
+        super().__init__()
+        if not (0 <= gamma <= 1 and 0 <= lambda_ <= 1):
+            raise UserError(f"policy.gamma and policy.lambda_ must lie in 0..1, got {gamma} and {lambda_}")
+        if not 0 <= target_decay < 1:
+            raise UserError(f"policy.target_decay must be at least 0 (no target critic) and below 1, got {target_decay}")
+        if passes < 1 or minibatches < 1 or hidden < 1:
+            raise UserError(
+                f"policy.passes, minibatches and hidden must be at least 1, got {passes}, {minibatches} and {hidden}"
+            )
+        self.network = NETWORKS[view](shapes, hidden)
+        self.needs_pixels, self.needs_h = self.network.needs_pixels, self.network.needs_h
+        self.actor = nn.Linear(self.network.features, shapes.actions)
+        self.critic = nn.Linear(self.network.features, 1)
+        for head in (self.actor, self.critic):
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+        self.gamma, self.lambda_, self.entropy = gamma, lambda_, entropy
+        self.normalise, self.target_decay, self.clip = normalise, target_decay, clip
+        self.passes, self.minibatches = passes, minibatches
+        self.weights = {"actor": 1.0, "critic": 0.5 if passes > 1 else 1.0, "entropy": 1.0}
+        self.scale = ReturnScale()
+        self.slow = None
+        if target_decay > 0:
+            self.slow = copy.deepcopy(nn.ModuleList([self.network, self.critic])).requires_grad_(False)
+
+    def start(self, batch: int) -> Any:
+        return self.network.start(batch)
+
+    @torch.no_grad()
+    def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]:
+        """noise (B,) uniform -> action (B,), carry. Temperature 0 takes the most probable action."""
+        features, carry = self.network(self.network.look(view), carry)
+        return sample_categorical(self.actor(features), noise, temperature), carry
+
+    @torch.no_grad()
+    def follow(self, view: View, carry: Any) -> Any:
+        """Only carry the memory on: burn-in on what was seen before a dream."""
+        return self.network(self.network.look(view), carry)[1]
+
+    @torch.no_grad()
+    def lesson(self, imagined) -> Lesson:
+        """Returns and advantages of a `Trajectory`, before anything is learnt from it."""
+        seen = self.network.see(imagined)
+        features = self.network.sequence(seen, imagined.carry)  # (B, H+1, F)
+        value = self.critic(features).squeeze(-1)
+        if self.slow is not None:
+            value = self.slow[1](self.slow[0].sequence(seen, imagined.carry)).squeeze(-1)
+        returns = lambda_return(imagined.reward, imagined.terminated, value, gamma=self.gamma, lambda_=self.lambda_)
+        alive = imagined.alive[:, :-1]
+        advantage = returns - value[:, :-1]
+        if self.normalise == "returns":
+            self.scale.update(returns[alive])
+            advantage = advantage / self.scale.scale()
+        elif self.normalise == "advantages":
+            count = alive.sum().clamp(min=1)
+            mean = torch.where(alive, advantage, 0).sum() / count
+            spread = torch.where(alive, (advantage - mean) ** 2, 0).sum() / count
+            advantage = (advantage - mean) / (spread.sqrt() + 1e-8)
+        logp = self._logp(self.actor(features[:, :-1]), imagined.action)
+        return Lesson(seen, imagined.carry, imagined.action, logp, returns, advantage, alive)
+
+    def loss(self, imagined) -> Losses:
+        """Losses (B, H) of a `Trajectory` or of a `Lesson` made from it."""
+        lesson = imagined if isinstance(imagined, Lesson) else self.lesson(imagined)
+        features = self.network.sequence(lesson.seen, lesson.carry)[:, :-1]
+        logits, value = self.actor(features), self.critic(features).squeeze(-1)
+        logp = self._logp(logits, lesson.action)
+        if self.passes == 1:
+            gain = logp * lesson.advantage
+        else:
+            ratio = (logp - lesson.logp).exp()
+            clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
+            gain = torch.minimum(ratio * lesson.advantage, clipped * lesson.advantage)
+        return {
+            "actor": self._mean(-gain, lesson.alive),
+            "critic": self._mean((value - lesson.returns) ** 2, lesson.alive),
+            "entropy": self._mean(-self.entropy * categorical_entropy(logits), lesson.alive),
+        }
+
+    def updates(self, imagined, generator: torch.Generator) -> Iterator[Losses]:
+        """Losses to step on, one after the other: `passes` times through the dream in `minibatches` parts."""
+        lesson = self.lesson(imagined)
+        B = lesson.action.shape[0]
+        for _ in range(self.passes):
+            if self.minibatches == 1:
+                yield self.loss(lesson)
+                continue
+            for index in torch.randperm(B, generator=generator).to(lesson.action.device).chunk(self.minibatches):
+                yield self.loss(lesson.rows(index))
+
+    @torch.no_grad()
+    def track(self) -> None:
+        """Move the target critic, after each optimiser step."""
+        if self.slow is not None:
+            for slow, fast in zip(
+                self.slow.parameters(), nn.ModuleList([self.network, self.critic]).parameters(), strict=True
+            ):
+                slow.lerp_(fast, 1 - self.target_decay)
+
+    @staticmethod
+    def _logp(logits: Tensor, action: Tensor) -> Tensor:
+        return logits.float().log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+    @staticmethod
+    def _mean(x: Tensor, alive: Tensor) -> Tensor:
+        return torch.where(alive, x, 0).sum() / alive.sum().clamp(min=1)
+
+
+def _rows(x: Any, index: Tensor) -> Any:
+    if isinstance(x, tuple):
+        return tuple(_rows(item, index) for item in x)
+    return None if x is None else x[index]
+
+
+TINY = dict(hidden=16)

@@ -1,0 +1,116 @@
+"""What an actor-critic reads: decoded pixels through a CNN and an LSTM (IRIS), or codes, or codes and h, without pixels.
+
+Each network has `start(batch) -> carry`, `forward(seen, carry) -> features (B, F), carry` for one step and
+`sequence(seen, carry) -> features (B, T, F)` for a trajectory; `seen` is what `see(trajectory)` or `look(view)` returned.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tokenworld.interfaces import Shapes, View
+
+
+class PixelNetwork(nn.Module):
+    """IRIS's policy: four convolutions with max-pooling, then an LSTM, on the reconstruction, never on the real frame."""
+
+    needs_pixels, needs_h = True, False
+
+    def __init__(self, shapes: Shapes, hidden: int):
+        super().__init__()
+        C, H, W = shapes.frame
+        layers, width = [], C
+        for out in (32, 32, 64, 64):
+            layers += [nn.Conv2d(width, out, 3, padding=1), nn.MaxPool2d(2) if min(H, W) >= 2 else nn.Identity(), nn.ReLU()]
+            width = out
+            if min(H, W) >= 2:
+                H, W = H // 2, W // 2
+        self.cnn = nn.Sequential(*layers, nn.Flatten())
+        self.lstm = nn.LSTM(width * H * W, hidden, batch_first=True)
+        self.features = hidden
+
+    def look(self, view: View) -> Tensor:
+        return view.decode()
+
+    def see(self, trajectory) -> Tensor:
+        return trajectory.frames
+
+    def start(self, batch: int) -> Tensor:
+        return self.lstm.weight_hh_l0.new_zeros(batch, 2, self.features)  # hidden and cell
+
+    def forward(self, seen: Tensor, carry: Tensor) -> tuple[Tensor, Tensor]:
+        out, (hidden, cell) = self.lstm(self._cnn(seen).unsqueeze(1), _split(carry))
+        return out[:, 0], torch.stack([hidden[0], cell[0]], 1)
+
+    def sequence(self, seen: Tensor, carry: Tensor) -> Tensor:
+        B, T = seen.shape[:2]
+        out, _ = self.lstm(self._cnn(seen.flatten(0, 1)).view(B, T, -1), _split(carry))
+        return out  # (B, T, F)
+
+    def _cnn(self, frames: Tensor) -> Tensor:
+        return self.cnn(2 * frames - 1)
+
+
+class CodesNetwork(nn.Module):
+    """A learned vector per position and code, summed (a linear layer on one-hot codes), then one more layer. No memory."""
+
+    needs_pixels, needs_h = False, False
+
+    def __init__(self, shapes: Shapes, hidden: int):
+        super().__init__()
+        K, V = shapes.codes, shapes.vocab_size
+        self.table = nn.EmbeddingBag(K * V, hidden, mode="sum")
+        nn.init.normal_(self.table.weight, std=K**-0.5)
+        self.register_buffer("offset", torch.arange(K) * V, persistent=False)
+        self.body = nn.Sequential(nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU())
+        self.features = hidden
+
+    def look(self, view: View) -> Tensor:
+        return view.codes.indices[:, 0]
+
+    def see(self, trajectory) -> Tensor:
+        return trajectory.indices
+
+    def start(self, batch: int) -> None:
+        return None
+
+    def forward(self, seen: Tensor, carry: None) -> tuple[Tensor, None]:
+        return self.body(self.table(seen + self.offset)), None
+
+    def sequence(self, seen: Tensor, carry: None) -> Tensor:
+        return self.forward(seen.flatten(0, 1), None)[0].view(*seen.shape[:2], -1)
+
+
+class CodesAndHNetwork(nn.Module):
+    """Codes as in CodesNetwork, beside the h that predicted them: memory without pixels, as STORM's policy has it."""
+
+    needs_pixels, needs_h = False, True
+
+    def __init__(self, shapes: Shapes, hidden: int):
+        super().__init__()
+        self.codes = CodesNetwork(shapes, hidden)
+        self.h = nn.Sequential(nn.Linear(shapes.dim, hidden), nn.LayerNorm(hidden), nn.SiLU())
+        self.features = 2 * hidden
+
+    def look(self, view: View) -> tuple[Tensor, Tensor]:
+        return view.codes.indices[:, 0], view.h
+
+    def see(self, trajectory) -> tuple[Tensor, Tensor]:
+        return trajectory.indices, trajectory.h
+
+    def start(self, batch: int) -> None:
+        return None
+
+    def forward(self, seen: tuple[Tensor, Tensor], carry: None) -> tuple[Tensor, None]:
+        return torch.cat([self.codes(seen[0], None)[0], self.h(seen[1])], -1), None
+
+    def sequence(self, seen: tuple[Tensor, Tensor], carry: None) -> Tensor:
+        return torch.cat([self.codes.sequence(seen[0], None), self.h(seen[1])], -1)
+
+
+NETWORKS = {"pixels": PixelNetwork, "codes": CodesNetwork, "codes_h": CodesAndHNetwork}
+
+
+def _split(carry: Tensor) -> tuple[Tensor, Tensor]:
+    return carry[:, 0].unsqueeze(0).contiguous(), carry[:, 1].unsqueeze(0).contiguous()

@@ -1,0 +1,582 @@
+"""The IRIS loop: collect, tokenizer, dynamics, policy, evaluate; one function per phase (arXiv:2209.00588, algorithm 1).
+
+The keyword-only arguments of a phase are its settings in a recipe (`train.collect`, `train.tokenizer`, ...). `loop` runs
+the phases epoch after epoch, writes a checkpoint after each, and goes on from the last one bit for bit.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from tokenworld import checkpoint, viz
+from tokenworld.data.collect import Collector
+from tokenworld.data.episodes import Episode, EpisodeWriter
+from tokenworld.data.replay import Replay
+from tokenworld.evaluation import codelength
+from tokenworld.evaluation.dynamics import dynamics_metrics
+from tokenworld.evaluation.returns import episode_returns, mean_ci95
+from tokenworld.evaluation.tokens import codebook_usage, events, perplexity, psnr
+from tokenworld.imagination import Actor, imagine
+from tokenworld.interfaces import Codes, Steps, UserError
+from tokenworld.log import Log
+from tokenworld.nn import make_optimizer, total_loss
+from tokenworld.world_model import WorldModel
+
+PHASES = ("collect", "tokenizer", "dynamics", "policy", "evaluate")
+
+
+@dataclass
+class Run:
+    """Everything a run is made of. Its parts are built by the command line; the phases below work on it."""
+
+    out: Path
+    seed: int
+    device: torch.device
+    world_model: WorldModel
+    policy: Any
+    make_env: Callable[..., Any]  # num_envs, changes to the recipe's env -> VectorEnv
+    phases: dict[str, Callable]  # name -> phase with its settings bound: phase(run)
+    log: Log
+    meta: dict  # what the episodes' folder says of itself
+    precision: Literal["fp32", "bf16"] = "fp32"
+    replay: Replay = field(default_factory=Replay)
+    held_out: Replay = field(default_factory=Replay)
+    collector: Collector | None = None
+    writer: EpisodeWriter | None = None
+    optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
+    epoch: int = 0
+    count: dict[str, int] = field(default_factory=lambda: dict(env_steps=0, imagined_steps=0, tokenizer=0, dynamics=0, policy=0))
+    seconds: dict[str, float] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)  # the newest evaluation, by part
+    curve: list[list[float]] = field(default_factory=list)  # [env_steps, return_mean] of each evaluation
+    news: dict[str, float] = field(default_factory=dict)  # what the epoch's closing line tells
+
+    def __post_init__(self):
+        self.rng = np.random.default_rng(self.seed)  # batches
+        self.generator = torch.Generator(self.device).manual_seed(self.seed)  # imagination and acting
+        self.shuffler = torch.Generator().manual_seed(self.seed)  # minibatches
+        self.actor = Actor(self.world_model, self.policy, generator=self.generator) if self.policy is not None else None
+
+    # --- data ---
+
+    def add(self, episode: Episode) -> None:
+        """Keep an episode for training, or for evaluation if it is of the test split."""
+        (self.held_out if episode.split == "test" else self.replay).add(episode)
+
+    def codes(self, replay: Replay, rows: np.ndarray) -> Codes:
+        """The codes of rows (B, T) of a replay, encoded once per version of the tokenizer."""
+        return Codes(replay.codes(rows, self._encode, self.count["tokenizer"]).to(self.device))
+
+    def _encode(self, steps: Steps) -> torch.Tensor:
+        return self.world_model.encode(steps.to(self.device)).indices.cpu()
+
+    # --- learning ---
+
+    def autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def optimizer(self, name: str, module, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+        if name not in self.optimizers:
+            self.optimizers[name] = make_optimizer(module, lr=lr, weight_decay=weight_decay)
+        return self.optimizers[name]
+
+    def update(self, name: str, optimizer, loss: torch.Tensor, clip: float) -> None:
+        """One optimiser step with the gradient's norm clipped."""
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        self.count[name] += 1
+
+    # --- the checkpoint ---
+
+    def save(self) -> None:
+        """Everything that the rest of the run depends on, at the end of an epoch."""
+        modules = {"tokenizer": self.world_model.tokenizer, "dynamics": self.world_model.dynamics_modules()}
+        if self.policy is not None:
+            modules["policy"] = self.policy
+        state = {
+            "epoch": self.epoch,
+            "count": self.count,
+            "seconds": self.seconds,
+            "wall": self.log.wall,
+            "results": self.results,
+            "curve": self.curve,
+            "log_lines": self.log.lines,
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "rng": checkpoint.rng_state(),
+            "batches": self.rng.bit_generator.state,
+            "generator": self.generator.get_state(),
+            "shuffler": self.shuffler.get_state(),
+            "collector": tensors(self.collector.state_dict()) if self.collector is not None else None,
+            "writer": self.writer.position() if self.writer is not None else None,
+            "code_cache": {"replay": self.replay.code_state(), "held_out": self.held_out.code_state()},
+        }
+        checkpoint.save(self.out / "checkpoint", modules, state)
+
+    def restore_weights(self, modules: dict) -> None:
+        self.world_model.tokenizer.load_state_dict(modules["tokenizer"])
+        self.world_model.dynamics_modules().load_state_dict(modules["dynamics"])
+        if self.policy is not None and "policy" in modules:
+            self.policy.load_state_dict(modules["policy"])
+
+
+def loop(run: Run, *, epochs: int = 600, checkpoint_every: int = 1, sinks: list[str] | None = None) -> None:
+    """Epochs of all phases, from where the run stands, with a checkpoint every `checkpoint_every` epochs and at the end.
+
+    Ctrl-C finishes the epoch, saves and stops; a second one stops at once, and the last checkpoint stays. `sinks` are
+    "tensorboard" and "wandb".
+    """
+    run.log.open(sinks)
+    stopping = []
+
+    def stop(signum, frame):
+        if stopping:
+            raise KeyboardInterrupt
+        stopping.append(True)
+        run.log.say("stopping: this epoch is finished and saved first; Ctrl-C again stops at once")
+
+    usable = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    previous = signal.signal(signal.SIGINT, stop) if usable else None
+    try:
+        began_at, began = run.epoch, time.monotonic()
+        while run.epoch < epochs:
+            for name, phase in run.phases.items():
+                started = time.monotonic()
+                phase(run, run.epoch == epochs - 1)
+                run.seconds[name] = run.seconds.get(name, 0.0) + time.monotonic() - started
+            run.epoch += 1
+            if run.epoch % checkpoint_every == 0 or run.epoch == epochs or stopping:
+                run.save()
+            left = (time.monotonic() - began) / (run.epoch - began_at) * (epochs - run.epoch)
+            run.log.say(f"epoch {run.epoch}/{epochs} · {spoken(run.news)} · {run.log.wall:.0f} s, about {left:.0f} s left")
+            run.news.clear()
+            if stopping and run.epoch < epochs:
+                raise KeyboardInterrupt
+    finally:
+        if usable:
+            signal.signal(signal.SIGINT, previous)
+
+
+def collect(
+    run: Run,
+    last: bool,
+    *,
+    steps: int = 200,
+    first_steps: int = 200,
+    stop: int | None = 500,
+    envs: int = 1,
+    temperature: float = 1.0,
+    epsilon: float = 0.01,
+    burn_in: int = 20,
+    held_out: int = 20,
+    random: bool = False,
+) -> None:
+    """Play `steps` real steps with the policy (`first_steps` in epoch 0) until epoch `stop`; every `held_out`-th episode is
+    kept from training. Until the policy has been trained, or if `random`, actions are uniform."""
+    if stop is not None and run.epoch >= stop:
+        return
+    ensure_collector(run, envs=envs, held_out=held_out)
+    A = run.world_model.shapes.actions
+    if run.count["policy"] == 0 or random:
+
+        def act(obs, first):
+            return torch.from_numpy(run.rng.integers(A, size=len(first)))
+    else:
+        run.world_model.eval()
+        run.policy.eval()
+        act = Actor(run.world_model, run.policy, generator=run.generator, temperature=temperature, epsilon=epsilon)
+        if run.policy.needs_h or run.policy.start(1) is not None:
+            act.burn_in(run.collector.recent(burn_in))
+    stats = run.collector.collect(first_steps if run.epoch == 0 else steps, act)
+    run.count["env_steps"] += stats["steps"]
+    returns = stats["returns"]
+    report(
+        run,
+        "collect",
+        ("env_steps", "return_mean"),
+        env_steps=run.count["env_steps"],
+        episodes=len(returns),
+        return_mean=float(np.mean(returns)) if len(returns) else None,
+    )
+
+
+def ensure_collector(run: Run, *, envs: int, held_out: int) -> None:
+    """Build the environments at the first call; also what a resumed run replays its actions into."""
+    if run.collector is not None:
+        return
+
+    def on_episode(episode: Episode) -> None:
+        number = run.replay.episodes + run.held_out.episodes
+        if held_out and number % held_out == held_out - 1:
+            episode = replace(episode, split="test")
+        if run.writer is not None:
+            run.writer.append(episode)
+        run.add(episode)
+
+    run.collector = Collector(run.make_env(envs), seed=run.seed, on_episode=on_episode)
+
+
+def train_tokenizer(
+    run: Run,
+    last: bool,
+    *,
+    start: int = 5,
+    stop: int | None = None,
+    updates: int = 200,
+    batch: int = 256,
+    window: int = 1,
+    lr: float = 1e-4,
+    clip: float = 10.0,
+) -> None:
+    """Updates on uniformly drawn frames (window 1) or on windows of consecutive ones; from epoch `start` up to `stop`."""
+    if run.epoch < start or (stop is not None and run.epoch >= stop):
+        return
+    tokenizer = run.world_model.tokenizer
+    optimizer = run.optimizer("tokenizer", tokenizer, lr)
+    if run.count["tokenizer"] == 0 and hasattr(tokenizer, "prepare"):
+        steps, _ = run.replay.sample(min(2048, run.replay.rows), 1, run.rng)
+        tokenizer.prepare(steps.to(run.device))
+    tokenizer.train()
+    batches = run.replay.batches(updates, batch // window, window, run.rng)
+    for steps, _ in progress(run, batches, updates, "tokenizer"):
+        with run.autocast():
+            losses, codes = tokenizer.loss(steps.to(run.device))
+            loss = total_loss(losses, tokenizer.weights)
+        run.update("tokenizer", optimizer, loss, clip)
+    tokenizer.eval()
+    if hasattr(tokenizer, "refit") and (last or (stop is not None and run.epoch == stop - 1)):
+        tokenizer.refit(steps.to(run.device) for steps, _ in run.replay.batches(64, batch, 1, run.rng))
+        run.count["tokenizer"] += 1  # a new version: cached codes are stale
+    V = tokenizer.V
+    report(
+        run,
+        "tokenizer",
+        ("loss",),
+        updates=run.count["tokenizer"],
+        loss=finite(loss, "tokenizer"),
+        **{name: value.mean() for name, value in losses.items()},
+        codebook_usage=codebook_usage(codes.indices, V),
+        perplexity=perplexity(codes.indices, V),
+    )
+
+
+def train_dynamics(
+    run: Run,
+    last: bool,
+    *,
+    start: int = 25,
+    stop: int | None = None,
+    updates: int = 200,
+    batch: int = 64,
+    length: int = 20,
+    lr: float = 1e-4,
+    weight_decay: float = 0.01,
+    warmup: int = 0,
+    clip: float = 10.0,
+) -> None:
+    """Updates of backbone, decoding and heads on `batch` windows of `length` steps; the tokenizer is frozen here."""
+    if run.epoch < start or (stop is not None and run.epoch >= stop):
+        return
+    model, modules = run.world_model, run.world_model.dynamics_modules()
+    optimizer = run.optimizer("dynamics", modules, lr, weight_decay)
+    if run.count["dynamics"] == 0 and hasattr(model.decoding, "prepare"):
+        steps, rows = run.replay.sample(min(4096, run.replay.rows), 2, run.rng)
+        model.decoding.prepare(run.codes(run.replay, rows), steps.to(run.device))
+    model.tokenizer.eval()
+    modules.train()
+    for steps, rows in progress(run, run.replay.batches(updates, batch, length, run.rng), updates, "dynamics"):
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1.0, (run.count["dynamics"] + 1) / max(warmup, 1))
+        steps, codes = steps.to(run.device), run.codes(run.replay, rows)
+        with run.autocast():
+            losses = model(steps, codes)
+            loss = total_loss(losses, model.weights, steps)
+        run.update("dynamics", optimizer, loss, clip)
+    modules.eval()
+    report(
+        run,
+        "dynamics",
+        ("loss",),
+        updates=run.count["dynamics"],
+        loss=finite(loss, "dynamics"),
+        **{name: total_loss({name: value}, {name: 1.0}, steps) for name, value in losses.items()},
+    )
+
+
+def train_policy(
+    run: Run,
+    last: bool,
+    *,
+    start: int = 50,
+    updates: int = 200,
+    batch: int = 64,
+    horizon: int = 20,
+    burn_in: int = 20,
+    lr: float = 1e-4,
+    clip: float = 10.0,
+    expected_reward: bool = False,
+) -> None:
+    """Dreams of `horizon` steps from real states, and updates on them. No real reward and no real action is learnt from."""
+    if run.epoch < start:
+        return
+    model, policy = run.world_model.eval(), run.policy
+    optimizer = run.optimizer("policy", policy, lr)
+    K = model.shapes.codes
+    gained = []
+    batches = run.replay.batches(updates, batch, burn_in, run.rng, ends="acted")
+    for steps, rows in progress(run, batches, updates, "policy"):
+        steps, codes = steps.to(run.device), run.codes(run.replay, rows)
+        policy.eval()
+        with run.autocast():
+            noise = torch.rand(batch, horizon, K + 3, generator=run.generator, device=run.device)
+            prediction, state = model.start(steps, codes)
+            carry = burned_in(model, policy, steps, codes)
+            dream = imagine(model, prediction, state, policy, horizon, noise, carry, expected_reward)
+        policy.train()
+        for losses in policy.updates(dream, run.shuffler):
+            loss = total_loss(losses, policy.weights)
+            run.update("policy", optimizer, loss, clip)
+            policy.track()
+        run.count["imagined_steps"] += batch * horizon
+        gained.append((dream.reward * dream.alive[:, :-1]).sum() / batch)
+    policy.eval()
+    report(
+        run,
+        "policy",
+        ("dream_return",),
+        updates=run.count["policy"],
+        imagined_steps=run.count["imagined_steps"],
+        loss=finite(loss, "policy"),
+        dream_return=torch.stack(gained).mean(),
+        **{name: value.mean() for name, value in losses.items()},
+    )
+
+
+@torch.no_grad()
+def burned_in(model: WorldModel, policy, steps: Steps, codes: Codes) -> Any:
+    """The policy's memory after all but the last frame of steps (B, T), seen as reconstructions."""
+    carry = policy.start(steps.obs.shape[0])
+    if carry is None:
+        return None
+    fresh = carry
+    for t in range(steps.obs.shape[1] - 1):
+        view = model.view_of(Codes(codes.indices[:, t : t + 1]))
+        carry = policy.follow(view, torch.where(steps.first[:, t].view(-1, *[1] * (carry.ndim - 1)), fresh, carry))
+    return torch.where(steps.first[:, -1].view(-1, *[1] * (carry.ndim - 1)), fresh, carry)
+
+
+def evaluate(
+    run: Run,
+    last: bool,
+    *,
+    every: int = 5,
+    episodes: int = 16,
+    temperature: float = 0.5,
+    final_episodes: int = 100,
+    final_temperature: float = 1.0,
+    envs: int = 16,
+    env: dict | None = None,
+) -> None:
+    """The policy's return in the real environment every so many epochs, and everything there is to measure in the last.
+
+    `env`: what differs from the training environment, e.g. {"life_loss_ends": False}.
+    """
+    due = run.count["policy"] > 0 and (run.epoch + 1) % every == 0
+    if due or (last and run.policy is not None and run.count["policy"] > 0):
+        if last:
+            episodes, temperature = final_episodes, final_temperature
+        result = score(run, episodes=episodes, temperature=temperature, seed=run.seed + 10_000, envs=envs, env=env)
+        run.results["eval"] = result
+        run.curve.append([run.count["env_steps"], result["return_mean"]])
+        report(run, "eval", ("return_mean",), env_steps=run.count["env_steps"], **result)
+    if last:
+        if run.count["tokenizer"] and run.held_out.rows:
+            run.results["tokenizer"] = tokenizer_metrics(run)
+            report(run, "tokenizer_eval", ("psnr", "event_recall"), **run.results["tokenizer"])
+        if run.count["dynamics"] and run.held_out.rows:
+            run.results["dynamics"] = measure_dynamics(run)
+            report(run, "dynamics_eval", ("bits_per_frame",), **run.results["dynamics"])
+
+
+def score(
+    run: Run, *, episodes: int, temperature: float = 1.0, seed: int = 0, envs: int = 16, env: dict | None = None
+) -> dict[str, Any]:
+    """The policy's return beside a uniform policy's, over whole real episodes, with 95 % intervals."""
+    run.world_model.eval()
+    run.policy.eval()
+    env = run.make_env(min(envs, episodes), **(env or {}))
+    generator = torch.Generator(run.device).manual_seed(seed)
+    actor = Actor(run.world_model, run.policy, generator=generator, temperature=temperature)
+    with run.log.progress(episodes, "evaluate") as bar:
+        returns, lengths = episode_returns(env, actor, episodes, seed, bar.update)
+    if "random" not in run.results:
+        rng, A = np.random.default_rng(seed), run.world_model.shapes.actions
+        uniform = lambda obs, first: torch.from_numpy(rng.integers(A, size=len(first)))  # noqa: E731
+        run.results["random"] = float(episode_returns(env, uniform, episodes, seed)[0].mean())
+    env.close()
+    mean, interval = mean_ci95(returns)
+    return {
+        "return_mean": mean,
+        "return_ci95": interval,
+        "episodes": episodes,
+        "random_return_mean": run.results["random"],
+        "length_mean": float(lengths.mean()),
+        "temperature": temperature,
+    }
+
+
+@torch.no_grad()
+def tokenizer_metrics(run: Run, limit: int = 4096) -> dict[str, float | None]:
+    """PSNR, event recall and precision, codebook usage on at most `limit` held-out frames."""
+    model = run.world_model.eval()
+    rows = np.arange(min(limit, run.held_out.rows))
+    steps = run.held_out.gather(rows[None])
+    codes = run.codes(run.held_out, rows[None])
+    frames = steps.obs[0]
+    decoded = torch.cat([model.decode(Codes(part)).cpu()[0] for part in codes.indices.split(256, 1)])
+    decoded = (decoded.clamp(0, 1) * 255).round().to(torch.uint8)
+    found = events(frames, decoded, steps.first[0])
+    return {
+        "psnr": min(psnr(frames, decoded), 100.0),  # equal frames would be infinite
+        "event_recall": found["recall"],
+        "event_precision": found["precision"],
+        "codebook_usage": codebook_usage(codes.indices, model.tokenizer.V),
+        "perplexity": perplexity(codes.indices, model.tokenizer.V),
+    }
+
+
+@torch.no_grad()
+def measure_dynamics(run: Run, limit: int = 8192, windows: int = 64) -> dict[str, float | None]:
+    """Code lengths and heads on held-out episodes, beside baselines fitted on the training codes."""
+    rows = np.arange(run.replay.rows)
+    train = run.codes(run.replay, rows[None]).indices[0].cpu()
+    first = torch.cat([run.replay.gather(part[None]).first[0] for part in np.array_split(rows, len(rows) // 4096 + 1)])
+    counts = codelength.fit(train, first, run.world_model.shapes.vocab_size)
+    length = max(2, math.ceil(min(limit, run.held_out.rows) / windows))
+    rows = np.arange(min(limit, run.held_out.rows) // length * length).reshape(-1, length)
+    steps = run.held_out.gather(rows).to(run.device)
+    return dynamics_metrics(run.world_model.eval(), steps, counts)
+
+
+def summary(run: Run, config: dict) -> dict[str, Any]:
+    """What `summary.json` says: null for what was not measured."""
+    nothing = dict.fromkeys
+    return {
+        "recipe": config.get("recipe"),
+        "seed": run.seed,
+        "env_id": run.meta.get("env_id"),
+        "env_steps": run.count["env_steps"],
+        "imagined_steps": run.count["imagined_steps"],
+        "updates": {name: run.count[name] for name in ("tokenizer", "dynamics", "policy")},
+        "wall_seconds": {"total": run.log.wall, **run.seconds},
+        "eval": nothing(["return_mean", "return_ci95", "episodes", "random_return_mean"]) | run.results.get("eval", {}),
+        "tokenizer": nothing(["psnr", "event_recall", "event_precision", "codebook_usage"]) | run.results.get("tokenizer", {}),
+        "dynamics": nothing(
+            [
+                "bits_per_frame",
+                "bits_per_frame_copy_last",
+                "bits_per_frame_unigram",
+                "bits_per_frame_bigram",
+                "bits_per_changed_token",
+                "bits_per_changed_token_unigram",
+                "reward_event_f1",
+                "termination_brier_skill",
+            ]
+        )
+        | run.results.get("dynamics", {}),
+    }
+
+
+def write_summary(run: Run, config: dict) -> dict[str, Any]:
+    """summary.json and the pictures of a finished run."""
+    result = summary(run, config)
+    path = run.out / "summary.json"
+    path.with_suffix(".tmp").write_text(json.dumps(result, indent=2) + "\n")
+    path.with_suffix(".tmp").replace(path)
+    if run.curve:
+        x, y = zip(*run.curve, strict=True)
+        viz.save_curve(
+            run.out / "learning_curve.png", x, y, random=run.results.get("random"), xlabel="real steps", ylabel="return"
+        )
+    held_out = run.held_out if run.held_out.rows else run.replay
+    if run.count["tokenizer"] and held_out.rows:
+        columns = dream_columns(run, held_out, steps=24, seed=run.seed, dynamics=run.count["dynamics"] > 0)
+        rows = [columns[name] for name in columns]
+        viz.save_png(run.out / "dream.png", viz.grid([row[:: max(1, len(row) // 12)] for row in rows]))
+        viz.save_gif(run.out / "dream.gif", viz.side_by_side(rows))
+    return result
+
+
+@torch.no_grad()
+def dream_columns(run: Run, replay: Replay, *, steps: int, seed: int, dynamics: bool = True) -> dict[str, np.ndarray]:
+    """Videos (T, H, W, 3) real, reconstructed and imagined, from one start and with the real actions.
+
+    The start is drawn from those with the fewest episode ends in the `steps` that follow.
+    """
+    model = run.world_model.eval()
+    context = min(model.backbone.context, 8)
+    T = min(context + steps, replay.rows)
+    rng = np.random.default_rng(seed)
+    candidates = [replay.sample(1, T, rng) for _ in range(64)]
+    real, rows = min(candidates, key=lambda c: int(c[0].first[0, 1:].sum()))
+    codes = run.codes(replay, rows)
+    columns = {"real": viz.to_rgb(real.obs[0, -steps:].numpy())}
+    decoded = model.decode(codes).float().cpu()
+    columns["reconstructed"] = viz.to_rgb(decoded[0, -steps:].numpy())
+    if dynamics:
+        real = real.to(run.device)
+        start = T - steps if T > steps else 1
+        _, state = model.start(real[:, :start], Codes(codes.indices[:, :start]))
+        generator = torch.Generator(run.device).manual_seed(seed)
+        noise = torch.rand(1, 1, T - start, model.shapes.codes, generator=generator, device=run.device)
+        predictions = model.rollout(state, real.action[:, None, start - 1 : -1], noise)
+        frames = torch.cat([model.decode(p.codes) for p in predictions], 1).float().cpu()
+        columns["imagined"] = viz.to_rgb(frames[0].numpy())
+        columns = {name: video[-len(frames[0]) :] for name, video in columns.items()}
+    return columns
+
+
+def report(run: Run, phase: str, shown: tuple[str, ...] = (), **numbers: Any) -> None:
+    """A line of metrics; the numbers named in `shown` also appear in the epoch's closing line."""
+    run.log.metrics(phase, epoch=run.epoch, **numbers)
+    run.news |= {f"{phase} {name}".removesuffix(" loss"): numbers[name] for name in shown if numbers[name] is not None}
+
+
+def spoken(news: dict[str, float]) -> str:
+    return ", ".join(f"{name} {float(value):.4g}" for name, value in news.items()) or "nothing was due"
+
+
+def progress(run: Run, batches, total: int, label: str):
+    """The batches, with a progress bar around them."""
+    with run.log.progress(total, f"epoch {run.epoch + 1} {label}") as bar:
+        for batch in batches:
+            yield batch
+            bar.update()
+
+
+def tensors(state: dict[str, Any]) -> dict[str, Any]:
+    """Arrays as tensors: what a checkpoint can hold without executing anything."""
+    return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in state.items()}
+
+
+def finite(loss: torch.Tensor, what: str) -> float:
+    """The loss as a number. Raises UserError when learning has diverged: the last checkpoint is from before."""
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise UserError(
+            f"the {what} loss is {value}: training diverged, expected a finite number;"
+            f" resume from the last checkpoint with a smaller train.{what}.lr or clip"
+        )
+    return value

@@ -1,0 +1,119 @@
+"""The world model: tokenizer, backbone, decoding and heads composed. It imports no concrete part; parts are arguments."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, View
+
+
+class WorldModel(nn.Module):
+    """Frames in, imagined frames, rewards and terminations out.
+
+    `forward(steps)` is the dynamics' loss (the tokenizer is frozen in it); `start`, `step`, `observe` and `rollout` run the
+    model with state as a value: a step may consume the state it is given, `state.select(index)` makes a copy.
+    """
+
+    def __init__(self, *, shapes: Shapes, tokenizer, backbone, decoding, reward, termination):
+        super().__init__()
+        self.shapes = shapes
+        self.tokenizer, self.backbone, self.decoding = tokenizer, backbone, decoding
+        self.reward, self.termination = reward, termination
+        self.weights = {**decoding.weights, "reward": 1.0, "termination": 1.0}
+
+    @classmethod
+    def from_config(cls, config: dict, *, frame: tuple[int, int, int], actions: int) -> WorldModel:
+        """Build the parts that a recipe names for frames (C, H, W) and `actions` discrete actions."""
+        from tokenworld.config import build
+
+        tokenizer = build(config["tokenizer"], frame_shape=tuple(frame))
+        backbone = build(config["backbone"])
+        D, K, V = backbone.D, tokenizer.K, tokenizer.V
+        shapes = Shapes(tuple(frame), actions, tuple(tokenizer.grid), K, V, tokenizer.E, D)
+        decoding = build(config["decoding"], shapes=shapes, action=build(config["action"], actions=actions, dim=D))
+        heads = {name: build(config[name], dim=D) for name in ("reward", "termination")}
+        return cls(shapes=shapes, tokenizer=tokenizer, backbone=backbone, decoding=decoding, **heads)
+
+    @classmethod
+    def from_recipe(cls, recipe: str, *overrides: str, frame: tuple[int, int, int], actions: int) -> WorldModel:
+        """`WorldModel.from_recipe("quickstart", "backbone.layers=4", frame=(4, 10, 10), actions=3)`: untrained, no file read
+        but the recipe."""
+        from tokenworld.config import compose
+
+        config, _ = compose([f"recipe={recipe}", *overrides])
+        return cls.from_config(config, frame=frame, actions=actions)
+
+    def dynamics_modules(self) -> nn.ModuleList:
+        """Everything but the tokenizer: what the dynamics' optimiser trains."""
+        return nn.ModuleList([self.backbone, self.decoding, self.reward, self.termination])
+
+    def forward(self, steps: Steps, codes: Codes | None = None) -> Losses:
+        """The dynamics' losses on real steps: {"codes" (B, T-1), "reward" (B, T), "termination" (B, T)} in nats."""
+        codes = self.encode(steps) if codes is None else codes
+        losses, h = self.decoding.loss(self.backbone, codes, steps)
+        return {
+            **losses,
+            "reward": self.reward(h).loss(steps.reward),
+            "termination": self.termination(h).loss(steps.terminated),
+        }
+
+    @torch.no_grad()
+    def encode(self, steps: Steps) -> Codes:
+        return self.tokenizer.encode(steps)
+
+    def decode(self, codes: Codes) -> Tensor:
+        """codes (B, T, K) -> obs (B, T, C, H, W) float in 0..1."""
+        return self.tokenizer.decode(codes)
+
+    def view(self, prediction: Prediction) -> View:
+        """What a policy may look at; pixels are decoded only if it asks."""
+        return self.view_of(prediction.codes, prediction.h)
+
+    def view_of(self, codes: Codes, h: Tensor | None = None) -> View:
+        """A view of codes with T = 1 that no prediction came with."""
+        return View(codes, h, lambda: self.decode(codes)[:, 0])
+
+    @torch.no_grad()
+    def start(self, steps: Steps, codes: Codes | None = None) -> tuple[Prediction, Any]:
+        """Read T real frames and the T-1 actions between them; the prediction is that of the last frame."""
+        return self.decoding.start(self.backbone, self.encode(steps) if codes is None else codes, steps)
+
+    @torch.no_grad()
+    def step(self, state: Any, action: Tensor, noise: Tensor) -> tuple[Prediction, Any]:
+        """action (B,), noise (B, K) uniform -> the imagined next codes, reward and termination; consumes `state`."""
+        return self._heads(*self.decoding.step(self.backbone, state, action, noise))
+
+    @torch.no_grad()
+    def observe(self, state: Any, action: Tensor, obs: Tensor, first: Tensor) -> tuple[Prediction, Any]:
+        """Read the real frame obs (B, C, H, W) uint8 that followed `action`; rows with first (B,) begin a new episode."""
+        codes = self.encode(frames_as_steps(obs, first))
+        return self._heads(*self.decoding.step(self.backbone, state, action, None, codes, first))
+
+    @torch.no_grad()
+    def rollout(self, state: Any, actions: Tensor, noise: Tensor) -> list[Prediction]:
+        """Futures of given actions (B, S, H), S branches from each of B states, noise (B, S, H, K): H predictions, each of
+        B*S rows (branches of a state together). The argument state stays usable."""
+        B, S, H = actions.shape
+        state = state.select(torch.arange(B, device=actions.device).repeat_interleave(S))
+        predictions = []
+        for t in range(H):
+            prediction, state = self.step(state, actions[:, :, t].flatten(), noise[:, :, t].flatten(0, 1))
+            predictions.append(prediction)
+        return predictions
+
+    def _heads(self, prediction: Prediction, state: Any) -> tuple[Prediction, Any]:
+        h = prediction.h
+        return replace(prediction, reward=self.reward(h), terminated=self.termination(h)), state
+
+
+def frames_as_steps(obs: Tensor, first: Tensor | None = None) -> Steps:
+    """Single frames obs (B, C, H, W) uint8 as Steps with T = 1 that nobody acted on."""
+    B = obs.shape[0]
+    false = torch.zeros(B, 1, dtype=torch.bool, device=obs.device)
+    first = ~false if first is None else first.view(B, 1)
+    zero = torch.zeros(B, 1, device=obs.device)
+    return Steps(obs.unsqueeze(1), zero.long(), zero, false, false, first, false, ~false)
