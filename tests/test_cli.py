@@ -67,7 +67,8 @@ def test_commands_on_a_run(calls, run_folder):
     assert cli.main(["score", run_folder, "episodes=7"]) == 0
     assert cli.main(["dream", run_folder, "out=a.gif", "--trust-remote-code"]) == 0
     assert cli.main(["train", "--resume", run_folder]) == 0
-    assert calls == [("score", run_folder, {"episodes": 7}), ("dream", run_folder, {"out": "a.gif"}), ("resume", run_folder)]
+    assert calls[0] == ("score", run_folder, {"episodes": 7})
+    assert calls[1:] == [("dream", run_folder, {"out": "a.gif"}), ("resume", run_folder)]
 
 
 def test_trust_is_given_by_its_flag_only(calls, run_folder, monkeypatch):
@@ -146,7 +147,8 @@ def test_show_counts_parameters_and_cost(capsys):
     assert cli.main(["show", "recipe=quickstart", "backbone.layers=1"]) == 0
     out = capsys.readouterr().out
     assert "layers: 1" in out and "forward passes per imagined frame" in out
-    numbers = {line.rsplit("  ", 1)[0].strip(): line.rsplit("  ", 1)[1] for line in out.splitlines() if "  " in line.strip()}
+    table = [line.rsplit("  ", 1) for line in out.splitlines() if "  " in line.strip()]
+    numbers = {name.strip(): value for name, value in table}
     assert int(numbers["forward passes per imagined frame"]) == 1
     # one block of width 64: two norms, qkv, out and the four-fold MLP, and the norm after the last block
     block = 2 * 128 + (64 * 192 + 192) + (64 * 64 + 64) + (64 * 256 + 256) + (256 * 64 + 64)
@@ -156,6 +158,7 @@ def test_show_counts_parameters_and_cost(capsys):
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]])
 def test_help_imports_no_torch(words):
-    code = f"import sys; from tokenworld.cli import main; main({words!r}); print('torch' in sys.modules, 'hydra' in sys.modules)"
+    code = f"import sys; from tokenworld.cli import main; main({words!r}); "
+    code += "print('torch' in sys.modules, 'hydra' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "False False"

@@ -25,7 +25,8 @@ class Part:
         levels: tuple[int, int] = (1, 2),
         on: bool = True,
     ):
-        self.values = dict(K=K, vocab_size=vocab_size, lr=lr, kind=kind, path=path, heights=heights, levels=levels, on=on)
+        self.values = dict(K=K, vocab_size=vocab_size, lr=lr, kind=kind, path=path, heights=heights, levels=levels)
+        self.on = on
 
 
 class Other:
@@ -62,7 +63,8 @@ def refusal(words) -> str:
 
 
 def test_overrides_and_own_keys_are_told_apart(recipe):
-    cfg, cli = config.compose([recipe, "tokenizer.vocab_size=7", "seed=3", "load.tokenizer=runs/a=b", "tokenizer.kind=fsq"])
+    words = ["tokenizer.vocab_size=7", "seed=3", "load.tokenizer=runs/a=b", "tokenizer.kind=fsq"]
+    cfg, cli = config.compose([recipe, *words])
     config.check(cfg)
     assert cfg["tokenizer"] == {"_target_": "somebodys_package.Part", "vocab_size": 7, "kind": "fsq"}
     assert cli["seed"] == 3 and cli["load.tokenizer"] == "runs/a=b" and "steps" not in cli
@@ -77,7 +79,7 @@ def test_a_key_can_be_removed(recipe):
 
 @pytest.mark.parametrize(
     "word",
-    ["lr=2", "lr=1e-4", "kind=fsq", "path=null", "path=a/b", "heights=[8,16]", "heights=null", "levels=[3,4]", "on=false"],
+    ["lr=2", "lr=1e-4", "kind=fsq", "path=null", "path=a/b", "heights=[8]", "heights=null", "levels=[3,4]", "on=false"],
 )
 def test_right_types_pass(recipe, word):
     cfg, _ = config.compose([recipe, f"tokenizer.{word}"])
@@ -129,7 +131,8 @@ def test_an_overlay_changes_only_what_is_there(recipe, tmp_path):
     bad.write_text("train: {loop: {rl: 7.0}}")
     cfg, _ = config.compose([recipe, f"overlay={good}", "policy.horizon=3"])
     assert cfg["train"]["loop"]["lr"] == 7.0 and cfg["policy"]["horizon"] == 3, "the command line comes last"
-    assert "sets train.loop.rl, which the recipe lacks: did you mean train.loop.lr?" in refusal([recipe, f"overlay={bad}"])
+    message = refusal([recipe, f"overlay={bad}"])
+    assert "sets train.loop.rl, which the recipe lacks: did you mean train.loop.lr?" in message
 
 
 def test_a_recipe_may_start_from_a_shipped_one(tmp_path):
@@ -181,7 +184,8 @@ def test_a_part_in_the_wrong_section_is_refused(recipe):
 
 
 def test_a_target_that_is_not_there(recipe):
-    assert "did you mean tokenworld.heads.SignReward?" in refusal([recipe, "reward._target_=tokenworld.heads.SignReword"])
+    message = refusal([recipe, "reward._target_=tokenworld.heads.SignReword"])
+    assert "did you mean tokenworld.heads.SignReward?" in message
     assert "cannot be imported" in refusal([recipe, "reward._target_=no_such_package.Thing"])
 
 

@@ -68,11 +68,20 @@ def test_piped_progress_is_plain_and_rare(capsys, monkeypatch):
     assert said[0] == "tokenizer: 20/100 in 0:10, 0:40 left" and said[-1] == "tokenizer: 100/100 in 0:50"
 
 
-def test_progress_counts_and_shows_numbers(capsys):
-    with Log(None).progress(10, "play") as bar:
-        bar.update(4, loss=torch.tensor(0.25))
-        bar.update(6)
-    assert "play: 10/10" in (said := capsys.readouterr().err) and "loss 0.25" in said
+def test_progress_shows_numbers_and_a_resumed_run_knows_its_speed(capsys, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(log_module.time, "monotonic", lambda: clock[0])
+    with Log(None).progress(100, "epochs", done=90) as bar:
+        clock[0] = 20.0
+        bar.update(2, loss=torch.tensor(0.25))
+    assert capsys.readouterr().err.splitlines()[0] == "epochs: 92/100 in 0:20, 1:20 left  loss 0.25"
+
+
+def test_what_took_no_time_says_nothing(capsys):
+    assert list(Log(None).progress(3, "short")) == [0, 1, 2]
+    with Log(None).progress(3, "nothing done"):
+        pass
+    assert capsys.readouterr().err == ""
 
 
 def test_a_terminal_gets_a_bar(monkeypatch, capsys):
@@ -80,9 +89,12 @@ def test_a_terminal_gets_a_bar(monkeypatch, capsys):
     log = Log(None)
     for i in log.progress(3, "policy"):
         if i == 1:
+            for _ in log.progress(2, "inner"):
+                pass
+            assert log._bar is not None, "the outer bar is back"
             log.say("a message")
     said = capsys.readouterr().err
-    assert "policy" in said and "\r" in said and "a message" in said and log._bar is None
+    assert "policy" in said and "inner" in said and "\r" in said and "a message" in said and log._bar is None
 
 
 def test_an_unknown_sink_is_refused(tmp_path):

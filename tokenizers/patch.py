@@ -65,8 +65,8 @@ class PatchTokenizer(nn.Module):
         size = self.K * self.V * self.pixels
         if size > TABLE_LIMIT:
             raise UserError(
-                f"tokenizer.patch {patch} and tokenizer.vocab_size {vocab_size} need a table of {size / 2**20:.0f} MB, "
-                f"expected at most {TABLE_LIMIT // 2**20} MB: choose a larger patch or a smaller vocabulary"
+                f"tokenizer.patch {patch} and tokenizer.vocab_size {vocab_size} must need a table of at most "
+                f"{TABLE_LIMIT // 2**20} MB, got {size / 2**20:.0f} MB: choose a larger patch or a smaller vocabulary"
             )
         self.weights = {"l1": l1, "l2": l2} | {name: commitment if name == "commitment" else 1.0 for name in self.quantizer.losses}
         if "entropy" in self.weights:

@@ -76,7 +76,7 @@ example
   tokenworld data info data/breakout""",
     "score": """tokenworld score RUN [episodes=100] [seed=0] [device=auto]
 
-The return of the run's policy in the real environment: actions sampled at temperature 1, episodes of at most 10,000 steps.
+The return of the run's policy in the real environment: actions sampled at temperature 1, at most 10,000 steps each.
 
 example
   tokenworld score runs/NAME episodes=100
@@ -141,12 +141,8 @@ def _run(words: list[str]) -> int:
         return 0
     if words[0] == "help":
         words = [*words[1:], "--help"]
-    command, *rest = words
-    if command not in COMMAND_HELP:
-        raise _fault(f"there is no command {command!r}: {_near(command, COMMAND_HELP)}"
-                     f"expected one of {', '.join(COMMAND_HELP)}")
-    if "-h" in rest or "--help" in rest:
-        print(COMMAND_HELP[command])
+    if words[0] in COMMAND_HELP and {"-h", "--help"} & set(words):
+        print(COMMAND_HELP[words[0]])
         return 0
     call = parse(words)
     call()
@@ -156,6 +152,9 @@ def _run(words: list[str]) -> int:
 def parse(words: list[str]):
     """The call that a command line asks for, with its settings checked and nothing done yet. Raises UserError."""
     command, *rest = words
+    if command not in COMMAND_HELP:
+        raise _fault(f"there is no command {command!r}: {_near(command, COMMAND_HELP)}"
+                     f"expected one of {', '.join(COMMAND_HELP)}")
     if command == "data":
         return _parse_data(rest)
     if command in RUN_KEYS:
@@ -232,12 +231,7 @@ def _parse_data(words: list[str]):
         raise _fault(f"data takes `info` and a folder of episodes, got {' '.join(words) or 'nothing'}: "
                      f"write tokenworld data info data/breakout")
 
-    def info() -> None:
-        from tokenworld.data.episodes import info
-
-        print(info(words[1]))
-
-    return info
+    return lambda: _commands().data_info(words[1])
 
 
 def _parse_show(words: list[str]):

@@ -16,7 +16,7 @@ import torch
 from tokenworld import checkpoint, config, viz
 from tokenworld import train as training
 from tokenworld.data.collect import Collector, random_act
-from tokenworld.data.episodes import EpisodeWriter, make_meta, read_episodes, read_meta
+from tokenworld.data.episodes import EpisodeWriter, describe, make_meta, read_episodes, read_meta
 from tokenworld.interfaces import UserError
 from tokenworld.log import Log
 from tokenworld.train import Run
@@ -123,6 +123,27 @@ def dream(out: str, keys: dict) -> Path:
         viz.save_png(path, viz.grid([row[:: max(1, len(row) // 10)] for row in columns.values()]))
     run.log.say(f"{' | '.join(columns)}, {len(columns['real'])} frames: {path}")
     return path
+
+
+def data_info(folder: str) -> dict[str, Any]:
+    """Episodes, steps, spaces, returns, size and integrity of a folder of episodes."""
+    found = describe(folder)
+    C, H, W = found["frame_shape"]
+    actions = f"{found['action_count']} actions"
+    if found["action_meanings"]:
+        actions += f" ({', '.join(found['action_meanings'])})"
+    print(f"{folder}: {found['env_id']}, frames {C} x {H} x {W} (channels, height, width), {actions}")
+    for name, split in found["splits"].items():
+        if split["episodes"]:
+            low, mean, high = split["return_min"], split["return_mean"], split["return_max"]
+            print(
+                f"{name}: {split['episodes']} episodes, {split['steps']} steps, {split['terminated']} terminated;"
+                f" return {mean:.2f} (from {low:g} to {high:g})"
+            )
+    damage = "" if not found["damage"] else "; skipped: " + "; ".join(found["damage"])
+    intact = "intact" if not found["damage"] else f"{found['corrupt']} corrupt, {found['torn']} torn"
+    print(f"{found['bytes'] / 2**20:.1f} MB in {found['shards']} files, {intact}{damage}")
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ are what `env.step(action[t])` returned, and `obs[t+1]` came with them. An episo
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -76,15 +76,26 @@ class Codes:
 class Prediction:
     """The next step, as a decoding scheme sampled or scored it; the world model fills in `reward` and `terminated`."""
 
-    codes: Codes  # T = 1
+    codes: Codes  # T = 1; their `logits` (B, 1, K, V) are what they were drawn from, None where a scheme has none
     h: Tensor  # (B, D), the summary of the step that predicted these codes; zero before the first prediction
-    logprob: Tensor | None = None  # (B, K) of the codes, nats; None where a scheme cannot give it
-    entropy: Tensor | None = None  # (B, K) nats
     reward: Any = None  # a distribution: .mean (B,), .sample(noise), .loss(target)
     terminated: Any = None  # likewise; .mean is the probability of termination
 
-    def with_(self, **changes) -> Prediction:
-        return replace(self, **changes)
+    @property
+    def logprob(self) -> Tensor | None:
+        """(B, K) of the codes, in nats; None where a scheme cannot give it. Computed only when asked for."""
+        if self.codes.logits is None:
+            return None
+        logp = self.codes.logits[:, 0].float().log_softmax(-1)
+        return logp.gather(-1, self.codes.indices[:, 0].unsqueeze(-1)).squeeze(-1)
+
+    @property
+    def entropy(self) -> Tensor | None:
+        """(B, K) in nats; None where a scheme cannot give it."""
+        if self.codes.logits is None:
+            return None
+        logp = self.codes.logits[:, 0].float().log_softmax(-1)
+        return -(logp.exp() * logp).sum(-1)
 
 
 @runtime_checkable

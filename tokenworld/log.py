@@ -76,9 +76,9 @@ class Log:
         else:
             print(text, file=sys.stderr, flush=True)
 
-    def progress(self, total: int, label: str) -> Progress:
+    def progress(self, total: int, label: str, done: int = 0) -> Progress:
         """`for i in log.progress(100, "tokenizer"):`, or `with log.progress(...) as bar: bar.update(5, loss=0.1)`."""
-        return Progress(self, total, label)
+        return Progress(self, total, label, done)
 
     def close(self) -> None:
         if self._file is not None:
@@ -92,31 +92,34 @@ class Log:
 class Progress:
     """A bar with ETA on a terminal; when piped, a plain line about every ten seconds, none for what took less."""
 
-    def __init__(self, log: Log, total: int, label: str):
-        self.log, self.total, self.label, self.done = log, total, label, 0
+    def __init__(self, log: Log, total: int, label: str, done: int = 0):
+        self.log, self.total, self.label, self.done = log, total, label, done
+        self._before = done  # what a resumed run had done earlier says nothing about the speed of this one
         self._shown: dict[str, Any] = {}
         self._start = self._last = time.monotonic()
         self._bar: Any = None
+        self._outer: Any = None  # bars nest: epochs around the updates of a phase
 
     def __enter__(self) -> Progress:
         self._start = self._last = time.monotonic()
         if sys.stderr.isatty():
             from tqdm import tqdm
 
-            self._bar = self.log._bar = tqdm(total=self.total, desc=self.label, file=sys.stderr, leave=False,
-                                             dynamic_ncols=True)
+            self._outer = self.log._bar
+            self._bar = self.log._bar = tqdm(total=self.total, initial=self.done, desc=self.label, file=sys.stderr,
+                                             leave=False, dynamic_ncols=True)
         return self
 
     def __exit__(self, *_: Any) -> None:
         if self._bar is not None:
             self._bar.close()
-            self._bar = self.log._bar = None
-        elif time.monotonic() - self._start >= PLAIN_EVERY:
+            self._bar, self.log._bar = None, self._outer
+        elif self.done > self._before and time.monotonic() - self._start >= PLAIN_EVERY:
             self.log.say(self._line())
 
     def __iter__(self) -> Iterator[int]:
         with self:
-            for i in range(self.total):
+            for i in range(self.done, self.total):
                 yield i
                 self.update()
 
@@ -135,7 +138,7 @@ class Progress:
 
     def _line(self) -> str:
         spent = time.monotonic() - self._start
-        left = spent / self.done * (self.total - self.done)
+        left = spent / max(1, self.done - self._before) * (self.total - self.done)
         time_left = f", {_clock(left)} left" if self.done < self.total else ""
         return f"{self.label}: {self.done}/{self.total} in {_clock(spent)}{time_left}  {self._numbers()}".rstrip()
 

@@ -175,10 +175,11 @@ class GPT(nn.Module):
         return self.norm(x)
 
     def _rotation(self, step_of: Tensor, place_of: Tensor) -> tuple[Tensor, Tensor]:
-        """Half of each head turns with the time step, half with the place in the step: (L, D/N/2) cosines and sines."""
+        """Half of each head turns with the time step, half with the place in the step: (L, D/N) cosines and sines."""
         turns = torch.stack([step_of, place_of]).to(torch.float32)  # (2, L)
         angle = (turns[:, :, None] * self.frequencies).transpose(0, 1).flatten(1)  # (L, 2 * D/N/4)
-        return angle.cos(), angle.sin()
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)  # (L, D/N) each
 
 
 class Block(nn.Module):
@@ -196,8 +197,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rotation, mask: Tensor | None, causal: bool, layer) -> Tensor:
         B, L, D = x.shape
         qkv = self.qkv(self.norm1(x)).view(B, L, 3, self.heads, D // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, N, L, D/N)
-        q, k = _rotate(q, rotation), _rotate(k, rotation)
+        qk, v = qkv[:, :, :2].transpose(1, 3), qkv[:, :, 2].transpose(1, 2)  # (B, N, 2, L, D/N), (B, N, L, D/N)
+        q, k = _rotate(qk, rotation).unbind(2)
         if layer is not None:
             keys, values, write, old = layer
             if old is None:  # one step: into the ring, then over the ring
@@ -219,10 +220,10 @@ class Block(nn.Module):
 
 
 def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding (RoFormer, arXiv:2104.09864): x (B, N, L, D/N), pairs are the two halves of the head."""
+    """Rotary embedding (RoFormer, arXiv:2104.09864): x (..., L, D/N), pairs are the two halves of the head."""
     cos, sin = rotation
-    a, b = x.float().chunk(2, -1)
-    return torch.cat([a * cos - b * sin, a * sin + b * cos], -1).to(x.dtype)
+    x = x.float()
+    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
 def _init(module: nn.Module) -> None:

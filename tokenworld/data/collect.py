@@ -122,8 +122,10 @@ class Collector:
             raise UserError(f"the collector's seed is {self.seed}, its saved state has {state['seed']}: use that seed")
         actions, cuts = np.asarray(state["actions"]), np.asarray(state["cuts"])
         if actions.ndim != 2 or actions.shape[1] != self.env.num_envs:
-            raise UserError(f"the saved state is of {actions.shape[1:]} environments, got {self.env.num_envs}: "
-                            "use the same env.num_envs")  # fmt: skip
+            raise UserError(
+                f"the saved state is of actions {actions.shape}, got {self.env.num_envs} environments: "
+                "use the same env.num_envs"
+            )
         if not state["began"]:
             return
         self._begin()
@@ -160,8 +162,8 @@ class Collector:
         resets = self._resets
         self._obs, self._first = obs, resets.copy()
         self._resets = (terminated | truncated) & ~resets
-        rows = zip(resets.tolist(), action.tolist(), reward.tolist(), terminated.tolist(), truncated.tolist(), strict=True)
-        for i, (reset, a, r, term, trunc) in enumerate(rows):
+        columns = (resets, action, reward, terminated, truncated)
+        for i, (reset, a, r, term, trunc) in enumerate(zip(*[column.tolist() for column in columns], strict=True)):
             if reset:
                 self._frames[i], self._transitions[i] = [obs[i].copy()], []
                 self._returns[i] = 0.0

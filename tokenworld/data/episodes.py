@@ -2,9 +2,9 @@
 
 A data set is a folder:
 
-    meta.json               one JSON object: "format" ("tokenworld-episodes"), "version" (1), "env_id", "frame_shape" [C, H, W],
-                            "action_count", "action_meanings" (list of str, or null), "preprocessing" (the environment's
-                            keywords), "seed" (int or null)
+    meta.json               one JSON object: "format" ("tokenworld-episodes"), "version" (1), "env_id", "frame_shape"
+                            [C, H, W], "action_count", "action_meanings" (list of str, or null), "preprocessing" (the
+                            environment's keywords), "seed" (int or null)
     episodes-00000.bin      records, one after another; a new shard begins when one has reached 256 MB
     episodes-00001.bin ...
 
@@ -130,11 +130,11 @@ def read_meta(directory: str | Path) -> dict[str, Any]:
     try:
         meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(f"{directory} is no data set: it has no meta.json; make one with `tokenworld collect`") from error
+        raise UserError(f"{directory} is no data set: it has no meta.json; `tokenworld collect` makes one") from error
     except ValueError as error:
         raise UserError(f"{directory} is no data set: its meta.json is not JSON; restore that file") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise UserError(f"{directory} is no data set: its meta.json does not say format {FORMAT}; choose another folder")
+        raise UserError(f"{directory} is no data set: meta.json does not say format {FORMAT}; choose another folder")
     if meta.get("version") != VERSION:
         raise UserError(
             f"{directory} has format version {meta.get('version')}, expected {VERSION}: use a tokenworld that knows it"
@@ -227,7 +227,7 @@ class EpisodeWriter:
     def _create_or_check(self) -> None:
         if not (self.directory / "meta.json").exists():
             if _shards(self.directory):
-                raise UserError(f"{self.directory} holds episodes but no meta.json: restore it or choose another folder")
+                raise UserError(f"{self.directory} holds episodes but no meta.json: restore it or use another folder")
             self.directory.mkdir(parents=True, exist_ok=True)
             _write_json(self.directory / "meta.json", self.meta)
             return
@@ -274,7 +274,7 @@ def _read(
             length = HEADER.size + len(item)
             try:
                 episode = _episode(item, shape, split)
-            except (ValueError, KeyError, TypeError, zlib.error, safetensors.SafetensorError) as error:
+            except (ValueError, KeyError, TypeError, struct.error, zlib.error, safetensors.SafetensorError) as error:
                 report(Damage(shard, offset, length, "corrupt", f"not an episode of this data set: {error}"))
                 episode = None
             offset += length
@@ -425,7 +425,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def _sync_folder(directory: Path) -> None:
-    """New names in a folder reach the disk with the folder, not with the file (POSIX; elsewhere folders cannot be opened)."""
+    """New names reach the disk with their folder, not with their file. (Only POSIX can open a folder.)"""
     if os.name == "posix":
         descriptor = os.open(directory, os.O_RDONLY)
         os.fsync(descriptor)

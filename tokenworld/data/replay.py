@@ -103,17 +103,15 @@ class Replay:
             return
         # At most half full after the move: then as many rows can come as were moved.
         target = allocated if 2 * needed <= allocated else max(1024, 2 * needed)
-        kept = slice(self._start, self._start + self.rows)
         for name, old in self._arrays.items():
-            self._arrays[name] = self._moved(old, kept, target)
+            self._arrays[name] = self._moved(old, target)
         if self._codes is not None:
-            self._codes = self._moved(self._codes, kept, target)
+            self._codes = self._moved(self._codes, target)
         self._start = 0
 
-    @staticmethod
-    def _moved(old: np.ndarray, kept: slice, target: int) -> np.ndarray:
-        new = np.empty((target, *old.shape[1:]), old.dtype)
-        new[: kept.stop - kept.start] = old[kept]
+    def _moved(self, old: np.ndarray, target: int) -> np.ndarray:
+        new = old if target == len(old) else np.empty((target, *old.shape[1:]), old.dtype)
+        new[: self.rows] = old[self._start : self._start + self.rows]
         return new
 
     # ---------------------------------------------------------------------------------------------------- sampling
@@ -256,8 +254,10 @@ class Replay:
         if not state:
             return
         if len(state["version"]) != self.rows:
-            raise UserError(f"the saved codes are of {len(state['version'])} rows, the replay has {self.rows}: "
-                            "the episodes on disk are not those of the checkpoint")  # fmt: skip
+            raise UserError(
+                f"the saved codes are of {len(state['version'])} rows, the replay has {self.rows}: "
+                "restore the episodes that belong to the checkpoint"
+            )
         kept = slice(self._start, self._start + self.rows)
         self._codes = np.zeros((len(self._arrays["version"]), state["codes"].shape[1]), np.int32)
         self._codes[kept] = state["codes"].numpy()

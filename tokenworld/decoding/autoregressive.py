@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, UserError
-from tokenworld.nn import categorical_entropy, mlp, sample_categorical
+from tokenworld.nn import mlp, sample_categorical
 
 
 @dataclass
@@ -76,19 +76,15 @@ class Autoregressive(nn.Module):
         if codes is not None:
             h = h if first is None else torch.where(first[:, None], 0, h)
             return self._read_frame(backbone, AutoregressiveState(cache, codes.indices[:, 0]), h, first)
-        z, logp, entropy = [], [], []
-        logits = self.logits(h)  # (B, V)
+        z, logits = [], [self.logits(h)]  # K times (B,), (B, V)
         for k in range(K):
-            z.append(sample_categorical(logits, noise[:, k], self.temperature))
-            logp.append(_pick(logits, z[k]))
-            entropy.append(categorical_entropy(logits))
+            z.append(sample_categorical(logits[k], noise[:, k], self.temperature))
             if k < K - 1:
                 x = self.code(z[k]) + self.place[k]  # (B, D)
                 out, cache = backbone(x[:, None, None], "causal", cache)
-                logits = self.logits(out[:, 0, 0])
-        z = torch.stack(z, 1)  # (B, K)
-        prediction = Prediction(Codes(z.unsqueeze(1)), h, torch.stack(logp, 1), torch.stack(entropy, 1))
-        return prediction, AutoregressiveState(cache, z)
+                logits.append(self.logits(out[:, 0, 0]))
+        z, logits = torch.stack(z, 1), torch.stack(logits, 1)  # (B, K), (B, K, V)
+        return Prediction(Codes(z.unsqueeze(1), logits=logits.unsqueeze(1)), h), AutoregressiveState(cache, z)
 
     def _read_frame(self, backbone, state: AutoregressiveState, h: Tensor, first: Tensor | None):
         """Read all but the last code of the state's frame and score all of them."""
@@ -102,8 +98,7 @@ class Autoregressive(nn.Module):
         elif first is not None:  # nothing is read now: the cut waits in the cache
             cache.start = torch.where(first, cache.cursor // 2, cache.start)
         logits = torch.cat(logits, 1)  # (B, K, V)
-        prediction = Prediction(Codes(z.unsqueeze(1)), h, _pick(logits, z), categorical_entropy(logits))
-        return prediction, AutoregressiveState(cache, z)
+        return Prediction(Codes(z.unsqueeze(1), logits=logits.unsqueeze(1)), h), AutoregressiveState(cache, z)
 
     def _embed(self, z: Tensor, action: Tensor) -> Tensor:
         """(B, T, K), (B, T) -> (B, T, K+1, D)."""

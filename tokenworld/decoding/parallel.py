@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, UserError
-from tokenworld.nn import categorical_entropy, mlp, sample_categorical
+from tokenworld.nn import mlp, sample_categorical
 
 
 @dataclass
@@ -87,7 +87,7 @@ class Parallel(nn.Module):
         else:
             h = torch.zeros(B, self.place.shape[-1], device=z.device)
             logits = torch.zeros(B, K, self.V, device=z.device)  # nothing is known before the first frame
-        prediction = Prediction(codes_at(codes, -1), h, _pick(logits, z[:, -1]), categorical_entropy(logits))
+        prediction = Prediction(Codes(z[:, -1:], logits=logits.unsqueeze(1)), h)
         return prediction, ParallelState(cache, z[:, -1], steps.first[:, -1])
 
     def step(self, backbone, state, action, noise, codes: Codes | None = None, first: Tensor | None = None):
@@ -99,8 +99,7 @@ class Parallel(nn.Module):
         begins = torch.zeros_like(state.first) if first is None else first
         if first is not None:
             h = torch.where(first[:, None], 0, h)
-        prediction = Prediction(Codes(z.unsqueeze(1)), h, _pick(logits, z), categorical_entropy(logits))
-        return prediction, ParallelState(cache, z, begins)
+        return Prediction(Codes(z.unsqueeze(1), logits=logits.unsqueeze(1)), h), ParallelState(cache, z, begins)
 
     def _embed(self, z: Tensor, action: Tensor) -> Tensor:
         """(B, T, K), (B, T) -> (B, T, K+1, D)."""
@@ -115,12 +114,6 @@ class Parallel(nn.Module):
         logits = logits + self.frequency
         stay = self.copy.expand(z.shape).unsqueeze(-1)
         return logits.scatter_add(-1, z.unsqueeze(-1), stay.to(logits.dtype))
-
-
-def codes_at(codes: Codes, t: int) -> Codes:
-    """The codes of one time step, T = 1."""
-    t = t % codes.indices.shape[1]
-    return Codes(*(None if x is None else x[:, t : t + 1] for x in (codes.indices, codes.vectors, codes.logits)))
 
 
 def _pick(logits: Tensor, index: Tensor) -> Tensor:

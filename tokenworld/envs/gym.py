@@ -59,7 +59,7 @@ def make(
         got = f"Box{space.shape} {space.dtype}" if isinstance(space, Box) else f"{space}"
         raise UserError(
             f"env.id={id} has no image observations: got {got}, "
-            f"expected a Box of uint8 or bool of shape (H, W), (H, W, C) or (C, H, W): choose an environment with pixels"
+            f"expected a Box of uint8 or bool, (H, W), (H, W, C) or (C, H, W): choose an environment with pixels"
         )
     if not isinstance(actions, Discrete):
         raise UserError(f"env.id={id} has no discrete actions: got {actions}, expected Discrete: choose another one")
@@ -107,7 +107,11 @@ class ImageVector(VectorEnv):
         return self._frames(obs), info
 
     def step(self, actions):
-        obs, reward, terminated, truncated, info = self.copies.step(np.asarray(actions) + self.start)
+        actions = np.asarray(actions)
+        A = int(self.single_action_space.n)
+        if actions.shape != (self.num_envs,) or actions.min() < 0 or actions.max() >= A:
+            raise ValueError(f"actions must be {self.num_envs} numbers in 0..{A - 1}, got {actions}")
+        obs, reward, terminated, truncated, info = self.copies.step(actions + self.start)
         return self._frames(obs), reward.astype(np.float32), terminated, truncated, info
 
     def _frames(self, obs: np.ndarray) -> np.ndarray:

@@ -1,0 +1,298 @@
+"""The contract of policies, for every file of policies/; then what actor_critic.py alone has; last, where rewards come from."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import close, each, rouse, shapes
+
+from tokenworld import commands, config
+from tokenworld.imagination import Trajectory
+from tokenworld.interfaces import Codes, UserError, View
+from tokenworld.nn import total_loss
+from tokenworld.policies.actor_critic import ActorCritic
+
+H = 5
+
+
+def dream(policy, batch=6, seed=0, alive=None):
+    """A random trajectory that the policy might have been handed."""
+    g = torch.Generator().manual_seed(seed)
+    s = shapes()
+    alive = torch.ones(batch, H + 1, dtype=torch.bool) if alive is None else alive
+    return Trajectory(
+        indices=torch.randint(s.vocab_size, (batch, H + 1, s.codes), generator=g),
+        h=torch.randn(batch, H + 1, s.dim, generator=g),
+        action=torch.randint(s.actions, (batch, H), generator=g),
+        reward=torch.randn(batch, H, generator=g),
+        terminated=alive[:, :-1] & ~alive[:, 1:],
+        alive=alive,
+        frames=torch.rand(batch, H + 1, *s.frame, generator=g),
+        carry=policy.start(batch),
+    )
+
+
+def view_of(trajectory, t):
+    return View(Codes(trajectory.indices[:, t : t + 1]), trajectory.h[:, t], lambda: trajectory.frames[:, t])
+
+
+def bandit(policy, seed, batch=64):
+    """One step from one state, in which action 1 pays."""
+    g = torch.Generator().manual_seed(seed)
+    s = shapes(A=2)
+    z, h, frames = torch.zeros(batch, 2, s.codes).long(), torch.zeros(batch, 2, s.dim), torch.zeros(batch, 2, *s.frame)
+    carry = policy.start(batch)
+    action, _ = policy.act(View(Codes(z[:, :1]), h[:, 0], lambda: frames[:, 0]), carry, torch.rand(batch, generator=g))
+    ends = torch.ones(batch, 1, dtype=torch.bool)
+    alive = torch.cat([ends, ~ends], 1)
+    return Trajectory(z, h, action[:, None], action[:, None].float(), ends, alive, frames, carry)
+
+
+@pytest.mark.parametrize("part", each("policies"))
+class TestPolicy:
+    def test_act(self, part):
+        policy = rouse(part(shapes=shapes()))
+        seen = dream(policy, 64)
+        noise, carry = torch.rand(64), policy.start(64)
+        action, after = policy.act(view_of(seen, 0), carry, noise)
+        assert action.shape == (64,) and action.dtype == torch.int64 and not action.requires_grad
+        assert set(action.tolist()) == {0, 1, 2}
+        assert torch.equal(policy.act(view_of(seen, 0), carry, noise)[0], action)
+        assert (after is None) == (carry is None)
+
+    def test_losses_have_weights_and_gradient(self, part):
+        policy = rouse(part(shapes=shapes())).train()
+        losses = policy.loss(dream(policy))
+        assert losses.keys() == policy.weights.keys()
+        total_loss(losses, policy.weights).backward()
+        for name, parameter in policy.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0, name
+
+    def test_what_follows_a_termination_does_not_count(self, part):
+        """Neither what was seen nor what was gained after the end changes loss or gradient."""
+        policy = rouse(part(shapes=shapes())).train()
+        alive = torch.ones(6, H + 1, dtype=torch.bool)
+        alive[2, 3:] = alive[4, 1:] = False
+        one, other = dream(policy, alive=alive), dream(policy, alive=alive, seed=1)
+
+        def spoilt(a, b, n):
+            dead = ~alive[:, :n].view(6, n, *[1] * (a.ndim - 2))
+            return torch.where(dead, b, a)
+
+        two = replace(one, **{
+            name: spoilt(getattr(one, name), getattr(other, name), getattr(one, name).shape[1])
+            for name in ("indices", "h", "action", "reward", "terminated", "frames")
+        })  # fmt: skip
+        grads = []
+        for trajectory in (one, two):
+            policy.zero_grad()
+            loss = total_loss(policy.loss(trajectory), policy.weights)
+            loss.backward()
+            grads.append(torch.cat([p.grad.flatten() for p in policy.parameters() if p.grad is not None]))
+        assert close(*grads, 1e-6) and grads[0].abs().max() > 0
+
+    def test_the_better_arm_is_chosen(self, part):
+        policy = part(shapes=shapes(A=2)).train()
+        optimizer = torch.optim.Adam(policy.parameters(), lr=1e-2)
+        for update in range(30):
+            trajectory = bandit(policy, update)
+            for losses in policy.updates(trajectory, torch.Generator().manual_seed(update)):
+                optimizer.zero_grad()
+                total_loss(losses, policy.weights).backward()
+                optimizer.step()
+        assert bandit(policy, 99).action.float().mean() > 0.9
+
+
+# ----------------------------------------------------------------------------------------------------------- actor-critic
+
+VIEWS = ["pixels", "codes", "codes_h"]
+
+
+def build(**keywords) -> ActorCritic:
+    return ActorCritic(shapes=shapes(), **{"hidden": 16, **keywords})
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("keywords", [
+    dict(passes=1), dict(passes=4, minibatches=2, normalise="advantages"), dict(normalise="returns", target_decay=0.9),
+], ids=["reinforce", "clipped", "scaled"])  # fmt: skip
+def test_the_better_arm_is_chosen_by_every_view(view, keywords):
+    policy = ActorCritic(shapes=shapes(A=2), hidden=16, view=view, **keywords).train()
+    optimizer = torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], lr=1e-2)
+    for update in range(20):
+        for losses in policy.updates(bandit(policy, update), torch.Generator().manual_seed(update)):
+            optimizer.zero_grad()
+            total_loss(losses, policy.weights).backward()
+            optimizer.step()
+            policy.track()
+    assert bandit(policy, 99).action.float().mean() > 0.85
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_sequence_equals_repeated_forward(view):
+    policy = rouse(build(view=view))
+    seen = dream(policy)
+    carry = policy.start(6)
+    for t in range(2):  # a burn-in, so that the carry is not the fresh one
+        carry = policy.follow(view_of(dream(policy, seed=1), t), carry)
+    whole = policy.network.sequence(policy.network.see(seen), carry)
+    for t in range(H + 1):
+        features, carry = policy.network(policy.network.look(view_of(seen, t)), carry)
+        assert close(features, whole[:, t], 1e-5), t
+    if carry is not None:
+        fresh = policy.network.sequence(policy.network.see(seen), policy.start(6))
+        assert not close(fresh, whole, 1e-3)  # the carry matters
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_the_logp_of_a_lesson_is_that_of_the_action_taken(view):
+    """Actions follow softmax of the same logits that `loss` scores: act and loss see the same step."""
+    policy = rouse(build(view=view), 0.5)
+    one = dream(policy, batch=1)
+    N = 2000
+    many = replace(one, **{k: getattr(one, k).expand(N, *getattr(one, k).shape[1:]) for k in ("indices", "h", "frames")})
+    carry = policy.start(N)
+    for t in range(H):
+        action, carry = policy.act(view_of(many, t), carry, (torch.arange(N) + 0.5) / N)
+        for a in range(3):
+            logp = policy.lesson(replace(one, action=torch.full((1, H), a))).logp[0, t]
+            assert abs((action == a).float().mean() - logp.exp()) < 2 / N
+
+
+def test_a_lesson_is_without_gradient_and_right():
+    policy = rouse(build(gamma=0.9, lambda_=0.8))
+    policy.requires_grad_(True)
+    alive = torch.ones(6, H + 1, dtype=torch.bool)
+    alive[2, 3:] = False
+    trajectory = dream(policy, alive=alive)
+    lesson = policy.lesson(trajectory)
+    assert not any(x.requires_grad for x in (lesson.returns, lesson.advantage, lesson.logp))
+    value = policy.critic(policy.network.sequence(trajectory.frames, trajectory.carry)).squeeze(-1)
+    for b in range(6):
+        last = value[b, H]
+        for t in reversed(range(H)):
+            ahead = 0.0 if trajectory.terminated[b, t] else 0.9 * (0.2 * value[b, t + 1] + 0.8 * last)
+            last = trajectory.reward[b, t] + ahead
+            assert close(lesson.returns[b, t], last, 1e-4) and close(lesson.advantage[b, t], last - value[b, t], 1e-4)
+
+
+def test_losses_by_hand():
+    policy = rouse(build(entropy=0.3))
+    lesson = policy.lesson(dream(policy))
+    features = policy.network.sequence(lesson.seen, lesson.carry)[:, :-1]
+    logp, value = policy.actor(features).log_softmax(-1), policy.critic(features).squeeze(-1)
+    losses = policy.loss(lesson)
+    taken = logp.gather(-1, lesson.action[..., None])[..., 0]
+    assert close(losses["actor"], -(taken * lesson.advantage).mean())
+    assert close(losses["critic"], (value - lesson.returns).square().mean())
+    assert close(losses["entropy"], 0.3 * (logp.exp() * logp).sum(-1).mean()) and losses["entropy"] < 0
+
+
+def test_the_entropy_loss_flattens_the_policy():
+    policy = rouse(build(entropy=1.0), 0.5)
+    trajectory = dream(policy)
+    before = policy.loss(trajectory)["entropy"]
+    before.backward()
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(1e-3 * parameter.grad)
+    assert policy.loss(trajectory)["entropy"] < before  # the loss is minus the entropy
+
+
+@pytest.mark.parametrize("shift, advantage, flows", [
+    (1.0, 1.0, False), (-1.0, -1.0, False), (1.0, -1.0, True), (-1.0, 1.0, True), (0.1, 1.0, True), (-0.1, -1.0, True),
+])  # fmt: skip
+def test_a_clipped_ratio_has_no_gradient(shift, advantage, flows):
+    """ratio = new / old = e^shift, clip 0.2: nothing is gained by going further the same way, all by coming back."""
+    policy = rouse(build(view="codes", passes=4))
+    lesson = policy.lesson(dream(policy))
+    lesson = replace(lesson, logp=lesson.logp - shift, advantage=torch.full_like(lesson.advantage, advantage))
+    loss = policy.loss(lesson)["actor"]
+    bound = min(torch.e**shift * advantage, max(0.8, min(1.2, torch.e**shift)) * advantage)
+    assert close(loss, torch.tensor(-bound))
+    loss.backward()
+    assert (policy.actor.weight.grad.abs().max() > 1e-4) == flows
+
+
+def test_a_pass_raises_what_gained():
+    """One clipped update on one action with a positive advantage makes it more probable, with a negative one less."""
+    for sign in (1.0, -1.0):
+        policy = rouse(build(view="codes", passes=4))
+        lesson = policy.lesson(dream(policy, batch=1))
+        lesson = replace(lesson, advantage=torch.full_like(lesson.advantage, sign))
+        policy.loss(lesson)["actor"].backward()
+        with torch.no_grad():
+            policy.actor.bias.sub_(0.01 * policy.actor.bias.grad)
+        assert (policy.lesson(dream(policy, batch=1)).logp.sum() - lesson.logp.sum()) * sign > 0
+
+
+def test_minibatches_cover_the_dream_once_a_pass():
+    policy = rouse(build(view="codes_h", passes=2, minibatches=3))
+    trajectory = dream(policy)
+    lesson, seen = policy.lesson(trajectory), []
+    policy.loss = lambda part: seen.append(part) or {}
+    list(policy.updates(trajectory, torch.Generator().manual_seed(0)))
+    assert len(seen) == 6
+    for part in (seen[:3], seen[3:]):
+        rows = torch.cat([p.returns for p in part])
+        assert torch.equal(rows.sort(0).values, lesson.returns.sort(0).values)
+        h = torch.cat([p.seen[1] for p in part])
+        assert torch.equal(h.sort(0).values, lesson.seen[1].sort(0).values)
+
+
+def test_the_target_critic_follows():
+    policy = rouse(build(view="codes", target_decay=0.9))
+    before = copy.deepcopy(policy.slow[1].weight)
+    with torch.no_grad():
+        policy.critic.weight.add_(1)
+    expected = 0.9 * before + 0.1 * policy.critic.weight
+    policy.track()
+    assert close(policy.slow[1].weight, expected) and not policy.slow[1].weight.requires_grad
+
+
+@pytest.mark.parametrize("keywords", [
+    dict(gamma=1.5), dict(lambda_=-0.1), dict(target_decay=1.0), dict(passes=0), dict(minibatches=0), dict(hidden=0),
+], ids=str)  # fmt: skip
+def test_bad_values_are_refused(keywords):
+    with pytest.raises(UserError, match=f"policy.*{next(iter(keywords))}"):
+        build(**keywords)
+
+
+# -------------------------------------------------------------------------------------------------- where rewards come from
+
+
+def prepared(out):
+    """A tiny run with a trained tokenizer and dynamics, about to train its policy."""
+    pytest.importorskip("minatar")
+    cfg, cli = config.compose(["recipe=quickstart", "overlay=debug", "seed=1", "device=cpu", f"out={out}"])
+    run = commands.new_run(cfg, cli, ("collect", "tokenizer", "dynamics", "policy"))
+    for name in ("collect", "tokenizer", "dynamics"):
+        run.phases[name](run, False)
+    run.epoch = 1
+    return run
+
+
+def taught(run):
+    run.phases["policy"](run, False)
+    assert run.count["policy"] > 0
+    return torch.cat([p.detach().flatten() for p in run.policy.parameters()])
+
+
+def test_a_real_reward_reaches_the_policy_only_through_the_reward_head(tmp_path):
+    """Other real rewards and terminations in the replay: bit-equal policies. Another reward head: another policy."""
+    same, spoilt, other = (prepared(tmp_path / name) for name in ("same", "spoilt", "other"))
+    untaught = torch.cat([p.detach().flatten() for p in same.policy.parameters()])
+    arrays = spoilt.replay._arrays
+    arrays["reward"][:] = 100.0 - arrays["reward"]
+    for name in ("terminated", "truncated"):
+        arrays[name][:] = ~arrays[name]
+    with torch.no_grad():
+        for parameter in other.world_model.reward.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    expected = taught(same)
+    assert not torch.equal(expected, untaught)
+    assert torch.equal(taught(spoilt), expected)
+    assert not torch.equal(taught(other), expected)

@@ -1,0 +1,219 @@
+"""The composed world model: what its losses mask, what learns from them, and that state is a value."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import close, discover, rouse, steps_of
+
+from tokenworld.actions import DiscreteAction
+from tokenworld.backbones.gpt import GPT
+from tokenworld.heads import SignReward, Termination
+from tokenworld.interfaces import Codes, Shapes
+from tokenworld.nn import make_optimizer, masked_mean, sample_categorical, total_loss
+from tokenworld.tokenizers.patch import PatchTokenizer
+from tokenworld.world_model import WorldModel
+
+FRAME = (1, 4, 6)  # 2 x 3 patches
+B, T = 3, 11
+FIRST = [(0, 0), (1, 5), (2, 1), (2, 9)]
+
+
+@pytest.fixture(params=discover("decoding"), ids=lambda part: part.name.split(".")[-1])
+def model(request):
+    tokenizer = PatchTokenizer(frame_shape=FRAME, patch=2, vocab_size=8, dim=8, hidden=16)
+    shapes = Shapes(FRAME, 3, tokenizer.grid, tokenizer.K, 8, 8, 16)
+    parts = dict(
+        tokenizer=tokenizer,
+        backbone=GPT(layers=2, heads=2, dim=16, context=4),
+        decoding=request.param(shapes=shapes, action=DiscreteAction(actions=3, dim=16)),
+        reward=SignReward(dim=16, hidden=8),
+        termination=Termination(dim=16, hidden=8),
+    )
+    return rouse(WorldModel(shapes=shapes, **parts))
+
+
+def real(first=FIRST, rows=B, seed=0):
+    return steps_of(rows, T, first=first, frame=FRAME, seed=seed)
+
+
+def loss_of(model, steps):
+    return total_loss(model(steps), model.weights, steps)
+
+
+# ----------------------------------------------------------------------------------------------------------------- losses
+
+
+def test_losses_and_their_weights(model):
+    steps = real()
+    losses = model(steps)
+    assert losses.keys() == model.weights.keys()
+    assert losses["reward"].shape == losses["termination"].shape == (B, T)
+    for missing in model.weights:
+        with pytest.raises(AssertionError):
+            total_loss(losses, {name: w for name, w in model.weights.items() if name != missing}, steps)
+    with pytest.raises(AssertionError):
+        total_loss(losses, model.weights | {"extra": 1.0}, steps)
+
+
+def test_total_loss_by_hand():
+    steps = real(rows=2, first=[(0, 3)])
+    steps.valid[1, 8:] = False
+    losses = {"a": torch.rand(2, T - 1), "b": torch.rand(2, T), "c": torch.tensor(5.0)}
+    got = total_loss(losses, {"a": 1.0, "b": 0.5, "c": 2.0}, steps)
+    counts = [(b, t) for b in range(2) for t in range(T) if not (b == 0 and t == 2) and not (b == 1 and t >= 8)]
+    a = [losses["a"][at] for at in counts if at[1] < T - 1]
+    b = [losses["b"][at] for at in counts]
+    assert close(got, sum(a) / len(a) + 0.5 * sum(b) / len(b) + 10)
+    nothing = replace(steps, valid=torch.zeros_like(steps.valid))
+    assert masked_mean(torch.full((2, T), float("nan")), nothing) == 0
+
+
+@torch.no_grad()
+def test_rows_without_an_action_do_not_count(model):
+    """An episode's last row: neither its reward, nor its end, nor its action, nor the border behind it."""
+    steps = real()
+    expected = loss_of(model, steps)
+    dead = ~steps.acted
+    assert dead.sum() == 3
+    assert torch.equal(loss_of(model, replace(steps, reward=torch.where(dead, 1 - steps.reward, steps.reward))), expected)
+    assert torch.equal(loss_of(model, replace(steps, terminated=steps.terminated ^ dead)), expected)
+    assert torch.equal(loss_of(model, replace(steps, action=torch.where(dead, (steps.action + 1) % 3, steps.action))), expected)
+    live = steps.acted.nonzero()[4]
+    reward = steps.reward.clone()
+    reward[tuple(live)] = (reward[tuple(live)] + 2) % 3 - 1
+    assert not torch.equal(loss_of(model, replace(steps, reward=reward)), expected)
+
+
+@torch.no_grad()
+def test_padding_does_not_count(model):
+    steps = real(first=())
+    padded = replace(steps, valid=steps.valid & (torch.arange(T) < 7))
+    expected = loss_of(model, padded)
+    other = replace(padded, obs=torch.cat([steps.obs[:, :8], 255 - steps.obs[:, 8:]], 1), reward=steps.reward * (torch.arange(T) < 7))
+    assert close(loss_of(model, other), expected, 1e-6)
+
+
+def test_reward_and_end_belong_to_their_own_step(model):
+    """reward[t] and terminated[t] are predicted by the h that has seen frame t and action t, and nothing later."""
+    steps = real(first=())
+    for name, t in (("reward", 4), ("termination", 6)):
+        h = model.decoding.loss(model.backbone, model.encode(steps), steps)[1]
+        head = getattr(model, name)
+        target = steps.reward if name == "reward" else steps.terminated
+        assert close(model(steps)[name][:, t], head(h[:, t]).loss(target[:, t]), 1e-6)
+        action = steps.action.clone()
+        action[:, t] = (action[:, t] + 1) % 3
+        moved = (model(replace(steps, action=action))[name] - model(steps)[name]).abs()
+        assert (moved[:, :t] == 0).all() and (moved[:, t] > 0).all()
+        obs = steps.obs.clone()
+        obs[:, t + 1] = 255 - obs[:, t + 1]
+        moved = (model(replace(steps, obs=obs))[name] - model(steps)[name]).abs()
+        assert (moved[:, : t + 1] == 0).all() and moved[:, t + 1].max() > 0
+
+
+def test_the_dynamics_loss_trains_all_but_the_tokenizer(model):
+    steps = real()
+    model.train()
+    before = {name: value.clone() for name, value in model.tokenizer.state_dict().items()}
+    loss_of(model, steps).backward()
+    assert all(p.grad is None for p in model.tokenizer.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.tokenizer.state_dict().items())
+    assert all(p.grad is not None and p.grad.abs().max() > 0 for p in model.dynamics_modules().parameters())
+    own, theirs = {id(p) for p in model.dynamics_modules().parameters()}, {id(p) for p in model.tokenizer.parameters()}
+    assert not own & theirs and own | theirs == {id(p) for p in model.parameters()}
+
+
+# ------------------------------------------------------------------------------------------------------------------ state
+
+
+def same(one, two, atol=2e-5):
+    return (
+        torch.equal(one.codes.indices, two.codes.indices)
+        and close(one.h, two.h, atol)
+        and close(one.reward.mean, two.reward.mean, atol)
+        and close(one.terminated.mean, two.terminated.mean, atol)
+    )
+
+
+def test_rollout_equals_repeated_step(model):
+    steps, S, H = real(first=()), 2, 6
+    actions, noise = torch.randint(3, (B, S, H)), torch.rand(B, S, H, 6)
+    _, state = model.start(steps)
+    rolled = model.rollout(state, actions, noise)
+    assert len(rolled) == H and rolled[0].h.shape == (B * S, 16)
+    again = model.rollout(state, actions, noise)  # the argument stays usable
+    assert all(same(a, b) for a, b in zip(rolled, again, strict=True))
+    for b in range(B):
+        for s in range(S):
+            _, state = model.start(steps[b : b + 1])
+            for t in range(H):
+                prediction, state = model.step(state, actions[b, s, t : t + 1], noise[b, s, t : t + 1])
+                row = rolled[t]
+                assert torch.equal(prediction.codes.indices[0], row.codes.indices[b * S + s])
+                assert close(prediction.h[0], row.h[b * S + s])
+
+
+def test_step_agrees_with_the_losses(model):
+    """What `observe` predicts while real frames come in is what `forward` scores: h, reward and end."""
+    steps = real()
+    h = model.decoding.loss(model.backbone, model.encode(steps), steps)[1]
+    _, state = model.start(steps[:, :1])
+    for t in range(1, T):
+        prediction, state = model.observe(state, steps.action[:, t - 1], steps.obs[:, t], steps.first[:, t])
+        on = ~steps.first[:, t]
+        assert close(prediction.h[on], h[:, t - 1][on]) and (prediction.h[~on] == 0).all()
+        assert close(prediction.reward.mean[on], model.reward(h[:, t - 1]).mean[on])
+        assert close(prediction.terminated.mean[on], model.termination(h[:, t - 1]).mean[on])
+
+
+def test_a_new_episode_begins_afresh(model):
+    """Rows with `first` go on as if nothing had been before; the other rows go on as if nothing had happened."""
+    steps, later = real(first=()), real(first=(), seed=1)
+    _, state = model.start(steps)
+    _, state = model.observe(state, steps.action[:, -1], later.obs[:, 0], torch.tensor([False, True, False]))
+    _, fresh = model.start(later[1:2, :1])
+    joined = torch.cat([steps.obs, later.obs], 1)
+    whole = replace(steps_of(B, 2 * T, frame=FRAME), obs=joined, action=torch.cat([steps.action, later.action], 1))
+    h = model.decoding.loss(model.backbone, model.encode(whole), whole)[1]
+    for t in range(1, T):
+        frame, none = later.obs[:, t], torch.zeros(B, dtype=torch.bool)
+        got, state = model.observe(state, later.action[:, t - 1], frame, none)
+        expected, fresh = model.observe(fresh, later.action[1:2, t - 1], frame[1:2], none[:1])
+        assert close(got.h[1:2], expected.h) and close(got.logprob[1:2], expected.logprob)
+        assert close(got.h[[0, 2]], h[[0, 2], T + t - 1])
+
+
+def test_start_from_codes_or_frames(model):
+    steps = real()
+    one, _ = model.start(steps)
+    two, _ = model.start(steps, model.encode(steps))
+    assert torch.equal(one.h, two.h) and torch.equal(one.codes.indices, two.codes.indices)
+    assert torch.equal(model.view(one).decode(), model.decode(Codes(one.codes.indices))[:, 0])
+
+
+# --------------------------------------------------------------------------------------------------------------------- nn
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_sampling_by_inverse_cdf(temperature):
+    logits, N = torch.tensor([2.0, 0.0, -1.0, 0.5]), 10_000
+    noise = (torch.arange(N) + 0.5) / N
+    index = sample_categorical(logits.expand(N, 4), noise, temperature)
+    assert close(torch.bincount(index, minlength=4) / N, (logits / temperature).softmax(-1), 2 / N)
+    assert (index.diff() >= 0).all()
+
+
+def test_sampling_at_the_edges():
+    logits = torch.tensor([[float("-inf"), 0.0, float("-inf"), 0.0, float("-inf")]]).expand(3, 5)
+    assert sample_categorical(logits, torch.tensor([0.0, 0.49999, 1 - 2**-24])).tolist() == [1, 1, 3]
+    assert sample_categorical(torch.tensor([[1.0, 3.0, 2.0]]), torch.tensor([0.999]), 0).tolist() == [1]
+
+
+def test_only_linear_weights_decay(model):
+    groups = make_optimizer(model.dynamics_modules(), lr=1e-3, weight_decay=0.1).param_groups
+    decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+    names = {name for name, p in model.dynamics_modules().named_parameters() if id(p) in decayed}
+    assert any("qkv.weight" in name for name in names)
+    assert not any("norm" in name or "bias" in name or "code." in name or "table" in name or "place" in name for name in names)
+    assert sum(len(group["params"]) for group in groups) == len(list(model.dynamics_modules().parameters()))
