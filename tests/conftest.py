@@ -1,8 +1,8 @@
-"""What all tests share: a stricter world than users have, and the discovery of parts that runs every file's contract."""
+"""What all tests share: a stricter world than users have, and the discovery of parts."""
 
 import os
 
-os.environ.setdefault("TOKENWORLD_DEBUG", "1")  # before the import: using a consumed state raises, here and in subprocesses
+os.environ.setdefault("TOKENWORLD_DEBUG", "1")  # using a consumed state raises, here and in subprocesses
 
 import importlib
 import inspect
@@ -31,7 +31,7 @@ def _seeded():
     torch.manual_seed(0)
 
 
-# ------------------------------------------------------------------------------------------------------------- discovery
+# ------------------------------------------------------------------------------------------------------------ discovery
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def each(folder: str):
     return [pytest.param(part, id=part.name.split(".")[-1]) for part in discover(folder)]
 
 
-# --------------------------------------------------------------------------------------------------------------- builders
+# ------------------------------------------------------------------------------------------------------------- builders
 
 
 def shapes(K: int = 3, V: int = 5, D: int = 16, A: int = 3, frame: tuple[int, int, int] = (2, 10, 8)) -> Shapes:

@@ -1,4 +1,4 @@
-"""The contract of decodings: every file of decoding/ with every file of backbones/, found by discovery as in test_contracts.py."""
+"""The contract of decodings: every file of decoding/ with every file of backbones/, found by discovery."""
 
 from dataclasses import replace
 
@@ -19,7 +19,7 @@ pairs = pytest.mark.parametrize("decoding, backbone", [
 
 
 def replayed(body, head, codes, steps, start):
-    """Teacher forcing by hand: `start` on so many frames, then `step` on each further one. logprob (B, n, K), h (B, n, D)."""
+    """`start` on so many frames, then `step` on each further one: logprob (B, n, K), h (B, n, D)."""
     prediction, state = head.start(body, Codes(codes.indices[:, :start]), steps[:, :start])
     predictions = [prediction]
     for t in range(start, codes.indices.shape[1]):
@@ -48,7 +48,7 @@ class TestDecoding:
     @pytest.mark.parametrize("start", [1, 2, 7])
     @torch.no_grad()
     def test_loss_equals_start_and_step(self, decoding, backbone, K, start):
-        """The same log-probabilities and h whether a window is read at once or step by step, over borders of episodes."""
+        """The same log-probabilities and h whether a window is read at once or step by step, over episodes' borders."""
         body, head = dynamics(decoding, backbone, K)
         codes, steps = codes_of(B, LONG, K), steps_of(B, LONG, first=FIRST)
         losses, h = head.loss(body, codes, steps)
@@ -164,14 +164,15 @@ class TestDecoding:
         body, head = dynamics(decoding, backbone, temperature=temperature)
         codes, steps = codes_of(1, 5), steps_of(1, 5)
         _, state = head.start(body, codes, steps)
-        probe = torch.arange(V)[:, None].expand(V, 3)
-        scored, _ = head.step(body, state.select(torch.zeros(V).long()), steps.action[0, -1:].expand(V), None, Codes(probe[:, None]))
+        every = Codes(torch.arange(V)[:, None, None].expand(V, 1, 3))
+        last = steps.action[0, -1:]
+        scored, _ = head.step(body, state.select(torch.zeros(V).long()), last.expand(V), None, every)
         if scored.logprob is None:
             pytest.skip("the scheme has no likelihood")
         logits = scored.logprob[:, 0]  # of the first code: it is not conditioned on the others
         assert abs(logits.exp().sum() - 1) < 1e-5
         noise = ((torch.arange(N) + 0.5) / N)[:, None].expand(N, 3)
-        sampled, _ = head.step(body, state.select(torch.zeros(N).long()), steps.action[0, -1:].expand(N), noise)
+        sampled, _ = head.step(body, state.select(torch.zeros(N).long()), last.expand(N), noise)
         frequency = torch.bincount(sampled.codes.indices[:, 0, 0], minlength=V) / N
         assert close(frequency, (logits / temperature).softmax(-1), 2 / N)
 
@@ -185,8 +186,9 @@ class TestDecoding:
         for one, two in zip(*dreams, strict=True):
             assert torch.equal(one.codes.indices, two.codes.indices)
         _, state = head.start(body, codes, steps[:, :5])
-        every = torch.arange(5).repeat(B)[:, None, None].expand(-1, 1, 3)
-        scored, _ = head.step(body, state.select(torch.arange(B).repeat_interleave(5)), steps.action[:, 4].repeat_interleave(5), None, Codes(every))
+        every = Codes(torch.arange(5).repeat(B)[:, None, None].expand(-1, 1, 3))
+        rows = torch.arange(B).repeat_interleave(5)
+        scored, _ = head.step(body, state.select(rows), steps.action[rows, 4], None, every)
         if scored.logprob is not None:
             assert torch.equal(scored.logprob[:, 0].view(B, 5).argmax(1), dreams[0][0].codes.indices[:, 0, 0])
 
@@ -194,11 +196,13 @@ class TestDecoding:
     def test_noise_decides(self, decoding, backbone):
         body, head = dynamics(decoding, backbone)
         codes, steps, noise = codes_of(B, 5), steps_of(B, LONG), torch.rand(B, 6, 3)
-        dream = [p.codes.indices for p in dreamt(body, head, codes, steps, noise)[0]]
+
+        def sampled(noise):
+            return torch.cat([p.codes.indices for p in dreamt(body, head, codes, steps, noise)[0]], 1)
+
+        dream = sampled(noise)
         torch.manual_seed(123)
-        again = [p.codes.indices for p in dreamt(body, head, codes, steps, noise)[0]]
-        other = [p.codes.indices for p in dreamt(body, head, codes, steps, torch.rand(B, 6, 3))[0]]
-        assert torch.equal(torch.stack(dream), torch.stack(again)) and not torch.equal(torch.stack(dream), torch.stack(other))
+        assert torch.equal(sampled(noise), dream) and not torch.equal(sampled(torch.rand(B, 6, 3)), dream)
 
     @torch.no_grad()
     def test_branches_do_not_interact(self, decoding, backbone):
@@ -241,7 +245,7 @@ class TestDecoding:
         _, state = head.start(body, codes_of(1, 2, K), steps_of(1, 2))
         calls = []
         handle = body.register_forward_hook(lambda *_: calls.append(1))
-        for t in range(2):
+        for _ in range(2):
             _, state = head.step(body, state, torch.zeros(1).long(), torch.rand(1, K))
         handle.remove()
         assert len(calls) == 2 * head.passes

@@ -1,4 +1,4 @@
-"""The GPT against an attention written out by hand, and the limits of its sizes. Its contract is in test_contracts.py."""
+"""The GPT against an attention written out by hand, and its limits. Its contract is in test_contracts.py."""
 
 import math
 
@@ -12,7 +12,7 @@ from tokenworld.interfaces import UserError
 
 
 def by_hand(model: GPT, x, within, begins):
-    """One row x (T, P, D) through the model, one query and one head at a time; `begins[t]` marks the first of an episode."""
+    """One row x (T, P, D) through the model, one query and one head at a time; `begins[t]`: an episode's first."""
     T, P, D = x.shape
     n = D // model.heads
     episode = begins.long().cumsum(0)
@@ -36,8 +36,9 @@ def by_hand(model: GPT, x, within, begins):
             ]
             for head in range(model.heads):
                 part = slice(head * n, (head + 1) * n)
-                score = torch.stack([turn(q[i, part], t, p) @ turn(k[j, part], *places[j]) for j in seen]) / math.sqrt(n)
-                mixed[i, part] = score.softmax(0) @ v[seen, part]
+                query = turn(q[i, part], t, p)
+                score = torch.stack([query @ turn(k[j, part], *places[j]) for j in seen])
+                mixed[i, part] = (score / math.sqrt(n)).softmax(0) @ v[seen, part]
         x = x + block.out(mixed)
         x = x + block.mlp(block.norm2(x))
     return model.norm(x).view(T, P, D)
@@ -90,7 +91,8 @@ def test_consumed_caches_are_only_noticed_in_debug(monkeypatch):
 
 
 @pytest.mark.parametrize("keywords, name", [
-    (dict(layers=0), "layers"), (dict(context=0), "context"), (dict(heads=0), "heads"), (dict(dim=18, heads=2), "dim=18"),
+    (dict(layers=0), "layers"), (dict(context=0), "context"), (dict(heads=0), "heads"),
+    (dict(dim=18, heads=2), "dim=18"),
     (dict(dropout=1.0), "dropout"), (dict(dim=0), "dim"),
 ])  # fmt: skip
 def test_bad_sizes_are_refused(keywords, name):

@@ -1,4 +1,4 @@
-"""The contract of policies, for every file of policies/; then what actor_critic.py alone has; last, where rewards come from."""
+"""The contract of policies, for every file of policies/; then actor_critic.py alone; last, where rewards come from."""
 
 import copy
 from dataclasses import replace
@@ -68,7 +68,8 @@ class TestPolicy:
         total_loss(losses, policy.weights).backward()
         for name, parameter in policy.named_parameters():
             if parameter.requires_grad:
-                assert parameter.grad is not None and parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0, name
+                grad = parameter.grad
+                assert grad is not None and grad.isfinite().all() and grad.abs().max() > 0, name
 
     def test_what_follows_a_termination_does_not_count(self, part):
         """Neither what was seen nor what was gained after the end changes loss or gradient."""
@@ -105,7 +106,7 @@ class TestPolicy:
         assert bandit(policy, 99).action.float().mean() > 0.9
 
 
-# ----------------------------------------------------------------------------------------------------------- actor-critic
+# --------------------------------------------------------------------------------------------------------- actor-critic
 
 VIEWS = ["pixels", "codes", "codes_h"]
 
@@ -152,7 +153,8 @@ def test_the_logp_of_a_lesson_is_that_of_the_action_taken(view):
     policy = rouse(build(view=view), 0.5)
     one = dream(policy, batch=1)
     N = 2000
-    many = replace(one, **{k: getattr(one, k).expand(N, *getattr(one, k).shape[1:]) for k in ("indices", "h", "frames")})
+    seen = {name: getattr(one, name) for name in ("indices", "h", "frames")}
+    many = replace(one, **{name: x.expand(N, *x.shape[1:]) for name, x in seen.items()})
     carry = policy.start(N)
     for t in range(H):
         action, carry = policy.act(view_of(many, t), carry, (torch.arange(N) + 0.5) / N)
@@ -261,7 +263,7 @@ def test_bad_values_are_refused(keywords):
         build(**keywords)
 
 
-# -------------------------------------------------------------------------------------------------- where rewards come from
+# ---------------------------------------------------------------------------------------------- where rewards come from
 
 
 def prepared(out):

@@ -20,10 +20,10 @@ def test_psnr_pools_the_squared_error_over_all_frames():
 def test_events_by_hand():
     real = torch.zeros(3, 3, 1, 5, dtype=torch.uint8)
     rec = torch.zeros_like(real)
-    real[1, 0, 0, 0] = 100; rec[1, 0, 0, 0] = 50  # recovered, exactly half
-    real[1, 0, 0, 1] = 100; rec[1, 1, 0, 1] = 100  # not: another channel
-    real[1, 0, 0, 2] = 25; rec[1, 0, 0, 3] = 60  # no real change (25 does not exceed 25); a false change
-    real[1, 0, 0, 4] = 60; rec[1, 0, 0, 4] = 130  # recovered, but it overshoots: false for precision (0.5 * 130 > 60)
+    real[1, 0, 0, 0], rec[1, 0, 0, 0] = 100, 50  # recovered, exactly half
+    real[1, 0, 0, 1], rec[1, 1, 0, 1] = 100, 100  # not: another channel
+    real[1, 0, 0, 2], rec[1, 0, 0, 3] = 25, 60  # no real change (25 does not exceed 25); a false change
+    real[1, 0, 0, 4], rec[1, 0, 0, 4] = 60, 130  # recovered, but it overshoots: false for precision (0.5 * 130 > 60)
     real[2], rec[2] = real[1], rec[1]
     first = torch.tensor([True, False, False])
     got = tokens.events(real, rec, first)
@@ -57,7 +57,8 @@ def test_usage_and_perplexity():
     indices = torch.tensor([[0, 0], [1, 1]])
     assert tokens.codebook_usage(indices, 8) == 0.25
     assert tokens.perplexity(indices, 8) == pytest.approx(2.0)
-    assert tokens.perplexity(torch.tensor([0, 0, 0, 1]), 8) == pytest.approx(math.exp(-0.75 * math.log(0.75) - 0.25 * math.log(0.25)))
+    entropy = -0.75 * math.log(0.75) - 0.25 * math.log(0.25)
+    assert tokens.perplexity(torch.tensor([0, 0, 0, 1]), 8) == pytest.approx(math.exp(entropy))
 
 
 def test_kmeans_dictionary_is_exact_when_it_holds_all_patches_and_sane_when_it_does_not():
@@ -66,14 +67,16 @@ def test_kmeans_dictionary_is_exact_when_it_holds_all_patches_and_sane_when_it_d
     frames = blocks[torch.randint(0, 6, (20, 9))]  # (20, 9, 3, 4, 4): a 3x3 grid of patches
     frames = frames.reshape(20, 3, 3, 3, 4, 4).permute(0, 3, 1, 4, 2, 5).reshape(20, 3, 12, 12)
     assert torch.equal(tokens.kmeans_baseline(frames, frames, 4, 6), frames)
-    one = tokens.kmeans_baseline(frames, frames[:1], 4, 1)  # one code: the mean over all patches, counted as often as they occur
+    one = tokens.kmeans_baseline(
+        frames, frames[:1], 4, 1
+    )  # one code: the mean patch, each counted as often as it occurs
     mean = frames.float().reshape(20, 3, 3, 4, 3, 4).mean((0, 2, 4)).round()
     assert torch.equal(one[0, :, :4, :4].float(), mean)
     assert tokens.kmeans_baseline(frames[..., :10], frames[..., :10], 4, 6).shape == (20, 3, 12, 10)
 
 
 def chain(N: int, K: int, V: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A Markov chain per position: with probability 0.1 a new code, which is then (old + 1) mod V or uniform, half and half."""
+    """A Markov chain per position: with probability 0.1 a new code, half of them (old + 1) mod V, half uniform."""
     g = torch.Generator().manual_seed(seed)
     codes = torch.zeros(N, K, dtype=torch.long)
     for t in range(1, N):
@@ -136,6 +139,7 @@ def test_bits_by_hand():
     counts = codelength.fit(codes, first, 2)
     bigram = codelength.bits_bigram(counts, previous, current)
     w, u = counts.bigram_weight, counts.unigram[0]
-    assert bigram.flatten().tolist() == pytest.approx([-math.log2((1 + w * u[0]) / (2 + w)), -math.log2((1 + w * u[1]) / (2 + w))])
+    expected = [-math.log2((1 + w * u[v]) / (2 + w)) for v in (0, 1)]
+    assert bigram.flatten().tolist() == pytest.approx(expected)
     assert codelength.bits_per_changed_token(torch.tensor([[1.0], [3.0]]), previous, current) == 3.0
     assert codelength.bits_per_changed_token(torch.tensor([[1.0]]), current[:1], current[:1]) is None

@@ -23,7 +23,9 @@ def steps_of(obs: torch.Tensor, first: torch.Tensor | None = None) -> Steps:
 
 
 def random_steps(B: int, T: int, shape: tuple[int, int, int], seed: int = 0) -> Steps:
-    return steps_of(torch.randint(0, 256, (B, T, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed)))
+    return steps_of(
+        torch.randint(0, 256, (B, T, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    )
 
 
 def build(kind: str, shape: tuple[int, int, int] = (3, 12, 12), quantizer: str = "vq", **more):
@@ -78,7 +80,11 @@ def test_gradients_of_the_mse_codebook():
     x = torch.randn(1, 30, 6, requires_grad=True)
     vectors, _, losses = quantizer(x)
     codebook = quantizer.vq._codebook.embed
-    for value, moves_x, moves_codebook in ((losses["codebook"], False, True), (losses["commitment"], True, False), (vectors.sum(), True, False)):
+    for value, moves_x, moves_codebook in (
+        (losses["codebook"], False, True),
+        (losses["commitment"], True, False),
+        (vectors.sum(), True, False),
+    ):
         gradients = torch.autograd.grad(value, [x, codebook], retain_graph=True, allow_unused=True)
         assert [g is not None and bool(g.abs().sum() > 0) for g in gradients] == [moves_x, moves_codebook]
 
@@ -162,7 +168,10 @@ def test_gradient_reaches_the_encoder_through_the_reconstruction(name, kind):
     tokenizer = build(name, quantizer=kind)
     losses, _ = tokenizer.loss(random_steps(2, 1, (3, 12, 12)))
     (losses["l1"].mean() + losses["l2"].mean()).backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in (next(tokenizer.encoder.parameters()), next(tokenizer.decoder.parameters())))
+    assert all(
+        p.grad is not None and p.grad.abs().sum() > 0
+        for p in (next(tokenizer.encoder.parameters()), next(tokenizer.decoder.parameters()))
+    )
 
 
 @pytest.mark.parametrize("name", ["patch", "vqvae"])
@@ -208,7 +217,11 @@ def test_change_weight_counts_changing_pixels_more(name):
 
 
 def unclamped(tokenizer, codes: Codes) -> torch.Tensor:
-    return tokenizer._decode(codes.vectors) if isinstance(tokenizer, VQVAE) else tokenizer.decode(Codes(vectors=codes.vectors))
+    return (
+        tokenizer._decode(codes.vectors)
+        if isinstance(tokenizer, VQVAE)
+        else tokenizer.decode(Codes(vectors=codes.vectors))
+    )
 
 
 def test_pixel_weights_by_hand():
@@ -255,7 +268,9 @@ def test_size_of_iris():
     assert len(heights) == 2 + 2 + 1  # two at 16, two at 8, one in the middle
 
 
-@pytest.mark.parametrize("shape, downsamplings, grid", [((3, 96, 96), 4, (6, 6)), ((4, 10, 10), 2, (3, 3)), ((1, 9, 15), 1, (5, 8))])
+@pytest.mark.parametrize(
+    "shape, downsamplings, grid", [((3, 96, 96), 4, (6, 6)), ((4, 10, 10), 2, (3, 3)), ((1, 9, 15), 1, (5, 8))]
+)
 def test_grid_of_any_frame(shape, downsamplings, grid):
     tokenizer = build("vqvae", shape, downsamplings=downsamplings)
     assert tokenizer.grid == grid
@@ -284,7 +299,9 @@ def test_perceptual_against_a_hand_written_vgg(tmp_path):
     a, b = torch.rand(2, 2, 3, 16, 16, generator=generator)
     expected, features = torch.zeros(2), []
     for x in (a, b):
-        x = (2 * x - 1 - torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1)) / torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1)
+        x = (2 * x - 1 - torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1)) / torch.tensor(
+            [0.458, 0.448, 0.450]
+        ).view(3, 1, 1)
         features.append([])
         for i, module in enumerate(modules):
             x = module(x)
@@ -333,7 +350,7 @@ def balls(N: int, seed: int) -> torch.Tensor:
 
 
 def test_a_small_ball_survives():
-    """One pixel in a hundred: a tokenizer that weighs patches as they come learns the empty background and loses the ball."""
+    """One pixel in a hundred: a tokenizer that weighs patches as they come learns the background, loses the ball."""
     torch.manual_seed(0)
     tokenizer = PatchTokenizer(frame_shape=(4, 10, 10), patch=2, vocab_size=32, dim=16, hidden=64)
     train(tokenizer, [steps_of(balls(256, seed)) for seed in range(10)], 150)
@@ -342,7 +359,9 @@ def test_a_small_ball_survives():
     obs = balls(256, 99)
     error = tokenizer.decode(tokenizer.encode(steps_of(obs))) - obs / 255
     assert error.abs().max() < 0.1
-    assert tokenizer.encode(steps_of(obs)).indices.unique().numel() >= 5  # nothing, and a ball at four places of a patch
+    assert (
+        tokenizer.encode(steps_of(obs)).indices.unique().numel() >= 5
+    )  # nothing, and a ball at four places of a patch
 
 
 def test_patches_are_cut_and_put_back_exactly():
@@ -360,18 +379,29 @@ def test_distinct_patches_and_their_counts():
     obs[2, 0, 0, 1, 6] = 1
     patches = tokenizer._patches(obs)
     distinct, position, inverse, count = tokenizer._distinct(patches)
-    assert sorted(zip(position.tolist(), distinct.sum(1).tolist(), count.tolist(), strict=True)) == [(0, 0, 3), (1, 0, 2), (1, 1, 1)]
+    assert sorted(zip(position.tolist(), distinct.sum(1).tolist(), count.tolist(), strict=True)) == [
+        (0, 0, 3),
+        (1, 0, 2),
+        (1, 1, 1),
+    ]
     assert torch.equal(distinct[inverse].reshape(patches.shape), patches)
 
 
 def test_rarity_weighs_distinct_patches_alike():
-    """With rarity 1 and change_weight 1 the summed loss is the mean error of the distinct patches, however often they occur."""
+    """With rarity 1 the summed loss is the mean error of the distinct patches, however often they occur."""
     obs = torch.zeros(8, 1, 1, 4, 4, dtype=torch.uint8)
     obs[7] = 255
     for rarity, share in ((1.0, 1 / 2), (0.0, 1 / 8)):
         tokenizer = build("patch", (1, 4, 4), rarity=rarity).eval()
         losses, codes = tokenizer.loss(steps_of(obs))
-        error = (tokenizer._decode(codes.vectors[[0, 7], 0, 0], torch.zeros(2, dtype=torch.long)) - torch.tensor([[0.0], [1.0]])).abs().mean(1)
+        error = (
+            (
+                tokenizer._decode(codes.vectors[[0, 7], 0, 0], torch.zeros(2, dtype=torch.long))
+                - torch.tensor([[0.0], [1.0]])
+            )
+            .abs()
+            .mean(1)
+        )
         assert losses["l1"].mean().item() == pytest.approx(((1 - share) * error[0] + share * error[1]).item(), rel=1e-5)
 
 
@@ -380,7 +410,9 @@ def test_change_weight_of_one_patch_by_hand():
     obs[0, 1, 0, 2, 3] = 200
     tokenizer = build("patch", (1, 4, 4), change_weight=10.0, rarity=0.0).eval()
     losses, codes = tokenizer.loss(steps_of(obs))
-    error = (tokenizer._decode(codes.vectors[0, 1], torch.zeros(1, dtype=torch.long))[0] - obs[0, 1].flatten() / 255).abs()
+    error = (
+        tokenizer._decode(codes.vectors[0, 1], torch.zeros(1, dtype=torch.long))[0] - obs[0, 1].flatten() / 255
+    ).abs()
     assert losses["l1"][0, 1].item() == pytest.approx(((error.sum() + 9 * error[2 * 4 + 3]) / 16).item(), rel=1e-5)
 
 

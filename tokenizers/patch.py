@@ -1,9 +1,9 @@
 """A patch tokenizer: one code per square patch, encoded and decoded by small networks that all positions share.
 
 Frames of games repeat themselves: a few thousand distinct patches make up hours of play, and what matters (a ball of
-four pixels) is rare. A convolutional tokenizer spends its capacity on the background and smears the ball. Here each distinct
-patch of a batch counts by its `rarity`-tempered frequency, the networks see only what differs from the background, and
-after training each decoder entry (position, code) is set to the mean of the patches that it stands for.
+four pixels) is rare. A convolutional tokenizer spends its capacity on the background and smears the ball. Here each
+distinct patch of a batch counts by its `rarity`-tempered frequency, the networks see only what differs from the
+background, and after training each decoder entry (position, code) is set to the mean of the patches that it stands for.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ class PatchTokenizer(nn.Module):
 
     Decoding indices is one gather from a table of all (position, code) pairs, built when first needed.
 
-    patch: side in pixels · dim: width E of the code vectors · hidden, layers: of both networks · commitment, l1, l2: loss
-    weights · change_weight: weight in l1 and l2 of pixels that differ from the previous frame (batches with T >= 2) ·
-    rarity: 0 weighs patches as they come, 1 weighs each distinct patch of a batch alike.
+    patch: side in pixels · dim: width E of the code vectors · hidden, layers: of both networks · commitment, l1, l2:
+    loss weights · change_weight: weight in l1 and l2 of pixels that differ from the previous frame (batches with T >=
+    2) · rarity: 0 weighs patches as they come, 1 weighs each distinct patch of a batch alike.
     """
 
     context = 0
@@ -51,11 +51,26 @@ class PatchTokenizer(nn.Module):
     ) -> None:
         super().__init__()
         C, H, W = frame_shape
-        check(1 <= patch <= min(H, W), f"tokenizer.patch must lie in 1..{min(H, W)} for frames of {H}x{W}", patch, "choose e.g. 8 or 2")
+        check(
+            1 <= patch <= min(H, W),
+            f"tokenizer.patch must lie in 1..{min(H, W)} for frames of {H}x{W}",
+            patch,
+            "choose e.g. 8 or 2",
+        )
         check(hidden >= 1, "tokenizer.hidden must be at least 1", hidden, "choose e.g. 256")
         check(layers >= 1, "tokenizer.layers must be at least 1", layers, "choose e.g. 2")
-        check(min(commitment, l1, l2) >= 0, "tokenizer.commitment, l1 and l2 must not be negative", (commitment, l1, l2), "choose 0 or more")
-        check(change_weight > 0, "tokenizer.change_weight must be positive", change_weight, "choose 1 to weigh all pixels alike")
+        check(
+            min(commitment, l1, l2) >= 0,
+            "tokenizer.commitment, l1 and l2 must not be negative",
+            (commitment, l1, l2),
+            "choose 0 or more",
+        )
+        check(
+            change_weight > 0,
+            "tokenizer.change_weight must be positive",
+            change_weight,
+            "choose 1 to weigh all pixels alike",
+        )
         check(0 <= rarity <= 1, "tokenizer.rarity must lie in 0..1", rarity, "choose e.g. 0.7")
         self.quantizer = Quantizer(kind=quantizer, vocab_size=vocab_size, dim=dim)
         self.frame_shape, self.patch = (C, H, W), patch
@@ -68,7 +83,9 @@ class PatchTokenizer(nn.Module):
                 f"tokenizer.patch {patch} and tokenizer.vocab_size {vocab_size} must need a table of at most "
                 f"{TABLE_LIMIT // 2**20} MB, got {size / 2**20:.0f} MB: choose a larger patch or a smaller vocabulary"
             )
-        self.weights = {"l1": l1, "l2": l2} | {name: commitment if name == "commitment" else 1.0 for name in self.quantizer.losses}
+        self.weights = {"l1": l1, "l2": l2} | {
+            name: commitment if name == "commitment" else 1.0 for name in self.quantizer.losses
+        }
         if "entropy" in self.weights:
             self.weights["entropy"] = 0.1  # the library's own default
         self.change_weight, self.rarity = change_weight, rarity
@@ -95,7 +112,10 @@ class PatchTokenizer(nn.Module):
             distinct, position, inverse, _ = self._distinct(patches)
             x = self.encoder(self._centred(distinct, position), position)  # (n, E)
             vectors, indices, _ = self.quantizer(x[None], freeze=True)
-            return Codes(indices=indices[0][inverse].reshape(B, T, K), vectors=self.embed(indices[0])[inverse].reshape(B, T, K, -1))
+            return Codes(
+                indices=indices[0][inverse].reshape(B, T, K),
+                vectors=self.embed(indices[0])[inverse].reshape(B, T, K, -1),
+            )
 
     def embed(self, indices: Tensor) -> Tensor:
         """indices (B, T, K) -> code vectors (B, T, K, E)."""
@@ -104,7 +124,7 @@ class PatchTokenizer(nn.Module):
     def decode(self, codes: Codes, past: Tensor | None = None) -> Tensor:
         """codes -> obs (B, T, C, H, W) float in 0..1.
 
-        Indices are looked up in the table, without gradient. Codes that have only vectors go through the decoder, with gradient.
+        Indices are looked up in the table, without gradient. Codes with vectors only go through the decoder, with it.
         """
         if codes.indices is None:
             B, T, K, E = codes.vectors.shape
@@ -127,13 +147,17 @@ class PatchTokenizer(nn.Module):
             self._table_of = None
             self.refitted.zero_()
 
-        weight = count ** -self.rarity
+        weight = count**-self.rarity
         weight = weight / weight[inverse].mean()  # (n,), so that its mean over all patches is 1
         if self.change_weight == 1:
             l1, l2 = ((power.mean(-1) * weight)[inverse].reshape(B, T, K) for power in (error.abs(), error.square()))
         else:
-            changed = self._patches(pixel_weights(steps, self.change_weight).expand(steps.obs.shape)) * weight[inverse].reshape(B, T, K, 1)
-            l1, l2 = ((power[inverse].reshape(patches.shape) * changed).mean(-1) for power in (error.abs(), error.square()))
+            changed = self._patches(pixel_weights(steps, self.change_weight).expand(steps.obs.shape)) * weight[
+                inverse
+            ].reshape(B, T, K, 1)
+            l1, l2 = (
+                (power[inverse].reshape(patches.shape) * changed).mean(-1) for power in (error.abs(), error.square())
+            )
         losses = {"l1": l1.mean(-1), "l2": l2.mean(-1)} | losses  # (B, T)
         codes = Codes(indices=indices[0][inverse].reshape(B, T, K), vectors=vectors[0][inverse].reshape(B, T, K, -1))
         return losses, codes
@@ -142,7 +166,7 @@ class PatchTokenizer(nn.Module):
 
     @torch.no_grad()
     def prepare(self, steps: Steps) -> None:
-        """Take the background (the median frame) and the first codebook from data, (B, T) frames; before the first update."""
+        """Take the background (median frame) and the first codebook from (B, T) frames; before the first update."""
         patches = self._patches(steps.obs)
         self.background.copy_(patches.flatten(0, 1).median(0).values / 255)
         distinct, position, _, _ = self._distinct(patches)
@@ -152,7 +176,7 @@ class PatchTokenizer(nn.Module):
 
     @torch.no_grad()
     def refit(self, batches: Iterable[Steps]) -> None:
-        """Set each used entry (position, code) of the decoder's table to the mean of its patches; after the last update.
+        """Set each used entry (position, code) of the decoder's table to its mean patch; after the last update.
 
         The next `loss` in train mode forgets it, since the codes then mean something else.
         """
@@ -185,8 +209,9 @@ class PatchTokenizer(nn.Module):
         return obs[..., :H, :W]
 
     def _distinct(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Patches (B, T, K, pixels) 0..255 -> the n distinct (patch, position) pairs (n, pixels), (n,), their index for each
-        patch (B*T*K,), how often each occurs (n,). Most patches of a game are copies of each other: this is what makes it fast."""
+        """Patches (B, T, K, pixels) 0..255 -> the n distinct (patch, position) pairs (n, pixels), (n,), their index for
+        each patch (B*T*K,), how often each occurs (n,). Most patches of a game are copies of each other: this is what
+        makes it fast."""
         B, T, K, D = patches.shape
         position = torch.arange(K, device=patches.device).repeat(B * T)
         hashes = (patches.reshape(-1, D).double() @ self.hash_weights[:D]) + position * self.hash_weights[D]

@@ -18,34 +18,52 @@ from tokenworld.interfaces import UserError
 Kind = Literal["vq", "vq_mse", "cosine", "fsq", "lfq"]
 
 DEAD = 0.03  # a code whose running count per batch falls below this is dead ...
-REVIVED = 1.0  # ... and comes back as a vector of the batch with this count, which gives it some 350 batches to find users
+REVIVED = (
+    1.0  # ... and comes back as a vector of the batch with this count, which gives it some 350 batches to find users
+)
 
 
 class Quantizer(nn.Module):
     """A codebook of V vectors of width E.
 
     kind: `vq` nearest neighbour, codebook a running mean of its users, dead codes revived (van den Oord et al. 2017,
-    appendix A.1) · `vq_mse` nearest neighbour, codebook learned by its own MSE (eq. 3 there; IRIS) · `cosine` as `vq` on the unit
-    sphere · `fsq` finite scalar quantisation (Mentzer et al. 2023) · `lfq` lookup-free quantisation (Yu et al. 2023).
-    The last two have no codebook to learn: their vectors are a linear map of a fixed grid.
+    appendix A.1) · `vq_mse` nearest neighbour, codebook learned by its own MSE (eq. 3 there; IRIS) · `cosine` as `vq`
+    on the unit sphere · `fsq` finite scalar quantisation (Mentzer et al. 2023) · `lfq` lookup-free quantisation (Yu et
+    al. 2023). The last two have no codebook to learn: their vectors are a linear map of a fixed grid.
 
     `losses` names the entries of the loss dictionary of this kind.
     """
 
     def __init__(
-        self, *, kind: Kind = "vq", vocab_size: int = 512, dim: int = 64, decay: float = 0.99, levels: list[int] | None = None
+        self,
+        *,
+        kind: Kind = "vq",
+        vocab_size: int = 512,
+        dim: int = 64,
+        decay: float = 0.99,
+        levels: list[int] | None = None,
     ) -> None:
         super().__init__()
         check(vocab_size >= 2, "tokenizer.vocab_size must be at least 2", vocab_size, "choose e.g. 512")
         check(dim >= 1, "tokenizer.dim must be at least 1", dim, "choose e.g. 64")
         check(0 <= decay < 1, "tokenizer.decay must lie in [0, 1)", decay, "choose e.g. 0.99")
-        check(kind in get_args(Kind), f"tokenizer.quantizer must be one of {', '.join(get_args(Kind))}", repr(kind), "choose vq")
+        check(
+            kind in get_args(Kind),
+            f"tokenizer.quantizer must be one of {', '.join(get_args(Kind))}",
+            repr(kind),
+            "choose vq",
+        )
         check(levels is None or kind == "fsq", "levels belong to quantizer fsq", levels, "leave them out")
         self.kind, self.V, self.E = kind, vocab_size, dim
 
         if kind == "fsq":
             self.vq = FSQ(levels=levels or fsq_levels(vocab_size), dim=dim)
-            check(self.vq.codebook_size == vocab_size, f"the product of levels must be vocab_size {vocab_size}", levels, "change one")
+            check(
+                self.vq.codebook_size == vocab_size,
+                f"the product of levels must be vocab_size {vocab_size}",
+                levels,
+                "change one",
+            )
             self.losses: tuple[str, ...] = ()
         elif kind == "lfq":
             power = vocab_size & (vocab_size - 1) == 0
@@ -65,13 +83,15 @@ class Quantizer(nn.Module):
                 commitment_weight=0.0,  # ours, below: the library drops it in eval mode
                 rotation_trick=False,
             )
-            self.vq._codebook.reset_cluster_size = REVIVED  # at the library's default, dead codes are redrawn on every batch
+            self.vq._codebook.reset_cluster_size = (
+                REVIVED  # at the library's default, dead codes are redrawn on every batch
+            )
             self.losses = ("codebook", "commitment") if learned else ("commitment",)
             if learned:
                 nn.init.uniform_(self.vq._codebook.embed, -1 / vocab_size, 1 / vocab_size)
 
     def forward(self, x: Tensor, *, freeze: bool = False) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """x (b, n, E) -> quantised vectors (b, n, E) with straight-through gradient, indices (b, n) int64, losses () each.
+        """x (b, n, E) -> code vectors (b, n, E) with straight-through gradient, indices (b, n) int64, losses ().
 
         In train mode the running-mean kinds move their codebook, unless `freeze`. Always in fp32, also under autocast.
         """
@@ -88,7 +108,7 @@ class Quantizer(nn.Module):
                 return quantized, indices.long(), {"entropy": entropy, "commitment": parts.commitment}
             if self.kind == "cosine":
                 x = F.normalize(x, dim=-1)
-            # The vectors must be read before the call moves the codebook: the gradient belongs to the codes that were chosen.
+            # Read before the call moves the codebook: the gradient belongs to the vectors that were chosen.
             codebook = self.codebook if self.kind == "vq_mse" else self.codebook.clone()
             _, indices, _ = self.vq(x.detach(), freeze_codebook=freeze)
             codes = F.embedding(indices, codebook)
@@ -101,7 +121,11 @@ class Quantizer(nn.Module):
     def codebook(self) -> Tensor:
         """The V code vectors, (V, E)."""
         if self.kind in ("fsq", "lfq"):
-            return self.embed(torch.arange(self.V, device=self.vq.implicit_codebook.device if self.kind == "fsq" else self.vq.codebook.device))
+            return self.embed(
+                torch.arange(
+                    self.V, device=self.vq.implicit_codebook.device if self.kind == "fsq" else self.vq.codebook.device
+                )
+            )
         return self.vq.codebook
 
     def embed(self, indices: Tensor) -> Tensor:
@@ -139,7 +163,7 @@ def fsq_levels(vocab_size: int) -> list[int]:
         if found:
             return found[0]
     raise UserError(
-        f"tokenizer.vocab_size must be a product of levels 3..8 for quantizer fsq, got {vocab_size}: choose e.g. 512 or 1024"
+        f"tokenizer.vocab_size must be a product of levels 3..8 for quantizer fsq, got {vocab_size}: choose e.g. 512"
     )
 
 

@@ -1,8 +1,9 @@
-"""A convolutional VQ-VAE (van den Oord et al. 2017) with the networks of VQGAN (Esser et al. 2021): the tokenizer of IRIS.
+"""A convolutional VQ-VAE (van den Oord et al. 2017) with the networks of VQGAN (Esser et al. 2021): IRIS's tokenizer.
 
-Faithful to IRIS (Micheli et al. 2023) at the defaults: 64x64x3 to 4x4 codes, 64 channels, two residual blocks per level, attention
-at 8 and 16, l1 + codebook + commitment. Different: frames of any size (padded at the right and bottom edge, cropped again),
-the other quantisers, l2, a weight on changing pixels, and the perceptual term only from a local file.
+Faithful to IRIS (Micheli et al. 2023) at the defaults: 64x64x3 to 4x4 codes, 64 channels, two residual blocks per
+level, attention at 8 and 16, l1 + codebook + commitment. Different: frames of any size (padded at the right and bottom
+edge, cropped again), the other quantisers, l2, a weight on changing pixels, and the perceptual term only from a local
+file.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from tokenworld.tokenizers.quantizers import Kind, Quantizer, check
 class VQVAE(nn.Module):
     """Frames (C, H, W) to a grid of ceil(H / s) x ceil(W / s) codes, s = 2 ** downsamplings, and back.
 
-    channels: of all levels · blocks: residual blocks per level (the decoder has one more) · attention: feature-map heights at
-    which a block is followed by self-attention · dim: width E of the code vectors and of the encoder's output ·
-    commitment, l1, l2: loss weights (codebook and perceptual have weight 1, lfq's entropy 0.1) · change_weight: weight in l1 and
-    l2 of pixels that differ from the previous frame (batches with T >= 2) · perceptual: a safetensors file with VGG16 and
-    LPIPS weights, see `Perceptual`.
+    channels: of all levels · blocks: residual blocks per level (the decoder has one more) · attention: feature-map
+    heights at which a block is followed by self-attention · dim: width E of the code vectors and of the encoder's
+    output · commitment, l1, l2: loss weights (codebook and perceptual have weight 1, lfq's entropy 0.1) ·
+    change_weight: weight in l1 and l2 of pixels that differ from the previous frame (batches with T >= 2) · perceptual:
+    a safetensors file with VGG16 and LPIPS weights, see `Perceptual`.
     """
 
     context = 0
@@ -55,19 +56,33 @@ class VQVAE(nn.Module):
         check(blocks >= 1, "tokenizer.blocks must be at least 1", blocks, "choose e.g. 2")
         fits = downsamplings >= 0 and 2**downsamplings <= min(H, W)
         check(fits, f"tokenizer.downsamplings must leave a code of frames of {H}x{W}", downsamplings, "choose e.g. 2")
-        check(min(commitment, l1, l2) >= 0, "tokenizer.commitment, l1 and l2 must not be negative", (commitment, l1, l2), "choose 0 or more")
-        check(change_weight > 0, "tokenizer.change_weight must be positive", change_weight, "choose 1 to weigh all pixels alike")
+        check(
+            min(commitment, l1, l2) >= 0,
+            "tokenizer.commitment, l1 and l2 must not be negative",
+            (commitment, l1, l2),
+            "choose 0 or more",
+        )
+        check(
+            change_weight > 0,
+            "tokenizer.change_weight must be positive",
+            change_weight,
+            "choose 1 to weigh all pixels alike",
+        )
         self.quantizer = Quantizer(kind=quantizer, vocab_size=vocab_size, dim=dim)
         self.frame_shape, self.change_weight = (C, H, W), change_weight
         scale = 2**downsamplings
         self.grid = (-(-H // scale), -(-W // scale))
         self.K, self.V, self.E = self.grid[0] * self.grid[1], vocab_size, dim
         self.padding = (0, self.grid[1] * scale - W, 0, self.grid[0] * scale - H)
-        self.weights = {"l1": l1, "l2": l2} | {name: commitment if name == "commitment" else 1.0 for name in self.quantizer.losses}
+        self.weights = {"l1": l1, "l2": l2} | {
+            name: commitment if name == "commitment" else 1.0 for name in self.quantizer.losses
+        }
         if "entropy" in self.weights:
             self.weights["entropy"] = 0.1  # the library's own default
 
-        heights = [self.grid[0] * 2**level for level in range(downsamplings, -1, -1)]  # of the feature maps, largest first
+        heights = [
+            self.grid[0] * 2**level for level in range(downsamplings, -1, -1)
+        ]  # of the feature maps, largest first
         self.encoder = nn.Sequential(
             nn.Conv2d(C, channels, 3, padding=1),
             *_levels(Down, channels, heights, blocks, attention),
@@ -107,7 +122,7 @@ class VQVAE(nn.Module):
         return self._decode(vectors).float().clamp(0, 1)
 
     def loss(self, steps: Steps) -> tuple[Losses, Codes]:
-        """l1, l2 and perceptual (B, T) of pixels 0..1, the quantiser's losses (). In train mode it moves an EMA codebook."""
+        """l1, l2 and perceptual (B, T) of pixels 0..1, the quantiser's losses (). Train mode moves an EMA codebook."""
         B, T = steps.obs.shape[:2]
         vectors, indices, losses = self.quantizer(self._encode(steps.obs))
         codes = Codes(indices=indices.reshape(B, T, self.K), vectors=vectors.reshape(B, T, self.K, self.E))
@@ -115,7 +130,10 @@ class VQVAE(nn.Module):
         output = self._decode(codes.vectors).float()
         error = output - target
         weight = pixel_weights(steps, self.change_weight)  # (B, T, 1, H, W)
-        losses = {"l1": (weight * error.abs()).mean((2, 3, 4)), "l2": (weight * error.square()).mean((2, 3, 4))} | losses  # (B, T)
+        losses = {
+            "l1": (weight * error.abs()).mean((2, 3, 4)),
+            "l2": (weight * error.square()).mean((2, 3, 4)),
+        } | losses  # (B, T)
         if self.perceptual is not None:
             losses["perceptual"] = self.perceptual(output.flatten(0, 1), target.flatten(0, 1)).reshape(B, T)
         return losses, codes
@@ -190,8 +208,10 @@ def group_norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
-def _levels(between: type[nn.Module], channels: int, heights: list[int], blocks: int, attention: list[int]) -> list[nn.Module]:
-    """For each height `blocks` residual blocks, each with attention if the height is listed; `between` levels, a Down or Up."""
+def _levels(
+    between: type[nn.Module], channels: int, heights: list[int], blocks: int, attention: list[int]
+) -> list[nn.Module]:
+    """For each height `blocks` residual blocks, with attention if the height is listed; between heights Down or Up."""
     modules: list[nn.Module] = []
     for level, height in enumerate(heights):
         for _ in range(blocks):
@@ -223,10 +243,10 @@ def pixel_weights(steps: Steps, change_weight: float) -> Tensor:
 
 
 class Perceptual(nn.Module):
-    """LPIPS (Zhang et al. 2018, version 0.1, VGG16): how far apart two images look. Frozen, and not saved with the model.
+    """LPIPS (Zhang et al. 2018, version 0.1, VGG16): how far apart two images look. Frozen, not saved with the model.
 
-    The file holds torchvision's VGG16 convolutions (`features.0.weight`, `features.0.bias`, `features.2.weight`, ...) and the
-    linear weights of LPIPS (`lin0.model.1.weight` (1, 64, 1, 1), ... `lin4.model.1.weight`), as safetensors.
+    The file holds torchvision's VGG16 convolutions (`features.0.weight`, `features.0.bias`, `features.2.weight`, ...)
+    and the linear weights of LPIPS (`lin0.model.1.weight` (1, 64, 1, 1), ... `lin4.model.1.weight`), as safetensors.
     """
 
     # Index of each convolution in torchvision's `features`, by block; a feature is the last ReLU of a block.
@@ -236,18 +256,23 @@ class Perceptual(nn.Module):
         super().__init__()
         if not Path(path).is_file():
             raise UserError(
-                f"tokenizer.perceptual must name a safetensors file with VGG16 and LPIPS weights, got {path} which does not "
-                "exist: leave it out or give the path of a local file"
+                "tokenizer.perceptual must name a safetensors file with VGG16 and LPIPS weights, "
+                f"got {path} which does not exist: leave it out or give the path of a local file"
             )
         names = [f"features.{i}.{kind}" for block in self.BLOCKS for i in block for kind in ("weight", "bias")]
         names += [f"lin{block}.model.1.weight" for block in range(len(self.BLOCKS))]
         try:
             tensors = load_file(path)
         except SafetensorError as error:
-            raise UserError(f"tokenizer.perceptual must name a safetensors file, got {path} ({error}): convert it") from error
+            raise UserError(
+                f"tokenizer.perceptual must name a safetensors file, got {path} ({error}): convert it"
+            ) from error
         missing = [name for name in names if name not in tensors]
         if missing:
-            raise UserError(f"tokenizer.perceptual must hold VGG16 and LPIPS weights, got {path} without {missing[0]}: convert it again")
+            raise UserError(
+                "tokenizer.perceptual must hold VGG16 and LPIPS weights, "
+                f"got {path} without {missing[0]}: convert it again"
+            )
         for name in names:
             self.register_buffer(name.replace(".", "_"), tensors[name].float(), persistent=False)
         self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188])[:, None, None], persistent=False)
@@ -261,7 +286,9 @@ class Perceptual(nn.Module):
             if block:
                 x = F.max_pool2d(x, 2)
             for i in layers:
-                x = F.relu(F.conv2d(x, getattr(self, f"features_{i}_weight"), getattr(self, f"features_{i}_bias"), padding=1))
+                x = F.relu(
+                    F.conv2d(x, getattr(self, f"features_{i}_weight"), getattr(self, f"features_{i}_bias"), padding=1)
+                )
             unit_a, unit_b = F.normalize(x, dim=1, eps=1e-10).chunk(2)
             linear = getattr(self, f"lin{block}_model_1_weight")
             distance = distance + F.conv2d((unit_a - unit_b).square(), linear).mean((1, 2, 3))

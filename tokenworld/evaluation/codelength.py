@@ -1,8 +1,8 @@
 """Code lengths of frames of codes, and the simple predictors that a world model has to beat.
 
-A frame of K codes costs sum_j -log2 p(code_j) bits. All baselines are proper distributions over V codes, fitted on training
-codes and scored on held-out ones. Indices are (N, K) int64 with `first` (N,) bool; a frame that starts an episode has no
-predecessor and is not scored (nor used to fit what looks at a predecessor).
+A frame of K codes costs sum_j -log2 p(code_j) bits. All baselines are proper distributions over V codes, fitted on
+training codes and scored on held-out ones. Indices are (N, K) int64 with `first` (N,) bool; a frame that starts an
+episode has no predecessor and is not scored (nor used to fit what looks at a predecessor).
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def fit(indices: Tensor, first: Tensor, V: int) -> CodeCounts:
 
     unigram: add-alpha counts per position, one alpha for all, chosen from 1 .. 0.0001 by leave-one-out likelihood.
     copy-last: epsilon_j by maximum likelihood, half a pseudo-count on either side keeping it off 0 and 1.
-    bigram: (count(previous, code) + w unigram(code)) / (count(previous) + w), w chosen from 0.03 .. 30 by leave-one-out likelihood.
+    bigram: (count(previous, code) + w unigram(code)) / (count(previous) + w), w chosen from 0.03 .. 30 by leave-one-out
+    likelihood.
     """
     N, K = indices.shape
     position = torch.arange(K, device=indices.device)
@@ -90,7 +91,7 @@ def bits_per_changed_token(bits: Tensor, previous: Tensor, current: Tensor) -> f
 
 
 def baselines(counts: CodeCounts, indices: Tensor, first: Tensor) -> dict[str, float | None]:
-    """Bits per predicted frame of held-out codes, indices (N, K), first (N,), and bits per changed token of the unigram.
+    """Bits per predicted frame of held-out codes, indices (N, K), first (N,), and the unigram's per changed token.
 
     Keys as in a run's summary: bits_per_frame_copy_last, bits_per_frame_unigram, bits_per_frame_bigram,
     bits_per_changed_token_unigram. All None if no frame has a predecessor.
@@ -112,7 +113,7 @@ def _keys(previous: Tensor, current: Tensor, V: int) -> Tensor:
 
 
 def _fit_copy(unigram: Tensor, previous: Tensor, current: Tensor) -> Tensor:
-    """epsilon (K,) that maximises the likelihood of copy-last: its derivative falls in epsilon, so bisection finds the root."""
+    """epsilon (K,) of the highest likelihood of copy-last: its derivative falls in epsilon, so bisection finds it."""
     same = previous == current  # (M, K)
     excess = 1 - unigram.gather(1, current.T).T
     low, high = torch.zeros(unigram.shape[0], dtype=torch.float64), torch.ones(unigram.shape[0], dtype=torch.float64)

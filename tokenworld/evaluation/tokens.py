@@ -1,7 +1,7 @@
-"""How good are the codes of a tokenizer: pixels, events, use of the codebook, and a dictionary of patches to compare with.
+"""How good a tokenizer's codes are: pixels, events, use of the codebook, and a patch dictionary to compare with.
 
-All functions are pure. Frames are (N, C, H, W), uint8 or float in 0..1; a row with `first` starts an episode, and no pair
-of consecutive frames crosses it.
+All functions are pure. Frames are (N, C, H, W), uint8 or float in 0..1; a row with `first` starts an episode, and no
+pair of consecutive frames crosses it.
 """
 
 from __future__ import annotations
@@ -29,14 +29,19 @@ def psnr(real: Tensor, reconstructed: Tensor) -> float:
 
 
 def events(real: Tensor, reconstructed: Tensor, first: Tensor) -> dict[str, float | int | None]:
-    """Do the changes of the frames survive? `recall`, `precision`, and the numbers of `real_changes`, `reconstructed_changes`.
+    """Do the frames' changes survive? `recall`, `precision`, and how many `real_changes`, `reconstructed_changes`.
 
-    A pixel changes when the largest channel difference d between consecutive frames exceeds 25/255. With d the real and e the
-    reconstructed difference (vectors over channels), a real change is recovered when e moves along d by at least half as
-    much, e.d >= 0.5 d.d; recall is the share of real changes that are. Precision turns it round: of the pixels that change in
-    the reconstruction, the share with d.e >= 0.5 e.e. None where there is nothing to recover. first (N,) bool.
+    A pixel changes when the largest channel difference d between consecutive frames exceeds 25/255. With d the real and
+    e the reconstructed difference (vectors over channels), a real change is recovered when e moves along d by at least
+    half as much, e.d >= 0.5 d.d; recall is the share of real changes that are. Precision turns it round: of the pixels
+    that change in the reconstruction, the share with d.e >= 0.5 e.e. None where there is nothing to recover. first (N,)
+    bool.
     """
-    assert real.shape == reconstructed.shape and first.shape == real.shape[:1], (real.shape, reconstructed.shape, first.shape)
+    assert real.shape == reconstructed.shape and first.shape == real.shape[:1], (
+        real.shape,
+        reconstructed.shape,
+        first.shape,
+    )
     changes = recovered = shown = true = 0
     for start in range(1, len(real), CHUNK):
         rows = slice(start - 1, min(start - 1 + CHUNK, len(real) - 1) + 1)
@@ -64,7 +69,7 @@ def codebook_usage(indices: Tensor, V: int) -> float:
 
 
 def perplexity(indices: Tensor, V: int) -> float:
-    """exp of the entropy of the codes' frequencies in indices (any shape): 1 if only one is used, V if all are alike."""
+    """exp of the entropy of the codes' frequencies in indices (any shape): 1 if one is used, V if all are alike."""
     share = torch.bincount(indices.flatten(), minlength=V).double() / indices.numel()
     return math.exp(-torch.special.xlogy(share, share).sum().item())
 
@@ -74,8 +79,8 @@ def kmeans_baseline(
 ) -> Tensor:
     """Reconstruct test frames with a plain dictionary of patches: k-means on the patches of the training frames.
 
-    train (N, C, H, W), test (M, C, H, W) uint8 -> (M, C, H, W) uint8. k-means++ starts, then `iterations` of Lloyd's algorithm;
-    equal patches are merged and weighted, which is exact. Frames are padded with zeros to whole patches.
+    train (N, C, H, W), test (M, C, H, W) uint8 -> (M, C, H, W) uint8. k-means++ starts, then `iterations` of Lloyd's
+    algorithm; equal patches are merged and weighted, which is exact. Frames are padded with zeros to whole patches.
     """
     generator = torch.Generator().manual_seed(seed)
     points, inverse = _patches(train, patch).unique(dim=0, return_inverse=True)  # (n, D)
@@ -115,7 +120,7 @@ def _patches(frames: Tensor, patch: int) -> Tensor:
 
 
 def _kmeans_plus_plus(points: Tensor, weight: Tensor, V: int, generator: torch.Generator) -> Tensor:
-    """V starting centres (V, D): each drawn with probability proportional to its weighted squared distance to the nearest so far
+    """V starting centres (V, D), each drawn in proportion to its weighted squared distance to the nearest so far
     (Arthur and Vassilvitskii 2007)."""
     chosen = [int(torch.multinomial(weight, 1, generator=generator))]
     squares = points.square().sum(1)
