@@ -195,19 +195,26 @@ class TestDecoding:
     @torch.no_grad()
     def test_noise_decides(self, decoding, backbone):
         body, head = dynamics(decoding, backbone)
-        codes, steps, noise = codes_of(B, 5), steps_of(B, LONG), torch.rand(B, 6, 3)
+        codes, steps, noise = codes_of(64, 5), steps_of(64, LONG), torch.rand(64, 6, 3)
 
         def sampled(noise):
             return torch.cat([p.codes.indices for p in dreamt(body, head, codes, steps, noise)[0]], 1)
 
         dream = sampled(noise)
         torch.manual_seed(123)
-        assert torch.equal(sampled(noise), dream) and not torch.equal(sampled(torch.rand(B, 6, 3)), dream)
+        assert torch.equal(sampled(noise), dream) and not torch.equal(sampled(torch.rand(64, 6, 3)), dream)
+        for k in range(3):  # each code has its own: the first code that differs is the one whose noise does
+            other = noise.clone()
+            other[:, :, k] = (other[:, :, k] + 0.5) % 1
+            differs = (sampled(other) != dream)[:, 0].any(0)  # (K,)
+            assert differs[k] and not differs[:k].any()
 
+    @pytest.mark.parametrize("border", [4, 5])
     @torch.no_grad()
-    def test_branches_do_not_interact(self, decoding, backbone):
+    def test_branches_do_not_interact(self, decoding, backbone, border):
+        """Row 1's episode has just begun: with a frame in memory, or with the frame that waits for its action."""
         body, head = dynamics(decoding, backbone)
-        codes, steps = codes_of(2, 6), steps_of(2, 6)
+        codes, steps = codes_of(2, 6), steps_of(2, 6, first=[(1, border)])
         index = torch.tensor([1, 0, 1])
 
         def fresh():
@@ -218,7 +225,7 @@ class TestDecoding:
             for t in range(3):
                 prediction, state = head.step(body, state, torch.full((len(noise),), action), noise[:, t])
                 out.append(prediction)
-            return torch.stack([p.h for p in out]), torch.stack([p.codes.indices for p in out])
+            return torch.stack([p.h for p in out], 1), torch.stack([p.codes.indices for p in out], 1)
 
         noise, wide = torch.rand(2, 3, 3), torch.rand(3, 3, 3)
         alone = [run(fresh(), 0, noise), run(fresh(), 1, noise), run(fresh().select(index), 2, wide)]
@@ -227,6 +234,10 @@ class TestDecoding:
         together = [run(branch, 0, noise), run(state, 1, noise), run(wider, 2, wide)]
         for (h, z), (other_h, other_z) in zip(alone, together, strict=True):
             assert close(h, other_h) and torch.equal(z, other_z)
+        for i, row in enumerate(index):  # a selected row goes on as that row does alone
+            lone = head.start(body, Codes(codes.indices[row : row + 1]), steps[row : row + 1])[1]
+            h, z = run(lone, 2, wide[i : i + 1])
+            assert close(h[0], alone[2][0][i]) and torch.equal(z[0], alone[2][1][i])
 
     @torch.no_grad()
     def test_a_consumed_state_raises(self, decoding, backbone):

@@ -1,4 +1,4 @@
-"""The contract of policies, for every file of policies/; then actor_critic.py alone; last, where rewards come from."""
+"""The contract of policies, for every file of policies/; then what actor_critic.py alone has."""
 
 import copy
 from dataclasses import replace
@@ -7,7 +7,6 @@ import pytest
 import torch
 from conftest import close, each, rouse, shapes
 
-from tokenworld import commands, config
 from tokenworld.imagination import Trajectory
 from tokenworld.interfaces import Codes, UserError, View
 from tokenworld.nn import total_loss
@@ -180,6 +179,28 @@ def test_a_lesson_is_without_gradient_and_right():
             assert close(lesson.returns[b, t], last, 1e-4) and close(lesson.advantage[b, t], last - value[b, t], 1e-4)
 
 
+def test_advantages_are_standardised_over_what_counts():
+    policy = rouse(build(view="codes", normalise="advantages"))
+    alive = torch.ones(6, H + 1, dtype=torch.bool)
+    alive[2, 2:] = alive[4, 1:] = False
+    trajectory = dream(policy, alive=alive)
+    lesson = policy.lesson(replace(trajectory, reward=torch.where(alive[:, :-1], trajectory.reward, 50.0)))
+    counts = lesson.advantage[lesson.alive]
+    assert torch.equal(lesson.alive, alive[:, :-1])  # the step that ends an episode counts, what follows does not
+    assert abs(counts.mean()) < 1e-5 and abs(counts.std(correction=0) - 1) < 1e-4
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_places_are_told_apart(view):
+    """The same codes, or pixels, in another order are another frame."""
+    policy = rouse(build(view=view))
+    seen = dream(policy)
+    order = torch.tensor([1, 2, 0])
+    other = replace(seen, indices=seen.indices[..., order], frames=seen.frames.flip(-1))
+    logits = [policy.actor(policy.network.sequence(policy.network.see(x), x.carry)) for x in (seen, other)]
+    assert ((logits[0] - logits[1]).abs().amax(-1) > 1e-4).float().mean() > 0.8
+
+
 def test_losses_by_hand():
     policy = rouse(build(entropy=0.3))
     lesson = policy.lesson(dream(policy))
@@ -261,40 +282,3 @@ def test_the_target_critic_follows():
 def test_bad_values_are_refused(keywords):
     with pytest.raises(UserError, match=f"policy.*{next(iter(keywords))}"):
         build(**keywords)
-
-
-# ---------------------------------------------------------------------------------------------- where rewards come from
-
-
-def prepared(out):
-    """A tiny run with a trained tokenizer and dynamics, about to train its policy."""
-    pytest.importorskip("minatar")
-    cfg, cli = config.compose(["recipe=quickstart", "overlay=debug", "seed=1", "device=cpu", f"out={out}"])
-    run = commands.new_run(cfg, cli, ("collect", "tokenizer", "dynamics", "policy"))
-    for name in ("collect", "tokenizer", "dynamics"):
-        run.phases[name](run, False)
-    run.epoch = 1
-    return run
-
-
-def taught(run):
-    run.phases["policy"](run, False)
-    assert run.count["policy"] > 0
-    return torch.cat([p.detach().flatten() for p in run.policy.parameters()])
-
-
-def test_a_real_reward_reaches_the_policy_only_through_the_reward_head(tmp_path):
-    """Other real rewards and terminations in the replay: bit-equal policies. Another reward head: another policy."""
-    same, spoilt, other = (prepared(tmp_path / name) for name in ("same", "spoilt", "other"))
-    untaught = torch.cat([p.detach().flatten() for p in same.policy.parameters()])
-    arrays = spoilt.replay._arrays
-    arrays["reward"][:] = 100.0 - arrays["reward"]
-    for name in ("terminated", "truncated"):
-        arrays[name][:] = ~arrays[name]
-    with torch.no_grad():
-        for parameter in other.world_model.reward.parameters():
-            parameter.add_(torch.randn_like(parameter))
-    expected = taught(same)
-    assert not torch.equal(expected, untaught)
-    assert torch.equal(taught(spoilt), expected)
-    assert not torch.equal(taught(other), expected)

@@ -1,4 +1,4 @@
-"""The composed world model: what its losses mask, what learns from them, and that state is a value."""
+"""The composed world model: its losses and masks, state as a value, and what of the real world reaches a policy."""
 
 from dataclasses import replace
 
@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import close, discover, rouse, steps_of
 
+from tokenworld import commands, config
 from tokenworld.actions import DiscreteAction
 from tokenworld.backbones.gpt import GPT
 from tokenworld.heads import SignReward, Termination
@@ -71,7 +72,7 @@ def test_total_loss_by_hand():
 
 @torch.no_grad()
 def test_rows_without_an_action_do_not_count(model):
-    """An episode's last row: neither its reward, nor its end, nor its action, nor the border behind it."""
+    """An episode's last row: neither its reward, nor its end, nor its action. And no row's truncation."""
     steps = real()
     expected = loss_of(model, steps)
     dead = ~steps.acted
@@ -80,6 +81,7 @@ def test_rows_without_an_action_do_not_count(model):
         dict(reward=torch.where(dead, 1 - steps.reward, steps.reward)),
         dict(terminated=steps.terminated ^ dead),
         dict(action=torch.where(dead, (steps.action + 1) % 3, steps.action)),
+        dict(truncated=~steps.truncated),  # nobody predicts the time limit
     ):
         assert torch.equal(loss_of(model, replace(steps, **other)), expected)
     live = steps.acted.nonzero()[4]
@@ -222,3 +224,40 @@ def test_only_linear_weights_decay(model):
     assert any("qkv.weight" in name for name in names)
     assert not any(part in name for name in names for part in ("norm", "bias", "code.", "table", "place"))
     assert sum(len(group["params"]) for group in groups) == len(list(model.dynamics_modules().parameters()))
+
+
+# ---------------------------------------------------------------------------------------------- where rewards come from
+
+
+def prepared(out):
+    """A tiny run with a trained tokenizer and dynamics, about to train its policy."""
+    pytest.importorskip("minatar")
+    cfg, cli = config.compose(["recipe=quickstart", "overlay=debug", "seed=1", "device=cpu", f"out={out}"])
+    run = commands.new_run(cfg, cli, ("collect", "tokenizer", "dynamics", "policy"))
+    for name in ("collect", "tokenizer", "dynamics"):
+        run.phases[name](run, False)
+    run.epoch = 1
+    return run
+
+
+def taught(run):
+    run.phases["policy"](run, False)
+    assert run.count["policy"] > 0
+    return torch.cat([p.detach().flatten() for p in run.policy.parameters()])
+
+
+def test_a_real_reward_reaches_the_policy_only_through_the_reward_head(tmp_path):
+    """Other real rewards and terminations in the replay: bit-equal policies. Another reward head: another policy."""
+    same, spoilt, other = (prepared(tmp_path / name) for name in ("same", "spoilt", "other"))
+    untaught = torch.cat([p.detach().flatten() for p in same.policy.parameters()])
+    arrays = spoilt.replay._arrays
+    arrays["reward"][:] = 100.0 - arrays["reward"]
+    for name in ("terminated", "truncated"):
+        arrays[name][:] = ~arrays[name]
+    with torch.no_grad():
+        for parameter in other.world_model.reward.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    expected = taught(same)
+    assert not torch.equal(expected, untaught)
+    assert torch.equal(taught(spoilt), expected)
+    assert not torch.equal(taught(other), expected)

@@ -18,9 +18,7 @@ from tokenworld.interfaces import UserError
 Kind = Literal["vq", "vq_mse", "cosine", "fsq", "lfq"]
 
 DEAD = 0.03  # a code whose running count per batch falls below this is dead ...
-REVIVED = (
-    1.0  # ... and comes back as a vector of the batch with this count, which gives it some 350 batches to find users
-)
+REVIVED = 0.05  # ... and comes back as a vector of the batch with this count: some 50 batches to find users
 
 
 class Quantizer(nn.Module):

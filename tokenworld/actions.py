@@ -12,7 +12,7 @@ class DiscreteAction(nn.Module):
         super().__init__()
         self.A = actions
         self.table = nn.Embedding(actions, dim)
-        nn.init.normal_(self.table.weight, std=0.02)
+        nn.init.normal_(self.table.weight, std=0.3)
 
     def forward(self, action: Tensor) -> Tensor:
         """action (...) int64 -> (..., D)."""

@@ -17,6 +17,7 @@ from tokenworld import checkpoint, config, viz
 from tokenworld import train as training
 from tokenworld.data.collect import Collector, random_act
 from tokenworld.data.episodes import EpisodeWriter, describe, make_meta, read_episodes, read_meta
+from tokenworld.evaluation import summary
 from tokenworld.interfaces import UserError
 from tokenworld.log import Log
 from tokenworld.train import Run
@@ -96,7 +97,7 @@ def score(out: str, keys: dict) -> dict[str, Any]:
     if run.policy is None or run.count["policy"] == 0:
         raise UserError(f"{out} has no trained policy to score: expected a run of `tokenworld train` or `train policy`")
     env = (cfg["train"]["evaluate"].get("env") or {}) | {"max_steps": 10_000}
-    result = training.score(run, episodes=keys.get("episodes", 100), seed=keys.get("seed", 0) + 20_000, env=env)
+    result = summary.score(run, episodes=keys.get("episodes", 100), seed=keys.get("seed", 0) + 20_000, env=env)
     low, high = result["return_ci95"]
     print(json.dumps(result))
     run.log.say(
@@ -115,7 +116,7 @@ def dream(out: str, keys: dict) -> Path:
     held_out = run.held_out if run.held_out.rows else run.replay
     if not held_out.rows:
         raise UserError(f"{out} has no episodes to start a dream from: add data=DIR, a folder that `collect` wrote")
-    columns = training.dream_columns(run, held_out, steps=keys.get("steps", 40), seed=keys.get("seed", 0))
+    columns = summary.dream_columns(run, held_out, steps=keys.get("steps", 40), seed=keys.get("seed", 0))
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".gif":
         viz.save_gif(path, viz.side_by_side(list(columns.values())))
@@ -225,7 +226,7 @@ def _resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
 
 def _restore(run: Run, modules: dict, state: dict) -> None:
     run.restore_weights(modules)
-    for name in ("epoch", "count", "seconds", "results", "curve"):
+    for name in ("epoch", "count", "seconds", "results", "curve", "learnt_rows"):
         setattr(run, name, state[name])
 
 
@@ -289,7 +290,7 @@ def _fit(run: Run) -> dict[str, Any]:
     finally:
         if run.writer is not None:
             run.writer.close()
-    result = training.write_summary(run, run.config)
+    result = summary.write_summary(run, run.config)
     run.log.close()
     measured = result["eval"]["return_mean"]
     what = "" if measured is None else (

@@ -52,7 +52,9 @@ def masked_mean(loss: Tensor, steps: Steps | None) -> Tensor:
     """Mean of a (B, T') loss over the steps that are valid and acted (T' <= T); a () loss is returned as it is."""
     if loss.ndim == 0 or steps is None:
         return loss.mean()
-    mask = (steps.valid & steps.acted)[:, : loss.shape[1]]
+    mask = steps.valid & steps.acted
+    if loss.shape[1] < mask.shape[1]:  # a loss on the next frame needs one
+        mask = mask[:, :-1] & steps.valid[:, 1:]
     return torch.where(mask, loss, 0).sum() / mask.sum().clamp(min=1)
 
 

@@ -6,7 +6,6 @@ the phases epoch after epoch, writes a checkpoint after each, and goes on from t
 
 from __future__ import annotations
 
-import json
 import math
 import signal
 import time
@@ -18,15 +17,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tokenworld import checkpoint, viz
+from tokenworld import checkpoint
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode, EpisodeWriter
 from tokenworld.data.replay import Replay
-from tokenworld.evaluation import codelength
-from tokenworld.evaluation.dynamics import dynamics_metrics
-from tokenworld.evaluation.returns import episode_returns, mean_ci95
-from tokenworld.evaluation.tokens import codebook_usage, events, perplexity, psnr
-from tokenworld.imagination import Actor, imagine
+from tokenworld.evaluation.summary import measure_dynamics, score, tokenizer_metrics
+from tokenworld.evaluation.tokens import codebook_usage, perplexity
+from tokenworld.imagination import Actor, Trajectory, imagine
 from tokenworld.interfaces import Codes, Steps, UserError
 from tokenworld.log import Log
 from tokenworld.nn import make_optimizer, total_loss
@@ -59,6 +56,7 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)  # the newest evaluation, by part
     curve: list[list[float]] = field(default_factory=list)  # [env_steps, return_mean] of each evaluation
+    learnt_rows: int = 0  # rows that the model-free control has learnt from
     news: dict[str, float] = field(default_factory=dict)  # what the epoch's closing line tells
 
     def __post_init__(self):
@@ -113,6 +111,7 @@ class Run:
             "wall": self.log.wall,
             "results": self.results,
             "curve": self.curve,
+            "learnt_rows": self.learnt_rows,
             "log_lines": self.log.lines,
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "rng": checkpoint.rng_state(),
@@ -257,7 +256,7 @@ def train_tokenizer(
         run.update("tokenizer", optimizer, loss, clip)
     tokenizer.eval()
     if hasattr(tokenizer, "refit") and (last or (stop is not None and run.epoch == stop - 1)):
-        tokenizer.refit(steps.to(run.device) for steps, _ in run.replay.batches(64, batch, 1, run.rng))
+        tokenizer.refit(steps.to(run.device) for steps, _ in run.replay.windows(1, 256))
         run.count["tokenizer"] += 1  # a new version: cached codes are stale
     V = tokenizer.V
     report(
@@ -285,8 +284,14 @@ def train_dynamics(
     weight_decay: float = 0.01,
     warmup: int = 0,
     clip: float = 10.0,
+    recent: float = 0.0,
+    shuffle_actions: bool = False,
 ) -> None:
-    """Updates of backbone, decoding and heads on `batch` windows of `length` steps; the tokenizer is frozen here."""
+    """Updates of backbone, decoding and heads on `batch` windows of `length` steps; the tokenizer is frozen here.
+
+    `recent`: the share of a batch that is drawn from the newest tenth of the replay. `shuffle_actions` is a control: the
+    model learns from actions of other windows, so that a policy cannot learn what its actions do.
+    """
     if run.epoch < start or (stop is not None and run.epoch >= stop):
         return
     model, modules = run.world_model, run.world_model.dynamics_modules()
@@ -296,10 +301,12 @@ def train_dynamics(
         model.decoding.prepare(run.codes(run.replay, rows), steps.to(run.device))
     model.tokenizer.eval()
     modules.train()
-    for steps, rows in progress(run, run.replay.batches(updates, batch, length, run.rng), updates, "dynamics"):
+    for steps, rows in progress(run, run.replay.batches(updates, batch, length, run.rng, recent=recent), updates, "dynamics"):
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (run.count["dynamics"] + 1) / max(warmup, 1))
         steps, codes = steps.to(run.device), run.codes(run.replay, rows)
+        if shuffle_actions:
+            steps = replace(steps, action=steps.action[torch.randperm(len(rows), generator=run.shuffler).to(run.device)])
         with run.autocast():
             losses = model(steps, codes)
             loss = total_loss(losses, model.weights, steps)
@@ -327,15 +334,19 @@ def train_policy(
     lr: float = 1e-4,
     clip: float = 10.0,
     expected_reward: bool = False,
+    recent: float = 0.0,
 ) -> None:
-    """Dreams of `horizon` steps from real states, and updates on them. No real reward and no real action is learnt from."""
+    """Dreams of `horizon` steps from real states, and updates on them. No real reward and no real action is learnt from.
+
+    `recent`: the share of dreams that start in the newest tenth of the replay.
+    """
     if run.epoch < start:
         return
     model, policy = run.world_model.eval(), run.policy
     optimizer = run.optimizer("policy", policy, lr)
     K = model.shapes.codes
     gained = []
-    batches = run.replay.batches(updates, batch, burn_in, run.rng, ends="acted")
+    batches = run.replay.batches(updates, batch, burn_in, run.rng, ends="acted", recent=recent)
     for steps, rows in progress(run, batches, updates, "policy"):
         steps, codes = steps.to(run.device), run.codes(run.replay, rows)
         policy.eval()
@@ -362,6 +373,43 @@ def train_policy(
         dream_return=torch.stack(gained).mean(),
         **{name: value.mean() for name, value in losses.items()},
     )
+
+
+def train_policy_model_free(
+    run: Run,
+    last: bool,
+    *,
+    start: int = 0,
+    batch: int = 128,
+    horizon: int = 15,
+    lr: float = 1e-4,
+    clip: float = 10.0,
+) -> None:
+    """A control: the same policy learns from the newest real transitions instead of dreams, each of them once.
+
+    Put it in the place of `train_policy` (train.policy._target_) to see what the dream adds at equal numbers of real steps.
+    """
+    if run.epoch < start:
+        return
+    policy, replay = run.policy, run.replay
+    optimizer = run.optimizer("policy", policy, lr)
+    fresh, run.learnt_rows = replay.rows - run.learnt_rows, replay.rows
+    count = fresh // (horizon + 1)
+    rows = replay.rows - count * (horizon + 1) + np.arange(count * (horizon + 1)).reshape(-1, horizon + 1)  # (n, H+1)
+    policy.train()
+    for part in np.array_split(rows, max(1, count // batch)):
+        steps, codes = replay.gather(part).to(run.device), run.codes(replay, part)
+        over = ~steps.acted[:, :-1] | steps.terminated[:, :-1]  # nothing flows back over the border of two episodes
+        alive = torch.cat([steps.acted[:, :-1], steps.acted[:, -1:]], 1)
+        frames = run.world_model.decode(codes) if policy.needs_pixels else None
+        real = Trajectory(
+            codes.indices, None, steps.action[:, :-1], steps.reward[:, :-1], over, alive, frames, policy.start(len(part))
+        )
+        for losses in policy.updates(real, run.shuffler):
+            run.update("policy", optimizer, total_loss(losses, policy.weights), clip)
+            policy.track()
+    policy.eval()
+    report(run, "policy", (), updates=run.count["policy"])
 
 
 @torch.no_grad()
@@ -408,144 +456,6 @@ def evaluate(
         if run.count["dynamics"] and run.held_out.rows:
             run.results["dynamics"] = measure_dynamics(run)
             report(run, "dynamics_eval", ("bits_per_frame",), **run.results["dynamics"])
-
-
-def score(
-    run: Run, *, episodes: int, temperature: float = 1.0, seed: int = 0, envs: int = 16, env: dict | None = None
-) -> dict[str, Any]:
-    """The policy's return beside a uniform policy's, over whole real episodes, with 95 % intervals."""
-    run.world_model.eval()
-    run.policy.eval()
-    env = run.make_env(min(envs, episodes), **(env or {}))
-    generator = torch.Generator(run.device).manual_seed(seed)
-    actor = Actor(run.world_model, run.policy, generator=generator, temperature=temperature)
-    with run.log.progress(episodes, "evaluate") as bar:
-        returns, lengths = episode_returns(env, actor, episodes, seed, bar.update)
-    if "random" not in run.results:
-        rng, A = np.random.default_rng(seed), run.world_model.shapes.actions
-        uniform = lambda obs, first: torch.from_numpy(rng.integers(A, size=len(first)))  # noqa: E731
-        run.results["random"] = float(episode_returns(env, uniform, episodes, seed)[0].mean())
-    env.close()
-    mean, interval = mean_ci95(returns)
-    return {
-        "return_mean": mean,
-        "return_ci95": interval,
-        "episodes": episodes,
-        "random_return_mean": run.results["random"],
-        "length_mean": float(lengths.mean()),
-        "temperature": temperature,
-    }
-
-
-@torch.no_grad()
-def tokenizer_metrics(run: Run, limit: int = 4096) -> dict[str, float | None]:
-    """PSNR, event recall and precision, codebook usage on at most `limit` held-out frames."""
-    model = run.world_model.eval()
-    rows = np.arange(min(limit, run.held_out.rows))
-    steps = run.held_out.gather(rows[None])
-    codes = run.codes(run.held_out, rows[None])
-    frames = steps.obs[0]
-    decoded = torch.cat([model.decode(Codes(part)).cpu()[0] for part in codes.indices.split(256, 1)])
-    decoded = (decoded.clamp(0, 1) * 255).round().to(torch.uint8)
-    found = events(frames, decoded, steps.first[0])
-    return {
-        "psnr": min(psnr(frames, decoded), 100.0),  # equal frames would be infinite
-        "event_recall": found["recall"],
-        "event_precision": found["precision"],
-        "codebook_usage": codebook_usage(codes.indices, model.tokenizer.V),
-        "perplexity": perplexity(codes.indices, model.tokenizer.V),
-    }
-
-
-@torch.no_grad()
-def measure_dynamics(run: Run, limit: int = 8192, windows: int = 64) -> dict[str, float | None]:
-    """Code lengths and heads on held-out episodes, beside baselines fitted on the training codes."""
-    rows = np.arange(run.replay.rows)
-    train = run.codes(run.replay, rows[None]).indices[0].cpu()
-    first = torch.cat([run.replay.gather(part[None]).first[0] for part in np.array_split(rows, len(rows) // 4096 + 1)])
-    counts = codelength.fit(train, first, run.world_model.shapes.vocab_size)
-    length = max(2, math.ceil(min(limit, run.held_out.rows) / windows))
-    rows = np.arange(min(limit, run.held_out.rows) // length * length).reshape(-1, length)
-    steps = run.held_out.gather(rows).to(run.device)
-    return dynamics_metrics(run.world_model.eval(), steps, counts)
-
-
-def summary(run: Run, config: dict) -> dict[str, Any]:
-    """What `summary.json` says: null for what was not measured."""
-    nothing = dict.fromkeys
-    return {
-        "recipe": config.get("recipe"),
-        "seed": run.seed,
-        "env_id": run.meta.get("env_id"),
-        "env_steps": run.count["env_steps"],
-        "imagined_steps": run.count["imagined_steps"],
-        "updates": {name: run.count[name] for name in ("tokenizer", "dynamics", "policy")},
-        "wall_seconds": {"total": run.log.wall, **run.seconds},
-        "eval": nothing(["return_mean", "return_ci95", "episodes", "random_return_mean"]) | run.results.get("eval", {}),
-        "tokenizer": nothing(["psnr", "event_recall", "event_precision", "codebook_usage"]) | run.results.get("tokenizer", {}),
-        "dynamics": nothing(
-            [
-                "bits_per_frame",
-                "bits_per_frame_copy_last",
-                "bits_per_frame_unigram",
-                "bits_per_frame_bigram",
-                "bits_per_changed_token",
-                "bits_per_changed_token_unigram",
-                "reward_event_f1",
-                "termination_brier_skill",
-            ]
-        )
-        | run.results.get("dynamics", {}),
-    }
-
-
-def write_summary(run: Run, config: dict) -> dict[str, Any]:
-    """summary.json and the pictures of a finished run."""
-    result = summary(run, config)
-    path = run.out / "summary.json"
-    path.with_suffix(".tmp").write_text(json.dumps(result, indent=2) + "\n")
-    path.with_suffix(".tmp").replace(path)
-    if run.curve:
-        x, y = zip(*run.curve, strict=True)
-        viz.save_curve(
-            run.out / "learning_curve.png", x, y, random=run.results.get("random"), xlabel="real steps", ylabel="return"
-        )
-    held_out = run.held_out if run.held_out.rows else run.replay
-    if run.count["tokenizer"] and held_out.rows:
-        columns = dream_columns(run, held_out, steps=24, seed=run.seed, dynamics=run.count["dynamics"] > 0)
-        rows = [columns[name] for name in columns]
-        viz.save_png(run.out / "dream.png", viz.grid([row[:: max(1, len(row) // 12)] for row in rows]))
-        viz.save_gif(run.out / "dream.gif", viz.side_by_side(rows))
-    return result
-
-
-@torch.no_grad()
-def dream_columns(run: Run, replay: Replay, *, steps: int, seed: int, dynamics: bool = True) -> dict[str, np.ndarray]:
-    """Videos (T, H, W, 3) real, reconstructed and imagined, from one start and with the real actions.
-
-    The start is drawn from those with the fewest episode ends in the `steps` that follow.
-    """
-    model = run.world_model.eval()
-    context = min(model.backbone.context, 8)
-    T = min(context + steps, replay.rows)
-    rng = np.random.default_rng(seed)
-    candidates = [replay.sample(1, T, rng) for _ in range(64)]
-    real, rows = min(candidates, key=lambda c: int(c[0].first[0, 1:].sum()))
-    codes = run.codes(replay, rows)
-    columns = {"real": viz.to_rgb(real.obs[0, -steps:].numpy())}
-    decoded = model.decode(codes).float().cpu()
-    columns["reconstructed"] = viz.to_rgb(decoded[0, -steps:].numpy())
-    if dynamics:
-        real = real.to(run.device)
-        start = T - steps if T > steps else 1
-        _, state = model.start(real[:, :start], Codes(codes.indices[:, :start]))
-        generator = torch.Generator(run.device).manual_seed(seed)
-        noise = torch.rand(1, 1, T - start, model.shapes.codes, generator=generator, device=run.device)
-        predictions = model.rollout(state, real.action[:, None, start - 1 : -1], noise)
-        frames = torch.cat([model.decode(p.codes) for p in predictions], 1).float().cpu()
-        columns["imagined"] = viz.to_rgb(frames[0].numpy())
-        columns = {name: video[-len(frames[0]) :] for name, video in columns.items()}
-    return columns
 
 
 def report(run: Run, phase: str, shown: tuple[str, ...] = (), **numbers: Any) -> None:

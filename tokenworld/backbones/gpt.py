@@ -77,10 +77,11 @@ class GPT(nn.Module):
         self.drop = nn.Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
-        self.apply(_init)
-        for block in self.blocks:  # residual branches start small in proportion to depth (GPT-2)
-            for linear in (block.out, block.mlp[2]):
-                nn.init.normal_(linear.weight, std=0.02 / (2 * layers) ** 0.5)
+        for block in self.blocks:
+            for linear, share in ((block.qkv, 1), (block.mlp[0], 1), (block.out, 2 * layers), (block.mlp[2], 2 * layers)):
+                # scaled by width, so that small models learn as fast as large ones; branches start small (GPT-2)
+                nn.init.normal_(linear.weight, std=(linear.in_features * share) ** -0.5)
+                nn.init.zeros_(linear.bias)
         quarter = dim // heads // 4
         self.register_buffer("frequencies", 100.0 ** (-torch.arange(quarter) / max(quarter, 1)), persistent=False)
 
@@ -148,7 +149,7 @@ class GPT(nn.Module):
         """keys (S,), queries (L,), start (B,) or (B, L) -> bool (B, 1, 1 or L, S), true where a query sees a key."""
         key_step, step = key_index // P, (index // P).unsqueeze(-1)
         key_limit, limit = (key_index, index.unsqueeze(-1)) if within == "causal" else (key_step, step)
-        if within == "full" and start.ndim == 1:
+        if within == "full" and start.ndim == 1 and len(index) <= P:
             limit, step = limit[-1:], step[-1:]  # one step: all its queries see the same keys
         seen = (key_limit <= limit) & (key_step > step - self.context) & (key_index >= 0)  # (1 or L, S)
         start = start.view(start.shape[0], 1, -1, 1)
@@ -224,12 +225,6 @@ def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     cos, sin = rotation
     x = x.float()
     return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
-
-
-def _init(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)
 
 
 TINY = dict(layers=2, heads=2, dim=16, context=4)

@@ -22,6 +22,7 @@ from tokenworld.data.episodes import Episode
 from tokenworld.interfaces import Steps, UserError
 
 Ends = Literal["any", "acted"]
+NEWEST = 0.1  # the share of rows that `recent` draws from
 FIELDS = {
     "action": np.int64,
     "reward": np.float32,
@@ -116,33 +117,49 @@ class Replay:
 
     # ---------------------------------------------------------------------------------------------------- sampling
 
-    def sample(self, batch: int, length: int, rng: np.random.Generator, ends: Ends = "any") -> tuple[Steps, np.ndarray]:
+    def sample(
+        self, batch: int, length: int, rng: np.random.Generator, ends: Ends = "any", recent: float = 0.0
+    ) -> tuple[Steps, np.ndarray]:
         """Windows of `length` rows: Steps (B, T) and their rows (B, T) int64.
 
         The last row is uniform over all rows, or (`ends="acted"`) over those with an action: where imagination starts.
+        With `recent` > 0 that share of the batch is drawn from the newest tenth of them instead.
         """
-        rows = self._windows(batch, length, rng, ends)
+        rows = self._windows(batch, length, rng, ends, recent)
         return self.gather(rows), rows
 
     def sample_frames(self, batch: int, rng: np.random.Generator) -> Steps:
         """Single frames, uniform over all rows: Steps (B, 1)."""
         return self.sample(batch, 1, rng)[0]
 
-    def _windows(self, batch: int, length: int, rng: np.random.Generator, ends: Ends) -> np.ndarray:
+    def _windows(self, batch: int, length: int, rng: np.random.Generator, ends: Ends, recent: float) -> np.ndarray:
         if self.rows == 0:
             raise UserError("the replay is empty: collect at least one episode before training")
         if ends == "any":
-            last = rng.integers(0, self.rows, size=batch)  # (B,)
+            last = self._numbers(self.rows, batch, rng, recent)  # (B,)
         elif ends == "acted":
             if self._acted_rows is None:
                 self._acted_rows = np.flatnonzero(self._view("acted"))
-            last = self._acted_rows[rng.integers(0, self.steps, size=batch)]  # (B,)
+            last = self._acted_rows[self._numbers(self.steps, batch, rng, recent)]  # (B,)
         else:
             raise ValueError(f"ends must be 'any' or 'acted', got {ends!r}")
         return (last[:, None] + np.arange(1 - length, 1)) % self.rows  # (B, T)
 
+    @staticmethod
+    def _numbers(total: int, batch: int, rng: np.random.Generator, recent: float) -> np.ndarray:
+        low = np.zeros(batch, np.int64)
+        low[: round(recent * batch)] = int(total * (1 - NEWEST))
+        return rng.integers(low, total)  # (B,)
+
     def batches(
-        self, count: int, batch: int, length: int, rng: np.random.Generator, ends: Ends = "any", prefetch: int = 2
+        self,
+        count: int,
+        batch: int,
+        length: int,
+        rng: np.random.Generator,
+        ends: Ends = "any",
+        recent: float = 0.0,
+        prefetch: int = 2,
     ) -> Iterator[tuple[Steps, np.ndarray]]:
         """`count` times `sample`, prepared ahead by a thread.
 
@@ -166,7 +183,7 @@ class Replay:
                 for _ in range(count):
                     if stop.is_set():
                         return
-                    item = self.sample(batch, length, copy, ends)
+                    item = self.sample(batch, length, copy, ends, recent)
                     put((item, copy.bit_generator.state))
             except BaseException as error:  # handed over, and raised where the batch is wanted
                 put((error, None))

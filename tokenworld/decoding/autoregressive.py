@@ -42,9 +42,9 @@ class Autoregressive(nn.Module):
         self.weights = {"codes": 1.0}
         self.action = action
         self.code = nn.Embedding(V, D)
-        self.place = nn.Parameter(torch.randn(K + 1, D) * 0.02)
+        self.place = nn.Parameter(torch.randn(K + 1, D) * 0.3)
         self.logits = mlp(D, V, hidden=D)
-        nn.init.normal_(self.code.weight, std=0.02)
+        nn.init.normal_(self.code.weight, std=0.3)
 
     def loss(self, backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:
         """Cross-entropy in nats, a mean over K: {"codes": (B, T-1)}; h (B, T, D) at the action positions."""

@@ -31,22 +31,33 @@ class ParallelState:
 
 
 class Parallel(nn.Module):
-    """One forward pass per frame. temperature 0 is greedy; `prior` starts from copy/unigram statistics of the data."""
+    """One forward pass per frame. temperature 0 is greedy; `prior` starts from copy/unigram statistics of the data; `weight`
+    is that of the codes' loss, beside 1 for reward and 1 for termination."""
 
     passes = 1
 
-    def __init__(self, *, shapes: Shapes, action: nn.Module, temperature: float = 1.0, prior: bool = True):
+    def __init__(
+        self,
+        *,
+        shapes: Shapes,
+        action: nn.Module,
+        temperature: float = 1.0,
+        prior: bool = True,
+        weight: float = 1.0,
+    ):
         super().__init__()
+        if weight <= 0:
+            raise UserError(f"decoding.weight must be positive, got {weight}: choose e.g. 1.0")
         if temperature < 0:
             raise UserError(f"decoding.temperature must be at least 0, got {temperature}: choose e.g. 1.0")
         K, V, D = shapes.codes, shapes.vocab_size, shapes.dim
         self.K, self.V, self.temperature, self.prior = K, V, temperature, prior
-        self.weights = {"codes": 1.0}
+        self.weights = {"codes": weight}
         self.action = action
         self.code = nn.Embedding(V, D)
-        self.place = nn.Parameter(torch.randn(K + 1, D) * 0.02)
+        self.place = nn.Parameter(torch.randn(K + 1, D) * 0.3)
         self.logits = mlp(D, V, hidden=D, zero_last=prior)
-        nn.init.normal_(self.code.weight, std=0.02)
+        nn.init.normal_(self.code.weight, std=0.3)
         if prior:
             self.copy = nn.Parameter(torch.zeros(K))  # log odds of staying, per position
             self.frequency = nn.Parameter(torch.zeros(K, V))  # log unigram, per position

@@ -1,0 +1,160 @@
+"""What a run has learnt, measured: `summary.json` and the pictures of a run folder.
+
+The functions take the `Run` of `tokenworld.train`; they read it and change nothing but its cached codes and results.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokenworld import viz
+from tokenworld.data.replay import Replay
+from tokenworld.evaluation import codelength
+from tokenworld.evaluation.dynamics import dynamics_metrics
+from tokenworld.evaluation.returns import episode_returns, mean_ci95
+from tokenworld.evaluation.tokens import codebook_usage, events, perplexity, psnr
+from tokenworld.imagination import Actor
+from tokenworld.interfaces import Codes
+
+
+def score(
+    run, *, episodes: int, temperature: float = 1.0, seed: int = 0, envs: int = 16, env: dict | None = None
+) -> dict[str, Any]:
+    """The policy's return beside a uniform policy's, over whole real episodes, with 95 % intervals."""
+    run.world_model.eval()
+    run.policy.eval()
+    env = run.make_env(min(envs, episodes), **(env or {}))
+    generator = torch.Generator(run.device).manual_seed(seed)
+    actor = Actor(run.world_model, run.policy, generator=generator, temperature=temperature)
+    with run.log.progress(episodes, "evaluate") as bar:
+        returns, lengths = episode_returns(env, actor, episodes, seed, bar.update)
+    if "random" not in run.results:
+        rng, A = np.random.default_rng(seed), run.world_model.shapes.actions
+        uniform = lambda obs, first: torch.from_numpy(rng.integers(A, size=len(first)))  # noqa: E731
+        run.results["random"] = float(episode_returns(env, uniform, episodes, seed)[0].mean())
+    env.close()
+    mean, interval = mean_ci95(returns)
+    return {
+        "return_mean": mean,
+        "return_ci95": interval,
+        "episodes": episodes,
+        "random_return_mean": run.results["random"],
+        "length_mean": float(lengths.mean()),
+        "temperature": temperature,
+    }
+
+
+@torch.no_grad()
+def tokenizer_metrics(run, limit: int = 4096) -> dict[str, float | None]:
+    """PSNR, event recall and precision, codebook usage on at most `limit` held-out frames."""
+    model = run.world_model.eval()
+    rows = np.arange(min(limit, run.held_out.rows))
+    steps = run.held_out.gather(rows[None])
+    codes = run.codes(run.held_out, rows[None])
+    frames = steps.obs[0]
+    decoded = torch.cat([model.decode(Codes(part)).cpu()[0] for part in codes.indices.split(256, 1)])
+    decoded = (decoded.clamp(0, 1) * 255).round().to(torch.uint8)
+    found = events(frames, decoded, steps.first[0])
+    return {
+        "psnr": min(psnr(frames, decoded), 100.0),  # equal frames would be infinite
+        "event_recall": found["recall"],
+        "event_precision": found["precision"],
+        "codebook_usage": codebook_usage(codes.indices, model.tokenizer.V),
+        "perplexity": perplexity(codes.indices, model.tokenizer.V),
+    }
+
+
+@torch.no_grad()
+def measure_dynamics(run, limit: int = 8192, windows: int = 64) -> dict[str, float | None]:
+    """Code lengths and heads on held-out episodes, beside baselines fitted on the training codes."""
+    rows = np.arange(run.replay.rows)
+    train = run.codes(run.replay, rows[None]).indices[0].cpu()
+    first = torch.cat([run.replay.gather(part[None]).first[0] for part in np.array_split(rows, len(rows) // 4096 + 1)])
+    counts = codelength.fit(train, first, run.world_model.shapes.vocab_size)
+    length = max(2, math.ceil(min(limit, run.held_out.rows) / windows))
+    rows = np.arange(min(limit, run.held_out.rows) // length * length).reshape(-1, length)
+    steps = run.held_out.gather(rows).to(run.device)
+    return dynamics_metrics(run.world_model.eval(), steps, counts)
+
+
+def summary(run, config: dict) -> dict[str, Any]:
+    """What `summary.json` says: null for what was not measured."""
+    nothing = dict.fromkeys
+    return {
+        "recipe": config.get("recipe"),
+        "seed": run.seed,
+        "env_id": run.meta.get("env_id"),
+        "env_steps": run.count["env_steps"],
+        "imagined_steps": run.count["imagined_steps"],
+        "updates": {name: run.count[name] for name in ("tokenizer", "dynamics", "policy")},
+        "wall_seconds": {"total": run.log.wall, **run.seconds},
+        "eval": nothing(["return_mean", "return_ci95", "episodes", "random_return_mean"]) | run.results.get("eval", {}),
+        "tokenizer": nothing(["psnr", "event_recall", "event_precision", "codebook_usage"]) | run.results.get("tokenizer", {}),
+        "dynamics": nothing(
+            [
+                "bits_per_frame",
+                "bits_per_frame_copy_last",
+                "bits_per_frame_unigram",
+                "bits_per_frame_bigram",
+                "bits_per_changed_token",
+                "bits_per_changed_token_unigram",
+                "reward_event_f1",
+                "termination_brier_skill",
+            ]
+        )
+        | run.results.get("dynamics", {}),
+    }
+
+
+def write_summary(run, config: dict) -> dict[str, Any]:
+    """summary.json and the pictures of a finished run."""
+    result = summary(run, config)
+    path = run.out / "summary.json"
+    path.with_suffix(".tmp").write_text(json.dumps(result, indent=2) + "\n")
+    path.with_suffix(".tmp").replace(path)
+    if run.curve:
+        x, y = zip(*run.curve, strict=True)
+        viz.save_curve(
+            run.out / "learning_curve.png", x, y, random=run.results.get("random"), xlabel="real steps", ylabel="return"
+        )
+    held_out = run.held_out if run.held_out.rows else run.replay
+    if run.count["tokenizer"] and held_out.rows:
+        columns = dream_columns(run, held_out, steps=24, seed=run.seed, dynamics=run.count["dynamics"] > 0)
+        rows = [columns[name] for name in columns]
+        viz.save_png(run.out / "dream.png", viz.grid([row[:: max(1, len(row) // 12)] for row in rows]))
+        viz.save_gif(run.out / "dream.gif", viz.side_by_side(rows))
+    return result
+
+
+@torch.no_grad()
+def dream_columns(run, replay: Replay, *, steps: int, seed: int, dynamics: bool = True) -> dict[str, np.ndarray]:
+    """Videos (T, H, W, 3) real, reconstructed and imagined, from one start and with the real actions.
+
+    The start is drawn from those with the fewest episode ends in the `steps` that follow.
+    """
+    model = run.world_model.eval()
+    context = min(model.backbone.context, 8)
+    T = min(context + steps, replay.rows)
+    rng = np.random.default_rng(seed)
+    candidates = [replay.sample(1, T, rng) for _ in range(64)]
+    real, rows = min(candidates, key=lambda c: int(c[0].first[0, 1:].sum()))
+    codes = run.codes(replay, rows)
+    columns = {"real": viz.to_rgb(real.obs[0, -steps:].numpy())}
+    decoded = model.decode(codes).float().cpu()
+    columns["reconstructed"] = viz.to_rgb(decoded[0, -steps:].numpy())
+    if dynamics:
+        real = real.to(run.device)
+        start = T - steps if T > steps else 1
+        _, state = model.start(real[:, :start], Codes(codes.indices[:, :start]))
+        generator = torch.Generator(run.device).manual_seed(seed)
+        noise = torch.rand(1, 1, T - start, model.shapes.codes, generator=generator, device=run.device)
+        predictions = model.rollout(state, real.action[:, None, start - 1 : -1], noise)
+        frames = torch.cat([model.decode(p.codes) for p in predictions], 1).float().cpu()
+        columns["imagined"] = viz.to_rgb(frames[0].numpy())
+        columns = {name: video[-len(frames[0]) :] for name, video in columns.items()}
+    return columns
