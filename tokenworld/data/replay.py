@@ -147,9 +147,9 @@ class Replay:
 
     @staticmethod
     def _numbers(total: int, batch: int, rng: np.random.Generator, recent: float) -> np.ndarray:
-        low = np.zeros(batch, np.int64)
-        low[: round(recent * batch)] = int(total * (1 - NEWEST))
-        return rng.integers(low, total)  # (B,)
+        newest = round(recent * batch)
+        numbers = rng.integers(0, total, size=batch - newest)
+        return np.concatenate([rng.integers(int(total * (1 - NEWEST)), total, size=newest), numbers]) if newest else numbers
 
     def batches(
         self,
