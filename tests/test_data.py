@@ -647,3 +647,12 @@ def test_random_act_is_uniform():
     actions = act(torch.zeros(8000, 1, 1, 1, dtype=torch.uint8), torch.zeros(8000, dtype=torch.bool))
     counts = np.bincount(actions.numpy(), minlength=4)
     assert actions.dtype == torch.int64 and len(counts) == 4 and abs(counts - 2000).max() < 150
+
+
+def test_recent_draws_that_share_from_the_newest_tenth():
+    replay = Replay()
+    for _ in range(10):
+        replay.add(episode(99))
+    _, rows = replay.sample(400, 1, np.random.default_rng(0), recent=0.25)
+    newest = (rows[:, -1] >= 900).sum()
+    assert 100 <= newest <= 100 + 60  # a quarter on purpose, a tenth of the rest by chance

@@ -102,9 +102,9 @@ def test_an_unknown_sink_is_refused(tmp_path):
         Log(tmp_path, ["tensorbord"])
 
 
-@pytest.mark.parametrize("name, module", [("tensorboard", "torch.utils.tensorboard"), ("wandb", "wandb")])
-def test_a_missing_sink_names_its_extra(tmp_path, monkeypatch, name, module):
-    monkeypatch.setitem(sys.modules, module, None)  # makes the import fail
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_a_missing_sink_names_its_extra(tmp_path, monkeypatch, name):
+    monkeypatch.setitem(sys.modules, name, None)  # makes the import fail
     with pytest.raises(UserError, match=rf"tokenworld\[{name}\]"):
         Log(tmp_path, [name])
 
@@ -130,6 +130,7 @@ def test_wandb_gets_the_same_numbers(tmp_path, monkeypatch):
             seen.append("finished")
 
     class Wandb:
+        __spec__ = "installed"
         init = staticmethod(lambda **_: Run())
 
     monkeypatch.setitem(sys.modules, "wandb", Wandb)

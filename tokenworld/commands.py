@@ -19,11 +19,12 @@ from tokenworld.data.collect import Collector, random_act
 from tokenworld.data.episodes import EpisodeWriter, describe, make_meta, read_episodes, read_meta
 from tokenworld.evaluation import summary
 from tokenworld.interfaces import UserError
-from tokenworld.log import Log
+from tokenworld.log import Log, check_sinks
 from tokenworld.train import Run
 from tokenworld.world_model import WorldModel
 
 MODEL_SECTIONS = ("tokenizer", "backbone", "decoding", "action", "reward", "termination")
+COLLECT_ENVS = 8  # games that `collect` plays side by side: as many different starts
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -72,7 +73,7 @@ def collect(cfg: dict, cli: dict) -> dict[str, Any]:
         env.close()
         counts = {"train": steps, "test": max(1000, steps // 5)}
         for split, wanted in counts.items():
-            env = make_env(4)
+            env = make_env(COLLECT_ENVS)
             rng = np.random.default_rng([seed, split == "test"])
             split_seed = seed * 2 + (split == "test")
             collector = Collector(env, seed=split_seed, on_episode=writer.append, split=split)
@@ -233,6 +234,7 @@ def _restore(run: Run, modules: dict, state: dict) -> None:
 def _built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | None = None, load: bool = True) -> Run:
     """The parts of a run, untrained or (`load`) with what load.* names, and with the episodes of `data`."""
     seed = cli.get("seed", 0)
+    check_sinks(cfg["train"]["loop"].get("sinks"))
     torch.manual_seed(seed)
     np.random.seed(seed)
     device = _device(cli.get("device", "auto"))
@@ -342,6 +344,8 @@ def _with_loaded_sections(cfg: dict, cli: dict) -> tuple[dict, dict]:
             theirs, their_cli = config.load(cli[key])
             config.check(theirs)
             cfg = cfg | {name: theirs[name] for name in sections}
+            evaluate = cfg["train"]["evaluate"] | {"env": theirs["train"]["evaluate"].get("env")}
+            cfg = cfg | {"train": cfg["train"] | {"evaluate": evaluate}}
             if "data" in their_cli:
                 cli = {"data": their_cli["data"]} | cli
             elif (Path(cli[key]) / "replay").is_dir():

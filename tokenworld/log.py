@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -15,6 +16,15 @@ from tokenworld.interfaces import UserError
 
 SINKS = ("tensorboard", "wandb")
 PLAIN_EVERY = 10.0  # seconds between the progress lines of a piped run
+
+
+def check_sinks(names: Sequence[str] | None) -> None:
+    """Raises UserError for an unknown or uninstalled sink, before a run is created."""
+    for name in names or ():
+        if name not in SINKS:
+            raise UserError(f"there is no sink {name!r}: expected some of {', '.join(SINKS)}")
+        if importlib.util.find_spec(name) is None:
+            raise UserError(f"the sink {name} is not installed: run pip install 'tokenworld[{name}]'")
 
 
 class Log:
@@ -180,18 +190,13 @@ def _complete_lines(path: Path) -> int:
 
 def _open_sink(name: str, out_dir: Path):
     """A function (phase, numbers, line); phase None closes the sink."""
-    if name == "tensorboard":
-        return _tensorboard(out_dir)
-    if name == "wandb":
-        return _wandb(out_dir)
-    raise UserError(f"there is no sink {name!r}: expected some of {', '.join(SINKS)}")
+    check_sinks([name])
+    return {"tensorboard": _tensorboard, "wandb": _wandb}[name](out_dir)
 
 
 def _tensorboard(out_dir: Path):
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        raise UserError("the sink tensorboard is not installed: run pip install 'tokenworld[tensorboard]'") from None
+    from torch.utils.tensorboard import SummaryWriter
+
     writer = SummaryWriter(str(out_dir / "tensorboard"))
 
     def sink(phase: str | None, numbers: dict, line: int) -> None:
@@ -204,10 +209,8 @@ def _tensorboard(out_dir: Path):
 
 
 def _wandb(out_dir: Path):
-    try:
-        import wandb
-    except ImportError:
-        raise UserError("the sink wandb is not installed: run pip install 'tokenworld[wandb]'") from None
+    import wandb
+
     run = wandb.init(project="tokenworld", name=out_dir.name, dir=str(out_dir))
 
     def sink(phase: str | None, numbers: dict, line: int) -> None:

@@ -436,11 +436,15 @@ def evaluate(
     final_temperature: float = 1.0,
     envs: int = 16,
     env: dict | None = None,
+    kmeans: bool = False,
 ) -> None:
     """The policy's return in the real environment every so many epochs, and everything there is to measure in the last.
 
-    `env`: what differs from the training environment, e.g. {"life_loss_ends": False}.
+    `env`: what differs from the training environment, e.g. {"life_loss_ends": False}. `kmeans`: measure a plain k-means
+    dictionary of patches beside a patch tokenizer, on the same frames.
     """
+    if kmeans and not hasattr(run.world_model.tokenizer, "patch"):
+        raise UserError("train.evaluate.kmeans compares with a tokenizer of patches: set it to false for this tokenizer")
     due = run.count["policy"] > 0 and (run.epoch + 1) % every == 0
     if due or (last and run.policy is not None and run.count["policy"] > 0):
         if last:
@@ -451,7 +455,7 @@ def evaluate(
         report(run, "eval", ("return_mean",), env_steps=run.count["env_steps"], **result)
     if last:
         if run.count["tokenizer"] and run.held_out.rows:
-            run.results["tokenizer"] = tokenizer_metrics(run)
+            run.results["tokenizer"] = tokenizer_metrics(run, kmeans=kmeans)
             report(run, "tokenizer_eval", ("psnr", "event_recall"), **run.results["tokenizer"])
         if run.count["dynamics"] and run.held_out.rows:
             run.results["dynamics"] = measure_dynamics(run)

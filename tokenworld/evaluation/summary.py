@@ -17,7 +17,7 @@ from tokenworld.data.replay import Replay
 from tokenworld.evaluation import codelength
 from tokenworld.evaluation.dynamics import dynamics_metrics
 from tokenworld.evaluation.returns import episode_returns, mean_ci95
-from tokenworld.evaluation.tokens import codebook_usage, events, perplexity, psnr
+from tokenworld.evaluation.tokens import codebook_usage, events, kmeans_baseline, perplexity, psnr
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import Codes
 
@@ -50,8 +50,11 @@ def score(
 
 
 @torch.no_grad()
-def tokenizer_metrics(run, limit: int = 4096) -> dict[str, float | None]:
-    """PSNR, event recall and precision, codebook usage on at most `limit` held-out frames."""
+def tokenizer_metrics(run, limit: int = 4096, kmeans: bool = False) -> dict[str, Any]:
+    """PSNR, event recall and precision, codebook usage on at most `limit` held-out frames.
+
+    `kmeans` adds the same numbers of a plain dictionary of as many patches of the same size, fitted on the training frames.
+    """
     model = run.world_model.eval()
     rows = np.arange(min(limit, run.held_out.rows))
     steps = run.held_out.gather(rows[None])
@@ -59,13 +62,26 @@ def tokenizer_metrics(run, limit: int = 4096) -> dict[str, float | None]:
     frames = steps.obs[0]
     decoded = torch.cat([model.decode(Codes(part)).cpu()[0] for part in codes.indices.split(256, 1)])
     decoded = (decoded.clamp(0, 1) * 255).round().to(torch.uint8)
-    found = events(frames, decoded, steps.first[0])
+    tokenizer = model.tokenizer
+    result = {
+        **fidelity(frames, decoded, steps.first[0]),
+        "codebook_usage": codebook_usage(codes.indices, tokenizer.V),
+        "perplexity": perplexity(codes.indices, tokenizer.V),
+    }
+    if kmeans:
+        train = run.replay.frames(np.arange(run.replay.rows)[None])[0]
+        dictionary = kmeans_baseline(train, frames, tokenizer.patch, tokenizer.V, seed=run.seed)
+        result["kmeans"] = fidelity(frames, dictionary, steps.first[0])
+    return result
+
+
+def fidelity(frames: torch.Tensor, decoded: torch.Tensor, first: torch.Tensor) -> dict[str, float | None]:
+    """Of decoded frames (N, C, H, W) uint8 beside the real ones, first (N,): does the picture and its motion survive?"""
+    found = events(frames, decoded, first)
     return {
         "psnr": min(psnr(frames, decoded), 100.0),  # equal frames would be infinite
         "event_recall": found["recall"],
         "event_precision": found["precision"],
-        "codebook_usage": codebook_usage(codes.indices, model.tokenizer.V),
-        "perplexity": perplexity(codes.indices, model.tokenizer.V),
     }
 
 
