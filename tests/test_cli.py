@@ -44,7 +44,7 @@ def test_train_composes_a_recipe(calls):
     assert cli.main(["train", "recipe=iris", "overlay=debug", "seed=3", "out=a", "env.id=ALE/Pong-v5"]) == 0
     (name, cfg, keys), = calls
     assert name == "train" and cfg["env"]["id"] == "ALE/Pong-v5" and cfg["backbone"]["layers"] == 1
-    assert keys == {"recipe": "iris", "overlay": "debug", "seed": 3, "out": "a"}
+    assert keys == {"recipe": "iris", "overlay": "debug", "seed": 3, "out": "a", "given": ["env.id"]}
 
 
 def test_the_quick_start_needs_no_word(calls):

@@ -59,11 +59,11 @@ settings
   --resume RUN           go on with a run, bit for bit; takes no settings""",
     "collect": f"""tokenworld collect steps=N out=DIR [key=value ...]
 
-Plays `env` of the recipe with random actions and writes whole episodes to DIR.
+Plays `env` of the recipe with random actions: N steps to train on and a fifth as many (at least 1,000), from games with
+other seeds, to test on. What is in progress at the end is written as truncated episodes.
 
 examples
   tokenworld collect recipe=atari_small env.id=ALE/Breakout-v5 steps=5000 out=data/breakout
-  tokenworld collect recipe=atari_small env.id=ALE/Breakout-v5 steps=2000 seed=1 out=data/breakout-test
 
 settings
   steps=N            environment steps to write
@@ -88,7 +88,7 @@ Real, reconstructed and imagined frames side by side, from the same start and wi
 
 examples
   tokenworld dream runs/NAME out=dream.gif
-  tokenworld dream dyn data=data/breakout-test steps=50 out=ball.gif
+  tokenworld dream dyn steps=50 out=ball.gif
 
   --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
     "show": f"""tokenworld show [recipe=NAME] [against=NAME] [key=value ...]
@@ -105,9 +105,15 @@ settings
 }
 
 PHASES = ("tokenizer", "dynamics", "policy")
+COMMON_KEYS = ("recipe", "overlay", "seed", "device", "precision", "out")
+RECIPE_KEYS = {
+    "train": (*COMMON_KEYS, "data", "load.tokenizer", "load.world_model"),
+    "collect": ("recipe", "overlay", "seed", "out", "steps"),
+    "show": ("recipe", "overlay"),
+}
 RUN_KEYS = {
-    "score": ("episodes", "seed", "device", "precision"),
-    "dream": ("out", "steps", "seed", "data", "device", "precision"),
+    "score": ("episodes", "seed", "device"),
+    "dream": ("out", "steps", "seed", "data", "device"),
 }
 
 
@@ -169,7 +175,7 @@ def parse(words: list[str]):
         if phase not in PHASES:
             raise _fault(f"there is no phase {phase!r} to train: {_near(phase, PHASES)}expected {', '.join(PHASES)}, "
                          f"or none for the whole loop")
-    cfg, cli = _recipe(rest)
+    cfg, cli = _recipe(command, rest)
     if phase is not None:
         return lambda: _commands().train_phase(phase, cfg, cli)
     return lambda: getattr(_commands(), command)(cfg, cli)
@@ -182,9 +188,12 @@ def _commands():
     return commands
 
 
-def _recipe(words: list[str]) -> tuple[dict, dict]:
+def _recipe(command: str, words: list[str]) -> tuple[dict, dict]:
     from tokenworld import config
 
+    for key in (word.partition("=")[0] for word in words):
+        if key in config.CLI_KEYS and key not in RECIPE_KEYS[command]:
+            raise _fault(f"{command} takes no key {key}: expected some of {', '.join(RECIPE_KEYS[command])}, or settings")
     cfg, cli = config.compose(words)
     config.check(cfg)
     return cfg, cli
@@ -238,10 +247,10 @@ def _parse_show(words: list[str]):
     from tokenworld import config
 
     against = [word for word in words if word.startswith("against=")]
-    cfg, cli = _recipe([word for word in words if word not in against])
+    cfg, cli = _recipe("show", [word for word in words if word not in against])
     if not against:
         return lambda: _show(cfg)
-    other, _ = _recipe([f"recipe={against[-1].partition('=')[2]}"])
+    other, _ = _recipe("show", [f"recipe={against[-1].partition('=')[2]}"])
     return lambda: print(_table([("", cli["recipe"], against[-1].partition("=")[2]),
                                  *((k, _word(a), _word(b)) for k, a, b in config.difference(cfg, other))]))
 

@@ -33,6 +33,7 @@ COLLECT_ENVS = 8  # games that `collect` plays side by side: as many different s
 
 def train(cfg: dict, cli: dict) -> dict[str, Any]:
     """The whole loop. With `data`, the replay starts from a folder of episodes."""
+    cfg, cli = _with_loaded_sections(cfg, cli)
     return _fit(new_run(cfg, cli, training.PHASES))
 
 
@@ -67,16 +68,16 @@ def collect(cfg: dict, cli: dict) -> dict[str, Any]:
         raise UserError(f"{out} exists and is not empty, nothing is overwritten: choose another out=DIR or remove it first")
     log = Log(None)
     make_env = functools.partial(_make_env, cfg)
-    with _removed_on_error(out):
-        env = make_env(1)
-        writer = EpisodeWriter(out, _meta(cfg, env, seed))
-        env.close()
-        counts = {"train": steps, "test": max(1000, steps // 5)}
+    env = make_env(1)
+    meta = _meta(cfg, env, seed)
+    env.close()
+    counts = {"train": steps, "test": max(1000, steps // 5)}
+    with EpisodeWriter(out, meta) as writer:
         for split, wanted in counts.items():
             env = make_env(COLLECT_ENVS)
             rng = np.random.default_rng([seed, split == "test"])
-            split_seed = seed * 2 + (split == "test")
-            collector = Collector(env, seed=split_seed, on_episode=writer.append, split=split)
+            # game i of a vector environment is seeded with seed + i: far apart, so that no test game is a training game
+            collector = Collector(env, seed=1_000_003 * seed + 500_000 * (split == "test"), on_episode=writer.append, split=split)
             act = random_act(int(env.single_action_space.n), rng)
             with log.progress(wanted, f"collect {split}") as bar:
                 done = 0
@@ -87,7 +88,6 @@ def collect(cfg: dict, cli: dict) -> dict[str, Any]:
                     bar.update(part)
             collector.cut()
             env.close()
-        writer.close()
     log.say(f"collected {counts['train']} training and {counts['test']} test steps of {cfg['env']['id']}: {out}")
     return counts
 
@@ -117,7 +117,9 @@ def dream(out: str, keys: dict) -> Path:
     held_out = run.held_out if run.held_out.rows else run.replay
     if not held_out.rows:
         raise UserError(f"{out} has no episodes to start a dream from: add data=DIR, a folder that `collect` wrote")
-    columns = summary.dream_columns(run, held_out, steps=keys.get("steps", 40), seed=keys.get("seed", 0))
+    columns = summary.dream_columns(
+        run, held_out, steps=keys.get("steps", 40), seed=keys.get("seed", 0), dynamics=run.count["dynamics"] > 0
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".gif":
         viz.save_gif(path, viz.side_by_side(list(columns.values())))
@@ -165,8 +167,8 @@ def new_run(cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
         )
     with _removed_on_error(out):
         out.mkdir(parents=True, exist_ok=True)
+        config.save(out / "config.yaml", cfg, cli)  # first: a run that is killed from here on can be gone on with
         run = _built(out, cfg, cli, phases)
-        config.save(out / "config.yaml", cfg, cli)
         if "collect" in phases:
             run.writer = EpisodeWriter(out / "replay", run.meta)
     return run
@@ -235,6 +237,7 @@ def _built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | 
     """The parts of a run, untrained or (`load`) with what load.* names, and with the episodes of `data`."""
     seed = cli.get("seed", 0)
     check_sinks(cfg["train"]["loop"].get("sinks"))
+    training.check_settings(cfg["train"])
     torch.manual_seed(seed)
     np.random.seed(seed)
     device = _device(cli.get("device", "auto"))
@@ -248,7 +251,10 @@ def _built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | 
     if load:
         for key in ("load.tokenizer", "load.world_model"):
             if key in cli:
-                modules, _ = checkpoint.load(Path(cli[key]) / "checkpoint")
+                modules, state = checkpoint.load(Path(cli[key]) / "checkpoint")
+                part = "tokenizer" if key == "load.tokenizer" else "dynamics"
+                if state["count"][part] == 0:
+                    raise UserError(f"{key}={cli[key]} has an untrained {part}: expected the out= of `train {part}`")
                 world_model.tokenizer.load_state_dict(modules["tokenizer"])
                 if key == "load.world_model":
                     world_model.dynamics_modules().load_state_dict(modules["dynamics"])
@@ -292,8 +298,8 @@ def _fit(run: Run) -> dict[str, Any]:
     finally:
         if run.writer is not None:
             run.writer.close()
+        run.log.close()
     result = summary.write_summary(run, run.config)
-    run.log.close()
     measured = result["eval"]["return_mean"]
     what = "" if measured is None else (
         f"return {measured:.2f} [{result['eval']['return_ci95'][0]:.2f}, {result['eval']['return_ci95'][1]:.2f}],"
@@ -338,7 +344,11 @@ def _read_replay(run: Run, folder: Path) -> None:
 
 
 def _with_loaded_sections(cfg: dict, cli: dict) -> tuple[dict, dict]:
-    """What is loaded brings its own architecture, environment and episodes; the rest is the recipe's."""
+    """What is loaded brings its own architecture, environment and episodes, and episodes their environment; the rest is the
+    recipe's. A setting of the user's that this would replace is refused."""
+    asked = config.flatten(cfg)
+    if "load.tokenizer" in cli and "load.world_model" in cli:
+        raise UserError("load.world_model brings its own tokenizer: leave out load.tokenizer")
     for key, sections in (("load.tokenizer", ("env", "tokenizer")), ("load.world_model", ("env", *MODEL_SECTIONS))):
         if key in cli:
             theirs, their_cli = config.load(cli[key])
@@ -350,6 +360,17 @@ def _with_loaded_sections(cfg: dict, cli: dict) -> tuple[dict, dict]:
                 cli = {"data": their_cli["data"]} | cli
             elif (Path(cli[key]) / "replay").is_dir():
                 cli = {"data": str(Path(cli[key]) / "replay")} | cli
+    if "data" in cli and not any(key in cli for key in ("load.tokenizer", "load.world_model")):
+        meta = read_meta(cli["data"])
+        known = {key: value for key, value in meta["preprocessing"].items() if key in cfg["env"]}
+        cfg = cfg | {"env": cfg["env"] | {"id": meta["env_id"]} | known}
+    loaded = config.flatten(cfg)
+    for key in cli.get("given", []):
+        if asked.get(key) != loaded.get(key):
+            source = next(name for name in ("load.world_model", "load.tokenizer", "data") if name in cli)
+            raise UserError(
+                f"{key}={asked.get(key)} contradicts {source}={cli[source]}, which has {loaded.get(key)}: leave out {key}"
+            )
     return cfg, cli
 
 

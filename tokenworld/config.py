@@ -82,7 +82,7 @@ def compose(words: list[str], recipe: str = DEFAULT_RECIPE) -> tuple[dict, dict]
     `recipe=` names a shipped recipe or a YAML file of the user's. `overlay=` merges a file over it; it may only set
     keys that the recipe has. `~key` removes a key. Raises UserError; does not check the recipe (see `check`).
     """
-    cli, overrides = {"recipe": recipe}, []
+    cli, overrides, given = {"recipe": recipe}, [], []
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in CLI_KEYS:
@@ -93,6 +93,10 @@ def compose(words: list[str], recipe: str = DEFAULT_RECIPE) -> tuple[dict, dict]
             overrides.append(word)
         else:
             raise _user_error(f"cannot read {word!r}: expected key=value, for example {_example_override(word)}")
+        if key not in CLI_KEYS:
+            given.append(key.lstrip("~"))
+    if given:
+        cli["given"] = sorted(given)  # so that nothing the user set is silently replaced by what is loaded
     cfg = _hydra(cli["recipe"], cli.get("overlay"), overrides)
     trust(cfg)
     return cfg, cli
@@ -427,7 +431,9 @@ def save(path: Path | str, cfg: dict, cli: dict) -> None:
     import yaml
 
     body = {key: value for key, value in cfg.items() if key != "meta"} | {"command": cli, "meta": meta()}
-    Path(path).write_text(yaml.safe_dump(body, sort_keys=False), encoding="utf-8")
+    temporary = Path(path).with_suffix(".tmp")
+    temporary.write_text(yaml.safe_dump(body, sort_keys=False), encoding="utf-8")
+    temporary.replace(path)
 
 
 def load(path: Path | str) -> tuple[dict, dict]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenworld.interfaces import UserError
-from tokenworld.nn import mlp, sample_categorical
+from tokenworld.nn import log_prob, mlp, sample_categorical
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Sign:
 
     def loss(self, target: Tensor) -> Tensor:
         """Cross-entropy in nats of the sign of a real reward."""
-        return _cross_entropy(self.logits, target.sign().long() + 1)
+        return -log_prob(self.logits, target.sign().long() + 1)
 
     @property
     def mean(self) -> Tensor:
@@ -45,14 +45,13 @@ class TwoHot:
         above = torch.searchsorted(bins, z).clamp(1, len(bins) - 1)
         below = above - 1
         share = (z - bins[below]) / (bins[above] - bins[below])
-        logp = self.logits.float().log_softmax(-1)
-        loss_below = -logp.gather(-1, below.unsqueeze(-1)).squeeze(-1)
-        loss_above = -logp.gather(-1, above.unsqueeze(-1)).squeeze(-1)
-        return (1 - share) * loss_below + share * loss_above
+        return -(1 - share) * log_prob(self.logits, below) - share * log_prob(self.logits, above)
 
     @property
     def mean(self) -> Tensor:
-        return (self.logits.float().softmax(-1) * self.centres).sum(-1)
+        """The halves are mirrored before they are summed: huge opposite centres must cancel exactly (DreamerV3)."""
+        p, half = self.logits.float().softmax(-1), len(self.centres) // 2
+        return ((p[..., half + 1 :] - p[..., :half].flip(-1)) * self.centres[half + 1 :]).sum(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
         return self.centres[sample_categorical(self.logits, noise)]
@@ -88,7 +87,10 @@ class SignReward(nn.Module):
 
 
 class TwoHotReward(nn.Module):
-    """DreamerV3's reward head: `bins` centres spaced evenly in symlog units from -limit to limit."""
+    """DreamerV3's reward head: `bins` centres spaced evenly in symlog units from -limit to limit.
+
+    Dream with its mean (train.policy.expected_reward=true): a sample may be a far bin that only has rounding's mass.
+    """
 
     def __init__(self, *, dim: int, hidden: int = 256, bins: int = 255, limit: float = 20.0):
         super().__init__()
@@ -120,7 +122,3 @@ def symlog(x: Tensor) -> Tensor:
 def symexp(x: Tensor) -> Tensor:
     """The inverse of symlog."""
     return x.sign() * x.abs().expm1()
-
-
-def _cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
-    return -logits.float().log_softmax(-1).gather(-1, target.unsqueeze(-1)).squeeze(-1)

@@ -16,6 +16,7 @@ are what `env.step(action[t])` returned, and `obs[t+1]` came with them. An episo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -114,6 +115,8 @@ class Tokenizer(Protocol):
     E: int
     grid: tuple[int, int]  # h, w with h * w = K
     context: int  # past frames that `encode` and `decode` look at; 0 for a frame-by-frame tokenizer
+    weights: dict[str, float]  # of the losses, the same names
+    # Optional, called by the trainer if there: `prepare(steps)` before the first update, `refit(batches)` after the last.
 
     def encode(self, steps: Steps) -> Codes:
         """obs (B, T, C, H, W) uint8 -> indices (B, T, K), vectors (B, T, K, E). No gradient, no codebook update."""
@@ -149,6 +152,8 @@ class Decoding(Protocol):
     """Owns everything that must agree between training and sampling: embedding order, masks, shifts, loss, sampler."""
 
     passes: int  # forward passes of the backbone per imagined frame
+    weights: dict[str, float]  # of the losses, the same names
+    # Optional, called by the trainer before the first update if there: `prepare(codes, steps)`.
 
     def loss(self, backbone: Backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:
         """Teacher forcing. Losses (B, T-1): entry t is that of predicting frame t+1 from frames ..t; a mean over K.
@@ -197,11 +202,24 @@ class View:
 class Policy(Protocol):
     """Acts on views, learns on imagined trajectories. An `nn.Module`."""
 
+    needs_pixels: bool  # dreams are decoded for it
+    needs_h: bool  # the dynamics follows along in the real environment
+    weights: dict[str, float]  # of the losses, the same names
+
     def start(self, batch: int) -> Any:
         """A fresh carry (recurrent state) for `batch` rows; None if the policy has none."""
 
-    def act(self, view: View, carry: Any, noise: Tensor) -> tuple[Tensor, Any]:
+    def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]:
         """noise (B,) uniform -> action (B,), carry."""
+
+    def follow(self, view: View, carry: Any) -> Any:
+        """The carry after a view on which somebody else acted."""
 
     def loss(self, imagined: Any) -> Losses:
         """The losses of a `Trajectory` made by `imagination.imagine`."""
+
+    def updates(self, imagined: Any, generator: torch.Generator) -> Iterator[Losses]:
+        """Losses to step on, one after the other: how often and in which parts a dream is learnt from."""
+
+    def track(self) -> None:
+        """Called after each optimiser step, for slow copies."""

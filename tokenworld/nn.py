@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tokenworld.interfaces import Losses, Steps
+from tokenworld.interfaces import Losses, Steps, UserError
 
 
 def mlp(dim_in: int, dim_out: int, *, hidden: int, zero_last: bool = False) -> nn.Sequential:
     """Linear, SiLU, Linear. `zero_last` starts it at zero, so that a fresh head predicts its prior (DreamerV3)."""
+    if hidden < 1:
+        raise UserError(f"hidden must be at least 1, got {hidden}: choose e.g. 128")
     last = nn.Linear(hidden, dim_out)
     if zero_last:
         nn.init.zeros_(last.weight)
@@ -28,6 +30,11 @@ def sample_categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0) 
     threshold = noise.unsqueeze(-1).float() * cdf[..., -1:]  # the sum is only nearly 1
     # `right`: an index of probability zero is never drawn, not even by noise 0
     return torch.searchsorted(cdf, threshold, right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
+
+
+def log_prob(logits: Tensor, index: Tensor) -> Tensor:
+    """Log-probability in nats: logits (..., V), index (...) int64 -> (...) fp32."""
+    return logits.float().log_softmax(-1).gather(-1, index.unsqueeze(-1)).squeeze(-1)
 
 
 def categorical_entropy(logits: Tensor) -> Tensor:

@@ -55,15 +55,16 @@ class Run:
     count: dict[str, int] = field(default_factory=lambda: dict(env_steps=0, imagined_steps=0, tokenizer=0, dynamics=0, policy=0))
     seconds: dict[str, float] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)  # the newest evaluation, by part
+    config: dict = field(default_factory=dict)  # the recipe, as it goes into the summary
+    loop: Callable[[], None] | None = None  # the loop with its settings bound
     curve: list[list[float]] = field(default_factory=list)  # [env_steps, return_mean] of each evaluation
     learnt_rows: int = 0  # rows that the model-free control has learnt from
     news: dict[str, float] = field(default_factory=dict)  # what the epoch's closing line tells
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.rng = np.random.default_rng(self.seed)  # batches
         self.generator = torch.Generator(self.device).manual_seed(self.seed)  # imagination and acting
         self.shuffler = torch.Generator().manual_seed(self.seed)  # minibatches
-        self.actor = Actor(self.world_model, self.policy, generator=self.generator) if self.policy is not None else None
 
     # --- data ---
 
@@ -131,6 +132,26 @@ class Run:
             self.policy.load_state_dict(modules["policy"])
 
 
+def check_settings(phases: dict[str, dict[str, Any]]) -> None:
+    """Refuse numbers that no phase can work with, before anything is created: UserError."""
+    least = dict(updates=1, batch=1, window=1, length=2, horizon=1, burn_in=1, every=1, episodes=1, final_episodes=1, envs=1)
+    least |= dict(epochs=1, checkpoint_every=1, steps=1, first_steps=1, start=0, stop=0, warmup=0, held_out=0, cut=1)
+    for phase, settings in phases.items():
+        for key, value in settings.items():
+            if isinstance(value, (str, dict, list, bool, type(None))):
+                continue
+            if value < least.get(key, value):
+                raise UserError(f"train.{phase}.{key} must be at least {least[key]}, got {value}")
+            if key in ("lr", "clip") and value <= 0:
+                raise UserError(f"train.{phase}.{key} must be positive, got {value}: choose e.g. 0.001")
+            if key in ("recent", "epsilon") and not 0 <= value <= 1:
+                raise UserError(f"train.{phase}.{key} is a share, it must lie in 0..1, got {value}")
+            if key.endswith("temperature") and value < 0:
+                raise UserError(f"train.{phase}.{key} must be at least 0, got {value}: choose e.g. 1.0")
+        if settings.get("window", 1) > settings.get("batch", math.inf):
+            raise UserError(f"train.{phase}.window must be at most train.{phase}.batch, got {settings['window']}")
+
+
 def loop(run: Run, *, epochs: int = 600, checkpoint_every: int = 1, sinks: list[str] | None = None) -> None:
     """Epochs of all phases, from where the run stands, with a checkpoint every `checkpoint_every` epochs and at the end.
 
@@ -180,10 +201,15 @@ def collect(
     epsilon: float = 0.01,
     burn_in: int = 20,
     held_out: int = 20,
+    cut: int | None = None,
     random: bool = False,
 ) -> None:
     """Play `steps` real steps with the policy (`first_steps` in epoch 0) until epoch `stop`; every `held_out`-th episode is
-    kept from training. Until the policy has been trained, or if `random`, actions are uniform."""
+    kept from training. Until the policy has been trained, or if `random`, actions are uniform.
+
+    An episode enters the replay when it ends; with `cut`, games in progress of at least so many steps enter it at once, and
+    go on as a new episode: to learn from long games before they are over.
+    """
     if stop is not None and run.epoch >= stop:
         return
     ensure_collector(run, envs=envs, held_out=held_out)
@@ -199,6 +225,8 @@ def collect(
         if run.policy.needs_h or run.policy.start(1) is not None:
             act.burn_in(run.collector.recent(burn_in))
     stats = run.collector.collect(first_steps if run.epoch == 0 else steps, act)
+    if cut is not None:
+        run.collector.cut(cut)
     run.count["env_steps"] += stats["steps"]
     returns = stats["returns"]
     report(
@@ -257,7 +285,6 @@ def train_tokenizer(
     tokenizer.eval()
     if hasattr(tokenizer, "refit") and (last or (stop is not None and run.epoch == stop - 1)):
         tokenizer.refit(steps.to(run.device) for steps, _ in run.replay.windows(1, 256))
-        run.count["tokenizer"] += 1  # a new version: cached codes are stale
     V = tokenizer.V
     report(
         run,
@@ -395,15 +422,17 @@ def train_policy_model_free(
     optimizer = run.optimizer("policy", policy, lr)
     fresh, run.learnt_rows = replay.rows - run.learnt_rows, replay.rows
     count = fresh // (horizon + 1)
+    if policy.needs_h or policy.start(1) is not None:
+        raise UserError("train_policy_model_free learns without memory: set policy.view=codes")
+    if count == 0:
+        return
     rows = replay.rows - count * (horizon + 1) + np.arange(count * (horizon + 1)).reshape(-1, horizon + 1)  # (n, H+1)
     policy.train()
     for part in np.array_split(rows, max(1, count // batch)):
         steps, codes = replay.gather(part).to(run.device), run.codes(replay, part)
         over = ~steps.acted[:, :-1] | steps.terminated[:, :-1]  # nothing flows back over the border of two episodes
-        alive = torch.cat([steps.acted[:, :-1], steps.acted[:, -1:]], 1)
-        frames = run.world_model.decode(codes) if policy.needs_pixels else None
         real = Trajectory(
-            codes.indices, None, steps.action[:, :-1], steps.reward[:, :-1], over, alive, frames, policy.start(len(part))
+            codes.indices, None, steps.action[:, :-1], steps.reward[:, :-1], over, steps.acted, frames=None, carry=None
         )
         for losses in policy.updates(real, run.shuffler):
             run.update("policy", optimizer, total_loss(losses, policy.weights), clip)
@@ -454,8 +483,10 @@ def evaluate(
         run.curve.append([run.count["env_steps"], result["return_mean"]])
         report(run, "eval", ("return_mean",), env_steps=run.count["env_steps"], **result)
     if last:
+        if not run.held_out.rows:
+            run.log.say("no episode was held out, so tokenizer and dynamics are not measured: collect more, or lower held_out")
         if run.count["tokenizer"] and run.held_out.rows:
-            run.results["tokenizer"] = tokenizer_metrics(run, kmeans=kmeans)
+            run.results["tokenizer"] = tokenizer_metrics(run, kmeans=kmeans and "tokenizer" in run.phases)
             report(run, "tokenizer_eval", ("psnr", "event_recall"), **run.results["tokenizer"])
         if run.count["dynamics"] and run.held_out.rows:
             run.results["dynamics"] = measure_dynamics(run)
@@ -491,6 +522,6 @@ def finite(loss: torch.Tensor, what: str) -> float:
     if not math.isfinite(value):
         raise UserError(
             f"the {what} loss is {value}: training diverged, expected a finite number;"
-            f" resume from the last checkpoint with a smaller train.{what}.lr or clip"
+            f" start again with a smaller train.{what}.lr or train.{what}.clip (the last checkpoint is from before)"
         )
     return value

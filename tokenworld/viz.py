@@ -1,12 +1,10 @@
-"""Pictures: frames of any channel count as colours, strips, gifs, curves. Pillow and matplotlib are imported on use."""
+"""Pictures: frames of any channel count as colours, strips, gifs, curves. Pillow and matplotlib are imported on use, they are slow to load."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
-
-from tokenworld.interfaces import UserError
 
 # One colour per channel for frames that are not pictures (MinAtar): distinct for colour-blind eyes (Okabe and Ito).
 PALETTE = np.array(
@@ -53,21 +51,23 @@ def grid(rows: list[np.ndarray], gap: int = 4) -> np.ndarray:
 
 def save_png(path: Path, picture: np.ndarray) -> None:
     """picture (H, W, 3) uint8."""
-    _pillow().fromarray(picture).save(path)
+    from PIL import Image
+
+    Image.fromarray(picture).save(path)
 
 
 def save_gif(path: Path, video: np.ndarray, fps: float = 10) -> None:
     """video (T, H, W, 3) uint8."""
-    frames = [_pillow().fromarray(frame) for frame in video]
+    from PIL import Image
+
+    frames = [Image.fromarray(frame) for frame in video]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
 
 
 def save_curve(path: Path, x: list[float], y: list[float], *, random: float | None, xlabel: str, ylabel: str) -> None:
     """A learning curve with the random policy's level."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("pictures need matplotlib: pip install 'tokenworld[quickstart]'") from None
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     axes = figure.subplots()
     axes.plot(x, y, marker="o", color="#0072B2", label="policy")
@@ -78,11 +78,3 @@ def save_curve(path: Path, x: list[float], y: list[float], *, random: float | No
     axes.grid(alpha=0.3)
     axes.legend()
     figure.savefig(path, dpi=120)
-
-
-def _pillow():
-    try:
-        from PIL import Image
-    except ImportError:
-        raise UserError("pictures need pillow: pip install 'tokenworld[quickstart]'") from None
-    return Image

@@ -20,6 +20,7 @@ class WorldModel(nn.Module):
 
     def __init__(self, *, shapes: Shapes, tokenizer, backbone, decoding, reward, termination):
         super().__init__()
+        assert tokenizer.context == 0, f"frames are encoded one by one, got a tokenizer that looks back {tokenizer.context}"
         self.shapes = shapes
         self.tokenizer, self.backbone, self.decoding = tokenizer, backbone, decoding
         self.reward, self.termination = reward, termination

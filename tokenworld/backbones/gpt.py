@@ -223,8 +223,8 @@ class Block(nn.Module):
 def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary embedding (RoFormer, arXiv:2104.09864): x (..., L, D/N), pairs are the two halves of the head."""
     cos, sin = rotation
-    x = x.float()
-    return torch.addcmul(x * cos, x.roll(x.shape[-1] // 2, -1), sin).to(x.dtype)
+    y = x.float()
+    return torch.addcmul(y * cos, y.roll(y.shape[-1] // 2, -1), sin).to(x.dtype)
 
 
 TINY = dict(layers=2, heads=2, dim=16, context=4)

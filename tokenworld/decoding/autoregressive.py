@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, UserError
-from tokenworld.nn import mlp, sample_categorical
+from tokenworld.nn import log_prob, mlp, sample_categorical
 
 
 @dataclass
@@ -24,9 +24,10 @@ class AutoregressiveState:
 
     cache: Any
     codes: Tensor  # (B, K) of the last frame
+    first: Tensor  # (B,) bool: the last frame is the first of its episode
 
     def select(self, index: Tensor) -> AutoregressiveState:
-        return AutoregressiveState(self.cache.select(index), self.codes[index])
+        return AutoregressiveState(self.cache.select(index), self.codes[index], self.first[index])
 
 
 class Autoregressive(nn.Module):
@@ -51,7 +52,7 @@ class Autoregressive(nn.Module):
         z = codes.indices
         B, T, K = z.shape
         h, _ = backbone(self._embed(z, steps.action), "causal", None, steps.first)  # (B, T, K+1, D)
-        nats = -_pick(self._logits_of_next(h), z[:, 1:])  # (B, T-1, K)
+        nats = -log_prob(self._logits_of_next(h), z[:, 1:])  # (B, T-1, K)
         return {"codes": nats.mean(-1)}, h[:, :, K]
 
     def start(self, backbone, codes: Codes, steps: Steps) -> tuple[Prediction, AutoregressiveState]:
@@ -62,8 +63,7 @@ class Autoregressive(nn.Module):
         if T > 1:
             past, cache = backbone(self._embed(z[:, :-1], steps.action[:, :-1]), "causal", cache, steps.first[:, :-1])
             h = torch.where(steps.first[:, -1:], 0, past[:, -1, K])
-        state = AutoregressiveState(cache, z[:, -1])
-        return self._read_frame(backbone, state, h, steps.first[:, -1])
+        return self._read_frame(backbone, AutoregressiveState(cache, z[:, -1], steps.first[:, -1]), h)
 
     def step(self, backbone, state, action, noise, codes: Codes | None = None, first: Tensor | None = None):
         """Samples with noise (B, K), or reads `codes` in two passes."""
@@ -71,11 +71,12 @@ class Autoregressive(nn.Module):
         last = torch.stack(
             [self.code(state.codes[:, -1]) + self.place[K - 1], self.action(action) + self.place[K]], 1
         )  # (B, 2, D): the waiting code and the action in one pass
-        out, cache = backbone(last.unsqueeze(1), "causal", cache)
+        out, cache = backbone(last.unsqueeze(1), "causal", cache, state.first.unsqueeze(1))
         h = out[:, 0, -1]
+        begins = torch.zeros_like(state.first) if first is None else first
         if codes is not None:
-            h = h if first is None else torch.where(first[:, None], 0, h)
-            return self._read_frame(backbone, AutoregressiveState(cache, codes.indices[:, 0]), h, first)
+            h = torch.where(begins[:, None], 0, h)
+            return self._read_frame(backbone, AutoregressiveState(cache, codes.indices[:, 0], begins), h)
         z, logits = [], [self.logits(h)]  # K times (B,), (B, V)
         for k in range(K):
             z.append(sample_categorical(logits[k], noise[:, k], self.temperature))
@@ -84,21 +85,18 @@ class Autoregressive(nn.Module):
                 out, cache = backbone(x[:, None, None], "causal", cache)
                 logits.append(self.logits(out[:, 0, 0]))
         z, logits = torch.stack(z, 1), torch.stack(logits, 1)  # (B, K), (B, K, V)
-        return Prediction(Codes(z.unsqueeze(1), logits=logits.unsqueeze(1)), h), AutoregressiveState(cache, z)
+        return Prediction(Codes(z.unsqueeze(1), logits=logits.unsqueeze(1)), h), AutoregressiveState(cache, z, begins)
 
-    def _read_frame(self, backbone, state: AutoregressiveState, h: Tensor, first: Tensor | None):
+    def _read_frame(self, backbone, state: AutoregressiveState, h: Tensor):
         """Read all but the last code of the state's frame and score all of them."""
-        z, cache = state.codes, state.cache
+        z, cache, first = state.codes, state.cache, state.first
         logits = [self.logits(h).unsqueeze(1)]
         if self.K > 1:
             x = self.code(z[:, :-1]) + self.place[: self.K - 1]  # (B, K-1, D)
-            mark = None if first is None else first.unsqueeze(1)
-            out, cache = backbone(x.unsqueeze(1), "causal", cache, mark)
+            out, cache = backbone(x.unsqueeze(1), "causal", cache, first.unsqueeze(1))
             logits.append(self.logits(out[:, 0]))
-        elif first is not None:  # nothing is read now: the cut waits in the cache
-            cache.start = torch.where(first, cache.cursor // 2, cache.start)
         logits = torch.cat(logits, 1)  # (B, K, V)
-        return Prediction(Codes(z.unsqueeze(1), logits=logits.unsqueeze(1)), h), AutoregressiveState(cache, z)
+        return Prediction(Codes(z.unsqueeze(1), logits=logits.unsqueeze(1)), h), AutoregressiveState(cache, z, first)
 
     def _embed(self, z: Tensor, action: Tensor) -> Tensor:
         """(B, T, K), (B, T) -> (B, T, K+1, D)."""
@@ -108,11 +106,6 @@ class Autoregressive(nn.Module):
         """h (B, T, K+1, D) -> logits (B, T-1, K, V) of frames 1..T-1."""
         K = self.K
         return self.logits(torch.cat([h[:, :-1, K:], h[:, 1:, : K - 1]], 2))
-
-
-def _pick(logits: Tensor, index: Tensor) -> Tensor:
-    """Log-probability in nats: logits (..., V), index (...) -> (...)."""
-    return logits.float().log_softmax(-1).gather(-1, index.unsqueeze(-1)).squeeze(-1)
 
 
 TINY = dict()

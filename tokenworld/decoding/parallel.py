@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, UserError
-from tokenworld.nn import mlp, sample_categorical
+from tokenworld.nn import log_prob, mlp, sample_categorical
 
 
 @dataclass
@@ -83,7 +83,7 @@ class Parallel(nn.Module):
         """Cross-entropy in nats, a mean over K: {"codes": (B, T-1)}; h (B, T, D) at the action positions."""
         z = codes.indices
         out, _ = backbone(self._embed(z, steps.action), "full", None, steps.first)  # (B, T, K+1, D)
-        nats = -_pick(self._logits(out[:, :-1, : self.K], z[:, :-1]), z[:, 1:])  # (B, T-1, K)
+        nats = -log_prob(self._logits(out[:, :-1, : self.K], z[:, :-1]), z[:, 1:])  # (B, T-1, K)
         return {"codes": nats.mean(-1)}, out[:, :, self.K]
 
     def start(self, backbone, codes: Codes, steps: Steps) -> tuple[Prediction, ParallelState]:
@@ -125,11 +125,6 @@ class Parallel(nn.Module):
         logits = logits + self.frequency
         stay = self.copy.expand(z.shape).unsqueeze(-1)
         return logits.scatter_add(-1, z.unsqueeze(-1), stay.to(logits.dtype))
-
-
-def _pick(logits: Tensor, index: Tensor) -> Tensor:
-    """Log-probability in nats: logits (..., V), index (...) -> (...)."""
-    return logits.float().log_softmax(-1).gather(-1, index.unsqueeze(-1)).squeeze(-1)
 
 
 TINY = dict()

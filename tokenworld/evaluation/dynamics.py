@@ -14,13 +14,14 @@ EVENT = 0.5  # a reward event is a reward further from zero than this; the head 
 
 
 @torch.no_grad()
-def dynamics_metrics(world_model: WorldModel, held_out: Steps, counts: codelength.CodeCounts) -> dict[str, float | None]:
-    """The `dynamics` entry of a run's summary, from consecutive windows of held-out experience (B, T).
+def dynamics_metrics(
+    world_model: WorldModel, held_out: Steps, codes: Codes, counts: codelength.CodeCounts
+) -> dict[str, float | None]:
+    """The `dynamics` entry of a run's summary, from consecutive windows of held-out experience (B, T) and their codes.
 
     Bits are sums over the K codes of a frame, means over all frames that have a predecessor in their window and episode.
     The baselines (`counts`) are scored on the same frames. None where nothing was there to measure.
     """
-    codes = world_model.encode(held_out)
     nats, reward, ends, targets, previous, current = [], [], [], [], [], []
     _, state = world_model.start(held_out[:, :1], Codes(codes.indices[:, :1]))
     T = held_out.obs.shape[1]
@@ -28,13 +29,13 @@ def dynamics_metrics(world_model: WorldModel, held_out: Steps, counts: codelengt
         action, following, first = held_out.action[:, t], Codes(codes.indices[:, t + 1 : t + 2]), held_out.first[:, t + 1]
         prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
         real = held_out.acted[:, t] & held_out.valid[:, t + 1]
-        nats.append(prediction.logprob[real])
         h = prediction.h[real]
-        reward.append(world_model.reward(h).mean)
-        ends.append(world_model.termination(h).mean)
-        targets.append(torch.stack([held_out.reward[real, t], held_out.terminated[real, t].float()], 1))
-        previous.append(codes.indices[real, t])
-        current.append(codes.indices[real, t + 1])
+        nats.append(prediction.logprob[real].cpu())
+        reward.append(world_model.reward(h).mean.cpu())
+        ends.append(world_model.termination(h).mean.cpu())
+        targets.append(torch.stack([held_out.reward[real, t], held_out.terminated[real, t].float()], 1).cpu())
+        previous.append(codes.indices[real, t].cpu())
+        current.append(codes.indices[real, t + 1].cpu())
     previous, current, targets = torch.cat(previous), torch.cat(current), torch.cat(targets)
     if len(current) == 0:
         return {}

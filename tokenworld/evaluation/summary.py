@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from tokenworld import viz
+from tokenworld.data.collect import random_act
 from tokenworld.data.replay import Replay
 from tokenworld.evaluation import codelength
 from tokenworld.evaluation.dynamics import dynamics_metrics
@@ -33,10 +34,8 @@ def score(
     actor = Actor(run.world_model, run.policy, generator=generator, temperature=temperature)
     with run.log.progress(episodes, "evaluate") as bar:
         returns, lengths = episode_returns(env, actor, episodes, seed, bar.update)
-    if "random" not in run.results:
-        rng, A = np.random.default_rng(seed), run.world_model.shapes.actions
-        uniform = lambda obs, first: torch.from_numpy(rng.integers(A, size=len(first)))  # noqa: E731
-        run.results["random"] = float(episode_returns(env, uniform, episodes, seed)[0].mean())
+    uniform = random_act(run.world_model.shapes.actions, np.random.default_rng(seed))
+    run.results["random"] = float(episode_returns(env, uniform, episodes, seed)[0].mean())
     env.close()
     mean, interval = mean_ci95(returns)
     return {
@@ -65,8 +64,8 @@ def tokenizer_metrics(run, limit: int = 4096, kmeans: bool = False) -> dict[str,
     tokenizer = model.tokenizer
     result = {
         **fidelity(frames, decoded, steps.first[0]),
-        "codebook_usage": codebook_usage(codes.indices, tokenizer.V),
-        "perplexity": perplexity(codes.indices, tokenizer.V),
+        "codebook_usage": codebook_usage(codes.indices.cpu(), tokenizer.V),
+        "perplexity": perplexity(codes.indices.cpu(), tokenizer.V),
     }
     if kmeans:
         train = run.replay.frames(np.arange(run.replay.rows)[None])[0]
@@ -95,7 +94,7 @@ def measure_dynamics(run, limit: int = 8192, windows: int = 64) -> dict[str, flo
     length = max(2, math.ceil(min(limit, run.held_out.rows) / windows))
     rows = np.arange(min(limit, run.held_out.rows) // length * length).reshape(-1, length)
     steps = run.held_out.gather(rows).to(run.device)
-    return dynamics_metrics(run.world_model.eval(), steps, counts)
+    return dynamics_metrics(run.world_model.eval(), steps, run.codes(run.held_out, rows), counts)
 
 
 def summary(run, config: dict) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.interfaces import Losses, Shapes, UserError, View
-from tokenworld.nn import categorical_entropy, sample_categorical
+from tokenworld.nn import categorical_entropy, log_prob, sample_categorical
 from tokenworld.policies.networks import NETWORKS
 from tokenworld.policies.returns import ReturnScale, lambda_return
 
@@ -112,15 +112,15 @@ class ActorCritic(nn.Module):
             mean = torch.where(alive, advantage, 0).sum() / count
             spread = torch.where(alive, (advantage - mean) ** 2, 0).sum() / count
             advantage = (advantage - mean) / (spread.sqrt() + 1e-8)
-        logp = self._logp(self.actor(features[:, :-1]), imagined.action)
+        logp = log_prob(self.actor(features[:, :-1]), imagined.action)
         return Lesson(seen, imagined.carry, imagined.action, logp, returns, advantage, alive)
 
     def loss(self, imagined) -> Losses:
-        """Losses (B, H) of a `Trajectory` or of a `Lesson` made from it."""
+        """Losses (), means over the steps that count, of a `Trajectory` or of a `Lesson` made from it."""
         lesson = imagined if isinstance(imagined, Lesson) else self.lesson(imagined)
         features = self.network.sequence(lesson.seen, lesson.carry)[:, :-1]
         logits, value = self.actor(features), self.critic(features).squeeze(-1)
-        logp = self._logp(logits, lesson.action)
+        logp = log_prob(logits, lesson.action)
         if self.passes == 1:
             gain = logp * lesson.advantage
         else:
@@ -152,10 +152,6 @@ class ActorCritic(nn.Module):
                 self.slow.parameters(), nn.ModuleList([self.network, self.critic]).parameters(), strict=True
             ):
                 slow.lerp_(fast, 1 - self.target_decay)
-
-    @staticmethod
-    def _logp(logits: Tensor, action: Tensor) -> Tensor:
-        return logits.float().log_softmax(-1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
 
     @staticmethod
     def _mean(x: Tensor, alive: Tensor) -> Tensor:

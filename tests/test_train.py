@@ -1,0 +1,97 @@
+"""The loop around the phases: stopping by Ctrl-C, diverging, phases one by one, and the controls."""
+
+import json
+import signal
+
+import pytest
+import torch
+
+from tokenworld import commands, config
+from tokenworld.interfaces import UserError
+
+
+def composed(*words):
+    cfg, cli = config.compose(["overlay=debug", "device=cpu", *words])
+    config.check(cfg)
+    return cfg, cli
+
+
+def train(*words):
+    return commands.train(*composed(*words))
+
+
+def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
+    train(f"out={tmp_path / 'whole'}")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
+    update = commands.Run.update
+
+    def interrupted(self, name, *args):
+        update(self, name, *args)
+        if name == "dynamics" and self.count[name] == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(commands.Run, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train(f"out={tmp_path / 'stopped'}")
+    monkeypatch.undo()
+    assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
+    commands.resume(str(tmp_path / "stopped"))
+    for name in ("tokenizer", "dynamics", "policy"):
+        file = f"checkpoint/{name}.safetensors"
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "stopped" / file).read_bytes()
+
+
+def test_a_diverged_loss_stops_before_it_is_saved(tmp_path, monkeypatch):
+    total = commands.training.total_loss
+    monkeypatch.setattr(commands.training, "total_loss", lambda *args: total(*args) * torch.nan)
+    with pytest.raises(UserError, match="loss is nan.*lr"):
+        train(f"out={tmp_path / 'run'}")
+    assert not (tmp_path / "run" / "checkpoint").exists()
+
+
+def test_the_phases_one_by_one(tmp_path):
+    data, tok, dyn, pol = (str(tmp_path / name) for name in ("data", "tok", "dyn", "pol"))
+    commands.collect(*composed(f"out={data}", "steps=200"))
+    assert commands.data_info(data)["splits"]["test"]["steps"] >= 1000
+    result = commands.train_phase("tokenizer", *composed(f"data={data}", f"out={tok}"))
+    assert result["tokenizer"]["psnr"] > 0 and result["dynamics"]["bits_per_frame"] is None
+    result = commands.train_phase("dynamics", *composed(f"data={data}", f"load.tokenizer={tok}", f"out={dyn}"))
+    assert result["dynamics"]["bits_per_frame"] > 0 and result["updates"]["tokenizer"] == 1
+    result = commands.train_phase("policy", *composed(f"load.world_model={dyn}", f"out={pol}"))
+    assert result["eval"]["episodes"] == 2 and result["env_steps"] == 0 and result["imagined_steps"] > 0
+    assert commands.dream(dyn, {"out": str(tmp_path / "dream.gif"), "steps": 5}).stat().st_size > 0
+    assert commands.score(pol, {"episodes": 3})["episodes"] == 3
+    with pytest.raises(UserError, match="no trained policy"):
+        commands.score(dyn, {})
+
+
+def test_a_setting_that_the_data_contradicts_is_refused(tmp_path):
+    data = str(tmp_path / "data")
+    commands.collect(*composed(f"out={data}", "steps=50"))
+    with pytest.raises(UserError, match="env.id=MinAtar/Asterix-v1 contradicts data=.*MinAtar/Breakout-v1"):
+        commands.train_phase("tokenizer", *composed("env.id=MinAtar/Asterix-v1", f"data={data}", f"out={tmp_path / 'x'}"))
+    assert not (tmp_path / "x").exists()
+
+
+def test_damaged_episodes_are_named_counted_and_left_out(tmp_path, capsys):
+    data = tmp_path / "data"
+    commands.collect(*composed(f"out={data}", "steps=200"))
+    shard = data / "episodes-00000.bin"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 255
+    shard.write_bytes(content)
+    commands.train_phase("tokenizer", *composed(f"data={data}", f"out={tmp_path / 'tok'}"))
+    assert str(shard) in capsys.readouterr().err
+    assert commands.data_info(str(data))["corrupt"] == 1
+
+
+def test_controls(tmp_path):
+    """No dream at all, and a dream of somebody else's actions."""
+    free = ["train.policy._target_=tokenworld.train.train_policy_model_free", "train.policy.start=0"]
+    unused = ["~train.policy.updates", "~train.policy.burn_in", "~train.policy.recent"]
+    result = train(f"out={tmp_path / 'free'}", *free, *unused)
+    assert result["imagined_steps"] == 0 and result["updates"]["policy"] > 0 and result["eval"]["episodes"] == 2
+    result = train(f"out={tmp_path / 'shuffled'}", "train.dynamics.shuffle_actions=true")
+    assert result["imagined_steps"] > 0
+    saved = json.loads((tmp_path / "shuffled" / "summary.json").read_text())
+    assert saved["updates"]["dynamics"] == result["updates"]["dynamics"]
