@@ -107,7 +107,7 @@ def test_packages_are_the_real_folders():
     assert "slow:" in setup["tool:pytest"]["markers"] and "--strict-markers" in setup["tool:pytest"]["addopts"]
 
 
-@pytest.mark.parametrize("folder", [".", "notebooks", "tests", "tokenizers"])
+@pytest.mark.parametrize("folder", [".", "configs", "tests", "tokenizers"])
 def test_both_kinds_of_tokenizers_import_from_anywhere(folder):
     """Hugging Face's and ours, started in any folder of the checkout, as a notebook's kernel would be."""
     code = ("import importlib.util, tokenizers, tokenworld; "
