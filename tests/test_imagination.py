@@ -1,6 +1,6 @@
 """Imagination against an analytic toy world: what it collects lines up, and its lambda-returns are the exact ones."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -102,19 +102,3 @@ def test_return_scale_follows_the_spread_and_is_at_least_one():
     for _ in range(40):
         scale.update(torch.linspace(0, 100, 101))
     assert abs(scale.scale().item() - 90) < 1e-2
-
-
-def test_a_probable_end_can_be_taken_as_certain():
-    """What follows a termination was never seen: it must not count because a draw of 3 % let the rollout live on."""
-
-    class Nearly(Chain):
-        def step(self, state, action, noise):
-            prediction, after = super().step(state, action, noise)
-            logit = torch.where(after >= 1, 3.5, -50.0)  # p = 0.97
-            return replace(prediction, terminated=Bernoulli(logit)), after
-
-    start, noise = torch.zeros(1, dtype=torch.int64), torch.full((1, H, 4), 0.99)  # never below 0.97
-    for certain_end, alive in ((1.0, 7), (0.9, 1)):
-        prediction = Prediction(codes(start), start[:, None].float())
-        out = imagine(Nearly(), prediction, start, Script(torch.ones(1, H, dtype=torch.int64)), H, noise, certain_end=certain_end)
-        assert out.alive.sum() == alive

@@ -39,14 +39,11 @@ def imagine(
     noise: Tensor,
     carry: Any = None,
     expected_reward: bool = False,
-    certain_end: float = 1.0,
 ) -> Trajectory:
     """Dream from `state` with `policy`: noise (B, H, K + 3) uniform feeds codes, reward, termination and action in this order.
 
     `prediction, state` come from `world_model.start`; `carry` from `policy.start` or a burn-in. Rewards are sampled, or
-    their mean if `expected_reward`. A termination more probable than `certain_end` is taken as certain: what follows a
-    termination was never seen, so what the model makes up behind one that was missed by chance must not count. Consumes
-    `state`.
+    their mean if `expected_reward`. Consumes `state`.
     """
     K = prediction.codes.indices.shape[-1]
     assert noise.shape[1:] == (horizon, K + 3), (noise.shape, horizon, K)
@@ -64,8 +61,7 @@ def imagine(
     for t in range(horizon):
         action, carry = policy.act(look(prediction), carry, noise[:, t, K + 2])
         prediction, state = world_model.step(state, action, noise[:, t, :K])
-        reward, ends_here = prediction.reward, prediction.terminated
-        terminated = ends_here.sample(noise[:, t, K + 1]) | (ends_here.mean > certain_end)
+        reward, terminated = prediction.reward, prediction.terminated.sample(noise[:, t, K + 1])
         actions.append(action)
         rewards.append(reward.mean if expected_reward else reward.sample(noise[:, t, K]))
         ends.append(terminated)

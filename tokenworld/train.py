@@ -145,7 +145,7 @@ def check_settings(phases: dict[str, dict[str, Any]]) -> None:
                 raise UserError(f"train.{phase}.{key} must be at least {least[key]}, got {value}")
             if key in ("lr", "clip") and value <= 0:
                 raise UserError(f"train.{phase}.{key} must be positive, got {value}: choose e.g. 0.001")
-            if key in ("recent", "epsilon", "certain_end") and not 0 <= value <= 1:
+            if key in ("recent", "epsilon") and not 0 <= value <= 1:
                 raise UserError(f"train.{phase}.{key} is a share, it must lie in 0..1, got {value}")
             if key.endswith("temperature") and value < 0:
                 raise UserError(f"train.{phase}.{key} must be at least 0, got {value}: choose e.g. 1.0")
@@ -362,12 +362,11 @@ def train_policy(
     lr: float = 1e-4,
     clip: float = 10.0,
     expected_reward: bool = False,
-    certain_end: float = 1.0,
     recent: float = 0.0,
 ) -> None:
     """Dreams of `horizon` steps from real states, and updates on them. No real reward and no real action is learnt from.
 
-    `recent`: the share of dreams that start in the newest tenth of the replay. `expected_reward`, `certain_end`: see `imagine`.
+    `recent`: the share of dreams that start in the newest tenth of the replay.
     """
     if run.epoch < start:
         return
@@ -383,7 +382,7 @@ def train_policy(
             noise = torch.rand(batch, horizon, K + 3, generator=run.generator, device=run.device)
             prediction, state = model.start(steps, codes)
             carry = burned_in(model, policy, steps, codes)
-            dream = imagine(model, prediction, state, policy, horizon, noise, carry, expected_reward, certain_end)
+            dream = imagine(model, prediction, state, policy, horizon, noise, carry, expected_reward)
         policy.train()
         for losses in policy.updates(dream, run.shuffler):
             loss = total_loss(losses, policy.weights)
