@@ -11,7 +11,7 @@ from tokenworld.actions import DiscreteAction
 from tokenworld.backbones.gpt import GPT
 from tokenworld.heads import SignReward, Termination
 from tokenworld.interfaces import Codes, Shapes
-from tokenworld.nn import make_optimizer, masked_mean, sample_categorical, sample_coupled, total_loss
+from tokenworld.nn import make_optimizer, masked_mean, sample_categorical, total_loss
 from tokenworld.tokenizers.patch import PatchTokenizer
 from tokenworld.world_model import WorldModel
 
@@ -261,16 +261,3 @@ def test_a_real_reward_reaches_the_policy_only_through_the_reward_head(tmp_path)
     assert not torch.equal(expected, untaught)
     assert torch.equal(taught(spoilt), expected)
     assert not torch.equal(taught(other), expected)
-
-
-def test_coupled_draws_keep_the_marginals_and_agree():
-    """Two codes that show one event of probability 0.1: it happens in both or in neither, and as often as it should."""
-    likely, unlikely = torch.tensor(0.9).log(), torch.tensor(0.1).log()
-    logits = torch.full((1, 2, 4), -50.0)
-    logits[0, 0, 2], logits[0, 0, 1] = likely, unlikely
-    logits[0, 1, 0], logits[0, 1, 3] = likely, unlikely
-    noise = (torch.arange(1000) + 0.5) / 1000
-    drawn = sample_coupled(logits.expand(1000, 2, 4), noise)
-    assert set(map(tuple, drawn.tolist())) == {(2, 0), (1, 3)}
-    assert (drawn[:, 0] == 1).sum() == 100
-    assert (sample_coupled(logits, torch.tensor([0.99]), temperature=0) == torch.tensor([[2, 0]])).all()

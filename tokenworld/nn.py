@@ -1,4 +1,4 @@
-"""What several parts share: an MLP, the inverse-CDF sampler, the optimiser, the one place where losses are weighted."""
+"""Small pieces that several parts share: an MLP, the inverse-CDF sampler, the optimiser, the one place where losses are weighted."""
 
 from __future__ import annotations
 
@@ -30,20 +30,6 @@ def sample_categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0) 
     threshold = noise.unsqueeze(-1).float() * cdf[..., -1:]  # the sum is only nearly 1
     # `right`: an index of probability zero is never drawn, not even by noise 0
     return torch.searchsorted(cdf, threshold, right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
-
-
-def sample_coupled(logits: Tensor, noise: Tensor, temperature: float = 1.0, k: int = 16) -> Tensor:
-    """Several categoricals by one uniform each row: logits (B, K, V), noise (B,) -> indices (B, K) int64.
-
-    Each of the K draws is an inverse CDF over its own codes in order of probability. Every marginal stays what it is (but for
-    codes behind the `k` most probable, which are never drawn), and the draws agree on whether the likely or the unlikely
-    thing happens: an event that shows in two codes happens in both or in neither.
-    """
-    probs, ranked = (logits.float() / max(temperature, 1e-8)).softmax(-1).topk(min(k, logits.shape[-1]), -1)
-    cdf = probs.cumsum(-1)  # (B, K, k)
-    threshold = noise.view(-1, 1, 1).float() * cdf[..., -1:]
-    rank = torch.searchsorted(cdf, threshold, right=True).clamp_(max=cdf.shape[-1] - 1)
-    return ranked.gather(-1, rank).squeeze(-1)
 
 
 def log_prob(logits: Tensor, index: Tensor) -> Tensor:

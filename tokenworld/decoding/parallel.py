@@ -3,9 +3,7 @@
 A step is its K codes and its action (P = K + 1), attended to in full; code k's position predicts code k of the *next*
 frame, the action's position is h. Codes of one frame are independent given the past. Differs: the action is also added to
 each code, and each code's logits start from a copy-or-frequency prior (`prepare`), so that the transformer begins with
-what does not move and has only the rest to learn. With `coupled`, a frame is drawn by one uniform instead of K: codes that
-show the same event (a sticky action moves a paddle out of one patch and into the next) then agree, where independent draws
-make frames with two paddles or none.
+what does not move and has only the rest to learn.
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, UserError
-from tokenworld.nn import log_prob, mlp, sample_categorical, sample_coupled
+from tokenworld.nn import log_prob, mlp, sample_categorical
 
 
 @dataclass
@@ -34,7 +32,7 @@ class ParallelState:
 
 class Parallel(nn.Module):
     """One forward pass per frame. temperature 0 is greedy; `prior` starts from copy/unigram statistics of the data; `weight`
-    is that of the codes' loss, beside 1 for reward and 1 for termination; `coupled` draws a frame's codes by one uniform."""
+    is that of the codes' loss, beside 1 for reward and 1 for termination."""
 
     passes = 1
 
@@ -46,7 +44,6 @@ class Parallel(nn.Module):
         temperature: float = 1.0,
         prior: bool = True,
         weight: float = 1.0,
-        coupled: bool = False,
     ):
         super().__init__()
         if weight <= 0:
@@ -54,7 +51,7 @@ class Parallel(nn.Module):
         if temperature < 0:
             raise UserError(f"decoding.temperature must be at least 0, got {temperature}: choose e.g. 1.0")
         K, V, D = shapes.codes, shapes.vocab_size, shapes.dim
-        self.K, self.V, self.temperature, self.prior, self.coupled = K, V, temperature, prior, coupled
+        self.K, self.V, self.temperature, self.prior = K, V, temperature, prior
         self.weights = {"codes": weight}
         self.action = action
         self.code = nn.Embedding(V, D)
@@ -109,16 +106,11 @@ class Parallel(nn.Module):
         x = self._embed(state.codes.unsqueeze(1), action.unsqueeze(1))  # (B, 1, K+1, D)
         out, cache = backbone(x, "full", state.cache, state.first.unsqueeze(1))
         h, logits = out[:, 0, self.K], self._logits(out[:, 0, : self.K], state.codes)  # (B, D), (B, K, V)
-        z = self._sample(logits, noise) if codes is None else codes.indices[:, 0]
+        z = sample_categorical(logits, noise, self.temperature) if codes is None else codes.indices[:, 0]
         begins = torch.zeros_like(state.first) if first is None else first
         if first is not None:
             h = torch.where(first[:, None], 0, h)
         return Prediction(Codes(z.unsqueeze(1), logits=logits.unsqueeze(1)), h), ParallelState(cache, z, begins)
-
-    def _sample(self, logits: Tensor, noise: Tensor) -> Tensor:
-        if self.coupled:
-            return sample_coupled(logits, noise[:, 0], self.temperature)
-        return sample_categorical(logits, noise, self.temperature)
 
     def _embed(self, z: Tensor, action: Tensor) -> Tensor:
         """(B, T, K), (B, T) -> (B, T, K+1, D)."""
