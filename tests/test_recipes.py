@@ -1,4 +1,4 @@
-"""Every recipe, shrunk by the debug overlay: trains, saves, and a run that was killed ends bit for bit like one that was not."""
+"""Every recipe, shrunk by the debug overlay: trains, saves, and a killed run ends bit for bit like one that was not."""
 
 import json
 import os

@@ -76,8 +76,9 @@ def collect(cfg: dict, cli: dict) -> dict[str, Any]:
         for split, wanted in counts.items():
             env = make_env(COLLECT_ENVS)
             rng = np.random.default_rng([seed, split == "test"])
-            # game i of a vector environment is seeded with seed + i: far apart, so that no test game is a training game
-            collector = Collector(env, seed=1_000_003 * seed + 500_000 * (split == "test"), on_episode=writer.append, split=split)
+            # game i of a vector environment is seeded with seed + i: far apart, so no test game is a training game
+            split_seed = 1_000_003 * seed + 500_000 * (split == "test")
+            collector = Collector(env, seed=split_seed, on_episode=writer.append, split=split)
             act = random_act(int(env.single_action_space.n), rng)
             with log.progress(wanted, f"collect {split}") as bar:
                 done = 0

@@ -1,4 +1,4 @@
-"""Small pieces that several parts share: an MLP, the inverse-CDF sampler, the optimiser, the one place where losses are weighted."""
+"""What several parts share: an MLP, the inverse-CDF sampler, the optimiser, the one place where losses are weighted."""
 
 from __future__ import annotations
 

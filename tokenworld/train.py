@@ -30,6 +30,7 @@ from tokenworld.nn import make_optimizer, total_loss
 from tokenworld.world_model import WorldModel
 
 PHASES = ("collect", "tokenizer", "dynamics", "policy", "evaluate")
+COUNTED = ("env_steps", "imagined_steps", "tokenizer", "dynamics", "policy")  # the last three are optimiser steps
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Run:
     writer: EpisodeWriter | None = None
     optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
     epoch: int = 0
-    count: dict[str, int] = field(default_factory=lambda: dict(env_steps=0, imagined_steps=0, tokenizer=0, dynamics=0, policy=0))
+    count: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
     seconds: dict[str, float] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)  # the newest evaluation, by part
     config: dict = field(default_factory=dict)  # the recipe, as it goes into the summary

@@ -1,4 +1,4 @@
-"""Pictures: frames of any channel count as colours, strips, gifs, curves. Pillow and matplotlib are imported on use, they are slow to load."""
+"""Pictures: frames of any channel count as colours, strips, gifs, curves. Pillow and matplotlib load slowly, so on use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ import numpy as np
 
 # One colour per channel for frames that are not pictures (MinAtar): distinct for colour-blind eyes (Okabe and Ito).
 PALETTE = np.array(
-    [[0, 114, 178], [240, 228, 66], [213, 94, 0], [0, 158, 115], [204, 121, 167], [86, 180, 233], [230, 159, 0], [255, 255, 255]]
+    [
+        [0, 114, 178],
+        [240, 228, 66],
+        [213, 94, 0],
+        [0, 158, 115],
+        [204, 121, 167],
+        [86, 180, 233],
+        [230, 159, 0],
+        [255, 255, 255],
+    ]
 )
 
 

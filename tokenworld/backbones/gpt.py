@@ -68,7 +68,7 @@ class GPT(nn.Module):
             raise UserError(f"backbone.layers and backbone.context must be at least 1, got {layers} and {context}")
         if heads < 1 or dim < 1 or dim % (4 * heads):
             raise UserError(
-                f"backbone.dim must be a multiple of 4 x heads (rotary pairs for time and place), got dim={dim} and heads={heads}:"
+                f"backbone.dim must be a multiple of 4 x heads (rotary pairs), got dim={dim} and heads={heads}:"
                 f" choose e.g. dim={max(1, dim // (4 * max(heads, 1))) * 4 * max(heads, 1)}"
             )
         if not 0 <= dropout < 1:
