@@ -1,5 +1,6 @@
 """The contract of decodings: every file of decoding/ with every file of backbones/, found by discovery."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -52,14 +53,14 @@ class TestDecoding:
         body, head = dynamics(decoding, backbone, K)
         codes, steps = codes_of(B, LONG, K), steps_of(B, LONG, first=FIRST)
         losses, h = head.loss(body, codes, steps)
-        assert losses.keys() == head.weights.keys() and h.shape == (B, LONG, body.D)
+        assert losses.keys() == head.weights.keys() and h.shape == (B, LONG - head.ahead, body.D)
         assert all(loss.shape in ((B, LONG - 1), ()) for loss in losses.values())
         logprob, seen = replayed(body, head, codes, steps, start)
         assert logprob.shape == (B, LONG - start + 1, K) and (logprob < 0).all()
         at = max(start, 2) - 2  # the loss's entry of the first frame that was predicted
         real = steps.acted[:, at:-1]
         assert close(-logprob[:, -real.shape[1] :].mean(-1)[real], losses["codes"][:, at:][real])
-        assert close(seen[:, -real.shape[1] :][real], h[:, at:-1][real])
+        assert close(seen[:, -real.shape[1] :][real], h[:, at : LONG - 1][real])
         assert (seen[:, -real.shape[1] :][~real] == 0).all() and (start > 1 or (seen[:, 0] == 0).all())
 
     @torch.no_grad()
@@ -82,7 +83,7 @@ class TestDecoding:
         scored, scored_h = replayed(body, head, whole, steps, 3)
         assert close(scored[:, 1:], logprob) and close(scored_h[:, 1:], h)
         losses, loss_h = head.loss(body, whole, steps)
-        assert close(-logprob.mean(-1), losses["codes"][:, 2:]) and close(loss_h[:, 2:-1], h)
+        assert close(-logprob.mean(-1), losses["codes"][:, 2:]) and close(loss_h[:, 2 : LONG - 1], h)
         entropy = torch.stack([p.entropy for p in dream], 1)
         assert (entropy > 0).all() and (entropy <= np.log(5) + 1e-5).all()
 
@@ -117,6 +118,31 @@ class TestDecoding:
         got = torch.cat([p.codes.indices for p in dream], 1)
         assert torch.equal(got, codes.indices[:, 3:])
 
+    def test_codes_that_chance_moves_together_are_drawn_together(self, decoding, backbone):
+        """In each step a coin turns both codes of a frame or neither: no frame may be drawn with one of them turned."""
+        body, head = dynamics(decoding, backbone, K=2, V=3, A=2, roused=False)
+
+        def world(rows, seed):
+            coin = torch.rand(rows, 4, generator=torch.Generator().manual_seed(seed)) < 0.3
+            return Codes((1 + coin.cumsum(1) % 2).unsqueeze(-1).expand(-1, -1, 2))  # both 1 or both 2
+
+        if hasattr(head, "prepare"):
+            head.prepare(world(256, 999), steps_of(256, 4, A=2))
+        optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=1e-2)
+        for update in range(150):
+            losses, _ = head.loss(body, world(64, update), steps_of(64, 4, A=2, seed=update))
+            optimizer.zero_grad()
+            sum(loss.mean() for loss in losses.values()).backward()
+            optimizer.step()
+        body.eval(), head.eval()
+        start, steps = world(500, 1000), steps_of(500, 4, A=2)
+        with torch.no_grad():
+            dream, _ = dreamt(body, head, Codes(start.indices[:, :3]), steps, torch.rand(500, 1, 2))
+        drawn = dream[0].codes.indices[:, 0]
+        turned = (drawn != start.indices[:, 2]).float().mean(1)  # 0, 1/2 or 1
+        assert (turned == 0.5).float().mean() < 0.02
+        assert 0.22 < turned.mean() < 0.38
+
     @torch.no_grad()
     def test_actions_matter_from_their_step_on(self, decoding, backbone):
         body, head = dynamics(decoding, backbone)
@@ -140,9 +166,10 @@ class TestDecoding:
             z[:, t, k] = (z[:, t, k] + 1) % 5
             other, other_h = head.loss(body, Codes(z), steps)
             assert torch.equal(losses["codes"][:, : t - 1], other["codes"][:, : t - 1])  # entry t-1 is frame t's own
-            assert torch.equal(h[:, :t], other_h[:, :t])
+            seen = t - head.ahead  # the first h that has seen frame t
+            assert torch.equal(h[:, :seen], other_h[:, :seen])
             assert ((losses["codes"] - other["codes"]).abs()[:, t] > 1e-4).all()
-            assert ((h - other_h).abs().amax(-1)[:, t] > 1e-3).all()
+            assert ((h - other_h).abs().amax(-1)[:, seen : t + 1] > 1e-3).all()
 
     @torch.no_grad()
     def test_another_action_another_prediction(self, decoding, backbone):
@@ -157,24 +184,26 @@ class TestDecoding:
     @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
     @torch.no_grad()
     def test_temperature_divides_logits(self, decoding, backbone, temperature):
-        """Frequencies of the first code are softmax(logits / T): with evenly spread noise up to 1 / N."""
+        """Frames come as often as the product of their codes' softmax(logits / T), each given the codes drawn before it."""
         if not decoding.has("temperature"):
             pytest.skip("no temperature")
-        N, V = 4000, 5
-        body, head = dynamics(decoding, backbone, temperature=temperature)
-        codes, steps = codes_of(1, 5), steps_of(1, 5)
+        N, K, V = 40_000, 2, 5
+        body, head = dynamics(decoding, backbone, K, V, temperature=temperature)
+        codes, steps = codes_of(1, 5, K), steps_of(1, 5)
         _, state = head.start(body, codes, steps)
-        every = Codes(torch.arange(V)[:, None, None].expand(V, 1, 3))
+        every = torch.cartesian_prod(torch.arange(V), torch.arange(V))  # all V^K frames
         last = steps.action[0, -1:]
-        scored, _ = head.step(body, state.select(torch.zeros(V).long()), last.expand(V), None, every)
-        if scored.logprob is None:
+        scored, _ = head.step(body, state.select(torch.zeros(V**K).long()), last.expand(V**K), None, Codes(every[:, None]))
+        if scored.score is None:
             pytest.skip("the scheme has no likelihood")
-        logits = scored.logprob[:, 0]  # of the first code: it is not conditioned on the others
-        assert abs(logits.exp().sum() - 1) < 1e-5
-        noise = ((torch.arange(N) + 0.5) / N)[:, None].expand(N, 3)
+        assert abs(scored.logprob.sum(1).exp().sum() - 1) < 1e-5
+        cold = (scored.score() / temperature).log_softmax(-1).gather(-1, every.unsqueeze(-1)).squeeze(-1)  # (V^K, K)
+        noise = torch.cartesian_prod(*[(torch.arange(200) + 0.5) / 200] * K)  # evenly spread
         sampled, _ = head.step(body, state.select(torch.zeros(N).long()), last.expand(N), noise)
-        frequency = torch.bincount(sampled.codes.indices[:, 0, 0], minlength=V) / N
-        assert close(frequency, (logits / temperature).softmax(-1), 2 / N)
+        frame = sampled.codes.indices[:, 0]
+        frequency = torch.bincount(frame[:, 0] * V + frame[:, 1], minlength=V**K) / N
+        assert close(frequency, cold.sum(1).exp(), 0.01)
+        assert not close(frequency, scored.logprob.sum(1).exp(), 0.05) or temperature == 1
 
     @torch.no_grad()
     def test_temperature_zero_is_greedy(self, decoding, backbone):
@@ -186,11 +215,10 @@ class TestDecoding:
         for one, two in zip(*dreams, strict=True):
             assert torch.equal(one.codes.indices, two.codes.indices)
         _, state = head.start(body, codes, steps[:, :5])
-        every = Codes(torch.arange(5).repeat(B)[:, None, None].expand(-1, 1, 3))
-        rows = torch.arange(B).repeat_interleave(5)
-        scored, _ = head.step(body, state.select(rows), steps.action[rows, 4], None, every)
-        if scored.logprob is not None:
-            assert torch.equal(scored.logprob[:, 0].view(B, 5).argmax(1), dreams[0][0].codes.indices[:, 0, 0])
+        greedy = dreams[0][0].codes
+        scored, _ = head.step(body, state, steps.action[:, 4], None, greedy)
+        if scored.score is not None:  # each code is the likeliest given those before it
+            assert torch.equal(scored.score().argmax(-1), greedy.indices[:, 0])
 
     @torch.no_grad()
     def test_noise_decides(self, decoding, backbone):
@@ -203,11 +231,15 @@ class TestDecoding:
         dream = sampled(noise)
         torch.manual_seed(123)
         assert torch.equal(sampled(noise), dream) and not torch.equal(sampled(torch.rand(64, 6, 3)), dream)
-        for k in range(3):  # each code has its own: the first code that differs is the one whose noise does
+        moves = torch.zeros(64, 3, 3, dtype=torch.bool)  # which codes (last) change with which code's noise
+        for k in range(3):
             other = noise.clone()
             other[:, :, k] = (other[:, :, k] + 0.5) % 1
-            differs = (sampled(other) != dream)[:, 0].any(0)  # (K,)
-            assert differs[k] and not differs[:k].any()
+            moves[:, k] = (sampled(other) != dream)[:, 0]
+        assert moves.diagonal(dim1=1, dim2=2).any(0).all()  # each code has its own
+        for row in moves:  # and they are drawn in some order, so that none depends on the noise of a later one
+            orders = itertools.permutations(range(3))
+            assert any(not any(row[b, a] for a, b in itertools.combinations(order, 2)) for order in orders)
 
     @pytest.mark.parametrize("border", [4, 5])
     @torch.no_grad()

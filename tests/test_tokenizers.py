@@ -8,7 +8,9 @@ from safetensors.torch import save_file
 
 from tokenworld.interfaces import Codes, Steps, UserError
 from tokenworld.tokenizers import patch, vqvae
+from tokenworld.tokenizers.nearest import NearestPatches
 from tokenworld.tokenizers.patch import PatchTokenizer
+from tokenworld.tokenizers.patches import cut, join
 from tokenworld.tokenizers.quantizers import Quantizer, fsq_levels
 from tokenworld.tokenizers.vqvae import VQVAE, Perceptual, pixel_weights
 
@@ -367,17 +369,17 @@ def test_a_small_ball_survives():
 def test_patches_are_cut_and_put_back_exactly():
     tokenizer = build("patch", (3, 10, 13))
     obs = random_steps(2, 2, (3, 10, 13)).obs
-    patches = tokenizer._patches(obs)
+    patches = cut(obs, tokenizer.patch)
     assert tokenizer.grid == (3, 4) and patches.shape == (2, 2, 12, 48)
     assert torch.equal(patches[1, 1, 5].reshape(3, 4, 4), obs[1, 1, :, 4:8, 4:8].float())  # row 1, column 1
-    assert torch.equal(tokenizer._frames(patches), obs.float())
+    assert torch.equal(join(patches, tokenizer.patch, tokenizer.frame_shape), obs.float())
 
 
 def test_distinct_patches_and_their_counts():
     tokenizer = build("patch", (1, 4, 8))  # two positions
     obs = torch.zeros(3, 1, 1, 4, 8, dtype=torch.uint8)
     obs[2, 0, 0, 1, 6] = 1
-    patches = tokenizer._patches(obs)
+    patches = cut(obs, tokenizer.patch)
     distinct, position, inverse, count = tokenizer._distinct(patches)
     assert sorted(zip(position.tolist(), distinct.sum(1).tolist(), count.tolist(), strict=True)) == [
         (0, 0, 3),
@@ -450,3 +452,52 @@ def test_prepare_learns_the_background():
     obs[:4] = 200
     tokenizer.prepare(steps_of(obs))
     assert torch.equal((tokenizer.background * 255).round(), torch.full((2, 16), 7.0))
+
+
+# --- nearest-neighbour patches ---
+
+
+def binary_steps(B: int, seed: int, ones: float = 0.5) -> Steps:
+    generator = torch.Generator().manual_seed(seed)
+    return steps_of((torch.rand(B, 1, 2, 4, 4, generator=generator) < ones).to(torch.uint8) * 255)
+
+
+def test_a_dictionary_that_holds_every_patch_is_exact_and_codes_keep_their_meaning():
+    tokenizer = NearestPatches(frame_shape=(2, 4, 4), patch=1, vocab_size=8).train()
+    few = steps_of(torch.zeros(3, 1, 2, 4, 4, dtype=torch.uint8))
+    few.obs[0, 0, 0, 0, 0] = 255
+    losses, codes = tokenizer.loss(few)
+    assert tokenizer.used == 2 and (losses["l2"] == 0).all()
+    assert codes.indices[1].unique().tolist() == [0]  # the most frequent patch came first
+    many = binary_steps(16, 1)
+    tokenizer.loss(many)
+    assert tokenizer.used == 4  # 2 channels, on or off
+    assert torch.equal(tokenizer.eval().encode(few).indices, codes.indices)
+    assert torch.equal(tokenizer.decode(tokenizer.encode(many)) * 255, many.obs.float())
+
+
+def test_only_training_adds_codes_and_a_full_dictionary_takes_the_nearest():
+    tokenizer = NearestPatches(frame_shape=(1, 1, 4), patch=1, vocab_size=3)
+    grey = steps_of(torch.tensor([0, 100, 200, 140], dtype=torch.uint8).view(1, 1, 1, 1, 4))
+    assert tokenizer.eval().loss(grey)[0]["l2"] > 0 and tokenizer.used == 0
+    tokenizer.train().loss(grey)
+    assert tokenizer.used == 3
+    decoded = (tokenizer.decode(tokenizer.eval().encode(grey)) * 255).flatten().tolist()
+    kept = tokenizer.codebook.flatten().tolist()
+    assert decoded == [min(kept, key=lambda k: abs(k - v)) for v in (0, 100, 200, 140)]
+
+
+def test_the_threshold_merges_patches_that_resemble_each_other():
+    obs = torch.tensor([0, 10, 20, 30], dtype=torch.uint8).view(1, 1, 1, 1, 4)
+    for threshold, codes in ((0.0, 4), (10.5 / 255, 2), (31 / 255, 1)):
+        tokenizer = NearestPatches(frame_shape=(1, 1, 4), patch=1, vocab_size=8, threshold=threshold).train()
+        losses, _ = tokenizer.loss(steps_of(obs))
+        assert tokenizer.used == codes and losses["l2"].max().sqrt() <= threshold
+
+
+def test_a_code_never_given_is_never_nearest():
+    tokenizer = NearestPatches(frame_shape=(1, 4, 4), patch=4, vocab_size=8).train()
+    bright = steps_of(torch.full((1, 1, 1, 4, 4), 200, dtype=torch.uint8))
+    tokenizer.loss(bright)
+    dark = steps_of(torch.zeros(1, 1, 1, 4, 4, dtype=torch.uint8))
+    assert tokenizer.eval().encode(dark).indices.item() == 0  # rows 1..7 of the codebook are dark, but not codes

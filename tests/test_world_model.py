@@ -49,7 +49,7 @@ def test_losses_and_their_weights(model):
     steps = real()
     losses = model(steps)
     assert losses.keys() == model.weights.keys()
-    assert losses["reward"].shape == losses["termination"].shape == (B, T)
+    assert losses["reward"].shape == losses["termination"].shape == (B, T - model.decoding.ahead)
     for missing in model.weights:
         with pytest.raises(AssertionError):
             total_loss(losses, {name: w for name, w in model.weights.items() if name != missing}, steps)
@@ -101,7 +101,7 @@ def test_padding_does_not_count(model):
 
 
 def test_reward_and_end_belong_to_their_own_step(model):
-    """reward[t] and terminated[t] are predicted by the h that has seen frame t and action t, and nothing later."""
+    """reward[t] and terminated[t] are read in the h that has seen action t and frame t (or t + ahead), and nothing later."""
     steps = real(first=())
     for name, t in (("reward", 4), ("termination", 6)):
         h = model.decoding.loss(model.backbone, model.encode(steps), steps)[1]
@@ -116,7 +116,8 @@ def test_reward_and_end_belong_to_their_own_step(model):
         z = codes.indices.clone()
         z[:, t + 1] = (z[:, t + 1] + 1) % 8
         moved = (model(steps, Codes(z))[name] - model(steps, codes)[name]).abs()
-        assert (moved[:, : t + 1] == 0).all() and (moved[:, t + 1] > 0).all()
+        seen = t + 1 - model.decoding.ahead  # the first step whose h has seen frame t + 1
+        assert (moved[:, :seen] == 0).all() and (moved[:, seen : t + 2] > 0).all()
 
 
 def test_the_dynamics_loss_trains_all_but_the_tokenizer(model):

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenworld.interfaces import Codes, Losses, Steps, UserError
+from tokenworld.tokenizers.patches import cut, distinct, hash_weights, join
 from tokenworld.tokenizers.quantizers import Kind, Quantizer, check
 from tokenworld.tokenizers.vqvae import pixel_weights
 
@@ -95,10 +96,7 @@ class PatchTokenizer(nn.Module):
         self.register_buffer("background", torch.zeros(self.K, self.pixels))  # 0..1
         self.register_buffer("entries", torch.zeros(self.K, self.V, self.pixels, dtype=torch.uint8))
         self.register_buffer("refitted", torch.zeros(self.K, self.V, dtype=torch.bool))
-        # Random integers so small that the float64 products below are exact: equal patches have equal hashes.
-        generator = torch.Generator().manual_seed(0)
-        random = torch.randint(2**36, (self.pixels + 1,), generator=generator).double()
-        self.register_buffer("hash_weights", random, persistent=False)
+        self.register_buffer("hash_weights", hash_weights(self.pixels + 1), persistent=False)
         self._table_of: tuple | None = None  # the parameters' versions that `entries` was built from
 
     # --- the interface ---
@@ -107,7 +105,7 @@ class PatchTokenizer(nn.Module):
     def encode(self, steps: Steps) -> Codes:
         """obs (B, T, C, H, W) uint8 -> indices (B, T, K), vectors (B, T, K, E). No gradient, no codebook update."""
         with torch.autocast(steps.obs.device.type, enabled=False):
-            patches = self._patches(steps.obs)  # (B, T, K, pixels)
+            patches = cut(steps.obs, self.patch)  # (B, T, K, pixels)
             B, T, K, _ = patches.shape
             distinct, position, inverse, _ = self._distinct(patches)
             x = self.encoder(self._centred(distinct, position), position)  # (n, E)
@@ -130,14 +128,15 @@ class PatchTokenizer(nn.Module):
             B, T, K, E = codes.vectors.shape
             position = torch.arange(K, device=codes.vectors.device).repeat(B * T)
             out = self._decode(codes.vectors.reshape(-1, E), position)  # (B*T*K, pixels)
-            return self._frames(out.reshape(B, T, K, -1).clamp(0, 1))
+            return join(out.reshape(B, T, K, -1).clamp(0, 1), self.patch, self.frame_shape)
         self._fill_table()
         row = codes.indices + self.V * torch.arange(self.K, device=codes.indices.device)  # (B, T, K)
-        return self._frames(F.embedding(row, self.entries.reshape(self.K * self.V, -1)).float() / 255)
+        patches = F.embedding(row, self.entries.reshape(self.K * self.V, -1)).float() / 255
+        return join(patches, self.patch, self.frame_shape)
 
     def loss(self, steps: Steps) -> tuple[Losses, Codes]:
         """l1, l2 (B, T) of pixels 0..1 and the quantiser's losses (). In train mode it moves the codebook."""
-        patches = self._patches(steps.obs)  # (B, T, K, pixels)
+        patches = cut(steps.obs, self.patch)  # (B, T, K, pixels)
         B, T, K, _ = patches.shape
         distinct, position, inverse, count = self._distinct(patches)
         x = self.encoder(self._centred(distinct, position), position)  # (n, E)
@@ -152,7 +151,7 @@ class PatchTokenizer(nn.Module):
         if self.change_weight == 1:
             l1, l2 = ((power.mean(-1) * weight)[inverse].reshape(B, T, K) for power in (error.abs(), error.square()))
         else:
-            changed = self._patches(pixel_weights(steps, self.change_weight).expand(steps.obs.shape)) * weight[
+            changed = cut(pixel_weights(steps, self.change_weight).expand(steps.obs.shape), self.patch) * weight[
                 inverse
             ].reshape(B, T, K, 1)
             l1, l2 = (
@@ -167,7 +166,7 @@ class PatchTokenizer(nn.Module):
     @torch.no_grad()
     def prepare(self, steps: Steps) -> None:
         """Take the background (median frame) and the first codebook from (B, T) frames; before the first update."""
-        patches = self._patches(steps.obs)
+        patches = cut(steps.obs, self.patch)
         self.background.copy_(patches.flatten(0, 1).median(0).values / 255)
         distinct, position, _, _ = self._distinct(patches)
         self.quantizer.start_from(self.encoder(self._centred(distinct, position), position))
@@ -183,7 +182,7 @@ class PatchTokenizer(nn.Module):
         total = torch.zeros(self.K * self.V, self.pixels, dtype=torch.float64, device=self.entries.device)
         count = torch.zeros(self.K * self.V, dtype=torch.float64, device=self.entries.device)
         for steps in batches:
-            patches = self._patches(steps.obs)
+            patches = cut(steps.obs, self.patch)
             row = self.encode(steps).indices + self.V * torch.arange(self.K, device=self.entries.device)
             total.index_add_(0, row.flatten(), patches.reshape(-1, self.pixels).double())
             count.index_add_(0, row.flatten(), torch.ones_like(row.flatten(), dtype=torch.float64))
@@ -194,20 +193,6 @@ class PatchTokenizer(nn.Module):
 
     # --- inside ---
 
-    def _patches(self, obs: Tensor) -> Tensor:
-        """obs (B, T, C, H, W) -> float patches (B, T, K, C * patch * patch), same scale."""
-        (h, w), p = self.grid, self.patch
-        B, T, C, H, W = obs.shape
-        obs = F.pad(obs.float(), (0, w * p - W, 0, h * p - H))
-        return obs.reshape(B, T, C, h, p, w, p).permute(0, 1, 3, 5, 2, 4, 6).reshape(B, T, h * w, C * p * p)
-
-    def _frames(self, patches: Tensor) -> Tensor:
-        """Patches (B, T, K, C * patch * patch) -> obs (B, T, C, H, W), cropped."""
-        (h, w), p, (C, H, W) = self.grid, self.patch, self.frame_shape
-        B, T = patches.shape[:2]
-        obs = patches.reshape(B, T, h, w, C, p, p).permute(0, 1, 4, 2, 5, 3, 6).reshape(B, T, C, h * p, w * p)
-        return obs[..., :H, :W]
-
     def _distinct(self, patches: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Patches (B, T, K, pixels) 0..255 -> the n distinct (patch, position) pairs (n, pixels), (n,), their index for
         each patch (B*T*K,), how often each occurs (n,). Most patches of a game are copies of each other: this is what
@@ -215,8 +200,7 @@ class PatchTokenizer(nn.Module):
         B, T, K, D = patches.shape
         position = torch.arange(K, device=patches.device).repeat(B * T)
         hashes = (patches.reshape(-1, D).double() @ self.hash_weights[:D]) + position * self.hash_weights[D]
-        _, inverse, count = hashes.unique(return_inverse=True, return_counts=True)
-        row = torch.empty_like(count).scatter_(0, inverse, torch.arange(len(inverse), device=patches.device))
+        row, inverse, count = distinct(hashes)
         return patches.reshape(-1, D)[row], position[row], inverse, count
 
     def _centred(self, patches: Tensor, position: Tensor) -> Tensor:

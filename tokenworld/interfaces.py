@@ -77,25 +77,26 @@ class Codes:
 class Prediction:
     """The next step, as a decoding scheme sampled or scored it; the world model fills in `reward` and `terminated`."""
 
-    codes: Codes  # T = 1; their `logits` (B, 1, K, V) are what they were drawn from, None where a scheme has none
-    h: Tensor  # (B, D), the summary of the step that predicted these codes; zero before the first prediction
+    codes: Codes  # T = 1
+    h: Tensor  # (B, D), the summary of the step that led to these codes; zero before the first prediction
+    score: Any = None  # () -> logits (B, K, V) of each code given those before it, None where a scheme has no likelihood
     reward: Any = None  # a distribution: .mean (B,), .sample(noise), .loss(target)
     terminated: Any = None  # likewise; .mean is the probability of termination
 
     @property
     def logprob(self) -> Tensor | None:
         """(B, K) of the codes, in nats; None where a scheme cannot give it. Computed only when asked for."""
-        if self.codes.logits is None:
+        if self.score is None:
             return None
-        logp = self.codes.logits[:, 0].float().log_softmax(-1)
+        logp = self.score().float().log_softmax(-1)
         return logp.gather(-1, self.codes.indices[:, 0].unsqueeze(-1)).squeeze(-1)
 
     @property
     def entropy(self) -> Tensor | None:
-        """(B, K) in nats; None where a scheme cannot give it."""
-        if self.codes.logits is None:
+        """(B, K) in nats, of each code given those before it; None where a scheme cannot give it."""
+        if self.score is None:
             return None
-        logp = self.codes.logits[:, 0].float().log_softmax(-1)
+        logp = self.score().float().log_softmax(-1)
         return -(logp.exp() * logp).sum(-1)
 
 
@@ -152,12 +153,13 @@ class Decoding(Protocol):
     """Owns everything that must agree between training and sampling: embedding order, masks, shifts, loss, sampler."""
 
     passes: int  # forward passes of the backbone per imagined frame
+    ahead: int  # frames that h has seen beyond its step: 0, or 1 where h is read after the next codes were drawn
     weights: dict[str, float]  # of the losses, the same names
     # Optional, called by the trainer before the first update if there: `prepare(codes, steps)`.
 
     def loss(self, backbone: Backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:
         """Teacher forcing. Losses (B, T-1): entry t is that of predicting frame t+1 from frames ..t; a mean over K.
-        h (B, T, D): h[:, t] has seen frames ..t and action[t] and predicts frame t+1, reward[t], terminated[t]."""
+        h (B, T - ahead, D): h[:, t] has seen frames ..t+ahead and action[t]; the heads read reward[t], terminated[t] in it."""
 
     def start(self, backbone: Backbone, codes: Codes, steps: Steps) -> tuple[Prediction, Any]:
         """Read T frames and the T-1 actions between them. The prediction is that of the last frame; its h is zero in rows

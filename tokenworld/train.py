@@ -267,22 +267,30 @@ def train_tokenizer(
     window: int = 1,
     lr: float = 1e-4,
     clip: float = 10.0,
+    recent: float = 0.0,
 ) -> None:
-    """Updates on uniformly drawn frames (window 1) or on windows of consecutive ones; from epoch `start` up to `stop`."""
+    """Updates on uniformly drawn frames (window 1) or on windows of consecutive ones; from epoch `start` up to `stop`.
+
+    `recent`: the share of a batch that is drawn from the newest tenth of the replay. A tokenizer without parameters learns
+    in `loss` itself and needs no step.
+    """
     if run.epoch < start or (stop is not None and run.epoch >= stop):
         return
     tokenizer = run.world_model.tokenizer
-    optimizer = run.optimizer("tokenizer", tokenizer, lr)
+    optimizer = run.optimizer("tokenizer", tokenizer, lr) if any(True for _ in tokenizer.parameters()) else None
     if run.count["tokenizer"] == 0 and hasattr(tokenizer, "prepare"):
         steps, _ = run.replay.sample(min(2048, run.replay.rows), 1, run.rng)
         tokenizer.prepare(steps.to(run.device))
     tokenizer.train()
-    batches = run.replay.batches(updates, batch // window, window, run.rng)
+    batches = run.replay.batches(updates, batch // window, window, run.rng, recent=recent)
     for steps, _ in progress(run, batches, updates, "tokenizer"):
         with run.autocast():
             losses, codes = tokenizer.loss(steps.to(run.device))
             loss = total_loss(losses, tokenizer.weights)
-        run.update("tokenizer", optimizer, loss, clip)
+        if optimizer is None:
+            run.count["tokenizer"] += 1
+        else:
+            run.update("tokenizer", optimizer, loss, clip)
     tokenizer.eval()
     if hasattr(tokenizer, "refit") and (last or (stop is not None and run.epoch == stop - 1)):
         tokenizer.refit(steps.to(run.device) for steps, _ in run.replay.windows(1, 256))

@@ -53,13 +53,14 @@ class WorldModel(nn.Module):
         return nn.ModuleList([self.backbone, self.decoding, self.reward, self.termination])
 
     def forward(self, steps: Steps, codes: Codes | None = None) -> Losses:
-        """The dynamics' losses on real steps: {"codes" (B, T-1), "reward" (B, T), "termination" (B, T)} in nats."""
+        """The dynamics' losses on real steps: {"codes" (B, T-1), "reward", "termination" (B, T - ahead)} in nats."""
         codes = self.encode(steps) if codes is None else codes
         losses, h = self.decoding.loss(self.backbone, codes, steps)
+        told = steps[:, : h.shape[1]]
         return {
             **losses,
-            "reward": self.reward(h).loss(steps.reward),
-            "termination": self.termination(h).loss(steps.terminated),
+            "reward": self.reward(h).loss(told.reward),
+            "termination": self.termination(h).loss(told.terminated),
         }
 
     @torch.no_grad()

@@ -33,6 +33,8 @@ class AutoregressiveState:
 class Autoregressive(nn.Module):
     """K forward passes per frame, exact joint distribution of a frame's codes. temperature 0 is greedy."""
 
+    ahead = 0
+
     def __init__(self, *, shapes: Shapes, action: nn.Module, temperature: float = 1.0):
         super().__init__()
         if temperature < 0:
@@ -85,7 +87,7 @@ class Autoregressive(nn.Module):
                 out, cache = backbone(x[:, None, None], "causal", cache)
                 logits.append(self.logits(out[:, 0, 0]))
         z, logits = torch.stack(z, 1), torch.stack(logits, 1)  # (B, K), (B, K, V)
-        return Prediction(Codes(z.unsqueeze(1), logits=logits.unsqueeze(1)), h), AutoregressiveState(cache, z, begins)
+        return Prediction(Codes(z.unsqueeze(1)), h, lambda: logits), AutoregressiveState(cache, z, begins)
 
     def _read_frame(self, backbone, state: AutoregressiveState, h: Tensor):
         """Read all but the last code of the state's frame and score all of them."""
@@ -96,7 +98,7 @@ class Autoregressive(nn.Module):
             out, cache = backbone(x.unsqueeze(1), "causal", cache, first.unsqueeze(1))
             logits.append(self.logits(out[:, 0]))
         logits = torch.cat(logits, 1)  # (B, K, V)
-        return Prediction(Codes(z.unsqueeze(1), logits=logits.unsqueeze(1)), h), AutoregressiveState(cache, z, first)
+        return Prediction(Codes(z.unsqueeze(1)), h, lambda: logits), AutoregressiveState(cache, z, first)
 
     def _embed(self, z: Tensor, action: Tensor) -> Tensor:
         """(B, T, K), (B, T) -> (B, T, K+1, D)."""

@@ -1,9 +1,15 @@
 """Parallel decoding: all K codes of the next frame in one pass (block teacher forcing, Dedieu et al. 2025, arXiv:2502.01591).
 
 A step is its K codes and its action (P = K + 1), attended to in full; code k's position predicts code k of the *next*
-frame, the action's position is h. Codes of one frame are independent given the past. Differs: the action is also added to
-each code, and each code's logits start from a copy-or-frequency prior (`prepare`), so that the transformer begins with
-what does not move and has only the rest to learn.
+frame. Differs:
+
+- Each code first sees its neighbours on the grid (a 3x3 convolution): what moves mostly moves there.
+- Each code's logits start from a copy-or-frequency prior (`prepare`): the transformer begins with what does not move and has
+  only the rest to learn.
+- The least certain code of a frame is drawn first, and the others, independently, given it. Where chance moves several codes
+  together (a sticky action moves the whole paddle), codes drawn without regard for each other make half a move.
+- h is the action's position after it has read the codes that were drawn. An h from before the draw knows only the odds of
+  an end: it lets a dream go on whose frame shows a lost ball, into what no data describe, and a policy finds what pays there.
 """
 
 from __future__ import annotations
@@ -12,10 +18,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, UserError
-from tokenworld.nn import log_prob, mlp, sample_categorical
+from tokenworld.nn import categorical_entropy, log_prob, mlp, sample_categorical
 
 
 @dataclass
@@ -31,10 +38,14 @@ class ParallelState:
 
 
 class Parallel(nn.Module):
-    """One forward pass per frame. temperature 0 is greedy; `prior` starts from copy/unigram statistics of the data; `weight`
-    is that of the codes' loss, beside 1 for reward and 1 for termination."""
+    """One forward pass per frame.
+
+    temperature: 0 is greedy · prior: start from copy/unigram statistics of the data · weight: of the codes' loss, beside 1
+    for reward, for termination and for `alone`, the codes' loss without regard for each other, which tells the least certain.
+    """
 
     passes = 1
+    ahead = 1
 
     def __init__(
         self,
@@ -52,13 +63,20 @@ class Parallel(nn.Module):
             raise UserError(f"decoding.temperature must be at least 0, got {temperature}: choose e.g. 1.0")
         K, V, D = shapes.codes, shapes.vocab_size, shapes.dim
         self.K, self.V, self.temperature, self.prior = K, V, temperature, prior
-        self.weights = {"codes": weight}
+        self.grid = shapes.grid
+        self.weights = {"codes": weight, "alone": 1.0}
         self.action = action
         self.code = nn.Embedding(V, D)
         self.place = nn.Parameter(torch.randn(K + 1, D) * 0.3)
-        self.logits = mlp(D, V, hidden=D, zero_last=prior)
         nn.init.normal_(self.code.weight, std=0.3)
+        self.near = nn.Conv2d(D, D, 3, padding=1)
+        self.hidden, self.logits = nn.Linear(D, D), nn.Linear(D, V)
+        self.drawn = nn.Embedding(V, D)
+        self.reading = mlp(D, D, hidden=D)  # of a position and the code that was drawn there
+        self.lead = nn.Linear(D, D)  # what the first reading tells all positions
         if prior:
+            nn.init.zeros_(self.logits.weight)
+            nn.init.zeros_(self.logits.bias)
             self.copy = nn.Parameter(torch.zeros(K))  # log odds of staying, per position
             self.frequency = nn.Parameter(torch.zeros(K, V))  # log unigram, per position
 
@@ -80,11 +98,13 @@ class Parallel(nn.Module):
         self.copy.copy_((((1 - eps) / eps) * ((1 - typical) / typical)).log().clamp(min=0))
 
     def loss(self, backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:
-        """Cross-entropy in nats, a mean over K: {"codes": (B, T-1)}; h (B, T, D) at the action positions."""
+        """Cross-entropies in nats, means over K: {"codes", "alone": (B, T-1)}; h (B, T-1, D)."""
         z = codes.indices
         out, _ = backbone(self._embed(z, steps.action), "full", None, steps.first)  # (B, T, K+1, D)
-        nats = -log_prob(self._logits(out[:, :-1, : self.K], z[:, :-1]), z[:, 1:])  # (B, T-1, K)
-        return {"codes": nats.mean(-1)}, out[:, :, self.K]
+        out, before, after = out[:, :-1], z[:, :-1], z[:, 1:]
+        alone, lead = self._alone(out, before)
+        nats = {"codes": self._given(out, before, alone, lead, after.gather(-1, lead)), "alone": alone}
+        return {name: -log_prob(logits, after).mean(-1) for name, logits in nats.items()}, self._summary(out, after)
 
     def start(self, backbone, codes: Codes, steps: Steps) -> tuple[Prediction, ParallelState]:
         z = codes.indices
@@ -93,38 +113,70 @@ class Parallel(nn.Module):
         if T > 1:
             x = self._embed(z[:, :-1], steps.action[:, :-1])
             out, cache = backbone(x, "full", cache, steps.first[:, :-1])
-            h, logits = out[:, -1, K], self._logits(out[:, -1, :K], z[:, -2])
-            h = torch.where(steps.first[:, -1:], 0, h)
+            h = torch.where(steps.first[:, -1:], 0, self._summary(out[:, -1], z[:, -1]))
+            prediction = Prediction(Codes(z[:, -1:]), h, lambda: self._draw(out[:, -1], z[:, -2], None, z[:, -1])[1])
         else:
             h = torch.zeros(B, self.place.shape[-1], device=z.device)
-            logits = torch.zeros(B, K, self.V, device=z.device)  # nothing is known before the first frame
-        prediction = Prediction(Codes(z[:, -1:], logits=logits.unsqueeze(1)), h)
+            unknown = torch.zeros(B, K, self.V, device=z.device)  # nothing is known before the first frame
+            prediction = Prediction(Codes(z), h, lambda: unknown)
         return prediction, ParallelState(cache, z[:, -1], steps.first[:, -1])
 
     def step(self, backbone, state, action, noise, codes: Codes | None = None, first: Tensor | None = None):
         """Samples with noise (B, K), or reads `codes`."""
         x = self._embed(state.codes.unsqueeze(1), action.unsqueeze(1))  # (B, 1, K+1, D)
         out, cache = backbone(x, "full", state.cache, state.first.unsqueeze(1))
-        h, logits = out[:, 0, self.K], self._logits(out[:, 0, : self.K], state.codes)  # (B, D), (B, K, V)
-        z = sample_categorical(logits, noise, self.temperature) if codes is None else codes.indices[:, 0]
+        out = out[:, 0]  # (B, K+1, D)
+        z, logits = self._draw(out, state.codes, noise, None if codes is None else codes.indices[:, 0])
+        h = self._summary(out, z)
         begins = torch.zeros_like(state.first) if first is None else first
         if first is not None:
             h = torch.where(first[:, None], 0, h)
-        return Prediction(Codes(z.unsqueeze(1), logits=logits.unsqueeze(1)), h), ParallelState(cache, z, begins)
+        return Prediction(Codes(z.unsqueeze(1)), h, lambda: logits), ParallelState(cache, z, begins)
 
     def _embed(self, z: Tensor, action: Tensor) -> Tensor:
         """(B, T, K), (B, T) -> (B, T, K+1, D)."""
-        a = self.action(action).unsqueeze(2)  # (B, T, 1, D)
-        return torch.cat([self.code(z) + a, a], 2) + self.place
+        a, x = self.action(action).unsqueeze(2), self.code(z)  # (B, T, 1, D), (B, T, K, D)
+        B, T, K, D = x.shape
+        near = self.near(x.view(B * T, *self.grid, D).permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)  # (B*T, K, D)
+        return torch.cat([x + near.reshape(x.shape) + a, a], 2) + self.place
 
-    def _logits(self, out: Tensor, z: Tensor) -> Tensor:
-        """out (..., K, D), the codes z (..., K) they stood on -> logits (..., K, V) of the next frame."""
-        logits = self.logits(out)
+    def _alone(self, out: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
+        """out (..., K+1, D) on the codes before (..., K) -> logits (..., K, V) of the next codes without regard for each
+        other, and which of them is the least certain (..., 1)."""
+        logits = self._logits(self.hidden(out[..., : self.K, :]), before)
+        return logits, categorical_entropy(logits.detach()).argmax(-1, keepdim=True)
+
+    def _given(self, out: Tensor, before: Tensor, alone: Tensor, lead: Tensor, code: Tensor) -> Tensor:
+        """Logits (..., K, V) given that position lead (..., 1) has this code (..., 1); there they stay what they were."""
+        K, place = self.K, lead.unsqueeze(-1)
+        read = self.reading(out.gather(-2, place.expand(*lead.shape, out.shape[-1])) + self.drawn(code))  # (..., 1, D)
+        logits = self._logits(self.hidden(out[..., :K, :]) + self.lead(read), before)
+        return torch.where(torch.arange(K, device=out.device).unsqueeze(-1) == place, alone, logits)
+
+    def _logits(self, hidden: Tensor, before: Tensor) -> Tensor:
+        """hidden (..., K, D) on the codes before (..., K) -> logits (..., K, V) of the next ones."""
+        logits = self.logits(F.silu(hidden))
         if not self.prior:
             return logits
         logits = logits + self.frequency
-        stay = self.copy.expand(z.shape).unsqueeze(-1)
-        return logits.scatter_add(-1, z.unsqueeze(-1), stay.to(logits.dtype))
+        stay = self.copy.expand(before.shape).unsqueeze(-1)
+        return logits.scatter_add(-1, before.unsqueeze(-1), stay.to(logits.dtype))
+
+    def _draw(self, out: Tensor, before: Tensor, noise: Tensor | None, z: Tensor | None) -> tuple[Tensor, Tensor]:
+        """out (B, K+1, D) -> the next codes (B, K), drawn with noise (B, K) or given as z, and the logits (B, K, V) of each
+        given those drawn before it."""
+        alone, lead = self._alone(out, before)
+        if z is not None:
+            return z, self._given(out, before, alone, lead, z.gather(-1, lead))
+        first = alone.gather(1, lead.unsqueeze(-1).expand(-1, -1, self.V))  # (B, 1, V)
+        code = sample_categorical(first, noise.gather(1, lead), self.temperature)
+        logits = self._given(out, before, alone, lead, code)
+        return sample_categorical(logits, noise, self.temperature), logits
+
+    def _summary(self, out: Tensor, z: Tensor) -> Tensor:
+        """out (..., K+1, D) and the codes z (..., K) that were drawn from it -> h (..., D)."""
+        K = self.K
+        return out[..., K, :] + self.reading(out[..., :K, :] + self.drawn(z)).sum(-2) * K**-0.5
 
 
 TINY = dict()

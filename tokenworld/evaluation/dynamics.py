@@ -10,6 +10,7 @@ from tokenworld.evaluation import codelength
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.world_model import WorldModel
 
+DRAWS = 16  # sampled next frames that reward and termination are averaged over, where the heads read drawn codes
 EVENT = 0.5  # a reward event is a reward further from zero than this; the head predicts one where its mean is
 
 
@@ -19,20 +20,25 @@ def dynamics_metrics(
 ) -> dict[str, float | None]:
     """The `dynamics` entry of a run's summary, from consecutive windows of held-out experience (B, T) and their codes.
 
-    Bits are sums over the K codes of a frame, means over all frames that have a predecessor in their window and episode.
+    Reward and termination are predicted before the next frame is known: where h has seen the next codes (`ahead`), they
+    are means over sampled ones. Bits are sums over the K codes of a frame, means over all frames that have a predecessor in their window and episode.
     The baselines (`counts`) are scored on the same frames. None where nothing was there to measure.
     """
     nats, reward, ends, targets, previous, current = [], [], [], [], [], []
+    generator = torch.Generator(codes.indices.device).manual_seed(0)
     _, state = world_model.start(held_out[:, :1], Codes(codes.indices[:, :1]))
     T = held_out.obs.shape[1]
     for t in range(T - 1):
         action, following, first = held_out.action[:, t], Codes(codes.indices[:, t + 1 : t + 2]), held_out.first[:, t + 1]
-        prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
         real = held_out.acted[:, t] & held_out.valid[:, t + 1]
-        h = prediction.h[real]
+        if world_model.decoding.ahead:
+            reward_mean, end_mean = predicted(world_model, state, action, generator)
+        prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
+        if not world_model.decoding.ahead:
+            reward_mean, end_mean = world_model.reward(prediction.h).mean, world_model.termination(prediction.h).mean
         nats.append(prediction.logprob[real].cpu())
-        reward.append(world_model.reward(h).mean.cpu())
-        ends.append(world_model.termination(h).mean.cpu())
+        reward.append(reward_mean[real].cpu())
+        ends.append(end_mean[real].cpu())
         targets.append(torch.stack([held_out.reward[real, t], held_out.terminated[real, t].float()], 1).cpu())
         previous.append(codes.indices[real, t].cpu())
         current.append(codes.indices[real, t + 1].cpu())
@@ -51,6 +57,15 @@ def dynamics_metrics(
         "reward_event_f1": f1(torch.cat(reward).abs() > EVENT, targets[:, 0].abs() > EVENT),
         "termination_brier_skill": brier_skill(torch.cat(ends), targets[:, 1]),
     }
+
+
+def predicted(world_model: WorldModel, state, action: torch.Tensor, generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Expected reward and probability of termination (B,) of taking action (B,): means over sampled next frames."""
+    B, device = len(action), action.device
+    rows = torch.arange(B, device=device).repeat_interleave(DRAWS)
+    noise = torch.rand(B * DRAWS, world_model.shapes.codes, generator=generator, device=device)
+    prediction, _ = world_model.step(state.select(rows), action[rows], noise)
+    return prediction.reward.mean.view(B, DRAWS).mean(1), prediction.terminated.mean.view(B, DRAWS).mean(1)
 
 
 def f1(predicted: torch.Tensor, real: torch.Tensor) -> float | None:
