@@ -4,15 +4,12 @@ from tokenworld import commands, config
 
 
 def test_the_quick_start_learns_in_its_dream(tmp_path):
-    """The first part of the quick start; a broken part leaves the policy at random's 0.3 to 0.5.
-
-    Not every seed is this far by then: LOG.md tells of one whose young dynamics is exploited for some epochs.
-    """
-    cfg, cli = config.compose([f"out={tmp_path / 'run'}", "seed=1", "device=cpu", "train.loop.epochs=12"])
+    """The first part of the quick start; a broken part leaves the policy at random's 0.3 to 0.5."""
+    cfg, cli = config.compose([f"out={tmp_path / 'run'}", "seed=1", "device=cpu", "train.loop.epochs=10"])
     config.check(cfg)
     result = commands.train(cfg, cli)
     tokenizer, dynamics, returns = result["tokenizer"], result["dynamics"], result["eval"]
-    assert tokenizer["psnr"] > 30 and tokenizer["event_recall"] > 0.97, tokenizer
-    assert dynamics["bits_per_frame"] < 0.5 * dynamics["bits_per_frame_bigram"], dynamics
+    assert tokenizer["psnr"] > 60 and tokenizer["event_recall"] > 0.999, tokenizer
+    assert dynamics["bits_per_frame"] < 0.2 * dynamics["bits_per_frame_bigram"], dynamics
     assert dynamics["reward_event_f1"] > 0.9 and dynamics["termination_brier_skill"] > 0.6, dynamics
-    assert returns["return_ci95"][0] > 2 * returns["random_return_mean"], returns
+    assert returns["return_ci95"][0] > 4 * returns["random_return_mean"], returns
