@@ -53,9 +53,14 @@ def test_the_quick_start_needs_no_word(calls):
 
 
 @pytest.mark.parametrize("phase", ["tokenizer", "dynamics", "policy"])
-def test_train_one_phase(calls, phase):
-    assert cli.main(["train", phase, "data=d", "load.tokenizer=tok"]) == 0
-    assert calls[0][:2] == ("train_phase", phase) and calls[0][3]["load.tokenizer"] == "tok"
+def test_train_one_phase_goes_on_with_the_recipe_of_what_it_loads(calls, phase, tmp_path):
+    cfg, keys = config.compose(["recipe=atari_small"])
+    config.save(tmp_path / "config.yaml", cfg, keys)
+    for word, recipe in (("seed=1", "atari_small"), ("recipe=iris", "iris")):
+        assert cli.main(["train", phase, "data=d", f"load.tokenizer={tmp_path}", word]) == 0
+        (name, which, _, keys) = calls.pop()
+        assert (name, which) == ("train_phase", phase)
+        assert keys["load.tokenizer"] == str(tmp_path) and keys["recipe"] == recipe
 
 
 def test_collect(calls):

@@ -54,8 +54,8 @@ examples
 settings
 {COMMON}
   data=DIR               episodes to learn from (phases tokenizer, dynamics, policy)
-  load.tokenizer=RUN     a trained tokenizer (phase dynamics)
-  load.world_model=RUN   a trained world model (phase policy)
+  load.tokenizer=RUN     a trained tokenizer (phase dynamics); recipe= is then that run's if you give none
+  load.world_model=RUN   a trained world model (phase policy); likewise
   --resume RUN           go on with a run, bit for bit; takes no settings""",
     "collect": f"""tokenworld collect steps=N out=DIR [key=value ...]
 
@@ -194,7 +194,12 @@ def _recipe(command: str, words: list[str]) -> tuple[dict, dict]:
     for key in (word.partition("=")[0] for word in words):
         if key in config.CLI_KEYS and key not in RECIPE_KEYS[command]:
             raise _fault(f"{command} takes no key {key}: expected some of {', '.join(RECIPE_KEYS[command])}, or settings")
-    cfg, cli = config.compose(words)
+    given, recipe = dict(word.partition("=")[::2] for word in words), config.DEFAULT_RECIPE
+    for key in ("load.tokenizer", "load.world_model"):
+        if key in given:  # what was trained with one recipe goes on with it; a file that a run names is not opened
+            theirs = config.load(given[key])[1]["recipe"]
+            recipe = theirs if theirs in config.recipes() else recipe
+    cfg, cli = config.compose(words, recipe)
     config.check(cfg)
     return cfg, cli
 

@@ -248,6 +248,8 @@ def _built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | 
     meta = _meta(cfg, env, seed)
     env.close()
     world_model = WorldModel.from_config(cfg, frame=frame, actions=actions)
+    if cfg["train"]["evaluate"].get("kmeans") and not hasattr(world_model.tokenizer, "patch"):
+        raise UserError("train.evaluate.kmeans compares with a tokenizer of patches: set it to false for this tokenizer")
     policy = config.build(cfg["policy"], shapes=world_model.shapes) if "policy" in phases else None
     if load:
         for key in ("load.tokenizer", "load.world_model"):

@@ -481,8 +481,6 @@ def evaluate(
     `env`: what differs from the training environment, e.g. {"life_loss_ends": False}. `kmeans`: measure a plain k-means
     dictionary of patches beside a patch tokenizer, on the same frames.
     """
-    if kmeans and not hasattr(run.world_model.tokenizer, "patch"):
-        raise UserError("train.evaluate.kmeans compares with a tokenizer of patches: set it to false for this tokenizer")
     due = run.count["policy"] > 0 and (run.epoch + 1) % every == 0
     if due or (last and run.policy is not None and run.count["policy"] > 0):
         if last:

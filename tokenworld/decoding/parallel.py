@@ -3,7 +3,8 @@
 A step is its K codes and its action (P = K + 1), attended to in full; code k's position predicts code k of the *next*
 frame. Differs:
 
-- Each code first sees its neighbours on the grid (a 3x3 convolution): what moves mostly moves there.
+- Each code also carries the action, and first sees its neighbours on the grid (a 3x3 convolution): what moves mostly moves
+  there.
 - Each code's logits start from a copy-or-frequency prior (`prepare`): the transformer begins with what does not move and has
   only the rest to learn.
 - The least certain code of a frame is drawn first, and the others, independently, given it. Where chance moves several codes
