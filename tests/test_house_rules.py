@@ -27,7 +27,7 @@ LAYERS = [
     ["imagination"],
     ["world_model"],
     ["tokenizers", "backbones", "decoding", "policies", "heads", "actions", "envs", "data"],
-    ["config", "nn", "checkpoint", "log", "viz"],
+    ["config", "nn", "kernels", "checkpoint", "log", "viz"],
     ["interfaces"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

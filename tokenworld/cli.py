@@ -14,6 +14,7 @@ usage: tokenworld COMMAND [key=value ...]
   data       look at a folder of episodes
   score      the return of a trained policy in the real environment
   dream      a picture of real, reconstructed and imagined frames side by side
+  bench      how fast a recipe runs here, beside what this machine can do at best
   show       a recipe resolved: its settings, parameters and cost; or how two recipes differ
 
 examples
@@ -91,6 +92,22 @@ examples
   tokenworld dream dyn steps=50 out=ball.gif
 
   --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
+    "bench": f"""tokenworld bench imagine|dynamics|tokenizer|encode|decode|collect|loop [key=value ...] [--json FILE]
+
+Times the recipe's own phases and dreams after a warm-up and prints the median: units per second, forward passes per
+frame, counted FLOPs, and the shares of what this machine reaches in a matrix product of the same shape and in reading
+memory, measured in the same call. `loop` adds up the whole schedule, test episodes left out.
+
+examples
+  tokenworld bench imagine
+  tokenworld bench imagine recipe=iris precision=bf16 train.policy.burn_in=1 --json iris.json
+  tokenworld bench dynamics recipe=iris train.dynamics.batch=8
+  tokenworld bench loop recipe=iris device=cuda precision=bf16
+
+settings
+{COMMON}
+  repeats=5          timings of each thing; the median counts
+  --json FILE        the figures as JSON""",
     "show": f"""tokenworld show [recipe=NAME] [against=NAME] [key=value ...]
 
 The recipe as it will run, parameters per part, passes and FLOPs per imagined frame; with against=, what differs.
@@ -109,6 +126,7 @@ COMMON_KEYS = ("recipe", "overlay", "seed", "device", "precision", "out")
 RECIPE_KEYS = {
     "train": (*COMMON_KEYS, "data", "load.tokenizer", "load.world_model"),
     "collect": ("recipe", "overlay", "seed", "out", "steps"),
+    "bench": ("recipe", "overlay", "seed", "device", "precision", "repeats"),
     "show": ("recipe", "overlay"),
 }
 RUN_KEYS = {
@@ -167,6 +185,8 @@ def parse(words: list[str]):
         return _parse_run(command, rest)
     if command == "show":
         return _parse_show(rest)
+    if command == "bench":
+        return _parse_bench(rest)
     if command == "train" and "--resume" in rest:
         return _parse_resume(rest)
     phase = None
@@ -246,6 +266,20 @@ def _parse_data(words: list[str]):
                      f"write tokenworld data info data/breakout")
 
     return lambda: _commands().data_info(words[1])
+
+
+def _parse_bench(words: list[str]):
+    words, json_file = list(words), None
+    if "--json" in words:
+        at = words.index("--json")
+        if at + 1 == len(words) or "=" in words[at + 1]:
+            raise _fault("--json needs the file to write, for example --json bench.json")
+        json_file = words[at + 1]
+        del words[at : at + 2]
+    if not words or "=" in words[0]:
+        raise _fault("bench needs to know what to time: write for example tokenworld bench imagine recipe=iris")
+    cfg, cli = _recipe("bench", words[1:])
+    return lambda: _commands().bench(words[0], cfg, cli, json_file)
 
 
 def _parse_show(words: list[str]):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import inspect
 import json
 import shutil
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld import checkpoint, config, viz
+from tokenworld import benchmark, checkpoint, config, viz
 from tokenworld import train as training
 from tokenworld.data.collect import Collector, random_act
 from tokenworld.data.episodes import EpisodeWriter, describe, make_meta, read_episodes, read_meta
@@ -128,6 +132,21 @@ def dream(out: str, keys: dict) -> Path:
         viz.save_png(path, viz.grid([row[:: max(1, len(row) // 10)] for row in columns.values()]))
     run.log.say(f"{' | '.join(columns)}, {len(columns['real'])} frames: {path}")
     return path
+
+
+def bench(what: str, cfg: dict, cli: dict, json_file: str | None = None) -> dict[str, Any]:
+    """How fast a recipe runs on this machine, and how far from the best this machine could do."""
+    benchmark.check(what)
+    with tempfile.TemporaryDirectory() as folder:
+        run = _built(Path(folder), cfg, cli, training.PHASES, log=Log(None))
+        run.phases["collect"](run, False, steps=benchmark.REAL_STEPS, first_steps=benchmark.REAL_STEPS, random=True)
+        run.collector.cut()
+        result = benchmark.bench(what, run, cli.get("repeats", 5))
+    print(benchmark.table(result))
+    if json_file is not None:
+        Path(json_file).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        run.log.say(f"written: {json_file}")
+    return result
 
 
 def data_info(folder: str) -> dict[str, Any]:
@@ -383,7 +402,18 @@ def _device(name: str) -> torch.device:
     usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not usable[name]:
         raise UserError(f"device={name} is not available here: expected one of {', '.join(k for k, v in usable.items() if v)}")
+    if name == "cpu":
+        _keep_freed_memory()
     return torch.device(name)
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what is freed: large tensors are else given back and faulted in again, page by page, in every step."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the most that it takes
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
 
 
 class _removed_on_error:

@@ -42,6 +42,7 @@ CLI_KEYS: dict[str, Any] = {
     "seed": int,
     "steps": int,
     "episodes": int,
+    "repeats": int,
     "device": Literal["auto", "cpu", "cuda", "mps"],
     "precision": Literal["fp32", "bf16"],
     "load.tokenizer": str,

@@ -53,10 +53,10 @@ def imagine(
 
     def look(prediction: Prediction) -> View:
         indices.append(prediction.codes.indices[:, 0])
-        h.append(prediction.h)
+        h.append(prediction.h.float())
         pixels = world_model.decode(prediction.codes)[:, 0] if policy.needs_pixels else None
         frames.append(pixels)
-        return View(prediction.codes, prediction.h, lambda: pixels)
+        return View(prediction.codes, h[-1], lambda: pixels)
 
     for t in range(horizon):
         action, carry = policy.act(look(prediction), carry, noise[:, t, K + 2])

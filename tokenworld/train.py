@@ -77,6 +77,10 @@ class Run:
         """The codes of rows (B, T) of a replay, encoded once per version of the tokenizer."""
         return Codes(replay.codes(rows, self._encode, self.count["tokenizer"]).to(self.device))
 
+    def dreamer(self) -> WorldModel:
+        """The world model to dream with: itself, or with precision bf16 a copy of what it has learnt by now."""
+        return self.world_model.eval() if self.precision == "fp32" else self.world_model.in_bf16()
+
     def _encode(self, steps: Steps) -> torch.Tensor:
         return self.world_model.encode(steps.to(self.device)).indices.cpu()
 
@@ -378,7 +382,7 @@ def train_policy(
     """
     if run.epoch < start:
         return
-    model, policy = run.world_model.eval(), run.policy
+    model, policy = run.dreamer(), run.policy
     optimizer = run.optimizer("policy", policy, lr)
     K = model.shapes.codes
     gained = []
@@ -386,11 +390,10 @@ def train_policy(
     for steps, rows in progress(run, batches, updates, "policy"):
         steps, codes = steps.to(run.device), run.codes(run.replay, rows)
         policy.eval()
-        with run.autocast():
-            noise = torch.rand(batch, horizon, K + 3, generator=run.generator, device=run.device)
-            prediction, state = model.start(steps, codes)
-            carry = burned_in(model, policy, steps, codes)
-            dream = imagine(model, prediction, state, policy, horizon, noise, carry, expected_reward)
+        noise = torch.rand(batch, horizon, K + 3, generator=run.generator, device=run.device)
+        prediction, state = model.start(steps, codes)
+        carry = burned_in(model, policy, steps, codes)
+        dream = imagine(model, prediction, state, policy, horizon, noise, carry, expected_reward)
         policy.train()
         for losses in policy.updates(dream, run.shuffler):
             loss = total_loss(losses, policy.weights)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, View
+from tokenworld.nn import for_inference
 
 
 class WorldModel(nn.Module):
@@ -51,6 +52,12 @@ class WorldModel(nn.Module):
     def dynamics_modules(self) -> nn.ModuleList:
         """Everything but the tokenizer: what the dynamics' optimiser trains."""
         return nn.ModuleList([self.backbone, self.decoding, self.reward, self.termination])
+
+    def in_bf16(self) -> WorldModel:
+        """A frozen copy to dream with: all in bf16 but the samplers. It decodes, but does not encode."""
+        twin = for_inference(self)
+        twin.tokenizer.encode = None
+        return twin
 
     def forward(self, steps: Steps, codes: Codes | None = None) -> Losses:
         """The dynamics' losses on real steps: {"codes" (B, T-1), "reward", "termination" (B, T - ahead)} in nats."""

@@ -11,9 +11,9 @@ import os
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenworld.kernels import Dropout, additive, attend, computed_in
 from tokenworld.interfaces import UserError
 
 # A stricter world for tests: using a cache that a later call has consumed raises instead of reading spoilt memory.
@@ -22,9 +22,11 @@ DEBUG = bool(os.environ.get("TOKENWORLD_DEBUG"))
 
 @dataclass
 class Cache:
-    """Keys and values of the last `context` steps: per layer one preallocated ring (B, N, S, D/N), S = context * P.
+    """Keys and values of the last `context` steps: per layer one ring (B, N, S, D/N), S = context * P.
 
-    A call writes into the rings, so it consumes the cache that it is given; `select` is the only copy.
+    A call writes into the rings, so it consumes the cache that it is given; `select` is the only copy. On a CPU, where
+    reading them is what a pass costs, the rings are allocated as they fill: C <= S slots. On a GPU they are whole from
+    the start, so that all passes have the same shape.
     """
 
     keys: list[Tensor]
@@ -32,7 +34,8 @@ class Cache:
     cursor: Tensor  # () int64: positions read so far, the same for all rows
     start: Tensor  # (B,) int64: the step at which the row's episode began
     positions: int  # P
-    filled: int  # how many positions of the ring hold something; known to the host, at most S
+    read: int  # the cursor, as the host knows it
+    S: int  # slots of a whole ring
     alive: bool = True
 
     def select(self, index: Tensor) -> Cache:
@@ -43,11 +46,32 @@ class Cache:
             self.cursor.clone(),
             self.start[index],
             self.positions,
-            self.filled,
+            self.read,
+            self.S,
         )
 
+    @property
+    def filled(self) -> int:
+        """How many slots hold something."""
+        return min(self.S, self.read)
+
+    @property
+    def bytes(self) -> int:
+        """What one pass over the filled part of the rings reads."""
+        B, N, C, width = self.keys[0].shape
+        return 2 * len(self.keys) * B * N * self.filled * width * self.keys[0].element_size()
+
+    def reserve(self, positions: int) -> None:
+        """Have slots for so many more positions, in steps of two environment steps."""
+        B, N, C, width = self.keys[0].shape
+        needed = min(self.S, self.filled + positions)
+        if needed > C:
+            grain = 2 * self.positions
+            more = min(self.S, -(-needed // grain) * grain) - C
+            for rings in (self.keys, self.values):
+                rings[:] = [torch.cat([ring, ring.new_zeros(B, N, more, width)], 2) for ring in rings]
+
     def _advance(self, positions: int) -> Cache:
-        S = self.keys[0].shape[2]
         self.alive = not DEBUG
         return Cache(
             self.keys,
@@ -55,7 +79,8 @@ class Cache:
             self.cursor + positions,
             self.start,
             self.positions,
-            min(S, self.filled + positions),
+            self.read + positions,
+            self.S,
         )
 
 
@@ -74,7 +99,7 @@ class GPT(nn.Module):
         if not 0 <= dropout < 1:
             raise UserError(f"backbone.dropout must be at least 0 and below 1, got {dropout}")
         self.D, self.context, self.heads = dim, context, heads
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
         for block in self.blocks:
@@ -101,16 +126,19 @@ class GPT(nn.Module):
     def make_cache(self, batch: int, positions: int, dtype: torch.dtype | None = None) -> Cache:
         """An empty cache for `batch` rows of steps with `positions` (P) each."""
         weight = self.norm.weight
-        shape = (batch, self.heads, self.context * positions, self.D // self.heads)
+        S = self.context * positions
+        shape = (batch, self.heads, 0 if weight.device.type == "cpu" else S, self.D // self.heads)
         zeros = [torch.zeros(shape, dtype=dtype or weight.dtype, device=weight.device) for _ in range(2 * len(self.blocks))]
         long = dict(dtype=torch.int64, device=weight.device)
         n = len(self.blocks)
-        return Cache(zeros[:n], zeros[n:], torch.zeros((), **long), torch.zeros(batch, **long), positions, 0)
+        return Cache(zeros[:n], zeros[n:], torch.zeros((), **long), torch.zeros(batch, **long), positions, 0, S)
 
     def _cached(self, x: Tensor, within: str, cache: Cache, first: Tensor | None):
         assert cache.alive, "this state was consumed by a step: keep a copy with state.select(index) before stepping"
         B, T, p, D = x.shape
-        P, S = cache.positions, cache.keys[0].shape[2]
+        P, S = cache.positions, cache.S
+        cache.reserve(T * p)
+        C = cache.keys[0].shape[2]
         assert T == 1 or p == P, (x.shape, P)
         index = cache.cursor + torch.arange(T * p, device=x.device)  # (L,) absolute positions of x
         step_of, place_of = index // P, index % P
@@ -119,14 +147,16 @@ class GPT(nn.Module):
         if T == 1:
             # Write, then attend over the ring: what one step overwrites has just left the band.
             start = cache.start if first is None else torch.maximum(cache.start, marked)
-            slots = torch.arange(S, device=x.device)
+            slots = torch.arange(C, device=x.device)
             newest = cache.cursor + p - 1
-            key_index = newest - (newest - slots) % S  # (S,) the absolute position that each slot holds
-            mask = self._mask(key_index, index, start, P, within)  # (B, 1, 1 or p, S)
-            ring = (cache.keys, cache.values, index % S, None)
+            key_index = newest - (newest - slots) % S  # (C,) the absolute position that each slot holds
+            mask = self._mask(key_index, index, start, P, within)  # (B, 1, 1 or p, C)
+            at = cache.read % S  # a CPU copies faster to a place that the host knows
+            write = at if x.device.type == "cpu" and at + p <= S else index % S
+            ring = (cache.keys, cache.values, write, None)
         else:
             # Attend over ring + x, then write: early queries still need what the late ones overwrite.
-            slots = torch.arange(S if cache.filled else 0, device=x.device)
+            slots = torch.arange(C if cache.filled else 0, device=x.device)
             newest = cache.cursor - 1
             old_index = newest - (newest - slots) % S
             key_index = torch.cat([old_index, index])
@@ -168,19 +198,21 @@ class GPT(nn.Module):
         return (seen & (episode[:, None, :] == episode[:, :, None])).unsqueeze(1)  # (B, 1, L, L)
 
     def _blocks(self, x: Tensor, step_of: Tensor, place_of: Tensor, mask, *, causal: bool = False, ring=None) -> Tensor:
-        rotation = self._rotation(step_of, place_of)
+        dtype = computed_in(x)
+        rotation = self._rotation(step_of, place_of, dtype)
+        mask = additive(mask, x.shape[1], dtype, x.device, causal)
         x = self.drop(x)
         for i, block in enumerate(self.blocks):
             layer = None if ring is None else (ring[0][i], ring[1][i], ring[2], ring[3])
             x = block(x, rotation, mask, causal, layer)
         return self.norm(x)
 
-    def _rotation(self, step_of: Tensor, place_of: Tensor) -> tuple[Tensor, Tensor]:
+    def _rotation(self, step_of: Tensor, place_of: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Half of each head turns with the time step, half with the place in the step: (L, D/N) cosines and sines."""
         turns = torch.stack([step_of, place_of]).to(torch.float32)  # (2, L)
         angle = (turns[:, :, None] * self.frequencies).transpose(0, 1).flatten(1)  # (L, 2 * D/N/4)
         cos, sin = angle.cos(), angle.sin()
-        return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)  # (L, D/N) each
+        return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)  # (L, D/N) each
 
 
 class Block(nn.Module):
@@ -193,7 +225,7 @@ class Block(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim)
         self.out = nn.Linear(dim, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, x: Tensor, rotation, mask: Tensor | None, causal: bool, layer) -> Tensor:
         B, L, D = x.shape
@@ -203,8 +235,8 @@ class Block(nn.Module):
         if layer is not None:
             keys, values, write, old = layer
             if old is None:  # one step: into the ring, then over the ring
-                keys.index_copy_(2, write, k.to(keys.dtype))
-                values.index_copy_(2, write, v.to(values.dtype))
+                _write(keys, write, k)
+                _write(values, write, v)
                 k, v = keys.to(q.dtype), values.to(q.dtype)
             else:  # many steps: over ring and x, then into the ring
                 fresh_k, fresh_v, n = k, v, len(write)
@@ -212,19 +244,27 @@ class Block(nn.Module):
                     k, v = torch.cat([keys.to(k.dtype), k], 2), torch.cat([values.to(v.dtype), v], 2)
                 else:
                     k, v = k.contiguous(), v.contiguous()
-                keys.index_copy_(2, write, fresh_k[:, :, -n:].to(keys.dtype))
-                values.index_copy_(2, write, fresh_v[:, :, -n:].to(values.dtype))
-        dropout = self.dropout if self.training else 0.0
-        a = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal)
+                _write(keys, write, fresh_k[:, :, -n:])
+                _write(values, write, fresh_v[:, :, -n:])
+        a = attend(q, k, v, mask, causal=causal, dropout=self.dropout if self.training else 0.0)
         x = x + self.drop(self.out(a.transpose(1, 2).reshape(B, L, D)))
         return x + self.drop(self.mlp(self.norm2(x)))
+
+
+def _write(ring: Tensor, at: int | Tensor, x: Tensor) -> None:
+    """x (B, N, p, D/N) into the slots that begin at, or are listed in, `at`."""
+    if isinstance(at, int):
+        ring.narrow(2, at, x.shape[2]).copy_(x)
+    else:
+        ring.index_copy_(2, at, x.to(ring.dtype))
 
 
 def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
     """Rotary embedding (RoFormer, arXiv:2104.09864): x (..., L, D/N), pairs are the two halves of the head."""
     cos, sin = rotation
-    y = x.float()
-    return torch.addcmul(y * cos, y.roll(y.shape[-1] // 2, -1), sin).to(x.dtype)
+    half = x.shape[-1] // 2
+    turned = torch.cat([x[..., half:], x[..., :half]], -1)
+    return torch.addcmul(x * cos, turned, sin)
 
 
 TINY = dict(layers=2, heads=2, dim=16, context=4)

@@ -61,7 +61,7 @@ class Autoregressive(nn.Module):
         z = codes.indices
         B, T, K = z.shape
         cache = backbone.make_cache(B, K + 1)
-        h = torch.zeros(B, self.place.shape[-1], device=z.device)
+        h = self.place.new_zeros(B, self.place.shape[-1])
         if T > 1:
             past, cache = backbone(self._embed(z[:, :-1], steps.action[:, :-1]), "causal", cache, steps.first[:, :-1])
             h = torch.where(steps.first[:, -1:], 0, past[:, -1, K])

@@ -117,7 +117,7 @@ class Parallel(nn.Module):
             h = torch.where(steps.first[:, -1:], 0, self._summary(out[:, -1], z[:, -1]))
             prediction = Prediction(Codes(z[:, -1:]), h, lambda: self._draw(out[:, -1], z[:, -2], None, z[:, -1])[1])
         else:
-            h = torch.zeros(B, self.place.shape[-1], device=z.device)
+            h = self.place.new_zeros(B, self.place.shape[-1])
             unknown = torch.zeros(B, K, self.V, device=z.device)  # nothing is known before the first frame
             prediction = Prediction(Codes(z), h, lambda: unknown)
         return prediction, ParallelState(cache, z[:, -1], steps.first[:, -1])

@@ -1,0 +1,433 @@
+"""`tokenworld bench`: how fast a recipe runs here, beside what this machine can do at best, measured in the same call.
+
+The phases and the dreams that are timed are those that training runs, on frames that the recipe's own environment gave.
+FLOPs are counted by running the same code on the meta device, where nothing is computed. The arithmetic ceiling is a
+matrix product (or convolution) of the model's own shape and type, the ceiling of bytes a sum over a large array.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import math
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tokenworld.imagination import Actor, imagine
+from tokenworld.interfaces import Codes, Steps, UserError
+from tokenworld.nn import total_loss
+from tokenworld.train import Run, burned_in
+
+REAL_STEPS = 600  # of random play, to have frames
+WARMUP = 1
+
+
+@dataclass
+class Row:
+    """One measured thing. `seconds` are of `units` units, a repeat each."""
+
+    name: str
+    unit: str
+    units: int
+    seconds: list[float]
+    passes: int | None = None  # forward passes of the backbone per imagined frame
+    flops: float | None = None  # per unit
+    bytes: float | None = None  # per unit: weights and caches that must be read
+    ceiling: float | None = None  # FLOP/s of the product this work consists of
+
+    @property
+    def rate(self) -> float:
+        return self.units / statistics.median(self.seconds)
+
+    def as_dict(self, bandwidth: float) -> dict[str, Any]:
+        rates = sorted(self.units / s for s in self.seconds)
+        numbers = {
+            "per_second": self.rate,
+            "per_second_range": [rates[0], rates[-1]],
+            "flops_per_second": self.flops and self.flops * self.rate,
+            "share_of_flops": self.flops and self.ceiling and self.flops * self.rate / self.ceiling,
+            "share_of_bytes": self.bytes and self.bytes * self.rate / bandwidth,
+        }
+        if self.flops and self.ceiling:  # the bound: arithmetic and bytes one after the other, as one core does them
+            numbers["bound_per_second"] = 1 / (self.flops / self.ceiling + (self.bytes or 0) / bandwidth)
+        return asdict(self) | numbers
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What can be measured
+
+
+def bench(what: str, run: Run, repeats: int) -> dict[str, Any]:
+    """The rows of one kind of benchmark, with ceilings, memory and versions, as a dictionary for JSON."""
+    rows = BENCHES[what](run, repeats)
+    bandwidth = read_bandwidth(run.device)
+    return {
+        "bench": what,
+        "recipe": run.config["recipe"],
+        "env_id": run.meta["env_id"],
+        "precision": run.precision,
+        "device": device_name(run.device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "read_bytes_per_second": bandwidth,
+        "peak_memory_bytes": peak_memory(run.device),
+        "rows": [row.as_dict(bandwidth) for row in rows],
+    }
+
+
+def bench_imagine(run: Run, repeats: int) -> list[Row]:
+    """Dreams as `train_policy` has them: codes only, with pixels, and with the recipe's policy."""
+    settings = run.phases["policy"].keywords
+    batch, horizon, burn_in = settings["batch"], settings["horizon"], settings["burn_in"]
+    model = run.dreamer()
+    steps, rows = run.replay.sample(batch, burn_in, run.rng, ends="acted")
+    steps, codes = steps.to(run.device), run.codes(run.replay, rows)
+    K, passes = model.shapes.codes, model.decoding.passes
+    noise = torch.rand(batch, horizon, K + 3, generator=run.generator, device=run.device)
+
+    def dream(model, policy, steps, codes, noise):
+        with torch.no_grad():
+            prediction, state = model.start(steps, codes)
+            carry = burned_in(model, policy, steps, codes)
+            return imagine(model, prediction, state, policy, horizon, noise, carry)
+
+    blind, seeing = Dice(model.shapes.actions, False), Dice(model.shapes.actions, True)
+    policy = run.policy.eval()
+    made = []
+    for name, who in (("codes", blind), ("codes and pixels", seeing), ("with the policy", policy)):
+        # the start is not part of the dream: its time is taken apart and its work counted apart
+        def begin():
+            prediction, state = model.start(steps, codes)
+            return prediction, state, burned_in(model, who, steps, codes)
+
+        seconds = []
+        for i in range(WARMUP + repeats):
+            with torch.no_grad():
+                prediction, state, carry = begin()
+                seconds.append(clock(run.device, lambda: imagine(model, prediction, state, who, horizon, noise, carry)))
+        flops = _dream_flops(run.world_model, who, steps, codes, noise, horizon) / (batch * horizon)
+        row = Row(name, "imagined frames", batch * horizon, seconds[WARMUP:], passes, flops)
+        row.bytes = _dream_bytes(run, model, steps, codes, noise) / (batch * horizon)
+        row.ceiling = product_ceiling(run, batch * math.ceil((K + 1) / passes), run.world_model.backbone.D)
+        if who.needs_pixels:
+            row.ceiling = picture_ceiling(run, batch) or row.ceiling
+        made.append(row)
+    return made
+
+
+def bench_dynamics(run: Run, repeats: int) -> list[Row]:
+    """Updates of the dynamics: the phase itself, replay and optimiser included."""
+    settings = run.phases["dynamics"].keywords
+    batch, length = settings["batch"], settings["length"]
+    seconds = _phase(run, "dynamics", repeats)
+    steps, rows = run.replay.sample(1, length, run.rng)
+    codes = run.codes(run.replay, rows)
+
+    def learn(model, steps, codes):
+        total_loss(model.train()(steps, codes), model.weights, steps).backward()
+
+    flops = count_flops(learn, run.world_model, steps, codes) / length
+    P = model_positions(run)
+    ceiling = product_ceiling(run, batch * length * P, run.world_model.backbone.D)
+    return [Row("dynamics updates", "environment steps", batch * length, seconds, None, flops, None, ceiling)]
+
+
+def bench_tokenizer(run: Run, repeats: int) -> list[Row]:
+    """Updates of the tokenizer: the phase itself, replay and optimiser included."""
+    batch = run.phases["tokenizer"].keywords["batch"]
+    tokenizer = run.world_model.tokenizer
+    seconds = _phase(run, "tokenizer", repeats)
+    flops = None
+    if any(True for _ in tokenizer.parameters()):
+        steps, _ = run.replay.sample(1, 1, run.rng)
+        flops = 3 * (_encode_flops(run, steps) + _decode_flops(run))  # backward costs twice the forward
+    return [Row("tokenizer updates", "frames", batch, seconds, None, flops, None, picture_ceiling(run, batch))]
+
+
+def bench_encode(run: Run, repeats: int) -> list[Row]:
+    """Frames to codes."""
+    batch = run.phases["tokenizer"].keywords["batch"]
+    steps = run.replay.sample(batch, 1, run.rng)[0].to(run.device)
+    model = run.world_model.eval()
+    seconds = timed(run.device, lambda: model.encode(steps), repeats)
+    flops = _encode_flops(run, steps)
+    return [Row("encode", "frames", batch, seconds, None, flops, None, picture_ceiling(run, batch))]
+
+
+@torch.no_grad()
+def bench_decode(run: Run, repeats: int) -> list[Row]:
+    """Codes to frames."""
+    batch = run.phases["policy"].keywords["batch"]
+    _, rows = run.replay.sample(batch, 1, run.rng)
+    codes, model = run.codes(run.replay, rows), run.dreamer()
+    seconds = timed(run.device, lambda: model.decode(codes), repeats)
+    return [Row("decode", "frames", batch, seconds, None, _decode_flops(run), None, picture_ceiling(run, batch))]
+
+
+def bench_collect(run: Run, repeats: int) -> list[Row]:
+    """Real steps: random play, and play with the policy, the frames read through the tokenizer."""
+    n = 200
+    rng, A = np.random.default_rng(0), run.world_model.shapes.actions
+
+    def dice(obs, first):
+        return torch.from_numpy(rng.integers(A, size=len(first)))
+
+    actor = Actor(run.world_model.eval(), run.policy.eval(), generator=run.generator)
+    rows = []
+    for name, act in (("random play", dice), ("play with the policy", actor)):
+        seconds = timed(run.device, lambda act=act: run.collector.collect(n, act), repeats)
+        rows.append(Row(name, "real steps", n, seconds))
+    return rows
+
+
+def bench_loop(run: Run, repeats: int) -> list[Row]:
+    """What one epoch costs when all phases run, and the whole schedule; test episodes are not in it."""
+    rows = bench_collect(run, repeats)[1:] + bench_tokenizer(run, repeats) + bench_dynamics(run, repeats)
+    settings = run.phases["policy"].keywords
+    seconds = _phase(run, "policy", repeats)
+    rows.append(Row("policy updates, dreams included", "imagined frames", settings["batch"] * settings["horizon"], seconds))
+    epochs = run.loop.keywords["epochs"]
+    total = 0.0
+    for row, name in zip(rows, ("collect", "tokenizer", "dynamics", "policy"), strict=True):
+        settings = run.phases[name].keywords
+        active = max(0, min(settings.get("stop") or epochs, epochs) - settings.get("start", 0))
+        each = settings["steps"] if name == "collect" else settings["updates"] * row.units
+        total += active * each / row.rate
+    rows.append(Row(f"the whole schedule, {epochs} epochs", "epochs", epochs, [total]))
+    return rows
+
+
+BENCHES: dict[str, Callable[[Run, int], list[Row]]] = {
+    "imagine": bench_imagine,
+    "dynamics": bench_dynamics,
+    "tokenizer": bench_tokenizer,
+    "encode": bench_encode,
+    "decode": bench_decode,
+    "collect": bench_collect,
+    "loop": bench_loop,
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Clocks
+
+
+def clock(device: torch.device, call: Callable[[], Any]) -> float:
+    """Seconds that a call takes, the device's queue included."""
+    synchronize(device)
+    began = time.perf_counter()
+    call()
+    synchronize(device)
+    return time.perf_counter() - began
+
+
+def timed(device: torch.device, call: Callable[[], Any], repeats: int, least: float = 0.05) -> list[float]:
+    """Seconds per call, a value for each repeat, after a warm-up. Short calls are repeated up to `least` seconds."""
+    once = [clock(device, call) for _ in range(WARMUP + 1)][-1]
+    n = max(1, math.ceil(least / max(once, 1e-9)))
+
+    def several():
+        for _ in range(n):
+            call()
+
+    return [clock(device, several) / n for _ in range(repeats)]
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def _phase(run: Run, name: str, repeats: int) -> list[float]:
+    """Seconds per update of a training phase, called as the loop calls it."""
+    phase = functools.partial(run.phases[name], run, False, start=0)
+    once = [clock(run.device, functools.partial(phase, updates=1)) for _ in range(WARMUP + 1)][-1]
+    updates = max(2, math.ceil(0.5 / once))
+    return [clock(run.device, functools.partial(phase, updates=updates)) / updates for _ in range(repeats)]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Ceilings
+
+
+def product_ceiling(run: Run, rows: int, dim: int) -> float:
+    """FLOP/s of (rows, D) x (D, 4D) in the run's precision: the widest product of a transformer block."""
+    a, b = (torch.randn(shape, device=run.device, dtype=precision(run)) for shape in ((rows, dim), (dim, 4 * dim)))
+    return 8 * rows * dim * dim / min(timed(run.device, lambda: a @ b, 5))
+
+
+def picture_ceiling(run: Run, frames: int) -> float | None:
+    """FLOP/s of the tokenizer's own 3x3 convolution at full size, channels last; None if it has none."""
+    convolutions = [m for m in run.world_model.tokenizer.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    if not convolutions:
+        return None
+    C, (_, H, W) = convolutions[0].out_channels, run.world_model.shapes.frame
+    conv = nn.Conv2d(C, C, 3, padding=1, device=run.device, dtype=precision(run)).to(memory_format=torch.channels_last)
+    best = 0.0
+    for n in {min(frames, 16), frames}:  # small batches stay in a CPU's cache
+        x = torch.randn(n, C, H, W, device=run.device, dtype=precision(run)).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            best = max(best, 18 * C * C * H * W * n / min(timed(run.device, lambda x=x: conv(x), 5)))
+    return best
+
+
+def read_bandwidth(device: torch.device) -> float:
+    """Bytes per second of a sum over 256 MB."""
+    x = torch.ones(2**26, device=device)
+    return 4 * x.numel() / min(timed(device, x.sum, 5))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the device if it counts them, of the whole process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
+def precision(run: Run) -> torch.dtype:
+    return torch.bfloat16 if run.precision == "bf16" else torch.float32
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), name)
+    return f"{device.type} ({name})"
+
+
+def model_positions(run: Run) -> int:
+    return run.world_model.shapes.codes + 1
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# FLOPs and bytes
+
+
+class Dice:
+    """A policy that rolls dice: the dream alone, with or without pixels."""
+
+    def __init__(self, actions: int, needs_pixels: bool):
+        self.actions, self.needs_pixels = actions, needs_pixels
+
+    def start(self, batch: int) -> None:
+        return None
+
+    def act(self, view, carry, noise: Tensor) -> tuple[Tensor, None]:
+        return (noise * self.actions).long(), None
+
+    def to(self, device) -> Dice:
+        return self
+
+
+def count_flops(call: Callable, *arguments: Any) -> int:
+    """FLOPs of call(*arguments), the arguments taken to the meta device first: shapes without numbers."""
+    with FlopCounterMode(display=False) as counter:
+        call(*(_meta(argument) for argument in arguments))
+    return counter.get_total_flops()
+
+
+def _meta(x: Any) -> Any:
+    if isinstance(x, nn.Module):
+        return copy.deepcopy(x).to("meta")
+    if isinstance(x, Codes):
+        return Codes(x.indices.to("meta"))
+    return x.to("meta") if isinstance(x, (Tensor, Steps)) else x
+
+
+def _dream_flops(model, policy, steps, codes, noise, horizon: int) -> int:
+    def begin(model, policy, steps, codes):
+        with torch.no_grad():
+            return (*model.start(steps, codes), policy.start(len(steps.obs)))
+
+    def whole(model, policy, steps, codes, noise):
+        prediction, state, carry = begin(model, policy, steps, codes)
+        imagine(model, prediction, state, policy, horizon, noise, carry)
+
+    start = count_flops(begin, model, policy, steps, codes)
+    return count_flops(whole, model, policy, steps, codes, noise) - start
+
+
+@torch.no_grad()
+def _dream_bytes(run: Run, model, steps, codes, noise) -> float:
+    """Weights once per pass, and in each pass what the cache holds: what a dream of codes must read."""
+    size = torch.finfo(precision(run)).bits // 8
+    weights = sum(p.numel() for p in run.world_model.dynamics_modules().parameters()) * size
+    _, state = model.start(steps, codes)
+    K, total = model.shapes.codes, 0.0
+    for t in range(noise.shape[1]):
+        _, state = model.step(state, torch.zeros_like(steps.action[:, 0]), noise[:, t, :K])
+        total += model.decoding.passes * (weights + getattr(getattr(state, "cache", None), "bytes", 0))
+    return total
+
+
+def _encode_flops(run: Run, steps: Steps) -> float:
+    """Of one frame, counted on a real one: the quantisers do not run on the meta device."""
+    with FlopCounterMode(display=False) as counter:
+        run.world_model.encode(steps[:1, :1].to(run.device))
+    return counter.get_total_flops()
+
+
+@torch.no_grad()
+def _decode_flops(run: Run) -> float:
+    codes = torch.zeros(1, 1, run.world_model.shapes.codes, dtype=torch.int64, device=run.device)
+    with FlopCounterMode(display=False) as counter:
+        run.world_model.decode(Codes(codes))
+    return counter.get_total_flops()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is printed
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result for people: a row per measured thing, the machine below."""
+    head = ("", "per second", "range", "passes", "MFLOP each", "GFLOP/s", "of product", "of bytes", "bound/s")
+    lines = [head]
+    for row in result["rows"]:
+        low, high = row["per_second_range"]
+        lines.append((
+            f"{row['name']} ({row['unit']})", _short(row["per_second"]), f"{_short(low)}..{_short(high)}", _short(row["passes"]),
+            _short(row["flops"], 1e-6), _short(row["flops_per_second"], 1e-9), _percent(row["share_of_flops"]),
+            _percent(row["share_of_bytes"]), _short(row.get("bound_per_second")),
+        ))  # fmt: skip
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    text = "\n".join("  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))
+                     for line in lines)
+    return text + (
+        f"\n{result['recipe']}, {result['env_id']}, {result['precision']}, {result['device']}, {result['threads']} threads,"
+        f" torch {result['torch']}; reads {result['read_bytes_per_second'] / 1e9:.0f} GB/s,"
+        f" peak memory {result['peak_memory_bytes'] / 2**30:.2f} GiB"
+    )
+
+
+def _short(x: float | None, scale: float = 1.0) -> str:
+    if x is None:
+        return "-"
+    x = x * scale
+    return f"{x:,.0f}" if x >= 100 or x == int(x) else f"{x:.3g}"
+
+
+def _percent(x: float | None) -> str:
+    return "-" if x is None else f"{100 * x:.0f} %"
+
+
+def check(what: str) -> None:
+    if what not in BENCHES:
+        raise UserError(f"there is no benchmark {what!r}: expected one of {', '.join(BENCHES)}")
