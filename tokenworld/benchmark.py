@@ -55,8 +55,9 @@ class Row:
         numbers = {
             "per_second": self.rate,
             "per_second_range": [rates[0], rates[-1]],
+            "flops": self.flops or None,  # a table that is only looked up has none
             "flops_per_second": self.flops and self.flops * self.rate,
-            "share_of_flops": self.flops and self.ceiling and self.flops * self.rate / self.ceiling,
+            "share_of_flops": self.flops * self.rate / self.ceiling if self.flops and self.ceiling else None,
             "share_of_bytes": self.bytes and self.bytes * self.rate / bandwidth,
         }
         if self.flops and self.ceiling:  # the bound: arithmetic and bytes one after the other, as one core does them
@@ -387,6 +388,7 @@ def _encode_flops(run: Run, steps: Steps) -> float:
 @torch.no_grad()
 def _decode_flops(run: Run) -> float:
     codes = torch.zeros(1, 1, run.world_model.shapes.codes, dtype=torch.int64, device=run.device)
+    run.world_model.decode(Codes(codes))  # a tokenizer of patches draws its dictionary once
     with FlopCounterMode(display=False) as counter:
         run.world_model.decode(Codes(codes))
     return counter.get_total_flops()

@@ -330,6 +330,8 @@ def _costs(cfg: dict) -> list[tuple[str, ...]]:
              ("codes", f"{model.tokenizer.K} of {model.tokenizer.V}"),
              ("forward passes per imagined frame", f"{model.decoding.passes}"),
              ("MFLOPs per imagined frame", f"{counter.get_total_flops() / 1e6:.2f}")]
+    with torch.no_grad():
+        model.decode(prediction.codes)  # a tokenizer of patches draws its dictionary once
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model.decode(prediction.codes)
     return [*rows, ("MFLOPs to decode it to pixels", f"{counter.get_total_flops() / 1e6:.2f}")]

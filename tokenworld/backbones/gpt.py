@@ -127,7 +127,7 @@ class GPT(nn.Module):
         """An empty cache for `batch` rows of steps with `positions` (P) each."""
         weight = self.norm.weight
         S = self.context * positions
-        shape = (batch, self.heads, 0 if weight.device.type == "cpu" else S, self.D // self.heads)
+        shape = (batch, self.heads, S if weight.device.type == "cuda" else 0, self.D // self.heads)
         zeros = [torch.zeros(shape, dtype=dtype or weight.dtype, device=weight.device) for _ in range(2 * len(self.blocks))]
         long = dict(dtype=torch.int64, device=weight.device)
         n = len(self.blocks)
