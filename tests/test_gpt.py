@@ -77,6 +77,24 @@ def test_dropout_only_in_training():
     assert not torch.equal(model(x, "causal")[0], model(x, "causal")[0])
 
 
+def test_checkpointing_changes_memory_only():
+    """The same h and the same gradients, the same dropout included, with less kept in between."""
+    x, first, kept = torch.randn(2, 4, 3, 16), torch.zeros(2, 4, dtype=torch.bool), []
+    gradients = []
+    for checkpoint in (False, True):
+        torch.manual_seed(0)
+        model = GPT(layers=3, heads=2, dim=16, context=3, dropout=0.3, checkpoint=checkpoint).train()
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, sizes=sizes: (sizes.append(t.numel()), t)[1], lambda t: t):
+            h = model(x, "causal", None, first)[0]
+        torch.manual_seed(1)  # what is drawn afterwards does not matter
+        h.square().sum().backward()
+        gradients.append([p.grad for p in model.parameters()])
+        kept.append(sum(sizes))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*gradients, strict=True))
+    assert kept[1] < kept[0] / 3
+
+
 @torch.no_grad()
 def test_consumed_caches_are_only_noticed_in_debug(monkeypatch):
     model, x = GPT(layers=1, heads=1, dim=8, context=2), torch.randn(1, 1, 1, 8)

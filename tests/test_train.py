@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tokenworld import commands, config
+from tokenworld import train as training
 from tokenworld.interfaces import UserError
 
 
@@ -101,3 +102,25 @@ def test_controls(tmp_path):
     assert result["imagined_steps"] > 0
     saved = json.loads((tmp_path / "shuffled" / "summary.json").read_text())
     assert saved["updates"]["dynamics"] == result["updates"]["dynamics"]
+
+
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path):
+    """Three uneven parts, of which some steps do not count, move the weights as the whole batch does."""
+    moved = []
+    for accumulate in (1, 3):
+        words = [f"train.{phase}.accumulate={accumulate}" for phase in ("tokenizer", "dynamics")]
+        words += ["recipe=iris", "backbone.dropout=0", "train.dynamics.batch=7", "train.tokenizer.batch=7"]
+        cfg, cli = composed(*words, f"out={tmp_path / str(accumulate)}")
+        run = commands.new_run(cfg, cli, training.PHASES)
+        run.phases["collect"](run, False, first_steps=120, random=True)
+        run.collector.cut()
+        for name in ("tokenizer", "dynamics"):
+            run.phases[name](run, False, start=0, updates=2)
+        moved.append([p.detach().clone() for p in run.world_model.parameters()])
+        run.writer.close()
+    assert all(torch.allclose(a, b, atol=2e-5) for a, b in zip(*moved, strict=True))
+
+
+def test_parts_are_as_equal_as_can_be():
+    assert training.parts(7, 3) == [slice(0, 2), slice(2, 5), slice(5, 7)]
+    assert [p.stop - p.start for p in training.parts(2, 4)] == [1, 1]

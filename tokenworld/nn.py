@@ -75,26 +75,35 @@ def categorical_entropy(logits: Tensor) -> Tensor:
     return -(logp.exp() * logp).sum(-1)
 
 
-def total_loss(losses: Losses, weights: dict[str, float], steps: Steps | None = None) -> Tensor:
+def total_loss(
+    losses: Losses, weights: dict[str, float], steps: Steps | None = None, whole: Steps | None = None
+) -> Tensor:
     """The one place where losses are masked and weighted: the sum over names of weight x mean over real transitions.
 
-    A (B, T) or (B, T-1) loss counts only where `valid` and `acted`; a () loss counts as it is.
+    A (B, T) or (B, T-1) loss counts only where `valid` and `acted`; a () loss counts as it is. `whole`: the batch of which
+    `steps` are some rows; the means are then over the whole batch, so that the losses of its parts add up to its loss.
     """
     assert losses.keys() == weights.keys(), (sorted(losses), sorted(weights))
     total = torch.zeros((), device=next(iter(losses.values())).device)
     for name, loss in losses.items():
-        total = total + weights[name] * masked_mean(loss, steps)
+        total = total + weights[name] * masked_mean(loss, steps, whole)
     return total
 
 
-def masked_mean(loss: Tensor, steps: Steps | None) -> Tensor:
+def masked_mean(loss: Tensor, steps: Steps | None, whole: Steps | None = None) -> Tensor:
     """Mean of a (B, T') loss over the steps that are valid and acted (T' <= T); a () loss is returned as it is."""
+    whole = steps if whole is None else whole
     if loss.ndim == 0 or steps is None:
-        return loss.mean()
+        share = 1.0 if steps is None else len(steps.valid) / len(whole.valid)
+        return loss.mean() * share
+    mask = counting(steps, loss.shape[1])
+    return torch.where(mask, loss, 0).sum() / counting(whole, loss.shape[1]).sum().clamp(min=1)
+
+
+def counting(steps: Steps, length: int) -> Tensor:
+    """Which entries of a (B, length) loss count: a loss on the next frame needs one."""
     mask = steps.valid & steps.acted
-    if loss.shape[1] < mask.shape[1]:  # a loss on the next frame needs one
-        mask = mask[:, :-1] & steps.valid[:, 1:]
-    return torch.where(mask, loss, 0).sum() / mask.sum().clamp(min=1)
+    return mask if length == mask.shape[1] else mask[:, :-1] & steps.valid[:, 1:]
 
 
 def make_optimizer(module: nn.Module, *, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:

@@ -6,10 +6,11 @@ the phases epoch after epoch, writes a checkpoint after each, and goes on from t
 
 from __future__ import annotations
 
+import collections
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -94,10 +95,11 @@ class Run:
             self.optimizers[name] = make_optimizer(module, lr=lr, weight_decay=weight_decay)
         return self.optimizers[name]
 
-    def update(self, name: str, optimizer, loss: torch.Tensor, clip: float) -> None:
-        """One optimiser step with the gradient's norm clipped."""
+    def update(self, name: str, optimizer, losses: Iterable[torch.Tensor], clip: float) -> None:
+        """One optimiser step on the sum of losses, made and differentiated one after the other; the gradient is clipped."""
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        for loss in losses:
+            loss.backward()
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
@@ -140,7 +142,7 @@ class Run:
 def check_settings(phases: dict[str, dict[str, Any]]) -> None:
     """Refuse numbers that no phase can work with, before anything is created: UserError."""
     least = dict(updates=1, batch=1, window=1, length=2, horizon=1, burn_in=1, every=1, episodes=1, final_episodes=1, envs=1)
-    least |= dict(epochs=1, checkpoint_every=1, steps=1, first_steps=1, start=0, stop=0, warmup=0, held_out=0, cut=1)
+    least |= dict(epochs=1, checkpoint_every=1, accumulate=1, steps=1, first_steps=1, start=0, stop=0, warmup=0, held_out=0, cut=1)
     for phase, settings in phases.items():
         for key, value in settings.items():
             if isinstance(value, (str, dict, list, bool, type(None))):
@@ -272,11 +274,13 @@ def train_tokenizer(
     lr: float = 1e-4,
     clip: float = 10.0,
     recent: float = 0.0,
+    accumulate: int = 1,
 ) -> None:
     """Updates on uniformly drawn frames (window 1) or on windows of consecutive ones; from epoch `start` up to `stop`.
 
-    `recent`: the share of a batch that is drawn from the newest tenth of the replay. A tokenizer without parameters learns
-    in `loss` itself and needs no step.
+    `recent`: the share of a batch that is drawn from the newest tenth of the replay. `accumulate`: parts in which a batch
+    is computed, to save memory; the gradient is that of the whole batch, a running mean of a codebook moves once per part.
+    A tokenizer without parameters learns in `loss` itself and needs no step.
     """
     if run.epoch < start or (stop is not None and run.epoch >= stop):
         return
@@ -287,14 +291,21 @@ def train_tokenizer(
         tokenizer.prepare(steps.to(run.device))
     tokenizer.train()
     batches = run.replay.batches(updates, batch // window, window, run.rng, recent=recent)
+    seen: dict[str, Any] = {}
+
+    def learn(steps: Steps):
+        for part in parts(len(steps.obs), accumulate):
+            with run.autocast():
+                seen["losses"], seen["codes"] = tokenizer.loss(steps[part])
+                seen["loss"] = total_loss(seen["losses"], tokenizer.weights)
+            yield seen["loss"] * (len(steps.obs[part]) / len(steps.obs))
+
     for steps, _ in progress(run, batches, updates, "tokenizer"):
-        with run.autocast():
-            losses, codes = tokenizer.loss(steps.to(run.device))
-            loss = total_loss(losses, tokenizer.weights)
         if optimizer is None:
+            collections.deque(learn(steps.to(run.device)), maxlen=0)
             run.count["tokenizer"] += 1
         else:
-            run.update("tokenizer", optimizer, loss, clip)
+            run.update("tokenizer", optimizer, learn(steps.to(run.device)), clip)
     tokenizer.eval()
     if hasattr(tokenizer, "refit") and (last or (stop is not None and run.epoch == stop - 1)):
         tokenizer.refit(steps.to(run.device) for steps, _ in run.replay.windows(1, 256))
@@ -304,10 +315,10 @@ def train_tokenizer(
         "tokenizer",
         ("loss",),
         updates=run.count["tokenizer"],
-        loss=finite(loss, "tokenizer"),
-        **{name: value.mean() for name, value in losses.items()},
-        codebook_usage=codebook_usage(codes.indices, V),
-        perplexity=perplexity(codes.indices, V),
+        loss=finite(seen["loss"], "tokenizer"),
+        **{name: value.mean() for name, value in seen["losses"].items()},
+        codebook_usage=codebook_usage(seen["codes"].indices, V),
+        perplexity=perplexity(seen["codes"].indices, V),
     )
 
 
@@ -325,12 +336,14 @@ def train_dynamics(
     warmup: int = 0,
     clip: float = 10.0,
     recent: float = 0.0,
+    accumulate: int = 1,
     shuffle_actions: bool = False,
 ) -> None:
     """Updates of backbone, decoding and heads on `batch` windows of `length` steps; the tokenizer is frozen here.
 
-    `recent`: the share of a batch that is drawn from the newest tenth of the replay. `shuffle_actions` is a control: the
-    model learns from actions of other windows, so that a policy cannot learn what its actions do.
+    `recent`: the share of a batch that is drawn from the newest tenth of the replay. `accumulate`: parts in which a batch
+    is computed, to save memory; the gradient is that of the whole batch. `shuffle_actions` is a control: the model learns
+    from actions of other windows, so that a policy cannot learn what its actions do.
     """
     if run.epoch < start or (stop is not None and run.epoch >= stop):
         return
@@ -341,24 +354,31 @@ def train_dynamics(
         model.decoding.prepare(run.codes(run.replay, rows), steps.to(run.device))
     model.tokenizer.eval()
     modules.train()
+    seen: dict[str, Any] = {}
+
+    def learn(steps: Steps, codes: Codes):
+        for part in parts(batch, accumulate):
+            with run.autocast():
+                losses = model(steps[part], Codes(codes.indices[part]))
+                loss = total_loss(losses, model.weights, steps[part], steps)
+            seen.update(losses=losses, steps=steps[part])
+            yield loss
+
     for steps, rows in progress(run, run.replay.batches(updates, batch, length, run.rng, recent=recent), updates, "dynamics"):
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (run.count["dynamics"] + 1) / max(warmup, 1))
         steps, codes = steps.to(run.device), run.codes(run.replay, rows)
         if shuffle_actions:
             steps = replace(steps, action=steps.action[torch.randperm(len(rows), generator=run.shuffler).to(run.device)])
-        with run.autocast():
-            losses = model(steps, codes)
-            loss = total_loss(losses, model.weights, steps)
-        run.update("dynamics", optimizer, loss, clip)
+        run.update("dynamics", optimizer, learn(steps, codes), clip)
     modules.eval()
     report(
         run,
         "dynamics",
         ("loss",),
         updates=run.count["dynamics"],
-        loss=finite(loss, "dynamics"),
-        **{name: total_loss({name: value}, {name: 1.0}, steps) for name, value in losses.items()},
+        loss=finite(total_loss(seen["losses"], model.weights, seen["steps"]), "dynamics"),
+        **{name: total_loss({name: value}, {name: 1.0}, seen["steps"]) for name, value in seen["losses"].items()},
     )
 
 
@@ -397,7 +417,7 @@ def train_policy(
         policy.train()
         for losses in policy.updates(dream, run.shuffler):
             loss = total_loss(losses, policy.weights)
-            run.update("policy", optimizer, loss, clip)
+            run.update("policy", optimizer, [loss], clip)
             policy.track()
         run.count["imagined_steps"] += batch * horizon
         gained.append((dream.reward * dream.alive[:, :-1]).sum() / batch)
@@ -447,7 +467,7 @@ def train_policy_model_free(
             codes.indices, None, steps.action[:, :-1], steps.reward[:, :-1], over, steps.acted, frames=None, carry=None
         )
         for losses in policy.updates(real, run.shuffler):
-            run.update("policy", optimizer, total_loss(losses, policy.weights), clip)
+            run.update("policy", optimizer, [total_loss(losses, policy.weights)], clip)
             policy.track()
     policy.eval()
     report(run, "policy", (), updates=run.count["policy"])
@@ -519,6 +539,12 @@ def progress(run: Run, batches, total: int, label: str):
         for batch in batches:
             yield batch
             bar.update()
+
+
+def parts(batch: int, accumulate: int) -> list[slice]:
+    """A batch in `accumulate` parts, as equal as can be."""
+    ends = [round(i * batch / accumulate) for i in range(accumulate + 1)]
+    return [slice(*ends[i : i + 2]) for i in range(accumulate) if ends[i] < ends[i + 1]]
 
 
 def tensors(state: dict[str, Any]) -> dict[str, Any]:
