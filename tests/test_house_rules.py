@@ -27,7 +27,8 @@ LAYERS = [
     ["imagination"],
     ["world_model"],
     ["tokenizers", "backbones", "decoding", "policies", "heads", "actions", "envs", "data"],
-    ["config", "nn", "kernels", "checkpoint", "log", "viz"],
+    ["config", "nn", "checkpoint", "log", "viz"],
+    ["kernels", "distributed"],
     ["interfaces"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

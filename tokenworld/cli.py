@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 
 HELP = """tokenworld: world models made of tokens. Learn a game as tokens, dream it, learn to act inside the dream.
@@ -150,7 +151,8 @@ def main(argv: list[str] | None = None) -> int:
 
         if not isinstance(error, UserError):
             raise
-        print(f"tokenworld: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        print(f"tokenworld{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
         return 2
 
 

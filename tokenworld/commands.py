@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld import benchmark, checkpoint, config, viz
+from tokenworld import benchmark, checkpoint, config, distributed, viz
 from tokenworld import train as training
 from tokenworld.data.collect import Collector, random_act
 from tokenworld.data.episodes import EpisodeWriter, describe, make_meta, read_episodes, read_meta
@@ -176,9 +176,12 @@ def data_info(folder: str) -> dict[str, Any]:
 
 def new_run(cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
     """A run in a folder of its own. A folder that holds the same config is gone on with, any other is refused."""
+    _device(cli.get("device", "auto"))
     seed, recipe = cli.get("seed", 0), Path(cli["recipe"]).stem
+    if distributed.world() > 1 and "out" not in cli:
+        raise UserError("training on several processes needs a folder that a restart finds again, got no out: add out=DIR")
     out = Path(cli.get("out") or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{recipe}-{seed}")
-    if out.exists() and any(out.iterdir()):
+    if distributed.agreed(out.exists() and any(out.iterdir())):
         if (out / "config.yaml").is_file() and config.load(out) == (cfg, cli):
             return _resumed(out, cfg, cli, phases)
         raise UserError(
@@ -187,10 +190,11 @@ def new_run(cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
         )
     with _removed_on_error(out):
         out.mkdir(parents=True, exist_ok=True)
-        config.save(out / "config.yaml", cfg, cli)  # first: a run that is killed from here on can be gone on with
+        if distributed.rank() == 0:
+            config.save(out / "config.yaml", cfg, cli)  # first: a run that is killed from here on can be gone on with
         run = _built(out, cfg, cli, phases)
         if "collect" in phases:
-            run.writer = EpisodeWriter(out / "replay", run.meta)
+            run.writer = EpisodeWriter(_folder(out), run.meta)
     return run
 
 
@@ -207,31 +211,33 @@ def opened(out: str, keys: dict) -> tuple[Run, dict, dict]:
     return run, cfg, cli
 
 
+def _folder(out: Path, rank: int | None = None) -> Path:
+    """Where a rank keeps the episodes that it collected: the first one in replay/, the others in folders of it."""
+    rank = distributed.rank() if rank is None else rank
+    return out / "replay" / f"rank{rank}" if rank else out / "replay"
+
+
 def _resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
-    if not checkpoint.exists(out / "checkpoint"):
-        for name in ("replay", "metrics.jsonl"):  # killed before its first checkpoint: from the start, in the same folder
-            path = out / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    """A run as its last checkpoint has it. With as many ranks as wrote it, it goes on bit for bit (on a CPU); with another
+    number the episodes on disk are dealt out anew, games in progress are lost, and what each rank draws is drawn anew."""
+    _device(cli.get("device", "auto"))
+    if not distributed.agreed(checkpoint.exists(out / "checkpoint")):
+        if distributed.rank() == 0:
+            for name in ("replay", "metrics.jsonl"):  # killed before its first checkpoint: from the start, in the same folder
+                path = out / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        distributed.wait()
         run = _built(out, cfg, cli, phases)
         if "collect" in phases:
-            run.writer = EpisodeWriter(out / "replay", run.meta)
+            run.writer = EpisodeWriter(_folder(out), run.meta)
         return run
     modules, state = checkpoint.load(out / "checkpoint")
-    run = _built(out, cfg, cli, phases, log=Log(out, wall=state["wall"]), load=False)
+    run = _built(out, cfg, cli, phases, log=_log(out, wall=state["wall"]), load=False)
     run.log.truncate(state["log_lines"])
     _restore(run, modules, state)
-    if state["writer"] is not None:
-        run.writer = EpisodeWriter.open_at(out / "replay", state["writer"])
-        _read_replay(run, out / "replay")
-    if state["collector"] is not None:
-        keywords = run.phases["collect"].keywords
-        defaults = inspect.signature(run.phases["collect"].func).parameters
-        training.ensure_collector(run, **{k: keywords.get(k, defaults[k].default) for k in ("envs", "held_out")})
-        run.collector.load_state_dict(
-            {key: value.numpy() if torch.is_tensor(value) else value for key, value in state["collector"].items()}
-        )
-    for name, replay in (("replay", run.replay), ("held_out", run.held_out)):
-        replay.load_code_state(state["code_cache"][name])
+    ranks, same = state["ranks"], len(state["ranks"]) == distributed.world()
+    run.spread = state["spread"] or not same
+    _reopen(run, [each["writer"] for each in ranks])
     for name, saved in state["optimizers"].items():
         module = {
             "tokenizer": run.world_model.tokenizer,
@@ -239,18 +245,63 @@ def _resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
             "policy": run.policy,
         }[name]
         run.optimizer(name, module, lr=1.0).load_state_dict(saved)
-    run.rng.bit_generator.state = state["batches"]
-    run.generator.set_state(state["generator"].cpu())
-    run.shuffler.set_state(state["shuffler"])
-    checkpoint.set_rng_state(state["rng"])
+    run.seed_ranks()
+    run.generator.set_state(ranks[0]["generator"].cpu())
+    run.shuffler.set_state(ranks[0]["shuffler"])
+    if same:
+        _restore_rank(run, ranks[distributed.rank()])
     run.log.say(f"resumed {out} after epoch {run.epoch}")
     return run
 
 
+def _reopen(run: Run, positions: list[dict | None]) -> None:
+    """Cut the episodes on disk back to what the checkpoint knows of, read this rank's share, and go on writing."""
+    if positions[0] is None:
+        return
+    if distributed.rank() == 0:
+        for rank, position in enumerate(positions):
+            EpisodeWriter.open_at(_folder(run.out, rank), position).close()
+    distributed.wait()
+    if run.spread:
+        number = 0
+        for rank in range(len(positions)):
+            for episode in read_episodes(_folder(run.out, rank)):
+                if number % distributed.world() == distributed.rank():
+                    run.add(episode)
+                number += 1
+    else:
+        _read_replay(run, _folder(run.out))
+    distributed.wait()  # all have read before one writes
+    run.writer = EpisodeWriter(_folder(run.out), run.meta)
+
+
+def _restore_rank(run: Run, own: dict) -> None:
+    """What a rank alone knows: its games, and all that it draws."""
+    run.learnt_rows = own["learnt_rows"]
+    run.rng.bit_generator.state = own["batches"]
+    run.acting.set_state(own["acting"].cpu())
+    if own["collector"] is not None:
+        state = {key: value.numpy() if torch.is_tensor(value) else value for key, value in own["collector"].items()}
+        run.play_seed = state["seed"]
+        keywords = run.phases["collect"].keywords
+        defaults = inspect.signature(run.phases["collect"].func).parameters
+        training.ensure_collector(run, **{k: keywords.get(k, defaults[k].default) for k in ("envs", "held_out")})
+        run.collector.load_state_dict(state)
+    if not run.spread:
+        for name, replay in (("replay", run.replay), ("held_out", run.held_out)):
+            replay.load_code_state(own["code_cache"][name])
+    checkpoint.set_rng_state(own["rng"])
+
+
 def _restore(run: Run, modules: dict, state: dict) -> None:
     run.restore_weights(modules)
-    for name in ("epoch", "count", "seconds", "results", "curve", "learnt_rows"):
+    for name in ("epoch", "count", "seconds", "results", "curve"):
         setattr(run, name, state[name])
+
+
+def _log(out: Path, wall: float = 0.0) -> Log:
+    """The run's log; only the first rank writes and speaks."""
+    return Log(out, wall=wall) if distributed.rank() == 0 else Log(None, wall=wall, silent=True)
 
 
 def _built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | None = None, load: bool = True) -> Run:
@@ -294,7 +345,7 @@ def _built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | 
         policy=policy.to(device).eval() if policy is not None else None,
         make_env=make_env,
         phases=bound,
-        log=Log(out) if log is None else log,
+        log=_log(out) if log is None else log,
         meta=meta,
         precision=cli.get("precision", "fp32"),
     )
@@ -315,13 +366,21 @@ def _fit(run: Run) -> dict[str, Any]:
     try:
         run.loop()
     except KeyboardInterrupt:
-        run.log.say(f"stopped after epoch {run.epoch}; go on with: tokenworld train --resume {run.out}")
+        run.log.say(f"stopped after epoch {run.epoch}; go on with: {_resume_command(run)}")
         raise
+    except RuntimeError as error:
+        if not distributed.is_lost(error):
+            raise
+        raise UserError(f"another process of this training has ended; go on with: {_resume_command(run)}") from None
     finally:
         if run.writer is not None:
             run.writer.close()
         run.log.close()
+    if distributed.rank() > 0:
+        distributed.stop()
+        return {}
     result = summary.write_summary(run, run.config)
+    distributed.stop()
     measured = result["eval"]["return_mean"]
     what = "" if measured is None else (
         f"return {measured:.2f} [{result['eval']['return_ci95'][0]:.2f}, {result['eval']['return_ci95'][1]:.2f}],"
@@ -329,6 +388,12 @@ def _fit(run: Run) -> dict[str, Any]:
     )
     print(f"{what}{result['wall_seconds']['total']:.0f} s; weights, metrics and pictures: {run.out}/summary.json")
     return result
+
+
+def _resume_command(run: Run) -> str:
+    ranks = distributed.world()
+    start = "tokenworld" if ranks == 1 else f"torchrun --nproc-per-node={ranks} -m tokenworld.cli"
+    return f"{start} train --resume {run.out}"
 
 
 def _make_env(cfg: dict, num_envs: int, **changes):
@@ -404,7 +469,7 @@ def _device(name: str) -> torch.device:
         raise UserError(f"device={name} is not available here: expected one of {', '.join(k for k, v in usable.items() if v)}")
     if name == "cpu":
         _keep_freed_memory()
-    return torch.device(name)
+    return distributed.start(torch.device(name))
 
 
 def _keep_freed_memory() -> None:

@@ -220,8 +220,9 @@ class Policy(Protocol):
     def loss(self, imagined: Any) -> Losses:
         """The losses of a `Trajectory` made by `imagination.imagine`."""
 
-    def updates(self, imagined: Any, generator: torch.Generator) -> Iterator[Losses]:
-        """Losses to step on, one after the other: how often and in which parts a dream is learnt from."""
+    def updates(self, imagined: Any, generator: torch.Generator, loss: Any = None) -> Iterator[Losses]:
+        """Losses to step on, one after the other: how often and in which parts a dream is learnt from. `loss`: what to call
+        in place of self.loss."""
 
     def track(self) -> None:
         """Called after each optimiser step, for slow copies."""

@@ -31,12 +31,13 @@ class Log:
     """Metrics of a run folder (`metrics.jsonl`) and messages for whoever watches.
 
     sinks: any of `tensorboard`, `wandb`. wall: seconds that earlier parts of a resumed run took. out_dir may be None:
-    nothing is written then. Raises UserError for an unknown or uninstalled sink.
+    nothing is written then. silent: nothing is said either. Raises UserError for an unknown or uninstalled sink.
     """
 
-    def __init__(self, out_dir: Path | str | None, sinks: Sequence[str] = (), *, wall: float = 0.0):
+    def __init__(self, out_dir: Path | str | None, sinks: Sequence[str] = (), *, wall: float = 0.0, silent: bool = False):
         self.path = None if out_dir is None else Path(out_dir) / "metrics.jsonl"
         self.lines = 0  # complete lines in metrics.jsonl: what a checkpoint stores and `truncate` takes
+        self.silent = silent
         self._start = time.monotonic() - wall
         self._file = None
         self._bar: Any = None
@@ -81,6 +82,8 @@ class Log:
 
     def say(self, text: str) -> None:
         """One line for people, on stderr, above a progress bar if there is one."""
+        if self.silent:
+            return
         if self._bar is not None:
             self._bar.write(text, file=sys.stderr)
         else:
@@ -112,7 +115,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         self._start = self._last = time.monotonic()
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not self.log.silent:
             from tqdm import tqdm
 
             self._outer = self.log._bar

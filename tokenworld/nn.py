@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tokenworld import distributed
 from tokenworld.interfaces import Losses, Steps, UserError
 
 
-def mlp(dim_in: int, dim_out: int, *, hidden: int, zero_last: bool = False) -> nn.Sequential:
-    """Linear, SiLU, Linear. `zero_last` starts it at zero, so that a fresh head predicts its prior (DreamerV3)."""
+class ExactLinear(nn.Linear):
+    """A linear layer in fp32, whatever is around it: for logits, whose error in bf16 is a few per cent of a probability."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+            return F.linear(x.float(), self.weight.float(), self.bias.float())
+
+
+def mlp(dim_in: int, dim_out: int, *, hidden: int, zero_last: bool = False, exact: bool = False) -> nn.Sequential:
+    """Linear, SiLU, Linear. `zero_last` starts it at zero, so that a fresh head predicts its prior (DreamerV3); `exact`: the
+    last layer is an `ExactLinear`."""
     if hidden < 1:
         raise UserError(f"hidden must be at least 1, got {hidden}: choose e.g. 128")
-    last = nn.Linear(hidden, dim_out)
+    last = (ExactLinear if exact else nn.Linear)(hidden, dim_out)
     if zero_last:
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -27,7 +39,7 @@ def for_inference(module: nn.Module) -> nn.Module:
     for parent in list(twin.modules()):
         before = None
         for name, child in parent.named_children():
-            if isinstance(child, nn.Linear) and child.weight.device.type == "cpu":
+            if type(child) is nn.Linear and child.weight.device.type == "cpu":
                 setattr(parent, name, PackedLinear(child))
             elif isinstance(child, nn.GELU) and isinstance(before, PackedLinear):
                 before.then = "gelu"
@@ -82,6 +94,7 @@ def total_loss(
 
     A (B, T) or (B, T-1) loss counts only where `valid` and `acted`; a () loss counts as it is. `whole`: the batch of which
     `steps` are some rows; the means are then over the whole batch, so that the losses of its parts add up to its loss.
+    On several ranks the average over them is the mean over all of their batches.
     """
     assert losses.keys() == weights.keys(), (sorted(losses), sorted(weights))
     total = torch.zeros((), device=next(iter(losses.values())).device)
@@ -97,7 +110,7 @@ def masked_mean(loss: Tensor, steps: Steps | None, whole: Steps | None = None) -
         share = 1.0 if steps is None else len(steps.valid) / len(whole.valid)
         return loss.mean() * share
     mask = counting(steps, loss.shape[1])
-    return torch.where(mask, loss, 0).sum() / counting(whole, loss.shape[1]).sum().clamp(min=1)
+    return distributed.mean(torch.where(mask, loss, 0).sum(), counting(whole, loss.shape[1]).sum())
 
 
 def counting(steps: Steps, length: int) -> Tensor:

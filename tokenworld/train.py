@@ -11,14 +11,14 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from tokenworld import checkpoint
+from tokenworld import checkpoint, distributed
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode, EpisodeWriter
 from tokenworld.data.replay import Replay
@@ -64,9 +64,21 @@ class Run:
     news: dict[str, float] = field(default_factory=dict)  # what the epoch's closing line tells
 
     def __post_init__(self) -> None:
-        self.rng = np.random.default_rng(self.seed)  # batches
-        self.generator = torch.Generator(self.device).manual_seed(self.seed)  # imagination and acting
+        self.wrapped: dict[str, Callable] = {}  # losses whose gradients are averaged over the ranks
+        self.spread = False  # the episodes on disk are dealt out to the ranks: they were collected by another number of them
+        self.seed_ranks()
+
+    def seed_ranks(self) -> None:
+        """What is random about a whole batch is drawn alike on all ranks; what each does on its own, by itself."""
+        rank, alone = distributed.rank(), distributed.world() == 1
+        self.generator = torch.Generator(self.device).manual_seed(self.seed)  # imagination, and acting if alone
         self.shuffler = torch.Generator().manual_seed(self.seed)  # minibatches
+        own = self.seed if alone else [self.seed, self.epoch, rank]
+        self.rng = np.random.default_rng(own)  # batches, random play
+        self.play_seed = self.seed + 100_003 * (rank + 1000 * self.epoch)
+        self.acting = self.generator if alone else torch.Generator(self.device).manual_seed(self.play_seed + 1)
+        if not alone:
+            torch.manual_seed(self.play_seed + 2)  # dropout
 
     # --- data ---
 
@@ -95,6 +107,12 @@ class Run:
             self.optimizers[name] = make_optimizer(module, lr=lr, weight_decay=weight_decay)
         return self.optimizers[name]
 
+    def loss(self, name: str, trained, loss: Callable) -> Callable:
+        """`loss`, ready for training `trained` on all ranks. To be called when the weights are prepared."""
+        if name not in self.wrapped:
+            self.wrapped[name] = distributed.parallel(trained, loss)
+        return self.wrapped[name]
+
     def update(self, name: str, optimizer, losses: Iterable[torch.Tensor], clip: float) -> None:
         """One optimiser step on the sum of losses, made and differentiated one after the other; the gradient is clipped."""
         optimizer.zero_grad(set_to_none=True)
@@ -112,6 +130,17 @@ class Run:
         modules = {"tokenizer": self.world_model.tokenizer, "dynamics": self.world_model.dynamics_modules()}
         if self.policy is not None:
             modules["policy"] = self.policy
+        own = {
+            "learnt_rows": self.learnt_rows,
+            "rng": checkpoint.rng_state(),
+            "batches": self.rng.bit_generator.state,
+            "generator": self.generator.get_state(),
+            "acting": self.acting.get_state(),
+            "shuffler": self.shuffler.get_state(),
+            "collector": tensors(self.collector.state_dict()) if self.collector is not None else None,
+            "writer": self.writer.position() if self.writer is not None else None,
+            "code_cache": {"replay": self.replay.code_state(), "held_out": self.held_out.code_state()},
+        }
         state = {
             "epoch": self.epoch,
             "count": self.count,
@@ -119,18 +148,14 @@ class Run:
             "wall": self.log.wall,
             "results": self.results,
             "curve": self.curve,
-            "learnt_rows": self.learnt_rows,
             "log_lines": self.log.lines,
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "rng": checkpoint.rng_state(),
-            "batches": self.rng.bit_generator.state,
-            "generator": self.generator.get_state(),
-            "shuffler": self.shuffler.get_state(),
-            "collector": tensors(self.collector.state_dict()) if self.collector is not None else None,
-            "writer": self.writer.position() if self.writer is not None else None,
-            "code_cache": {"replay": self.replay.code_state(), "held_out": self.held_out.code_state()},
+            "spread": self.spread,
+            "ranks": distributed.listed(own),
         }
-        checkpoint.save(self.out / "checkpoint", modules, state)
+        if distributed.rank() == 0:
+            checkpoint.save(self.out / "checkpoint", modules, state)
+        distributed.wait()
 
     def restore_weights(self, modules: dict) -> None:
         self.world_model.tokenizer.load_state_dict(modules["tokenizer"])
@@ -184,6 +209,7 @@ def loop(run: Run, *, epochs: int = 600, checkpoint_every: int = 1, sinks: list[
                 phase(run, run.epoch == epochs - 1)
                 run.seconds[name] = run.seconds.get(name, 0.0) + time.monotonic() - started
             run.epoch += 1
+            stopping += [True] * int(distributed.total(torch.tensor(len(stopping), device=run.device)) > len(stopping))
             if run.epoch % checkpoint_every == 0 or run.epoch == epochs or stopping:
                 run.save()
             left = (time.monotonic() - began) / (run.epoch - began_at) * (epochs - run.epoch)
@@ -220,6 +246,7 @@ def collect(
     if stop is not None and run.epoch >= stop:
         return
     ensure_collector(run, envs=envs, held_out=held_out)
+    steps, first_steps = (-(-n // distributed.world()) for n in (steps, first_steps))
     A = run.world_model.shapes.actions
     if run.count["policy"] == 0 or random:
 
@@ -228,13 +255,13 @@ def collect(
     else:
         run.world_model.eval()
         run.policy.eval()
-        act = Actor(run.world_model, run.policy, generator=run.generator, temperature=temperature, epsilon=epsilon)
+        act = Actor(run.world_model, run.policy, generator=run.acting, temperature=temperature, epsilon=epsilon)
         if run.policy.needs_h or run.policy.start(1) is not None:
             act.burn_in(run.collector.recent(burn_in))
     stats = run.collector.collect(first_steps if run.epoch == 0 else steps, act)
     if cut is not None:
         run.collector.cut(cut)
-    run.count["env_steps"] += stats["steps"]
+    run.count["env_steps"] += int(distributed.total(torch.tensor(stats["steps"], device=run.device)))
     returns = stats["returns"]
     report(
         run,
@@ -259,7 +286,8 @@ def ensure_collector(run: Run, *, envs: int, held_out: int) -> None:
             run.writer.append(episode)
         run.add(episode)
 
-    run.collector = Collector(run.make_env(envs), seed=run.seed, on_episode=on_episode)
+    envs = max(1, envs // distributed.world())
+    run.collector = Collector(run.make_env(envs), seed=run.play_seed, on_episode=on_episode)
 
 
 def train_tokenizer(
@@ -290,25 +318,28 @@ def train_tokenizer(
         steps, _ = run.replay.sample(min(2048, run.replay.rows), 1, run.rng)
         tokenizer.prepare(steps.to(run.device))
     tokenizer.train()
-    batches = run.replay.batches(updates, batch // window, window, run.rng, recent=recent)
+    loss_of = tokenizer.loss if optimizer is None else run.loss("tokenizer", tokenizer, tokenizer.loss)
+    windows = distributed.share(batch // window, "the windows of a batch of train.tokenizer")
+    batches = run.replay.batches(updates, windows, window, run.rng, recent=recent)
     seen: dict[str, Any] = {}
 
     def learn(steps: Steps):
         for part in parts(len(steps.obs), accumulate):
             with run.autocast():
-                seen["losses"], seen["codes"] = tokenizer.loss(steps[part])
+                seen["losses"], seen["codes"] = loss_of(steps[part])
                 seen["loss"] = total_loss(seen["losses"], tokenizer.weights)
             yield seen["loss"] * (len(steps.obs[part]) / len(steps.obs))
 
     for steps, _ in progress(run, batches, updates, "tokenizer"):
         if optimizer is None:
-            collections.deque(learn(steps.to(run.device)), maxlen=0)
+            collections.deque(learn(everyones(steps.to(run.device))), maxlen=0)
             run.count["tokenizer"] += 1
         else:
             run.update("tokenizer", optimizer, learn(steps.to(run.device)), clip)
     tokenizer.eval()
     if hasattr(tokenizer, "refit") and (last or (stop is not None and run.epoch == stop - 1)):
         tokenizer.refit(steps.to(run.device) for steps, _ in run.replay.windows(1, 256))
+        distributed.alike(tokenizer)
     V = tokenizer.V
     report(
         run,
@@ -354,12 +385,13 @@ def train_dynamics(
         model.decoding.prepare(run.codes(run.replay, rows), steps.to(run.device))
     model.tokenizer.eval()
     modules.train()
+    loss_of, batch = run.loss("dynamics", modules, model.forward), distributed.share(batch, "train.dynamics.batch")
     seen: dict[str, Any] = {}
 
     def learn(steps: Steps, codes: Codes):
         for part in parts(batch, accumulate):
             with run.autocast():
-                losses = model(steps[part], Codes(codes.indices[part]))
+                losses = loss_of(steps[part], Codes(codes.indices[part]))
                 loss = total_loss(losses, model.weights, steps[part], steps)
             seen.update(losses=losses, steps=steps[part])
             yield loss
@@ -406,21 +438,22 @@ def train_policy(
     optimizer = run.optimizer("policy", policy, lr)
     K = model.shapes.codes
     gained = []
-    batches = run.replay.batches(updates, batch, burn_in, run.rng, ends="acted", recent=recent)
+    loss_of, own = run.loss("policy", policy, policy.loss), distributed.share(batch, "train.policy.batch")
+    batches = run.replay.batches(updates, own, burn_in, run.rng, ends="acted", recent=recent)
     for steps, rows in progress(run, batches, updates, "policy"):
         steps, codes = steps.to(run.device), run.codes(run.replay, rows)
         policy.eval()
-        noise = torch.rand(batch, horizon, K + 3, generator=run.generator, device=run.device)
+        noise = distributed.rows(torch.rand(batch, horizon, K + 3, generator=run.generator, device=run.device))
         prediction, state = model.start(steps, codes)
         carry = burned_in(model, policy, steps, codes)
         dream = imagine(model, prediction, state, policy, horizon, noise, carry, expected_reward)
         policy.train()
-        for losses in policy.updates(dream, run.shuffler):
+        for losses in policy.updates(dream, run.shuffler, loss_of):
             loss = total_loss(losses, policy.weights)
             run.update("policy", optimizer, [loss], clip)
             policy.track()
         run.count["imagined_steps"] += batch * horizon
-        gained.append((dream.reward * dream.alive[:, :-1]).sum() / batch)
+        gained.append(distributed.total((dream.reward * dream.alive[:, :-1]).sum()) / batch)
     policy.eval()
     report(
         run,
@@ -504,6 +537,8 @@ def evaluate(
     `env`: what differs from the training environment, e.g. {"life_loss_ends": False}. `kmeans`: measure a plain k-means
     dictionary of patches beside a patch tokenizer, on the same frames.
     """
+    if distributed.rank() > 0:
+        return distributed.wait()  # the first rank measures
     due = run.count["policy"] > 0 and (run.epoch + 1) % every == 0
     if due or (last and run.policy is not None and run.count["policy"] > 0):
         if last:
@@ -521,6 +556,7 @@ def evaluate(
         if run.count["dynamics"] and run.held_out.rows:
             run.results["dynamics"] = measure_dynamics(run)
             report(run, "dynamics_eval", ("bits_per_frame",), **run.results["dynamics"])
+    distributed.wait()
 
 
 def report(run: Run, phase: str, shown: tuple[str, ...] = (), **numbers: Any) -> None:
@@ -545,6 +581,11 @@ def parts(batch: int, accumulate: int) -> list[slice]:
     """A batch in `accumulate` parts, as equal as can be."""
     ends = [round(i * batch / accumulate) for i in range(accumulate + 1)]
     return [slice(*ends[i : i + 2]) for i in range(accumulate) if ends[i] < ends[i + 1]]
+
+
+def everyones(steps: Steps) -> Steps:
+    """The steps of all ranks."""
+    return Steps(**{f.name: distributed.gathered(getattr(steps, f.name)) for f in fields(steps)})
 
 
 def tensors(state: dict[str, Any]) -> dict[str, Any]:

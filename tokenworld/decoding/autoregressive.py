@@ -46,7 +46,7 @@ class Autoregressive(nn.Module):
         self.action = action
         self.code = nn.Embedding(V, D)
         self.place = nn.Parameter(torch.randn(K + 1, D) * 0.3)
-        self.logits = mlp(D, V, hidden=D)
+        self.logits = mlp(D, V, hidden=D, exact=True)
         nn.init.normal_(self.code.weight, std=0.3)
 
     def loss(self, backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:

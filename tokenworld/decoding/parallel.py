@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, UserError
-from tokenworld.nn import categorical_entropy, log_prob, mlp, sample_categorical
+from tokenworld.nn import ExactLinear, categorical_entropy, log_prob, mlp, sample_categorical
 
 
 @dataclass
@@ -71,7 +71,7 @@ class Parallel(nn.Module):
         self.place = nn.Parameter(torch.randn(K + 1, D) * 0.3)
         nn.init.normal_(self.code.weight, std=0.3)
         self.near = nn.Conv2d(D, D, 3, padding=1)
-        self.hidden, self.logits = nn.Linear(D, D), nn.Linear(D, V)
+        self.hidden, self.logits = nn.Linear(D, D), ExactLinear(D, V)
         self.drawn = nn.Embedding(V, D)
         self.reading = mlp(D, D, hidden=D)  # of a position and the code that was drawn there
         self.lead = nn.Linear(D, D)  # what the first reading tells all positions

@@ -7,13 +7,14 @@ Options: advantages scaled by the spread of returns or standardised, a slow targ
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from tokenworld import distributed
 from tokenworld.interfaces import Losses, Shapes, UserError, View
 from tokenworld.nn import categorical_entropy, log_prob, sample_categorical
 from tokenworld.policies.networks import NETWORKS
@@ -105,12 +106,12 @@ class ActorCritic(nn.Module):
         alive = imagined.alive[:, :-1]
         advantage = returns - value[:, :-1]
         if self.normalise == "returns":
-            self.scale.update(returns[alive])
+            self.scale.update(distributed.gathered(returns)[distributed.gathered(alive)])
             advantage = advantage / self.scale.scale()
         elif self.normalise == "advantages":
-            count = alive.sum().clamp(min=1)
-            mean = torch.where(alive, advantage, 0).sum() / count
-            spread = torch.where(alive, (advantage - mean) ** 2, 0).sum() / count
+            count = distributed.total(alive.sum()).clamp(min=1)
+            mean = distributed.total(torch.where(alive, advantage, 0).sum()) / count
+            spread = distributed.total(torch.where(alive, (advantage - mean) ** 2, 0).sum()) / count
             advantage = (advantage - mean) / (spread.sqrt() + 1e-8)
         logp = log_prob(self.actor(features[:, :-1]), imagined.action)
         return Lesson(seen, imagined.carry, imagined.action, logp, returns, advantage, alive)
@@ -133,16 +134,18 @@ class ActorCritic(nn.Module):
             "entropy": self._mean(-self.entropy * categorical_entropy(logits), lesson.alive),
         }
 
-    def updates(self, imagined, generator: torch.Generator) -> Iterator[Losses]:
-        """Losses to step on, one after the other: `passes` times through the dream in `minibatches` parts."""
+    def updates(self, imagined, generator: torch.Generator, loss: Callable | None = None) -> Iterator[Losses]:
+        """Losses to step on, one after the other: `passes` times through the dream in `minibatches` parts, which on several
+        ranks are parts of all their dreams together. `loss`: what to call in place of self.loss."""
+        loss = self.loss if loss is None else loss
         lesson = self.lesson(imagined)
         B = lesson.action.shape[0]
         for _ in range(self.passes):
             if self.minibatches == 1:
-                yield self.loss(lesson)
+                yield loss(lesson)
                 continue
-            for index in torch.randperm(B, generator=generator).to(lesson.action.device).chunk(self.minibatches):
-                yield self.loss(lesson.rows(index))
+            for part in torch.randperm(B * distributed.world(), generator=generator).chunk(self.minibatches):
+                yield loss(lesson.rows(distributed.mine(part, B).to(lesson.action.device)))
 
     @torch.no_grad()
     def track(self) -> None:
@@ -155,7 +158,7 @@ class ActorCritic(nn.Module):
 
     @staticmethod
     def _mean(x: Tensor, alive: Tensor) -> Tensor:
-        return torch.where(alive, x, 0).sum() / alive.sum().clamp(min=1)
+        return distributed.mean(torch.where(alive, x, 0).sum(), alive.sum())
 
 
 def _rows(x: Any, index: Tensor) -> Any:

@@ -45,7 +45,7 @@ class PixelNetwork(nn.Module):
 
     def sequence(self, seen: Tensor, carry: Tensor) -> Tensor:
         B, T = seen.shape[:2]
-        out, _ = self.lstm(self._cnn(seen.flatten(0, 1)).view(B, T, -1), _split(carry))
+        out, _ = self.lstm(self._cnn(seen.flatten(0, 1)).view(B, T, self.lstm.input_size), _split(carry))
         return out  # (B, T, F)
 
     def _cnn(self, frames: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class CodesNetwork(nn.Module):
         return self.body(self.table(seen + self.offset)), None
 
     def sequence(self, seen: Tensor, carry: None) -> Tensor:
-        return self.forward(seen.flatten(0, 1), None)[0].view(*seen.shape[:2], -1)
+        return self.forward(seen.flatten(0, 1), None)[0].view(*seen.shape[:2], self.features)  # also of no rows
 
 
 class CodesAndHNetwork(nn.Module):

@@ -1,0 +1,133 @@
+"""Several processes that train one model: the same losses as one, checkpoints for any number of them, and sudden ends."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+ALONE = {"OMP_NUM_THREADS": "1", "TOKENWORLD_DEBUG": ""}
+
+
+def launched(ranks, *words, module=(), options=(), **popen):
+    """torchrun on this machine, on a free port; with one rank the plain command."""
+    many = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", *options]
+    command = [*(many if ranks > 1 else [sys.executable]), *module, *map(str, words)]
+    environment = os.environ | ALONE | {"PYTHONPATH": f"{HERE.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True, **popen
+    )
+
+
+def ended(process, seconds=150):
+    """(exit code, output); a process that hangs is killed with all its children, and fails the test."""
+    try:
+        output, _ = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"still at work after {seconds} s: {process.communicate()[0][-3000:]}")
+    return process.returncode, output
+
+
+def train(ranks, *words, options=()):
+    return launched(ranks, "train", *words, module=["-m", "tokenworld.cli"], options=options)
+
+
+QUICK = ["overlay=debug", "device=cpu", "train.collect.envs=6", "train.collect.held_out=5"]
+SAME = {
+    # with quantisers that round: the nearest of two equally near codes is another after the first rounding error
+    "iris": ["recipe=iris", "overlay=debug", "backbone.dropout=0", "tokenizer.channels=8", "tokenizer.blocks=1",
+             "train.tokenizer.batch=6", "train.dynamics.batch=6",
+             "train.policy.batch=6", "policy.normalise=returns", "tokenizer.quantizer=fsq",
+             "tokenizer.vocab_size=64"],
+    "quickstart": ["overlay=debug", "train.dynamics.batch=6", "train.policy.batch=8"],
+    "atari_small": ["recipe=atari_small", "overlay=debug", "train.dynamics.batch=6", "train.policy.batch=6"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe", list(SAME))
+def test_two_processes_have_the_losses_of_one(recipe, tmp_path):
+    found = []
+    for ranks in (1, 2):
+        out, result = tmp_path / f"run{ranks}", tmp_path / f"{ranks}.json"
+        code, output = ended(launched(ranks, HERE / "ranks.py", out, result, *SAME[recipe]))
+        assert code == 0, output[-3000:]
+        found.append(json.loads(result.read_text()))
+    assert found[0].keys() == found[1].keys() >= {"dynamics", "policy"}
+    for name in found[0]:
+        one, two = found[0][name], found[1][name]
+        assert len(one) == len(two) >= 20
+        # the codebook of atari_small begins as patches that each rank draws from its own replay
+        if (recipe, name) != ("atari_small", "tokenizer"):
+            assert max(abs(a - b) for a, b in zip(one, two, strict=True)) < 1e-5, (name, one[-3:], two[-3:])
+
+
+def test_a_checkpoint_of_two_goes_on_with_one_two_and_three(tmp_path):
+    code, output = ended(train(2, *QUICK, f"out={tmp_path / 'a'}", "train.loop.epochs=2", "train.policy.batch=6",
+                               "train.dynamics.batch=6", "train.tokenizer.batch=6"))  # fmt: skip
+    assert code == 0, output[-3000:]
+    for ranks in (2, 1, 3):
+        config = (tmp_path / "a" / "config.yaml").read_text()
+        epochs = int(config.split("epochs: ")[1].split()[0])
+        (tmp_path / "a" / "config.yaml").write_text(config.replace(f"epochs: {epochs}", f"epochs: {epochs + 1}"))
+        before = json.loads((tmp_path / "a" / "summary.json").read_text())
+        code, output = ended(train(ranks, "--resume", tmp_path / "a"))
+        assert code == 0, output[-3000:]
+        after = json.loads((tmp_path / "a" / "summary.json").read_text())
+        assert f"resumed {tmp_path / 'a'} after epoch {epochs}" in output
+        assert after["env_steps"] > before["env_steps"] and after["updates"]["dynamics"] > before["updates"]["dynamics"]
+        lines = [json.loads(line) for line in (tmp_path / "a" / "metrics.jsonl").read_text().splitlines()]
+        assert [line["epoch"] for line in lines if line["phase"] == "collect"] == list(range(epochs + 1))
+
+
+def children(process):
+    """The workers of torchrun: its child processes."""
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+
+
+def begun(process, out, epochs=1):
+    """Wait until the run has saved so many epochs."""
+    for _ in range(1200):
+        if (out / "metrics.jsonl").exists() and (out / "metrics.jsonl").read_text().count('"collect"') > epochs:
+            return
+        assert process.poll() is None, process.communicate()[0][-3000:]
+        time.sleep(0.05)
+    pytest.fail("the run did not begin")
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the workers in /proc")
+def test_a_rank_that_dies_ends_the_job_and_the_run_goes_on(tmp_path):
+    words = [*QUICK, f"out={tmp_path / 'a'}", "train.loop.epochs=6", "train.dynamics.updates=15"]
+    process = train(2, *words)
+    begun(process, tmp_path / "a")
+    os.kill(children(process)[-1], signal.SIGKILL)
+    code, output = ended(process, 60)
+    assert code != 0
+    assert f"go on with: torchrun --nproc-per-node=2 -m tokenworld.cli train --resume {tmp_path / 'a'}" in output, output[-3000:]
+    code, output = ended(train(2, *words))  # the same command goes on, too
+    assert code == 0 and "resumed" in output, output[-3000:]
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="finds the workers in /proc")
+def test_an_elastic_restart_goes_on_from_the_last_checkpoint(tmp_path):
+    words = [*QUICK, f"out={tmp_path / 'a'}", "train.loop.epochs=6", "train.dynamics.updates=15"]
+    process = train(2, *words, options=["--max-restarts=1"])
+    begun(process, tmp_path / "a")
+    os.kill(children(process)[-1], signal.SIGKILL)
+    code, output = ended(process)
+    assert code == 0 and "resumed" in output, output[-3000:]
+
+
+def test_what_several_processes_need_is_said_in_one_sentence(tmp_path):
+    for words, said in (
+        ([*QUICK], "add out=DIR"),
+        ([*QUICK, f"out={tmp_path / 'b'}", "train.dynamics.batch=5"], "must be a multiple of the 2 processes, got 5"),
+    ):
+        code, output = ended(train(2, *words))
+        assert code != 0 and said in output and "Error" not in output.split(said)[0], output[-3000:]

@@ -1,0 +1,157 @@
+"""One training on several processes: torch.distributed, started by torchrun; alone, everything here does nothing.
+
+Each rank (process) plays its own games, keeps its own part of the replay and learns from its part of every batch. What is
+averaged over a batch is averaged over the whole of it: sums and counts are added over the ranks (`total`), gradients by
+DistributedDataParallel. What is random about a whole batch is drawn alike on all ranks, and each takes its rows (`rows`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from tokenworld.interfaces import UserError
+
+PATIENCE = timedelta(minutes=30)  # how long a rank waits for the others, an evaluation on the first one included
+
+
+def start(device: torch.device) -> torch.device:
+    """Join the group that torchrun's environment describes, if there is one; the device that this rank is to use."""
+    if "RANK" not in os.environ:
+        return device
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        if device.index >= torch.cuda.device_count():
+            raise UserError(
+                f"there are {torch.cuda.device_count()} GPUs, got more processes on this machine:"
+                " lower torchrun's --nproc-per-node"
+            )
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    return device
+
+
+def stop() -> None:
+    """Leave the group, all ranks together: without the barrier some runs abort at exit."""
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
+def is_lost(error: BaseException) -> bool:
+    """Does this error say that another rank is gone?"""
+    words = ("gloo", "nccl", "connection closed", "connection reset", "timed out")
+    return world() > 1 and isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+
+
+def world() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def wait() -> None:
+    """Until all ranks are here."""
+    if world() > 1:
+        dist.barrier()
+
+
+def share(n: int, what: str) -> int:
+    """This rank's part of a number that the ranks must divide."""
+    if n % world():
+        raise UserError(f"{what} must be a multiple of the {world()} processes, got {n}: choose {n // world() * world() or world()}")
+    return n // world()
+
+
+def rows(x: Tensor) -> Tensor:
+    """This rank's rows of a tensor that is the same on all ranks."""
+    each = len(x) // world()
+    return x[rank() * each : (rank() + 1) * each]
+
+
+def mine(index: Tensor, each: int) -> Tensor:
+    """Of numbers into the whole batch those that are this rank's, `each` per rank, as numbers into its part."""
+    begin = rank() * each
+    return index[(index >= begin) & (index < begin + each)] - begin
+
+
+@torch.no_grad()
+def total(x: Tensor) -> Tensor:
+    """The sum over all ranks."""
+    if world() == 1:
+        return x
+    x = x.detach().clone()
+    dist.all_reduce(x)
+    return x
+
+
+def mean(part: Tensor, count: Tensor) -> Tensor:
+    """This rank's part of a mean over all ranks' `count` things, of which it adds up `part`: the average over ranks of what
+    is returned, which is what DistributedDataParallel makes of gradients, is that mean."""
+    return part * world() / total(count).clamp(min=1)
+
+
+@torch.no_grad()
+def gathered(x: Tensor) -> Tensor:
+    """The rows of all ranks, the first rank's first; the same number on each."""
+    if world() == 1:
+        return x
+    if x.dtype == torch.bool:
+        return gathered(x.byte()).bool()
+    parts = [torch.empty_like(x) for _ in range(world())]
+    dist.all_gather(parts, x.contiguous())
+    return torch.cat(parts)
+
+
+def agreed(value: Any) -> Any:
+    """The first rank's value, on all ranks."""
+    if world() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box)
+    return box[0]
+
+
+def listed(value: Any) -> list[Any]:
+    """The values of all ranks, on the first one (on the others only their own): what a checkpoint keeps of each."""
+    if world() == 1:
+        return [value]
+    found = [None] * world() if rank() == 0 else None
+    dist.gather_object(value, found)
+    return found if found is not None else [value]
+
+
+@torch.no_grad()
+def alike(module: nn.Module) -> None:
+    """Give all ranks the first one's parameters and buffers."""
+    if world() > 1:
+        for x in module.state_dict().values():
+            dist.broadcast(x, 0)
+
+
+class Loss(nn.Module):
+    """A loss as the forward pass of what it trains, which is what DistributedDataParallel averages gradients of."""
+
+    def __init__(self, trained: nn.Module, loss: Callable):
+        super().__init__()
+        self.trained, self.loss = trained, loss
+
+    def forward(self, *arguments: Any) -> Any:
+        return self.loss(*arguments)
+
+
+def parallel(trained: nn.Module, loss: Callable) -> Callable:
+    """`loss`, its gradients in `trained` averaged over the ranks. The ranks begin with the first one's weights."""
+    if world() == 1:
+        return loss
+    alike(trained)
+    return nn.parallel.DistributedDataParallel(Loss(trained, loss), forward_sync_buffers=False)
