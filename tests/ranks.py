@@ -64,6 +64,10 @@ def main(out, result, *words):
 
     training.Run.update = recorded
     for name in ("dynamics", "policy", "tokenizer"):  # codes of one and the same tokenizer
+        if name == "tokenizer" and any(True for _ in run.world_model.tokenizer.parameters()):
+            # Adam makes rounding errors of tiny gradients (those of biases before a norm, say) as large as any; plain descent
+            # shows whether gradients agree
+            run.optimizers[name] = torch.optim.SGD(run.world_model.tokenizer.parameters(), lr=0.002)
         run.phases[name](run, False, start=0, updates=UPDATES)
     run.writer.close()
     if distributed.rank() == 0:

@@ -34,7 +34,11 @@ def start(device: torch.device) -> torch.device:
             )
         torch.cuda.set_device(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+        # torchrun's store outlives a restart: under one name the ranks would read the addresses of those that are gone
+        store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
     return device
 
 
