@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from tokenworld import commands, config
+from tokenworld import checkpoint, commands, config
 from tokenworld import train as training
 from tokenworld.interfaces import UserError
 
@@ -124,3 +124,14 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path):
 def test_parts_are_as_equal_as_can_be():
     assert training.parts(7, 3) == [slice(0, 2), slice(2, 5), slice(5, 7)]
     assert [p.stop - p.start for p in training.parts(2, 4)] == [1, 1]
+
+
+@pytest.mark.parametrize("words", [["recipe=quickstart"], ["recipe=atari_small", "train.evaluate.kmeans=false"],
+                                   ["recipe=iris", "tokenizer.channels=8", "tokenizer.blocks=1"], ["recipe=atari100k_fast"]])  # fmt: skip
+def test_recipes_train_in_bf16(words, tmp_path):
+    """Every part has its bf16 copy to dream with, and the fp32 weights are what is trained and saved."""
+    summary = train(*words, "precision=bf16", "train.loop.epochs=2", f"out={tmp_path / 'run'}")
+    assert summary["updates"]["policy"] > 0
+    modules, _ = checkpoint.load(tmp_path / "run" / "checkpoint")
+    floats = [x for module in modules.values() for x in module.values() if x.is_floating_point()]
+    assert floats and all(x.dtype in (torch.float32, torch.float64) for x in floats)

@@ -13,7 +13,7 @@ from tokenworld.heads import SignReward, Termination
 from tokenworld.interfaces import Codes, Shapes
 from tokenworld.nn import make_optimizer, masked_mean, sample_categorical, total_loss
 from tokenworld.tokenizers.patch import PatchTokenizer
-from tokenworld.world_model import WorldModel
+from tokenworld.world_model import WorldModel, frames_as_steps
 
 FRAME = (1, 4, 6)  # 2 x 3 patches
 B, T = 3, 11
@@ -262,3 +262,22 @@ def test_a_real_reward_reaches_the_policy_only_through_the_reward_head(tmp_path)
     assert not torch.equal(expected, untaught)
     assert torch.equal(taught(spoilt), expected)
     assert not torch.equal(taught(other), expected)
+
+
+def test_the_bf16_copy_dreams_nearly_the_same():
+    """Same noise, nearly the same dream; the original is untouched, and the copy does not encode."""
+    model = WorldModel.from_recipe("iris", "overlay=debug", "backbone.dim=64", frame=(3, 64, 64), actions=3).eval()
+    rouse(model.dynamics_modules())
+    twin = model.in_bf16()
+    steps = frames_as_steps(torch.zeros(64, 3, 64, 64, dtype=torch.uint8))
+    codes = Codes(torch.randint(0, 32, (64, 1, 16)))
+    dreams = []
+    for each in (model, twin):
+        _, state = each.start(steps, codes)
+        prediction, _ = each.step(state, torch.zeros(64, dtype=torch.int64), torch.full((64, 16), 0.5))
+        dreams.append(prediction)
+    a, b = (dream.codes.indices for dream in dreams)
+    assert (a == b).float().mean() > 0.8
+    assert (dreams[0].reward.mean - dreams[1].reward.mean).abs().max() < 0.1
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert twin.decode(dreams[1].codes).dtype == torch.float32

@@ -11,6 +11,7 @@ HELP = """tokenworld: world models made of tokens. Learn a game as tokens, dream
 usage: tokenworld COMMAND [key=value ...]
 
   train      the whole loop (collect, tokenizer, dynamics, policy), or one phase of it
+  sweep      many runs of train, over seeds, games or any setting, and one table of their results
   collect    play a game and write the episodes to a folder
   data       look at a folder of episodes
   score      the return of a trained policy in the real environment
@@ -23,6 +24,7 @@ examples
   tokenworld train recipe=iris overlay=debug out=a   any recipe, shrunk to seconds
   tokenworld train recipe=iris env.id=ALE/Breakout-v5 decoding.temperature=0.9 seed=1
   tokenworld train --resume runs/NAME                go on where a run stopped
+  tokenworld sweep seed=0,1,2 out=sweeps/breakout    three seeds, their mean and its interval
   tokenworld score runs/NAME episodes=100
   tokenworld dream runs/NAME out=dream.gif
   tokenworld show recipe=iris against=quickstart
@@ -59,6 +61,25 @@ settings
   load.tokenizer=RUN     a trained tokenizer (phase dynamics); recipe= is then that run's if you give none
   load.world_model=RUN   a trained world model (phase policy); likewise
   --resume RUN           go on with a run, bit for bit; takes no settings""",
+    "sweep": f"""tokenworld sweep out=DIR [jobs=1] [key=A,B,... ...]
+
+Runs `tokenworld train` for every combination of the values given, each in a process of its own: DIR/NAME is a run like any
+other, DIR/NAME.log what it said. All settings are checked before anything is created. The same command again skips what is
+finished, goes on with what is not and tries again what failed; it may name more values than before. Ctrl-C lets every run
+save and stop. DIR/results.md and results.json compare the runs, also while the sweep lasts: the return of each seed, their
+mean with a 95 % bootstrap interval and random play; on Atari also human-normalised scores beside published ones, and their
+mean, median and interquartile mean over games. The exit code is 1 if a run failed.
+
+examples
+  tokenworld sweep seed=0,1,2 out=sweeps/breakout
+  tokenworld sweep seed=0,1,2 env.id=MinAtar/Breakout-v1,MinAtar/Asterix-v1 jobs=2 out=sweeps/minatar
+  tokenworld sweep recipe=iris seed=0,1,2,3,4 env.id=ALE/Pong-v5,ALE/Boxing-v5 jobs=4 out=sweeps/iris
+  tokenworld sweep backbone.layers=1,2,4 out=sweeps/layers
+
+settings
+  out=DIR            where to write; a folder of another sweep is never overwritten
+  jobs=1             runs at once: each has its share of the cores (unless you set OMP_NUM_THREADS), and of several GPUs one
+  key=A,B            any setting of `tokenworld train`, with one or several values; [8,16] is one value""",
     "collect": f"""tokenworld collect steps=N out=DIR [key=value ...]
 
 Plays `env` of the recipe with random actions: N steps to train on and a fifth as many (at least 1,000), from games with
@@ -137,7 +158,8 @@ RUN_KEYS = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code: 0, 2 for what the user can mend (one line on stderr), 130 for Ctrl-C."""
+    """Run one command; the exit code: 0, 1 for a sweep with a failed run, 2 for what the user can mend (one line on stderr),
+    130 for Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return _run(words)
@@ -170,9 +192,8 @@ def _run(words: list[str]) -> int:
     if words[0] in COMMAND_HELP and {"-h", "--help"} & set(words):
         print(COMMAND_HELP[words[0]])
         return 0
-    call = parse(words)
-    call()
-    return 0
+    outcome = parse(words)()
+    return outcome if isinstance(outcome, int) else 0  # a sweep has an exit code of its own
 
 
 def parse(words: list[str]):
@@ -189,6 +210,8 @@ def parse(words: list[str]):
         return _parse_show(rest)
     if command == "bench":
         return _parse_bench(rest)
+    if command == "sweep":
+        return _parse_sweep(rest)
     if command == "train" and "--resume" in rest:
         return _parse_resume(rest)
     phase = None
@@ -282,6 +305,13 @@ def _parse_bench(words: list[str]):
         raise _fault("bench needs to know what to time: write for example tokenworld bench imagine recipe=iris")
     cfg, cli = _recipe("bench", words[1:])
     return lambda: _commands().bench(words[0], cfg, cli, json_file)
+
+
+def _parse_sweep(words: list[str]):
+    from tokenworld import sweep
+
+    out, jobs, members = sweep.plan(words, lambda settings: _recipe("train", settings))
+    return lambda: _commands().sweep(out, members, jobs, words)
 
 
 def _parse_show(words: list[str]):

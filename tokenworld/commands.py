@@ -11,6 +11,7 @@ import shutil
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,22 @@ def resume(out: str) -> dict[str, Any]:
     config.check(cfg)
     phases = (cli["phase"], "evaluate") if "phase" in cli else training.PHASES
     return _fit(_resumed(Path(out), cfg, cli, phases))
+
+
+def sweep(out: Path, members: list, jobs: int, words: list[str]) -> int:
+    """Train every run of a grid, after each of its settings has been built once as a trial; the exit code."""
+    from tokenworld import sweep as sweeping  # needs POSIX, which the rest does not
+
+    tried: list[dict] = []
+    for i, member in enumerate(members):
+        cfg, cli = _with_loaded_sections(member.cfg, member.cli)
+        members[i] = replace(member, cfg=cfg, cli=cli)
+        _device(cli.get("device", "auto"))
+        if cfg not in tried:
+            tried.append(cfg)
+            keys = {key: value for key, value in cli.items() if key != "data"} | {"device": "cpu"}
+            _built(member.out, cfg, keys, training.PHASES, log=Log(None), load=False)
+    return sweeping.sweep(out, members, jobs, words)
 
 
 def collect(cfg: dict, cli: dict) -> dict[str, Any]:

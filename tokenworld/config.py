@@ -43,6 +43,7 @@ CLI_KEYS: dict[str, Any] = {
     "steps": int,
     "episodes": int,
     "repeats": int,
+    "jobs": int,
     "device": Literal["auto", "cpu", "cuda", "mps"],
     "precision": Literal["fp32", "bf16"],
     "load.tokenizer": str,
