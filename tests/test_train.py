@@ -126,8 +126,15 @@ def test_parts_are_as_equal_as_can_be():
     assert [p.stop - p.start for p in training.parts(2, 4)] == [1, 1]
 
 
-@pytest.mark.parametrize("words", [["recipe=quickstart"], ["recipe=atari_small", "train.evaluate.kmeans=false"],
-                                   ["recipe=iris", "tokenizer.channels=8", "tokenizer.blocks=1"], ["recipe=atari100k_fast"]])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["recipe=quickstart"],
+        ["recipe=atari_small", "train.evaluate.kmeans=false"],
+        ["recipe=iris", "tokenizer.channels=8", "tokenizer.blocks=1"],
+        ["recipe=atari100k_fast"],
+    ],
+)
 def test_recipes_train_in_bf16(words, tmp_path):
     """Every part has its bf16 copy to dream with, and the fp32 weights are what is trained and saved."""
     summary = train(*words, "precision=bf16", "train.loop.epochs=2", f"out={tmp_path / 'run'}")

@@ -405,8 +405,8 @@ def table(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         low, high = row["per_second_range"]
         lines.append((
-            f"{row['name']} ({row['unit']})", _short(row["per_second"]), f"{_short(low)}..{_short(high)}", _short(row["passes"]),
-            _short(row["flops"], 1e-6), _short(row["flops_per_second"], 1e-9), _percent(row["share_of_flops"]),
+            f"{row['name']} ({row['unit']})", _short(row["per_second"]), f"{_short(low)}..{_short(high)}",
+            _short(row["passes"]), _short(row["flops"], 1e-6), _short(row["flops_per_second"], 1e-9), _percent(row["share_of_flops"]),
             _percent(row["share_of_bytes"]), _short(row.get("bound_per_second")),
         ))  # fmt: skip
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]

@@ -72,7 +72,8 @@ def wait() -> None:
 def share(n: int, what: str) -> int:
     """This rank's part of a number that the ranks must divide."""
     if n % world():
-        raise UserError(f"{what} must be a multiple of the {world()} processes, got {n}: choose {n // world() * world() or world()}")
+        near = n // world() * world() or world()
+        raise UserError(f"{what} must be a multiple of the {world()} processes, got {n}: choose {near}")
     return n // world()
 
 

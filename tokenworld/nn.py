@@ -60,7 +60,8 @@ class PackedLinear(nn.Module):
         self.bias, self.then = linear.bias, "none"
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.then, [], "none" if self.then == "gelu" else "")
+        kind = "none" if self.then == "gelu" else ""  # of GELU: the exact one
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.then, [], kind)
 
 
 def sample_categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:

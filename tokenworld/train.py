@@ -167,7 +167,8 @@ class Run:
 def check_settings(phases: dict[str, dict[str, Any]]) -> None:
     """Refuse numbers that no phase can work with, before anything is created: UserError."""
     least = dict(updates=1, batch=1, window=1, length=2, horizon=1, burn_in=1, every=1, episodes=1, final_episodes=1, envs=1)
-    least |= dict(epochs=1, checkpoint_every=1, accumulate=1, steps=1, first_steps=1, start=0, stop=0, warmup=0, held_out=0, cut=1)
+    least |= dict(epochs=1, checkpoint_every=1, accumulate=1, steps=1, first_steps=1, cut=1)
+    least |= dict(start=0, stop=0, warmup=0, held_out=0)
     for phase, settings in phases.items():
         for key, value in settings.items():
             if isinstance(value, (str, dict, list, bool, type(None))):
@@ -489,6 +490,8 @@ def train_policy_model_free(
     count = fresh // (horizon + 1)
     if policy.needs_h or policy.start(1) is not None:
         raise UserError("train_policy_model_free learns without memory: set policy.view=codes")
+    if distributed.world() > 1:
+        raise UserError(f"train_policy_model_free learns in one process, got {distributed.world()}: run it without torchrun")
     if count == 0:
         return
     rows = replay.rows - count * (horizon + 1) + np.arange(count * (horizon + 1)).reshape(-1, horizon + 1)  # (n, H+1)

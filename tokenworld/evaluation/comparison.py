@@ -38,7 +38,8 @@ def compare(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _game(env_id: str, runs: Sequence[dict]) -> dict[str, Any]:
     """One row: the same game and settings, several seeds. A run that is not finished, or has no policy, has no return."""
-    measured = {run["seed"]: run["summary"] for run in runs if run["summary"] and run["summary"]["eval"]["return_mean"] is not None}
+    ended = {run["seed"]: run["summary"] for run in runs if run["summary"]}
+    measured = {seed: summary for seed, summary in ended.items() if summary["eval"]["return_mean"] is not None}
     returns = {seed: summary["eval"]["return_mean"] for seed, summary in measured.items()}
     row: dict[str, Any] = {"seeds": {run["seed"]: returns.get(run["seed"]) for run in runs}, "return": None, "random": None}
     row |= {"env_steps": max((summary["env_steps"] for summary in measured.values()), default=None)}
@@ -99,7 +100,8 @@ def markdown(results: dict[str, Any]) -> str:
         parts.append("Sources:\n\n" + "\n".join(f"- {system}: {source}" for system, source in sources.items()))
     missing = [run for run in results["runs"] if run["state"] != "finished"]
     if missing:
-        parts.append("## Not finished\n\n" + "\n".join(f"- {r['name']}, {r['state']}: {r['last_line'] or '-'}" for r in missing))
+        lines = [f"- {run['name']}, {run['state']}: {run['last_line'] or '-'}" for run in missing]
+        parts.append("## Not finished\n\n" + "\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
@@ -137,7 +139,8 @@ def _over_games(results: dict[str, Any]) -> str:
     head = ["human-normalised", *results["swept"], "games", "mean", "median", "IQM"]
     blank = ["" for _ in results["swept"]]
     body = [
-        [f"here, {one['runs']} runs", *one["settings"].values(), str(len(found["games"])), *(_interval(one[s]) for s in STATISTICS)]
+        [f"here, {one['runs']} runs", *one["settings"].values(), str(len(found["games"]))]
+        + [_interval(one[s]) for s in STATISTICS]
         for one in found["here"]
     ]
     body += [
@@ -145,8 +148,8 @@ def _over_games(results: dict[str, Any]) -> str:
     ]
     return (
         f"## Atari: over games\n\n{_table(head, body)}\n\n"
-        f"Games: {', '.join(found['games'])}. Mean and median are over games of each game's mean over runs, the IQM (interquartile\n"
-        "mean) over all runs. Brackets: 95 % stratified bootstrap intervals (arXiv:2108.13264); none where a game has one run."
+        f"Games: {', '.join(found['games'])}. Mean and median are over games of each game's mean over runs, the IQM\n"
+        "(interquartile mean) over all runs. Brackets: 95 % stratified bootstrap intervals (arXiv:2108.13264); none where a game has one run."
     )
 
 

@@ -21,7 +21,8 @@ def dynamics_metrics(
     """The `dynamics` entry of a run's summary, from consecutive windows of held-out experience (B, T) and their codes.
 
     Reward and termination are predicted before the next frame is known: where h has seen the next codes (`ahead`), they
-    are means over sampled ones. Bits are sums over the K codes of a frame, means over all frames that have a predecessor in their window and episode.
+    are means over sampled ones. Bits are sums over the K codes of a frame, means over all frames that have a predecessor in
+    their window and episode.
     The baselines (`counts`) are scored on the same frames. None where nothing was there to measure.
     """
     nats, reward, ends, targets, previous, current = [], [], [], [], [], []
