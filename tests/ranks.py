@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import torch
 
-from tokenworld import commands, config, distributed
+from tokenworld import building, config, distributed
 from tokenworld import train as training
 from tokenworld.data.episodes import Episode
 
@@ -36,7 +36,7 @@ def episode(rng, shape, length, actions):
 def main(out, result, *words):
     cfg, cli = config.compose([*words, f"out={out}", "device=cpu"])
     config.check(cfg)
-    run = commands.new_run(cfg, cli, training.PHASES)
+    run = building.new_run(cfg, cli, training.PHASES)
     shapes, rng = run.world_model.shapes, np.random.default_rng(0)
     for length in (1, 1, 2, 3, 9, 4, 1, 1, 1, 7, 2, 5):  # so short that ranks get windows with unequal numbers of real steps
         run.replay.add(episode(rng, shapes.frame, length, shapes.actions))

@@ -6,7 +6,7 @@ import signal
 import pytest
 import torch
 
-from tokenworld import checkpoint, commands, config
+from tokenworld import building, checkpoint, commands, config
 from tokenworld import train as training
 from tokenworld.interfaces import UserError
 
@@ -111,7 +111,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path):
         words = [f"train.{phase}.accumulate={accumulate}" for phase in ("tokenizer", "dynamics")]
         words += ["recipe=iris", "backbone.dropout=0", "train.dynamics.batch=7", "train.tokenizer.batch=7"]
         cfg, cli = composed(*words, f"out={tmp_path / str(accumulate)}")
-        run = commands.new_run(cfg, cli, training.PHASES)
+        run = building.new_run(cfg, cli, training.PHASES)
         run.phases["collect"](run, False, first_steps=120, random=True)
         run.collector.cut()
         for name in ("tokenizer", "dynamics"):

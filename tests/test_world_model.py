@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import close, discover, rouse, steps_of
 
-from tokenworld import commands, config
+from tokenworld import building, config
 from tokenworld.actions import DiscreteAction
 from tokenworld.backbones.gpt import GPT
 from tokenworld.heads import SignReward, Termination
@@ -234,7 +234,7 @@ def prepared(out):
     """A tiny run with a trained tokenizer and dynamics, about to train its policy."""
     pytest.importorskip("minatar")
     cfg, cli = config.compose(["recipe=quickstart", "overlay=debug", "seed=1", "device=cpu", f"out={out}"])
-    run = commands.new_run(cfg, cli, ("collect", "tokenizer", "dynamics", "policy"))
+    run = building.new_run(cfg, cli, ("collect", "tokenizer", "dynamics", "policy"))
     for name in ("collect", "tokenizer", "dynamics"):
         run.phases[name](run, False)
     run.epoch = 1

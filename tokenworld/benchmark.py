@@ -27,7 +27,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from tokenworld.imagination import Actor, imagine
 from tokenworld.interfaces import Codes, Steps, UserError
 from tokenworld.nn import total_loss
-from tokenworld.train import Run, burned_in
+from tokenworld.run import Run
+from tokenworld.train import burned_in
 
 REAL_STEPS = 600  # of random play, to have frames
 WARMUP = 1
@@ -98,34 +99,26 @@ def bench_imagine(run: Run, repeats: int) -> list[Row]:
     K, passes = model.shapes.codes, model.decoding.passes
     noise = torch.rand(batch, horizon, K + 3, generator=run.generator, device=run.device)
 
-    def dream(model, policy, steps, codes, noise):
-        with torch.no_grad():
-            prediction, state = model.start(steps, codes)
-            carry = burned_in(model, policy, steps, codes)
-            return imagine(model, prediction, state, policy, horizon, noise, carry)
-
     blind, seeing = Dice(model.shapes.actions, False), Dice(model.shapes.actions, True)
-    policy = run.policy.eval()
     made = []
-    for name, who in (("codes", blind), ("codes and pixels", seeing), ("with the policy", policy)):
-        # the start is not part of the dream: its time is taken apart and its work counted apart
-        def begin():
-            prediction, state = model.start(steps, codes)
-            return prediction, state, burned_in(model, who, steps, codes)
-
-        seconds = []
-        for i in range(WARMUP + repeats):
-            with torch.no_grad():
-                prediction, state, carry = begin()
-                seconds.append(clock(run.device, lambda: imagine(model, prediction, state, who, horizon, noise, carry)))
+    for name, who in (("codes", blind), ("codes and pixels", seeing), ("with the policy", run.policy.eval())):
+        seconds = [_dream_seconds(model, who, steps, codes, noise) for _ in range(WARMUP + repeats)][WARMUP:]
         flops = _dream_flops(run.world_model, who, steps, codes, noise, horizon) / (batch * horizon)
-        row = Row(name, "imagined frames", batch * horizon, seconds[WARMUP:], passes, flops)
+        row = Row(name, "imagined frames", batch * horizon, seconds, passes, flops)
         row.bytes = _dream_bytes(run, model, steps, codes, noise) / (batch * horizon)
         row.ceiling = product_ceiling(run, batch * math.ceil((K + 1) / passes), run.world_model.backbone.D)
         if who.needs_pixels:
             row.ceiling = picture_ceiling(run, batch) or row.ceiling
         made.append(row)
     return made
+
+
+@torch.no_grad()
+def _dream_seconds(model, policy, steps: Steps, codes: Codes, noise: Tensor) -> float:
+    """Of one dream; reading the real frames before it is not part of it."""
+    prediction, state = model.start(steps, codes)
+    carry = burned_in(model, policy, steps, codes)
+    return clock(noise.device, lambda: imagine(model, prediction, state, policy, noise.shape[1], noise, carry))
 
 
 def bench_dynamics(run: Run, repeats: int) -> list[Row]:
@@ -140,8 +133,7 @@ def bench_dynamics(run: Run, repeats: int) -> list[Row]:
         total_loss(model.train()(steps, codes), model.weights, steps).backward()
 
     flops = count_flops(learn, run.world_model, steps, codes) / length
-    P = model_positions(run)
-    ceiling = product_ceiling(run, batch * length * P, run.world_model.backbone.D)
+    ceiling = product_ceiling(run, batch * length * (run.world_model.shapes.codes + 1), run.world_model.backbone.D)
     return [Row("dynamics updates", "environment steps", batch * length, seconds, None, flops, None, ceiling)]
 
 
@@ -313,10 +305,6 @@ def device_name(device: torch.device) -> str:
     return f"{device.type} ({name})"
 
 
-def model_positions(run: Run) -> int:
-    return run.world_model.shapes.codes + 1
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # FLOPs and bytes
 
@@ -406,8 +394,8 @@ def table(result: dict[str, Any]) -> str:
         low, high = row["per_second_range"]
         lines.append((
             f"{row['name']} ({row['unit']})", _short(row["per_second"]), f"{_short(low)}..{_short(high)}",
-            _short(row["passes"]), _short(row["flops"], 1e-6), _short(row["flops_per_second"], 1e-9), _percent(row["share_of_flops"]),
-            _percent(row["share_of_bytes"]), _short(row.get("bound_per_second")),
+            _short(row["passes"]), _short(row["flops"], 1e-6), _short(row["flops_per_second"], 1e-9),
+            _percent(row["share_of_flops"]), _percent(row["share_of_bytes"]), _short(row.get("bound_per_second")),
         ))  # fmt: skip
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     text = "\n".join("  ".join(c.rjust(w) if i else c.ljust(w) for i, (c, w) in enumerate(zip(line, widths, strict=True)))

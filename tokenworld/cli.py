@@ -20,7 +20,7 @@ usage: tokenworld COMMAND [key=value ...]
   show       a recipe resolved: its settings, parameters and cost; or how two recipes differ
 
 examples
-  tokenworld train                                   the quick start: MinAtar Breakout, ten minutes on a laptop
+  tokenworld train                                   the quick start: MinAtar Breakout, five minutes on a laptop
   tokenworld train recipe=iris overlay=debug out=a   any recipe, shrunk to seconds
   tokenworld train recipe=iris env.id=ALE/Breakout-v5 decoding.temperature=0.9 seed=1
   tokenworld train --resume runs/NAME                go on where a run stopped
@@ -61,7 +61,7 @@ settings
   load.tokenizer=RUN     a trained tokenizer (phase dynamics); recipe= is then that run's if you give none
   load.world_model=RUN   a trained world model (phase policy); likewise
   --resume RUN           go on with a run, bit for bit; takes no settings""",
-    "sweep": f"""tokenworld sweep out=DIR [jobs=1] [key=A,B,... ...]
+    "sweep": """tokenworld sweep out=DIR [jobs=1] [key=A,B,... ...]
 
 Runs `tokenworld train` for every combination of the values given, each in a process of its own: DIR/NAME is a run like any
 other, DIR/NAME.log what it said. All settings are checked before anything is created. The same command again skips what is

@@ -10,158 +10,24 @@ import collections
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 import torch
 
-from tokenworld import checkpoint, distributed
+from tokenworld import distributed
 from tokenworld.data.collect import Collector
-from tokenworld.data.episodes import Episode, EpisodeWriter
-from tokenworld.data.replay import Replay
+from tokenworld.data.episodes import Episode
 from tokenworld.evaluation.summary import measure_dynamics, score, tokenizer_metrics
 from tokenworld.evaluation.tokens import codebook_usage, perplexity
 from tokenworld.imagination import Actor, Trajectory, imagine
 from tokenworld.interfaces import Codes, Steps, UserError
-from tokenworld.log import Log
-from tokenworld.nn import make_optimizer, total_loss
+from tokenworld.nn import total_loss
+from tokenworld.run import Run
 from tokenworld.world_model import WorldModel
 
 PHASES = ("collect", "tokenizer", "dynamics", "policy", "evaluate")
-COUNTED = ("env_steps", "imagined_steps", "tokenizer", "dynamics", "policy")  # the last three are optimiser steps
-
-
-@dataclass
-class Run:
-    """Everything a run is made of. Its parts are built by the command line; the phases below work on it."""
-
-    out: Path
-    seed: int
-    device: torch.device
-    world_model: WorldModel
-    policy: Any
-    make_env: Callable[..., Any]  # num_envs, changes to the recipe's env -> VectorEnv
-    phases: dict[str, Callable]  # name -> phase with its settings bound: phase(run)
-    log: Log
-    meta: dict  # what the episodes' folder says of itself
-    precision: Literal["fp32", "bf16"] = "fp32"
-    replay: Replay = field(default_factory=Replay)
-    held_out: Replay = field(default_factory=Replay)
-    collector: Collector | None = None
-    writer: EpisodeWriter | None = None
-    optimizers: dict[str, torch.optim.Optimizer] = field(default_factory=dict)
-    epoch: int = 0
-    count: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTED, 0))
-    seconds: dict[str, float] = field(default_factory=dict)
-    results: dict[str, Any] = field(default_factory=dict)  # the newest evaluation, by part
-    config: dict = field(default_factory=dict)  # the recipe, as it goes into the summary
-    loop: Callable[[], None] | None = None  # the loop with its settings bound
-    curve: list[list[float]] = field(default_factory=list)  # [env_steps, return_mean] of each evaluation
-    learnt_rows: int = 0  # rows that the model-free control has learnt from
-    news: dict[str, float] = field(default_factory=dict)  # what the epoch's closing line tells
-
-    def __post_init__(self) -> None:
-        self.wrapped: dict[str, Callable] = {}  # losses whose gradients are averaged over the ranks
-        self.spread = False  # the episodes on disk are dealt out to the ranks: they were collected by another number of them
-        self.seed_ranks()
-
-    def seed_ranks(self) -> None:
-        """What is random about a whole batch is drawn alike on all ranks; what each does on its own, by itself."""
-        rank, alone = distributed.rank(), distributed.world() == 1
-        self.generator = torch.Generator(self.device).manual_seed(self.seed)  # imagination, and acting if alone
-        self.shuffler = torch.Generator().manual_seed(self.seed)  # minibatches
-        own = self.seed if alone else [self.seed, self.epoch, rank]
-        self.rng = np.random.default_rng(own)  # batches, random play
-        self.play_seed = self.seed + 100_003 * (rank + 1000 * self.epoch)
-        self.acting = self.generator if alone else torch.Generator(self.device).manual_seed(self.play_seed + 1)
-        if not alone:
-            torch.manual_seed(self.play_seed + 2)  # dropout
-
-    # --- data ---
-
-    def add(self, episode: Episode) -> None:
-        """Keep an episode for training, or for evaluation if it is of the test split."""
-        (self.held_out if episode.split == "test" else self.replay).add(episode)
-
-    def codes(self, replay: Replay, rows: np.ndarray) -> Codes:
-        """The codes of rows (B, T) of a replay, encoded once per version of the tokenizer."""
-        return Codes(replay.codes(rows, self._encode, self.count["tokenizer"]).to(self.device))
-
-    def dreamer(self) -> WorldModel:
-        """The world model to dream with: itself, or with precision bf16 a copy of what it has learnt by now."""
-        return self.world_model.eval() if self.precision == "fp32" else self.world_model.in_bf16()
-
-    def _encode(self, steps: Steps) -> torch.Tensor:
-        return self.world_model.encode(steps.to(self.device)).indices.cpu()
-
-    # --- learning ---
-
-    def autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
-
-    def optimizer(self, name: str, module, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
-        if name not in self.optimizers:
-            self.optimizers[name] = make_optimizer(module, lr=lr, weight_decay=weight_decay)
-        return self.optimizers[name]
-
-    def loss(self, name: str, trained, loss: Callable) -> Callable:
-        """`loss`, ready for training `trained` on all ranks. To be called when the weights are prepared."""
-        if name not in self.wrapped:
-            self.wrapped[name] = distributed.parallel(trained, loss)
-        return self.wrapped[name]
-
-    def update(self, name: str, optimizer, losses: Iterable[torch.Tensor], clip: float) -> None:
-        """One optimiser step on the sum of losses, made and differentiated one after the other; the gradient is clipped."""
-        optimizer.zero_grad(set_to_none=True)
-        for loss in losses:
-            loss.backward()
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        torch.nn.utils.clip_grad_norm_(parameters, clip)
-        optimizer.step()
-        self.count[name] += 1
-
-    # --- the checkpoint ---
-
-    def save(self) -> None:
-        """Everything that the rest of the run depends on, at the end of an epoch."""
-        modules = {"tokenizer": self.world_model.tokenizer, "dynamics": self.world_model.dynamics_modules()}
-        if self.policy is not None:
-            modules["policy"] = self.policy
-        own = {
-            "learnt_rows": self.learnt_rows,
-            "rng": checkpoint.rng_state(),
-            "batches": self.rng.bit_generator.state,
-            "generator": self.generator.get_state(),
-            "acting": self.acting.get_state(),
-            "shuffler": self.shuffler.get_state(),
-            "collector": tensors(self.collector.state_dict()) if self.collector is not None else None,
-            "writer": self.writer.position() if self.writer is not None else None,
-            "code_cache": {"replay": self.replay.code_state(), "held_out": self.held_out.code_state()},
-        }
-        state = {
-            "epoch": self.epoch,
-            "count": self.count,
-            "seconds": self.seconds,
-            "wall": self.log.wall,
-            "results": self.results,
-            "curve": self.curve,
-            "log_lines": self.log.lines,
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "spread": self.spread,
-            "ranks": distributed.listed(own),
-        }
-        if distributed.rank() == 0:
-            checkpoint.save(self.out / "checkpoint", modules, state)
-        distributed.wait()
-
-    def restore_weights(self, modules: dict) -> None:
-        self.world_model.tokenizer.load_state_dict(modules["tokenizer"])
-        self.world_model.dynamics_modules().load_state_dict(modules["dynamics"])
-        if self.policy is not None and "policy" in modules:
-            self.policy.load_state_dict(modules["policy"])
 
 
 def check_settings(phases: dict[str, dict[str, Any]]) -> None:
@@ -589,11 +455,6 @@ def parts(batch: int, accumulate: int) -> list[slice]:
 def everyones(steps: Steps) -> Steps:
     """The steps of all ranks."""
     return Steps(**{f.name: distributed.gathered(getattr(steps, f.name)) for f in fields(steps)})
-
-
-def tensors(state: dict[str, Any]) -> dict[str, Any]:
-    """Arrays as tensors: what a checkpoint can hold without executing anything."""
-    return {key: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for key, value in state.items()}
 
 
 def finite(loss: torch.Tensor, what: str) -> float:

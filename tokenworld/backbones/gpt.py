@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from tokenworld.kernels import Dropout, additive, attend, computed_in
 from tokenworld.interfaces import UserError
+from tokenworld.kernels import Dropout, additive, attend, computed_in
 
 # A stricter world for tests: using a cache that a later call has consumed raises instead of reading spoilt memory.
 DEBUG = bool(os.environ.get("TOKENWORLD_DEBUG"))

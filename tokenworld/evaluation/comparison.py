@@ -149,7 +149,8 @@ def _over_games(results: dict[str, Any]) -> str:
     return (
         f"## Atari: over games\n\n{_table(head, body)}\n\n"
         f"Games: {', '.join(found['games'])}. Mean and median are over games of each game's mean over runs, the IQM\n"
-        "(interquartile mean) over all runs. Brackets: 95 % stratified bootstrap intervals (arXiv:2108.13264); none where a game has one run."
+        "(interquartile mean) over all runs. Brackets: 95 % stratified bootstrap intervals (arXiv:2108.13264); none where a\n"
+        "game has one run."
     )
 
 

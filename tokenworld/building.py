@@ -1,0 +1,311 @@
+"""From a config to a `Run`: a new one, one that goes on from its checkpoint, or a finished one to look at."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import inspect
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tokenworld import checkpoint, config, distributed
+from tokenworld import train as training
+from tokenworld.data.episodes import EpisodeWriter, make_meta, read_episodes, read_meta
+from tokenworld.interfaces import UserError
+from tokenworld.log import Log, check_sinks
+from tokenworld.run import Run
+from tokenworld.world_model import WorldModel
+
+MODEL_SECTIONS = ("tokenizer", "backbone", "decoding", "action", "reward", "termination")
+
+
+def new_run(cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
+    """A run in a folder of its own. A folder that holds the same config is gone on with, any other is refused."""
+    device_of(cli.get("device", "auto"))
+    seed, recipe = cli.get("seed", 0), Path(cli["recipe"]).stem
+    if distributed.world() > 1 and "out" not in cli:
+        raise UserError("training on several processes needs a folder that a restart finds again, got no out: add out=DIR")
+    out = Path(cli.get("out") or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{recipe}-{seed}")
+    if distributed.agreed(out.exists() and any(out.iterdir())):
+        if (out / "config.yaml").is_file() and config.load(out) == (cfg, cli):
+            return resumed(out, cfg, cli, phases)
+        raise UserError(
+            f"{out} exists and is not this run, nothing is overwritten: choose another out=DIR,"
+            f" or go on with it by tokenworld train --resume {out}"
+        )
+    with _removed_on_error(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if distributed.rank() == 0:
+            config.save(out / "config.yaml", cfg, cli)  # first: a run that is killed from here on can be gone on with
+        run = built(out, cfg, cli, phases)
+        if "collect" in phases:
+            run.writer = EpisodeWriter(_folder(out), run.meta)
+    return run
+
+
+def opened(out: str, keys: dict) -> tuple[Run, dict, dict]:
+    """A finished or stopped run, to look at: weights, counters and held-out episodes; nothing is written to its folder."""
+    cfg, cli = config.load(out)
+    config.check(cfg)
+    modules, state = checkpoint.load(Path(out) / "checkpoint")
+    cli = cli | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
+    phases = (cli["phase"], "evaluate") if "phase" in cli else training.PHASES
+    run = built(Path(out), cfg, cli, phases, log=Log(None), load=False)
+    _restore(run, modules, state)
+    _read_replay(run, Path(out) / "replay")
+    return run, cfg, cli
+
+
+def _folder(out: Path, rank: int | None = None) -> Path:
+    """Where a rank keeps the episodes that it collected: the first one in replay/, the others in folders of it."""
+    rank = distributed.rank() if rank is None else rank
+    return out / "replay" / f"rank{rank}" if rank else out / "replay"
+
+
+def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
+    """A run as its last checkpoint has it. With as many ranks as wrote it, it goes on bit for bit (on a CPU); with another
+    number the episodes on disk are dealt out anew, games in progress are lost, and what each rank draws is drawn anew."""
+    device_of(cli.get("device", "auto"))
+    if not distributed.agreed(checkpoint.exists(out / "checkpoint")):
+        if distributed.rank() == 0:
+            for name in ("replay", "metrics.jsonl"):  # killed before its first checkpoint: from the start, in the same folder
+                path = out / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        distributed.wait()
+        run = built(out, cfg, cli, phases)
+        if "collect" in phases:
+            run.writer = EpisodeWriter(_folder(out), run.meta)
+        return run
+    modules, state = checkpoint.load(out / "checkpoint")
+    run = built(out, cfg, cli, phases, log=_log(out, wall=state["wall"]), load=False)
+    run.log.truncate(state["log_lines"])
+    _restore(run, modules, state)
+    ranks, same = state["ranks"], len(state["ranks"]) == distributed.world()
+    run.spread = state["spread"] or not same
+    _reopen(run, [each["writer"] for each in ranks])
+    for name, saved in state["optimizers"].items():
+        module = {
+            "tokenizer": run.world_model.tokenizer,
+            "dynamics": run.world_model.dynamics_modules(),
+            "policy": run.policy,
+        }[name]
+        run.optimizer(name, module, lr=1.0).load_state_dict(saved)
+    run.seed_ranks()
+    run.generator.set_state(ranks[0]["generator"].cpu())
+    run.shuffler.set_state(ranks[0]["shuffler"])
+    if same:
+        _restore_rank(run, ranks[distributed.rank()])
+    run.log.say(f"resumed {out} after epoch {run.epoch}")
+    return run
+
+
+def _reopen(run: Run, positions: list[dict | None]) -> None:
+    """Cut the episodes on disk back to what the checkpoint knows of, read this rank's share, and go on writing."""
+    if positions[0] is None:
+        return
+    if distributed.rank() == 0:
+        for rank, position in enumerate(positions):
+            EpisodeWriter.open_at(_folder(run.out, rank), position).close()
+    distributed.wait()
+    if run.spread:
+        number = 0
+        for rank in range(len(positions)):
+            for episode in read_episodes(_folder(run.out, rank)):
+                if number % distributed.world() == distributed.rank():
+                    run.add(episode)
+                number += 1
+    else:
+        _read_replay(run, _folder(run.out))
+    distributed.wait()  # all have read before one writes
+    run.writer = EpisodeWriter(_folder(run.out), run.meta)
+
+
+def _restore_rank(run: Run, own: dict) -> None:
+    """What a rank alone knows: its games, and all that it draws."""
+    run.learnt_rows = own["learnt_rows"]
+    run.rng.bit_generator.state = own["batches"]
+    run.acting.set_state(own["acting"].cpu())
+    if own["collector"] is not None:
+        state = {key: value.numpy() if torch.is_tensor(value) else value for key, value in own["collector"].items()}
+        run.play_seed = state["seed"]
+        keywords = run.phases["collect"].keywords
+        defaults = inspect.signature(run.phases["collect"].func).parameters
+        training.ensure_collector(run, **{k: keywords.get(k, defaults[k].default) for k in ("envs", "held_out")})
+        run.collector.load_state_dict(state)
+    if not run.spread:
+        for name, replay in (("replay", run.replay), ("held_out", run.held_out)):
+            replay.load_code_state(own["code_cache"][name])
+    checkpoint.set_rng_state(own["rng"])
+
+
+def _restore(run: Run, modules: dict, state: dict) -> None:
+    run.restore_weights(modules)
+    for name in ("epoch", "count", "seconds", "results", "curve"):
+        setattr(run, name, state[name])
+
+
+def _log(out: Path, wall: float = 0.0) -> Log:
+    """The run's log; only the first rank writes and speaks."""
+    return Log(out, wall=wall) if distributed.rank() == 0 else Log(None, wall=wall, silent=True)
+
+
+def built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | None = None, load: bool = True) -> Run:
+    """The parts of a run, untrained or (`load`) with what load.* names, and with the episodes of `data`."""
+    seed = cli.get("seed", 0)
+    check_sinks(cfg["train"]["loop"].get("sinks"))
+    training.check_settings(cfg["train"])
+    torch.manual_seed(seed)
+    np.random.seed(seed)
+    device = device_of(cli.get("device", "auto"))
+    make_env = functools.partial(env_of, cfg)
+    env = make_env(1)
+    frame, actions = tuple(env.single_observation_space.shape), int(env.single_action_space.n)
+    meta = meta_of(cfg, env, seed)
+    env.close()
+    world_model = WorldModel.from_config(cfg, frame=frame, actions=actions)
+    if cfg["train"]["evaluate"].get("kmeans") and not hasattr(world_model.tokenizer, "patch"):
+        raise UserError("train.evaluate.kmeans compares with a tokenizer of patches: set it to false for this tokenizer")
+    policy = config.build(cfg["policy"], shapes=world_model.shapes) if "policy" in phases else None
+    if load:
+        for key in ("load.tokenizer", "load.world_model"):
+            if key in cli:
+                modules, state = checkpoint.load(Path(cli[key]) / "checkpoint")
+                part = "tokenizer" if key == "load.tokenizer" else "dynamics"
+                if state["count"][part] == 0:
+                    raise UserError(f"{key}={cli[key]} has an untrained {part}: expected the out= of `train {part}`")
+                world_model.tokenizer.load_state_dict(modules["tokenizer"])
+                if key == "load.world_model":
+                    world_model.dynamics_modules().load_state_dict(modules["dynamics"])
+    bound = {}
+    for name in phases:
+        section = {key: value for key, value in cfg["train"][name].items() if key != "_target_"}
+        if "phase" in cli and name == cli["phase"]:
+            section |= {"start": 0, "stop": None} if name != "policy" else {"start": 0}
+        bound[name] = functools.partial(config.resolve(cfg["train"][name]["_target_"]), **section)
+    run = Run(
+        out=out,
+        seed=seed,
+        device=device,
+        world_model=world_model.to(device).eval(),
+        policy=policy.to(device).eval() if policy is not None else None,
+        make_env=make_env,
+        phases=bound,
+        log=_log(out) if log is None else log,
+        meta=meta,
+        precision=cli.get("precision", "fp32"),
+    )
+    section = {key: value for key, value in cfg["train"]["loop"].items() if key != "_target_"}
+    run.config, run.loop = cfg | {"recipe": cli["recipe"]}, functools.partial(training.loop, run, **section)
+    for key in ("load.tokenizer", "load.world_model"):
+        if load and key in cli:
+            run.count["tokenizer"] = 1  # trained elsewhere: prepared, and its codes are version 1
+            run.count["dynamics"] += key == "load.world_model"
+    if "data" in cli:
+        _check_data(Path(cli["data"]), meta)
+        _read_replay(run, Path(cli["data"]))
+    return run
+
+
+def env_of(cfg: dict, num_envs: int, **changes):
+    return config.build(cfg["env"] | changes, num_envs=num_envs)
+
+
+def meta_of(cfg: dict, env, seed: int) -> dict:
+    """What a folder of episodes says of itself."""
+    return make_meta(
+        env_id=cfg["env"]["id"],
+        frame_shape=env.single_observation_space.shape,
+        action_count=env.single_action_space.n,
+        action_meanings=env.metadata.get("action_meanings"),
+        preprocessing={key: value for key, value in cfg["env"].items() if key not in ("_target_", "id")},
+        seed=seed,
+    )
+
+
+def _check_data(data: Path, meta: dict) -> None:
+    found = read_meta(data)
+    for key in ("frame_shape", "action_count"):
+        if found[key] != meta[key]:
+            raise UserError(
+                f"{data} holds episodes of {found['env_id']} with {key} {found[key]}, expected {meta[key]} as in"
+                f" {meta['env_id']}: set env.id={found['env_id']} (and its preprocessing) or choose other data"
+            )
+
+
+def _read_replay(run: Run, folder: Path) -> None:
+    """Episodes of a folder into the run's memory; damaged ones are named, counted and left out."""
+    if not folder.is_dir():
+        return
+    for episode in read_episodes(folder, on_corrupt=lambda damage: run.log.say(f"skipped: {damage}")):
+        run.add(episode)
+
+
+def with_loaded_sections(cfg: dict, cli: dict) -> tuple[dict, dict]:
+    """What is loaded brings its own architecture, environment and episodes, and episodes their environment; the rest is the
+    recipe's. A setting of the user's that this would replace is refused."""
+    asked = config.flatten(cfg)
+    if "load.tokenizer" in cli and "load.world_model" in cli:
+        raise UserError("load.world_model brings its own tokenizer: leave out load.tokenizer")
+    for key, sections in (("load.tokenizer", ("env", "tokenizer")), ("load.world_model", ("env", *MODEL_SECTIONS))):
+        if key in cli:
+            theirs, their_cli = config.load(cli[key])
+            config.check(theirs)
+            cfg = cfg | {name: theirs[name] for name in sections}
+            evaluate = cfg["train"]["evaluate"] | {"env": theirs["train"]["evaluate"].get("env")}
+            cfg = cfg | {"train": cfg["train"] | {"evaluate": evaluate}}
+            if "data" in their_cli:
+                cli = {"data": their_cli["data"]} | cli
+            elif (Path(cli[key]) / "replay").is_dir():
+                cli = {"data": str(Path(cli[key]) / "replay")} | cli
+    if "data" in cli and not any(key in cli for key in ("load.tokenizer", "load.world_model")):
+        meta = read_meta(cli["data"])
+        known = {key: value for key, value in meta["preprocessing"].items() if key in cfg["env"]}
+        cfg = cfg | {"env": cfg["env"] | {"id": meta["env_id"]} | known}
+    loaded = config.flatten(cfg)
+    for key in cli.get("given", []):
+        if asked.get(key) != loaded.get(key):
+            source = next(name for name in ("load.world_model", "load.tokenizer", "data") if name in cli)
+            raise UserError(
+                f"{key}={asked.get(key)} contradicts {source}={cli[source]}, which has {loaded.get(key)}: leave out {key}"
+            )
+    return cfg, cli
+
+
+def device_of(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not usable[name]:
+        raise UserError(f"device={name} is not available here: expected one of {', '.join(k for k, v in usable.items() if v)}")
+    if name == "cpu":
+        _keep_freed_memory()
+    return distributed.start(torch.device(name))
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what is freed: large tensors are else given back and faulted in again, page by page, in every step."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            libc = ctypes.CDLL("libc.so.6")
+            libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the most that it takes
+            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+
+
+class _removed_on_error:
+    """A folder that was not there before is removed again if what fills it fails."""
+
+    def __init__(self, path: Path):
+        self.path, self.existed = path, path.exists()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        if kind is not None and not self.existed:
+            shutil.rmtree(self.path, ignore_errors=True)
