@@ -70,7 +70,9 @@ class Cache:
             grain = 2 * self.positions
             more = min(self.S, -(-needed // grain) * grain) - C
             for rings in (self.keys, self.values):
-                rings[:] = [torch.cat([ring, ring.new_zeros(B, N, more, width)], 2) for ring in rings]
+                for i, ring in enumerate(rings):
+                    rings[i] = ring.new_zeros(B, N, C + more, width)
+                    rings[i][:, :, :C] = ring  # by all cores, unlike `cat`
 
     def _advance(self, positions: int) -> Cache:
         self.alive = not DEBUG
