@@ -48,7 +48,9 @@ def fake(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "TRAIN", (sys.executable, str(script)))
     monkeypatch.setattr(sweep, "POLL", 0.02)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    return tmp_path / "out"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, which they inherit
+    yield tmp_path / "out"
+    signal.signal(signal.SIGINT, before)
 
 
 def run(out, *words) -> int:
