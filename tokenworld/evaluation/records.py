@@ -1,0 +1,160 @@
+"""What the evaluation measures and what it measures on: plain arrays, so that every metric is a pure function of them.
+
+A *probe* fills these records from a world model and data (tier A), a simulator that can be branched (tier B) or policies
+with known returns (tier C); a tabular world fills the same ones from its exact kernel. Everything is numpy, code lengths
+and entropies are in bits, probabilities float64.
+
+    N transitions · S branch states · A actions · J branches of a (state, action) · K codes per frame · V codebook size
+    T steps of a rollout · R real and M model rollouts from one start · F features of a frame
+
+`cluster` names the source episode of a row: intervals resample clusters, never rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number of a report, with what is needed to believe it. `value` is None unless status is "ok" or "underpowered"."""
+
+    id: str  # "M2.dcal": the row of the specification, then the number's own short name
+    name: str  # for people: "Calibration gap"
+    value: float | None
+    unit: str = ""
+    direction: Literal["lower", "higher", "zero", "none"] = "lower"  # what is good
+    ci: tuple[float, float] | None = None
+    level: float = 0.95
+    n_clusters: int = 0
+    n_samples: int = 0
+    floor: float | None = None  # what a baseline without a model reaches
+    ceiling: float | None = None  # the best that is possible here
+    tier: Literal["A", "B", "C"] = "A"
+    status: Literal["ok", "underpowered", "not_applicable", "skipped", "invalid"] = "ok"
+    reason: str = ""  # why it is not ok, in one sentence
+    experimental: bool = False
+    seconds: float = 0.0
+    values: Any = None  # per-row values (array), for paired comparisons and pictures; not part of the JSON
+
+    @property
+    def skill(self) -> float | None:
+        """(floor - value) / (floor - ceiling), unclipped: 0 at the floor, 1 at the ceiling."""
+        if self.value is None or self.floor is None or self.ceiling is None or self.floor == self.ceiling:
+            return None
+        return (self.floor - self.value) / (self.floor - self.ceiling)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Tier A: N held-out transitions, teacher-forced. Row n is (context h, action a) -> the next frame."""
+
+    cluster: Array  # (N,) int, the episode
+    previous: Array  # (N, K) int, the codes before
+    codes: Array  # (N, K) int, the codes that followed
+    action: Array  # (N,) int
+    bits: Array  # (N, K): -log2 q(z^j | z^<j, h, a)
+    entropy: Array  # (N, K): H(q(. | z^<j, h, a)), along the data
+    top: Array  # (N, K): the largest probability of q(. | z^<j, h, a)
+    hit: Array  # (N, K) bool: its code was the one that followed
+    reward: Array  # (N,) what the environment gave
+    reward_mean: Array  # (N,) E[r], predicted before the frame is known
+    reward_probability: Array  # (N, 3): of a negative, no, a positive reward
+    terminated: Array  # (N,) bool
+    hazard: Array  # (N,) predicted probability of termination
+    bits_by_action: Array | None = None  # (N, A): bits of the whole frame had each action been taken; [n, action[n]] = bits[n].sum()
+    behaviour: Array | None = None  # (N, A): probability that the behaviour policy gave each action, if known
+    step: Array | None = None  # (N,) int: the step of the row in its episode
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Tier B: S cloned states, every action taken in each, and the J next frames that can come of it.
+
+    Branches that tokenise alike are one branch. Unused ones have p = 0. For enumerated simulators p is exact and H_p its
+    entropy; for sampled ones p = 1 / J' over distinct draws is an estimate (`exact` false).
+    """
+
+    cluster: Array  # (S,)
+    hash: Array  # (S,) uint64, of the simulator's state: pairs states of two evaluations
+    exact: bool
+    p: Array  # (S, A, J)
+    codes: Array  # (S, A, J, K) int
+    bits: Array  # (S, A, J): -log2 q(codes | h, a), joint over the frame
+    entropy_q: Array  # (S, A): joint entropy of q, exact or estimated from draws
+    marginal_p: Array  # (S, A, K, C): true probabilities of C listed candidate codes per position (below), the rest is none
+    marginal_q: Array  # (S, A, K, C): the model's
+    candidates: Array  # (S, K, C) int: which codes; -1 unused. The model's mass outside them is 1 - sum over C
+    total_correlation_q: Array | None = None  # (S, A): sum_j H(q_j) - H(q)
+    reward: Array | None = None  # (S, A, J)
+    terminated: Array | None = None  # (S, A, J) bool
+    reward_mean: Array | None = None  # (S, A) the model's
+    hazard: Array | None = None  # (S, A) the model's
+    behaviour: Array | None = None  # (S, A) probability of each action under the policy that chose the states
+    support: Array | None = None  # (S, A) how often training data hold this (context, action), or a density that orders alike
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Tier B: S starts; R real and M imagined rollouts of T steps from each, all under the same actions of that start."""
+
+    cluster: Array  # (S,)
+    real: Array  # (S, R, T, F) float32, features of the frames (pixels weighted by how often they change, or one-hot codes)
+    second: Array  # (S, R, T, F): other real rollouts, the ceiling
+    model: Array  # (S, M, T, F)
+    copy: Array  # (S, F): the last frame before the rollout, the floor
+    alive_real: Array  # (S, R, T) bool: not ended before this step
+    alive_model: Array  # (S, M, T) bool
+    own_bits: Array | None = None  # (S, T): bits of the real frame t given a context that the model generated
+    real_bits: Array | None = None  # (S, T): given the real context
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Tier B, M9: pairs of histories. JS divergences in bits of what follows them under the same action."""
+
+    cluster: Array  # (N,)
+    same: Array  # (N,) bool: both histories lead to the same simulator state
+    js_model: Array  # (N,): JS(q(. | h1, a), q(. | h2, a))
+    js_floor: Array  # (N,): between two estimates of the same q (0 where q is exact)
+    js_true: Array  # (N,): between the true conditionals
+
+
+@dataclass(frozen=True)
+class Recalls:
+    """M10: a bit was planted, hidden for k steps and asked for."""
+
+    cluster: Array  # (N,)
+    delay: Array  # (N,) int, k
+    truth: Array  # (N,) 0 or 1
+    answer: Array  # (N,): probability of 1 that the model gave at the reappearance
+    return_distance: Array | None = None  # (N,) distance of the end frame to the start after an action and its inverse
+    return_distance_real: Array | None = None
+
+
+@dataclass(frozen=True)
+class Undos:
+    """M11: opportunities to undo what cannot be undone, and the model's mass on doing so."""
+
+    cluster: Array  # (N,)
+    mass: Array  # (N,): the model's probability of leaving the absorbing predicate in one step
+    auc_real: float | None = None  # of one precedence classifier, on real pairs
+    auc_model: float | None = None  # on imagined pairs
+
+
+@dataclass(frozen=True)
+class PolicyValues:
+    """Tier C: P policies, their returns over the same horizon in the real environment and in the model."""
+
+    names: tuple[str, ...]
+    real: tuple[Array, ...]  # per policy: returns of its episodes
+    model: tuple[Array, ...]
+    oracle_planner: Array | None = None  # returns of a planner that plans in the simulator
+    model_planner: Array | None = None  # of the same planner, planning in the model
+    random: Array | None = None  # of the random policy
+    planner_in_model: Array | None = None  # what the model promised its planner
