@@ -31,6 +31,7 @@ LAYERS = [
     ["tokenizers", "backbones", "decoding", "policies", "heads", "actions", "envs", "data"],
     ["config", "nn", "checkpoint", "log", "viz"],
     ["kernels", "distributed"],
+    ["native"],
     ["interfaces"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tokenworld.kernels import Dropout, GroupNorm, additive, attend, drop
+from tokenworld import native
+from tokenworld.kernels import Dropout, GroupNorm, additive, attend, attend_ring, drop
 
 
 def qkv(L, S, dtype=torch.float32):
@@ -79,3 +80,44 @@ def test_group_norm_has_pytorchs_gradient(layout):
     assert torch.allclose(a.grad.double(), b.grad, atol=1e-5)
     assert torch.allclose(ours.weight.grad.double(), theirs.weight.grad, atol=1e-4)
     assert torch.allclose(ours.bias.grad.double(), theirs.bias.grad, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("L, at", [(1, 0), (2, 3), (4, 5)])
+def test_the_native_kernel_does_what_products_do(dtype, close, L, at, monkeypatch):
+    if native.compiled() is None:
+        pytest.skip("no compiler here")
+    B, N, C, d = 3, 2, 9, 16
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape):
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    x, rotation, rings = drawn(B, L, 3, N, d), (drawn(L, d), drawn(L, d)), [drawn(B, N, C, d) for _ in range(2)]
+    seen = torch.rand(B, 1, L, C, generator=generator) < 0.6
+    seen[..., at] = True
+    mask = additive(seen, L, dtype, x.device, False)
+    ours = [ring.clone() for ring in rings]
+    a = native.attend_ring(x, *rotation, mask, *ours, at)
+    assert a is not None
+    monkeypatch.setattr(native, "compiled", lambda: None)
+    b = attend_ring(x, rotation, mask, *rings, at)
+    assert torch.allclose(a.float(), b.float(), atol=close)
+    for mine, theirs in zip(ours, rings, strict=True):
+        assert torch.allclose(mine.float(), theirs.float(), atol=close)
+
+
+def test_the_native_kernel_leaves_alone_what_it_cannot_do():
+    qkv, turn = torch.randn(2, 1, 3, 2, 24), torch.randn(1, 24)  # a width that it was not compiled for
+    rings, mask = [torch.zeros(2, 2, 5, 24) for _ in range(2)], torch.zeros(2, 1, 1, 5)
+    assert native.attend_ring(qkv, turn, turn, mask, *rings, 0) is None
+    assert native.attend_ring(qkv.requires_grad_(), turn, turn, mask, *rings, 0) is None
+    assert not any(ring.any() for ring in rings)
+
+
+def test_without_a_compiler_products_take_over(monkeypatch):
+    native.compiled.cache_clear()
+    monkeypatch.setenv("CXX", "/bin/false")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent")
+    assert native.compiled() is None
+    native.compiled.cache_clear()

@@ -8,9 +8,15 @@ longer than that of the convolution beside it.
 
 from __future__ import annotations
 
+import mmap
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from tokenworld import native
+
+HUGE = 2 << 20  # bytes of a huge page
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = False, dropout: float = 0.0) -> Tensor:
@@ -24,6 +30,54 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool
     if mask is not None:
         scores += mask
     return drop(scores.softmax(-1), dropout) @ v
+
+
+def attend_ring(
+    qkv: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor, keys: Tensor, values: Tensor, write: int | Tensor
+) -> Tensor:
+    """Turn queries and keys, write keys and values into their rings, attend over the rings: qkv (B, L, 3, N, d) of one step,
+    rotation (L, d) twice, mask (B, 1, 1 or L, C), keys and values (B, N, C, d); `write`: the slot of the first position, or
+    those of all -> (B, L, N * d)."""
+    B, L, _, N, d = qkv.shape
+    if isinstance(write, int):
+        a = native.attend_ring(qkv, *rotation, mask, keys, values, write)
+        if a is not None:
+            return a
+    q, k = rotate(qkv[:, :, :2].transpose(1, 3), rotation).unbind(2)  # (B, N, L, d)
+    write_ring(keys, write, k)
+    write_ring(values, write, qkv[:, :, 2].transpose(1, 2))
+    return attend(q, keys.to(q.dtype), values.to(q.dtype), mask).transpose(1, 2).reshape(B, L, N * d)
+
+
+def ring_memory(shape: tuple[int, ...], C: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros (B, N, C, d) at the front of memory for shape (B, N, S, d): on Linux in huge pages, where a processor looks up
+    fewer addresses."""
+    B, N, S, d = shape
+    count = B * N * S * d
+    if device.type == "cpu" and count * dtype.itemsize >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+        memory = mmap.mmap(-1, count * dtype.itemsize, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        memory.madvise(mmap.MADV_HUGEPAGE)
+        whole = torch.frombuffer(memory, dtype=dtype, count=count)
+    else:
+        whole = torch.zeros(count, dtype=dtype, device=device)
+    return whole[: B * N * C * d].view(B, N, C, d)
+
+
+def write_ring(ring: Tensor, at: int | Tensor, x: Tensor) -> None:
+    """x (B, N, p, d) into the slots of a ring that begin at, or are listed in, `at`."""
+    if isinstance(at, int):
+        ring.narrow(2, at, x.shape[2]).copy_(x)
+    else:
+        ring.index_copy_(2, at, x.to(ring.dtype))
+
+
+def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding (RoFormer, arXiv:2104.09864): x (..., L, d), pairs are the two halves of the head; rotation: cosines
+    and sines (L, d), the first half of the sines negative."""
+    cos, sin = rotation
+    half = x.shape[-1] // 2
+    turned = torch.cat([x[..., half:], x[..., :half]], -1)
+    return torch.addcmul(x * cos, turned, sin)
 
 
 def computed_in(x: Tensor) -> torch.dtype:

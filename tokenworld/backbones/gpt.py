@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
 from tokenworld.interfaces import UserError
-from tokenworld.kernels import Dropout, additive, attend, computed_in
+from tokenworld.kernels import Dropout, additive, attend, attend_ring, computed_in, ring_memory, rotate, write_ring
 
 # A stricter world for tests: using a cache that a later call has consumed raises instead of reading spoilt memory.
 DEBUG = bool(os.environ.get("TOKENWORLD_DEBUG"))
@@ -26,8 +26,8 @@ class Cache:
     """Keys and values of the last `context` steps: per layer one ring (B, N, S, D/N), S = context * P.
 
     A call writes into the rings, so it consumes the cache that it is given; `select` is the only copy. On a CPU, where
-    reading them is what a pass costs, the rings are allocated as they fill: C <= S slots. On a GPU they are whole from
-    the start, so that all passes have the same shape.
+    reading them is what a pass costs, they are C <= S slots wide, packed at the front of their memory, and spread out as
+    they fill: half-empty rows are read at half the speed. On a GPU C = S, so that every pass has the same shape.
     """
 
     keys: list[Tensor]
@@ -36,14 +36,14 @@ class Cache:
     start: Tensor  # (B,) int64: the step at which the row's episode began
     positions: int  # P
     read: int  # the cursor, as the host knows it
-    S: int  # slots of a whole ring
+    S: int  # slots that there is memory for
     alive: bool = True
 
     def select(self, index: Tensor) -> Cache:
         assert self.alive, "this state was consumed by a step: keep a copy with state.select(index) before stepping"
         return Cache(
-            [k[index] for k in self.keys],
-            [v[index] for v in self.values],
+            [self._rows(k, index) for k in self.keys],
+            [self._rows(v, index) for v in self.values],
             self.cursor.clone(),
             self.start[index],
             self.positions,
@@ -65,14 +65,20 @@ class Cache:
     def reserve(self, positions: int) -> None:
         """Have slots for so many more positions, in steps of two environment steps."""
         B, N, C, width = self.keys[0].shape
-        needed = min(self.S, self.filled + positions)
+        needed, grain = min(self.S, self.filled + positions), 2 * self.positions
         if needed > C:
-            grain = 2 * self.positions
-            more = min(self.S, -(-needed // grain) * grain) - C
+            wider = (B, N, min(self.S, -(-needed // grain) * grain), width)
             for rings in (self.keys, self.values):
                 for i, ring in enumerate(rings):
-                    rings[i] = ring.new_zeros(B, N, C + more, width)
-                    rings[i][:, :, :C] = ring  # by all cores, unlike `cat`
+                    old = ring.clone()
+                    rings[i] = ring.as_strided(wider, (N * wider[2] * width, wider[2] * width, width, 1))
+                    rings[i][:, :, :C] = old
+                    rings[i][:, :, C:] = 0  # weighed with 0, which must not meet a NaN
+
+    def _rows(self, ring: Tensor, index: Tensor) -> Tensor:
+        _, N, C, width = ring.shape
+        rows = ring_memory((len(index), N, self.S, width), C, ring.dtype, ring.device)
+        return rows.copy_(ring[index])
 
     def _advance(self, positions: int) -> Cache:
         self.alive = not DEBUG
@@ -143,8 +149,8 @@ class GPT(nn.Module):
         """An empty cache for `batch` rows of steps with `positions` (P) each."""
         weight = self.norm.weight
         S = self.context * positions
-        shape = (batch, self.heads, S if weight.device.type == "cuda" else 0, self.D // self.heads)
-        zeros = [torch.zeros(shape, dtype=dtype or weight.dtype, device=weight.device) for _ in range(2 * len(self.blocks))]
+        shape, C = (batch, self.heads, S, self.D // self.heads), S if weight.is_cuda else 0
+        zeros = [ring_memory(shape, C, dtype or weight.dtype, weight.device) for _ in range(2 * len(self.blocks))]
         long = dict(dtype=torch.int64, device=weight.device)
         n = len(self.blocks)
         return Cache(zeros[:n], zeros[n:], torch.zeros((), **long), torch.zeros(batch, **long), positions, 0, S)
@@ -249,41 +255,26 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rotation, mask: Tensor | None, causal: bool, layer) -> Tensor:
         B, L, D = x.shape
         qkv = self.qkv(self.norm1(x)).view(B, L, 3, self.heads, D // self.heads)
-        qk, v = qkv[:, :, :2].transpose(1, 3), qkv[:, :, 2].transpose(1, 2)  # (B, N, 2, L, D/N), (B, N, L, D/N)
-        q, k = _rotate(qk, rotation).unbind(2)
-        if layer is not None:
-            keys, values, write, old = layer
-            if old is None:  # one step: into the ring, then over the ring
-                _write(keys, write, k)
-                _write(values, write, v)
-                k, v = keys.to(q.dtype), values.to(q.dtype)
-            else:  # many steps: over ring and x, then into the ring
-                fresh_k, fresh_v, n = k, v, len(write)
-                if len(old):
-                    k, v = torch.cat([keys.to(k.dtype), k], 2), torch.cat([values.to(v.dtype), v], 2)
-                else:
-                    k, v = k.contiguous(), v.contiguous()
-                _write(keys, write, fresh_k[:, :, -n:])
-                _write(values, write, fresh_v[:, :, -n:])
-        a = attend(q, k, v, mask, causal=causal, dropout=self.dropout if self.training else 0.0)
-        x = x + self.drop(self.out(a.transpose(1, 2).reshape(B, L, D)))
+        if layer is not None and layer[3] is None:  # one step: into the ring, then over the ring
+            a = attend_ring(qkv, rotation, mask, *layer[:3])
+        else:
+            q, k = rotate(qkv[:, :, :2].transpose(1, 3), rotation).unbind(2)  # (B, N, L, D/N)
+            v = qkv[:, :, 2].transpose(1, 2)
+            if layer is not None:
+                k, v = self._through_ring(k, v, *layer)
+            dropout = self.dropout if self.training else 0.0
+            a = attend(q, k, v, mask, causal=causal, dropout=dropout).transpose(1, 2).reshape(B, L, D)
+        x = x + self.drop(self.out(a))
         return x + self.drop(self.mlp(self.norm2(x)))
 
-
-def _write(ring: Tensor, at: int | Tensor, x: Tensor) -> None:
-    """x (B, N, p, D/N) into the slots that begin at, or are listed in, `at`."""
-    if isinstance(at, int):
-        ring.narrow(2, at, x.shape[2]).copy_(x)
-    else:
-        ring.index_copy_(2, at, x.to(ring.dtype))
-
-
-def _rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding (RoFormer, arXiv:2104.09864): x (..., L, D/N), pairs are the two halves of the head."""
-    cos, sin = rotation
-    half = x.shape[-1] // 2
-    turned = torch.cat([x[..., half:], x[..., :half]], -1)
-    return torch.addcmul(x * cos, turned, sin)
+    def _through_ring(self, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, write: Tensor, old: Tensor):
+        """Many steps attend over ring and x; then x goes into the ring."""
+        seen = [t.contiguous() for t in (k, v)]
+        if len(old):
+            seen = [torch.cat([ring.to(t.dtype), t], 2) for ring, t in ((keys, k), (values, v))]
+        for ring, t in ((keys, k), (values, v)):
+            write_ring(ring, write, t[:, :, -len(write) :])
+        return seen
 
 
 TINY = dict(layers=2, heads=2, dim=16, context=4)

@@ -67,7 +67,7 @@ class Scored:
     reward_probability: Array  # (N, 3): of a negative, no, a positive reward
     terminated: Array  # (N,) bool
     hazard: Array  # (N,) predicted probability of termination
-    bits_by_action: Array | None = None  # (N, A): bits of the whole frame had each action been taken; [n, action[n]] = bits[n].sum()
+    bits_by_action: Array | None = None  # (N, A): bits of the whole frame had each action been taken
     behaviour: Array | None = None  # (N, A): probability that the behaviour policy gave each action, if known
     step: Array | None = None  # (N,) int: the step of the row in its episode
 
