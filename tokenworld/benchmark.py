@@ -32,6 +32,7 @@ from tokenworld.train import burned_in
 
 REAL_STEPS = 600  # of random play, to have frames
 WARMUP = 1
+WARMUP_UPDATES = 10
 
 
 @dataclass
@@ -246,9 +247,10 @@ def synchronize(device: torch.device) -> None:
 
 
 def _phase(run: Run, name: str, repeats: int) -> list[float]:
-    """Seconds per update of a training phase, called as the loop calls it."""
+    """Seconds per update of a training phase, called as the loop calls it. The first updates, in which the process still
+    asks the system for memory, take up to three times as long: they are the warm-up."""
     phase = functools.partial(run.phases[name], run, False, start=0)
-    once = [clock(run.device, functools.partial(phase, updates=1)) for _ in range(WARMUP + 1)][-1]
+    once = min(clock(run.device, functools.partial(phase, updates=1)) for _ in range(WARMUP_UPDATES))
     updates = max(2, math.ceil(0.5 / once))
     return [clock(run.device, functools.partial(phase, updates=updates)) / updates for _ in range(repeats)]
 
