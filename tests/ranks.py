@@ -42,7 +42,7 @@ def main(out, result, *words):
         run.replay.add(episode(rng, shapes.frame, length, shapes.actions))
     torch.manual_seed(0)
 
-    def batches(count, batch, length, rng, ends="any", recent=0.0):
+    def batches(count, batch, length, rng, ends="any", **_):
         fixed = np.random.default_rng(length)
         for _ in range(count):
             _, numbers = run.replay.sample(batch * distributed.world(), length, fixed, ends)

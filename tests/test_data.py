@@ -436,6 +436,10 @@ def test_batches_equal_sequential_sampling_and_leave_the_generator_there():
             other, other_rows = replay.sample(4, 5, two, ends)
             assert np.array_equal(rows, other_rows) and torch.equal(steps.obs, other.obs)
             assert one.bit_generator.state == two.bit_generator.state
+    for steps, rows in replay.batches(3, 4, 5, one, frames=False):
+        other, other_rows = replay.sample(4, 5, two)
+        assert np.array_equal(rows, other_rows) and torch.equal(steps.action, other.action)
+        assert steps.obs.shape == (4, 5, 0, 0, 0)
     before = threading.active_count()
     generator = replay.batches(1000, 4, 5, one, prefetch=3)
     for _ in range(3):

@@ -86,6 +86,42 @@ def test_a_checkpoint_of_two_goes_on_with_one_two_and_three(tmp_path):
         assert [line["epoch"] for line in lines if line["phase"] == "collect"] == list(range(epochs + 1))
 
 
+def test_a_sharded_dynamics_learns_as_a_whole_one_and_any_number_of_ranks_goes_on(tmp_path):
+    def command(*words):
+        code, output = ended(launched(words[0], *words[1:], module=["-m", "tokenworld.cli"]))
+        assert code == 0, output[-3000:]
+        return output
+
+    def losses(out):
+        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+        return [line["loss"] for line in lines if line["phase"] == "dynamics"]
+
+    common = ["recipe=atari_small", "overlay=debug", "backbone.dropout=0", "train.dynamics.batch=6"]
+    command(1, "collect", *common, "steps=60", f"out={tmp_path / 'data'}")
+    common += ["device=cpu"]
+    command(1, "train", "tokenizer", *common, f"data={tmp_path / 'data'}", f"out={tmp_path / 'tok'}")
+    parts, whole = tmp_path / "parts", tmp_path / "whole"
+    for out, shard in ((whole, "false"), (parts, "true")):
+        command(2, "train", "dynamics", *common, f"load.tokenizer={tmp_path / 'tok'}", f"out={out}", "train.loop.epochs=2",
+                f"train.loop.shard={shard}")  # fmt: skip
+    assert sorted(p.suffix for p in (parts / "checkpoint" / "shards").iterdir()) == [".safetensors"] * 2
+
+    def go_on(out, ranks):
+        epochs = len(losses(out))
+        config = (out / "config.yaml").read_text()
+        (out / "config.yaml").write_text(config.replace(f"epochs: {epochs}", f"epochs: {epochs + 1}"))
+        assert f"after epoch {epochs}" in command(ranks, "train", "--resume", out)
+
+    go_on(whole, 2)
+    go_on(parts, 2)
+    assert losses(parts) == pytest.approx(losses(whole), abs=1e-4)
+    for ranks in (3, 1, 2):
+        go_on(parts, ranks)
+    code, output = ended(train(2, *common, f"out={tmp_path / 'no'}", "train.loop.shard=true"))
+    assert code != 0 and "a policy needs it whole" in output, output[-3000:]
+    command(1, "train", "policy", *common, f"load.world_model={parts}", f"out={tmp_path / 'policy'}")
+
+
 def children(process):
     """The workers of torchrun: its child processes."""
     path = Path(f"/proc/{process.pid}/task/{process.pid}/children")

@@ -30,7 +30,8 @@ LAYERS = [
     ["world_model"],
     ["tokenizers", "backbones", "decoding", "policies", "heads", "actions", "envs", "data"],
     ["config", "nn", "checkpoint", "log", "viz"],
-    ["kernels", "distributed"],
+    ["kernels", "sharding"],
+    ["distributed"],
     ["native"],
     ["interfaces"],
 ]

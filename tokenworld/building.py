@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokenworld import checkpoint, config, distributed
+from tokenworld import checkpoint, config, distributed, sharding
 from tokenworld import train as training
 from tokenworld.data.episodes import EpisodeWriter, make_meta, read_episodes, read_meta
 from tokenworld.interfaces import UserError
 from tokenworld.log import Log, check_sinks
-from tokenworld.run import Run
+from tokenworld.run import Run, restore_model
 from tokenworld.world_model import WorldModel
 
 MODEL_SECTIONS = ("tokenizer", "backbone", "decoding", "action", "reward", "termination")
@@ -57,7 +57,7 @@ def opened(out: str, keys: dict) -> tuple[Run, dict, dict]:
     cli = cli | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
     phases = (cli["phase"], "evaluate") if "phase" in cli else training.PHASES
     run = built(Path(out), cfg, cli, phases, log=Log(None), load=False)
-    _restore(run, modules, state)
+    _restore(run, modules, state, Path(out))
     _read_replay(run, Path(out) / "replay")
     return run, cfg, cli
 
@@ -85,7 +85,7 @@ def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
     modules, state = checkpoint.load(out / "checkpoint")
     run = built(out, cfg, cli, phases, log=_log(out, wall=state["wall"]), load=False)
     run.log.truncate(state["log_lines"])
-    _restore(run, modules, state)
+    _restore(run, modules, state, out)
     ranks, same = state["ranks"], len(state["ranks"]) == distributed.world()
     run.spread = state["spread"] or not same
     _reopen(run, [each["writer"] for each in ranks])
@@ -96,6 +96,13 @@ def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
             "policy": run.policy,
         }[name]
         run.optimizer(name, module, lr=1.0).load_state_dict(saved)
+    if state["groups"] is not None:
+        run.shard()
+        modules = run.world_model.dynamics_modules()
+        optimizer = run.optimizer("dynamics", modules, lr=1.0)
+        for group, saved in zip(optimizer.param_groups, state["groups"], strict=True):
+            group.update({key: value for key, value in saved.items() if key != "params"})
+        sharding.read(checkpoint.shards(out / "checkpoint"), modules, optimizer)
     run.seed_ranks()
     run.generator.set_state(ranks[0]["generator"].cpu())
     run.shuffler.set_state(ranks[0]["shuffler"])
@@ -144,8 +151,8 @@ def _restore_rank(run: Run, own: dict) -> None:
     checkpoint.set_rng_state(own["rng"])
 
 
-def _restore(run: Run, modules: dict, state: dict) -> None:
-    run.restore_weights(modules)
+def _restore(run: Run, modules: dict, state: dict, out: Path) -> None:
+    run.restore_weights(modules, checkpoint.shards(out / "checkpoint"))
     for name in ("epoch", "count", "seconds", "results", "curve"):
         setattr(run, name, state[name])
 
@@ -162,7 +169,10 @@ def built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | N
     training.check_settings(cfg["train"])
     torch.manual_seed(seed)
     np.random.seed(seed)
-    device = device_of(cli.get("device", "auto"))
+    device, shard = device_of(cli.get("device", "auto")), cfg["train"]["loop"].get("shard", False)
+    if shard and cli.get("phase") != "dynamics":
+        raise UserError("train.loop.shard keeps a part of the dynamics in each process, and a policy needs it whole: use"
+                        " `tokenworld train dynamics`, then `tokenworld train policy load.world_model=RUN` without it")
     make_env = functools.partial(env_of, cfg)
     env = make_env(1)
     frame, actions = tuple(env.single_observation_space.shape), int(env.single_action_space.n)
@@ -179,9 +189,10 @@ def built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | N
                 part = "tokenizer" if key == "load.tokenizer" else "dynamics"
                 if state["count"][part] == 0:
                     raise UserError(f"{key}={cli[key]} has an untrained {part}: expected the out= of `train {part}`")
-                world_model.tokenizer.load_state_dict(modules["tokenizer"])
-                if key == "load.world_model":
-                    world_model.dynamics_modules().load_state_dict(modules["dynamics"])
+                if key == "load.tokenizer":
+                    world_model.tokenizer.load_state_dict(modules["tokenizer"])
+                else:
+                    restore_model(world_model, modules, checkpoint.shards(Path(cli[key]) / "checkpoint"))
     bound = {}
     for name in phases:
         section = {key: value for key, value in cfg["train"][name].items() if key != "_target_"}
@@ -192,7 +203,7 @@ def built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | N
         out=out,
         seed=seed,
         device=device,
-        world_model=world_model.to(device).eval(),
+        world_model=world_model.eval(),
         policy=policy.to(device).eval() if policy is not None else None,
         make_env=make_env,
         phases=bound,
@@ -200,6 +211,9 @@ def built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | N
         meta=meta,
         precision=cli.get("precision", "fp32"),
     )
+    world_model.tokenizer.to(device)
+    if not shard or distributed.world() == 1:  # else it need not fit
+        world_model.to(device)
     section = {key: value for key, value in cfg["train"]["loop"].items() if key != "_target_"}
     run.config, run.loop = cfg | {"recipe": cli["recipe"]}, functools.partial(training.loop, run, **section)
     for key in ("load.tokenizer", "load.world_model"):

@@ -1,6 +1,7 @@
 """Checkpoints that survive a kill at any moment: weights as safetensors, the rest in a file that runs no code.
 
-    NAME.safetensors (one per module) · state.pt (optimisers, counters, RNG) · manifest.json (sizes, sha256)
+    NAME.safetensors (one per module) · shards/ (of a module that no process holds whole) · state.pt (optimisers, counters,
+    RNG) · manifest.json (sizes, sha256)
 
 Written into a sibling folder, synced, then renamed; the old checkpoint goes last. Between the two renames the names
 `checkpoint.new` and `checkpoint.old` are both complete, and `load` finds them.
@@ -16,6 +17,7 @@ import os
 import pickle
 import random
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +31,18 @@ from torch import Tensor, nn
 from tokenworld.interfaces import UserError
 
 MANIFEST = "manifest.json"
+SHARDS = "shards"  # a folder of files that several processes wrote
 FORMAT = 1
 
 
-def save(dir: Path | str, modules: dict[str, nn.Module | dict[str, Tensor]], state: dict[str, Any]) -> None:
+def save(
+    dir: Path | str,
+    modules: dict[str, nn.Module | dict[str, Tensor]],
+    state: dict[str, Any],
+    shards: Callable[[Path], None] | None = None,
+) -> None:
     """Replace the checkpoint at `dir`. state: numbers, text, lists, dicts, tensors (optimiser states, `rng_state()`).
+    `shards` writes files of its own, safetensors too, into the folder that it is given.
 
     Raises UserError when the disk is full; the old checkpoint is intact then.
     """
@@ -48,6 +57,10 @@ def save(dir: Path | str, modules: dict[str, nn.Module | dict[str, Tensor]], sta
             # safetensors refuses tensors that share memory (tied weights): each gets its own copy
             weights = {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}
             _write(new, f"{name}.safetensors", to_safetensors(weights), manifest)
+        if shards is not None:
+            shards(new / SHARDS)
+            for path in sorted((new / SHARDS).iterdir()):
+                manifest["files"][f"{SHARDS}/{path.name}"] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
         buffer = io.BytesIO()
         torch.save(state, buffer)
         _write(new, "state.pt", buffer.getvalue(), manifest)
@@ -67,7 +80,7 @@ def save(dir: Path | str, modules: dict[str, nn.Module | dict[str, Tensor]], sta
 
 
 def load(dir: Path | str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
-    """(module name -> state dict, state) of the checkpoint at `dir`, on the CPU.
+    """(module name -> state dict, state) of the checkpoint at `dir`, on the CPU; shards are checked, and read elsewhere.
 
     Raises UserError when there is none, or naming the file that is missing, truncated or corrupt.
     """
@@ -76,6 +89,9 @@ def load(dir: Path | str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
     modules: dict[str, dict[str, Tensor]] = {}
     state: dict[str, Any] = {}
     for name, expected in files.items():
+        if name.startswith(f"{SHARDS}/"):
+            _verify(dir / name, expected)
+            continue
         content = _verified(dir / name, expected)
         try:
             if name == "state.pt":
@@ -86,6 +102,12 @@ def load(dir: Path | str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
             reason = str(error).splitlines()[0]
             raise UserError(f"{dir / name} cannot be read ({reason}): restore it from a copy") from None
     return modules, state
+
+
+def shards(dir: Path | str) -> Path | None:
+    """The folder of the checkpoint's shards, if it has any."""
+    folder = _survivor(Path(dir)) / SHARDS
+    return folder if folder.is_dir() else None
 
 
 def exists(dir: Path | str) -> bool:
@@ -149,21 +171,30 @@ def _manifest(dir: Path) -> dict[str, dict]:
                         f"restore it from a copy")
     if found != FORMAT:
         raise UserError(f"{dir} has checkpoint format {found}, this version reads {FORMAT}: update tokenworld")
-    if any(Path(name).name != name for name in files):
+    if any(Path(name).name != name.removeprefix(f"{SHARDS}/") for name in files):
         raise UserError(f"{dir / MANIFEST} names files outside the checkpoint: it was not written by tokenworld")
     return files
 
 
 def _verified(path: Path, expected: dict) -> bytes:
+    _verify(path, expected)
+    return path.read_bytes()
+
+
+def _verify(path: Path, expected: dict) -> None:
     if not path.is_file():
         raise UserError(f"{path} is missing: the checkpoint is incomplete, restore it from a copy")
-    content = path.read_bytes()
-    if len(content) != expected["bytes"]:
-        raise UserError(f"{path} is truncated: expected {expected['bytes']} bytes, got {len(content)}, "
+    size = path.stat().st_size
+    if size != expected["bytes"]:
+        raise UserError(f"{path} is truncated: expected {expected['bytes']} bytes, got {size}, "
                         f"restore it from a copy")
-    if hashlib.sha256(content).hexdigest() != expected["sha256"]:
+    if _sha256(path) != expected["sha256"]:
         raise UserError(f"{path} is corrupt: its checksum is not the one in {MANIFEST}, restore it from a copy")
-    return content
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def rng_state() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tokenworld import checkpoint, distributed
+from tokenworld import checkpoint, distributed, sharding
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode, EpisodeWriter
 from tokenworld.data.replay import Replay
@@ -53,6 +53,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.wrapped: dict[str, Callable] = {}  # losses whose gradients are averaged over the ranks
+        self.to_shard = self.sharded = False  # each rank holds a part of the dynamics
         self.spread = False  # the episodes on disk are dealt out to the ranks: they were collected by another number of them
         self.seed_ranks()
 
@@ -73,6 +74,10 @@ class Run:
     def add(self, episode: Episode) -> None:
         """Keep an episode for training, or for evaluation if it is of the test split."""
         (self.held_out if episode.split == "test" else self.replay).add(episode)
+
+    def batches(self, count: int, batch: int, length: int, **settings: Any):
+        """Batches of the replay, prepared ahead for this run's device: see `Replay.batches`."""
+        return self.replay.batches(count, batch, length, self.rng, **settings, pin=self.device.type == "cuda")
 
     def codes(self, replay: Replay, rows: np.ndarray) -> Codes:
         """The codes of rows (B, T) of a replay, encoded once per version of the tokenizer."""
@@ -101,6 +106,14 @@ class Run:
             self.wrapped[name] = distributed.parallel(trained, loss)
         return self.wrapped[name]
 
+    def shard(self) -> None:
+        """Have each rank hold a part of the dynamics and of its optimiser's state. All ranks together."""
+        if distributed.world() == 1 or self.sharded:
+            return
+        self.sharded, modules = True, self.world_model.dynamics_modules()
+        whole = self.optimizers.pop("dynamics", None)
+        sharding.shard(modules, self.device, whole, lambda: self.optimizer("dynamics", modules, lr=1.0))
+
     def update(self, name: str, optimizer, losses: Iterable[torch.Tensor], clip: float) -> None:
         """One optimiser step on the sum of losses, made and differentiated one after the other; the gradient is clipped."""
         optimizer.zero_grad(set_to_none=True)
@@ -116,6 +129,7 @@ class Run:
     def save(self) -> None:
         """Everything that the rest of the run depends on, at the end of an epoch."""
         modules = {"tokenizer": self.world_model.tokenizer, "dynamics": self.world_model.dynamics_modules()}
+        optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items() if not self._in_parts(name)}
         if self.policy is not None:
             modules["policy"] = self.policy
         own = {
@@ -137,19 +151,41 @@ class Run:
             "results": self.results,
             "curve": self.curve,
             "log_lines": self.log.lines,
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "optimizers": optimizers,
+            "groups": self.optimizers["dynamics"].state_dict()["param_groups"] if self.sharded else None,
             "spread": self.spread,
             "ranks": distributed.listed(own),
         }
+        dynamics, optimizer = modules["dynamics"], self.optimizers.get("dynamics")
+
+        def write_shards(folder: Path) -> None:
+            folder = Path(distributed.agreed(str(folder)))  # there only now
+            sharding.write(folder, dynamics, optimizer)
+
+        if self.sharded:
+            del modules["dynamics"]
         if distributed.rank() == 0:
-            checkpoint.save(self.out / "checkpoint", modules, state)
+            checkpoint.save(self.out / "checkpoint", modules, state, write_shards if self.sharded else None)
+        elif self.sharded:
+            write_shards(self.out)
         distributed.wait()
 
-    def restore_weights(self, modules: dict) -> None:
-        self.world_model.tokenizer.load_state_dict(modules["tokenizer"])
-        self.world_model.dynamics_modules().load_state_dict(modules["dynamics"])
+    def _in_parts(self, name: str) -> bool:
+        return self.sharded and name == "dynamics"
+
+    def restore_weights(self, modules: dict, shards: Path | None) -> None:
+        restore_model(self.world_model, modules, shards)
         if self.policy is not None and "policy" in modules:
             self.policy.load_state_dict(modules["policy"])
+
+
+def restore_model(world_model: WorldModel, modules: dict, shards: Path | None) -> None:
+    """Tokenizer and dynamics as a checkpoint has them, the dynamics whole or (`shards`) in parts."""
+    world_model.tokenizer.load_state_dict(modules["tokenizer"])
+    if shards is None:
+        world_model.dynamics_modules().load_state_dict(modules["dynamics"])
+    else:
+        sharding.read(shards, world_model.dynamics_modules())
 
 
 def tensors(state: dict[str, Any]) -> dict[str, Any]:

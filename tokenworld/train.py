@@ -51,13 +51,17 @@ def check_settings(phases: dict[str, dict[str, Any]]) -> None:
             raise UserError(f"train.{phase}.window must be at most train.{phase}.batch, got {settings['window']}")
 
 
-def loop(run: Run, *, epochs: int = 600, checkpoint_every: int = 1, sinks: list[str] | None = None) -> None:
+def loop(
+    run: Run, *, epochs: int = 600, checkpoint_every: int = 1, sinks: list[str] | None = None, shard: bool = False
+) -> None:
     """Epochs of all phases, from where the run stands, with a checkpoint every `checkpoint_every` epochs and at the end.
 
     Ctrl-C finishes the epoch, saves and stops; a second one stops at once, and the last checkpoint stays. `sinks` are
-    "tensorboard" and "wandb".
+    "tensorboard" and "wandb". `shard`: each process holds a part of the dynamics, for one that does not fit a device; only
+    by `tokenworld train dynamics`.
     """
     run.log.open(sinks)
+    run.to_shard = shard
     stopping = []
 
     def stop(signum, frame):
@@ -187,7 +191,7 @@ def train_tokenizer(
     tokenizer.train()
     loss_of = tokenizer.loss if optimizer is None else run.loss("tokenizer", tokenizer, tokenizer.loss)
     windows = distributed.share(batch // window, "the windows of a batch of train.tokenizer")
-    batches = run.replay.batches(updates, windows, window, run.rng, recent=recent)
+    batches = run.batches(updates, windows, window, recent=recent)
     seen: dict[str, Any] = {}
 
     def learn(steps: Steps):
@@ -246,13 +250,16 @@ def train_dynamics(
     if run.epoch < start or (stop is not None and run.epoch >= stop):
         return
     model, modules = run.world_model, run.world_model.dynamics_modules()
-    optimizer = run.optimizer("dynamics", modules, lr, weight_decay)
     if run.count["dynamics"] == 0 and hasattr(model.decoding, "prepare"):
         steps, rows = run.replay.sample(min(4096, run.replay.rows), 2, run.rng)
         model.decoding.prepare(run.codes(run.replay, rows), steps.to(run.device))
+    if run.to_shard:
+        run.shard()
+    optimizer = run.optimizer("dynamics", modules, lr, weight_decay)
     model.tokenizer.eval()
     modules.train()
-    loss_of, batch = run.loss("dynamics", modules, model.forward), distributed.share(batch, "train.dynamics.batch")
+    loss_of = model.forward if run.sharded else run.loss("dynamics", modules, model.forward)
+    batch = distributed.share(batch, "train.dynamics.batch")
     seen: dict[str, Any] = {}
 
     def learn(steps: Steps, codes: Codes):
@@ -263,7 +270,8 @@ def train_dynamics(
             seen.update(losses=losses, steps=steps[part])
             yield loss
 
-    for steps, rows in progress(run, run.replay.batches(updates, batch, length, run.rng, recent=recent), updates, "dynamics"):
+    batches = run.batches(updates, batch, length, recent=recent, frames=False)
+    for steps, rows in progress(run, batches, updates, "dynamics"):
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1.0, (run.count["dynamics"] + 1) / max(warmup, 1))
         steps, codes = steps.to(run.device), run.codes(run.replay, rows)
@@ -306,7 +314,7 @@ def train_policy(
     K = model.shapes.codes
     gained = []
     loss_of, own = run.loss("policy", policy, policy.loss), distributed.share(batch, "train.policy.batch")
-    batches = run.replay.batches(updates, own, burn_in, run.rng, ends="acted", recent=recent)
+    batches = run.batches(updates, own, burn_in, ends="acted", recent=recent, frames=False)
     for steps, rows in progress(run, batches, updates, "policy"):
         steps, codes = steps.to(run.device), run.codes(run.replay, rows)
         policy.eval()
@@ -422,7 +430,9 @@ def evaluate(
         if run.count["tokenizer"] and run.held_out.rows:
             run.results["tokenizer"] = tokenizer_metrics(run, kmeans=kmeans and "tokenizer" in run.phases)
             report(run, "tokenizer_eval", ("psnr", "event_recall"), **run.results["tokenizer"])
-        if run.count["dynamics"] and run.held_out.rows:
+        if run.sharded:
+            run.log.say(f"no process holds the dynamics whole, so it is not measured: go on with load.world_model={run.out}")
+        elif run.count["dynamics"] and run.held_out.rows:
             run.results["dynamics"] = measure_dynamics(run)
             report(run, "dynamics_eval", ("bits_per_frame",), **run.results["dynamics"])
     distributed.wait()

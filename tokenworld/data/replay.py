@@ -160,8 +160,11 @@ class Replay:
         ends: Ends = "any",
         recent: float = 0.0,
         prefetch: int = 2,
+        frames: bool = True,
+        pin: bool = False,
     ) -> Iterator[tuple[Steps, np.ndarray]]:
-        """`count` times `sample`, prepared ahead by a thread.
+        """`count` times `sample`, prepared ahead by a thread. Without `frames` obs is (B, T, 0, 0, 0): who learns from codes
+        need not move pixels. `pin`: in memory that a GPU copies from while it works.
 
         The batches, and the state of `rng` at each yield, are those of calling `sample` that often: the thread draws
         from a copy. Draw nothing else from `rng` meanwhile. Closing the generator ends the thread.
@@ -183,8 +186,9 @@ class Replay:
                 for _ in range(count):
                     if stop.is_set():
                         return
-                    item = self.sample(batch, length, copy, ends, recent)
-                    put((item, copy.bit_generator.state))
+                    rows = self._windows(batch, length, copy, ends, recent)
+                    steps = self.gather(rows, frames)
+                    put(((steps.pinned() if pin else steps, rows), copy.bit_generator.state))
             except BaseException as error:  # handed over, and raised where the batch is wanted
                 put((error, None))
 
@@ -228,11 +232,12 @@ class Replay:
 
     # ----------------------------------------------------------------------------------------------------- reading
 
-    def gather(self, rows: np.ndarray) -> Steps:
-        """The rows (B, T) as Steps, all valid."""
+    def gather(self, rows: np.ndarray, frames: bool = True) -> Steps:
+        """The rows (B, T) as Steps, all valid; without `frames` obs is (B, T, 0, 0, 0)."""
         at = self._places(rows)
-        fields = {name: torch.from_numpy(self._arrays[name][at]) for name in ("obs", *FIELDS)}
-        return Steps(**fields, valid=torch.ones(rows.shape, dtype=torch.bool))
+        fields = {name: torch.from_numpy(self._arrays[name][at]) for name in FIELDS}
+        obs = torch.from_numpy(self._arrays["obs"][at]) if frames else torch.empty(*rows.shape, 0, 0, 0, dtype=torch.uint8)
+        return Steps(obs=obs, **fields, valid=torch.ones(rows.shape, dtype=torch.bool))
 
     def frames(self, rows: np.ndarray) -> Tensor:
         """The frames of rows (B, T): (B, T, C, H, W) uint8."""

@@ -139,7 +139,7 @@ def write_summary(run, config: dict) -> dict[str, Any]:
         )
     held_out = run.held_out if run.held_out.rows else run.replay
     if run.count["tokenizer"] and held_out.rows:
-        columns = dream_columns(run, held_out, steps=24, seed=run.seed, dynamics=run.count["dynamics"] > 0)
+        columns = dream_columns(run, held_out, steps=24, seed=run.seed, dynamics=run.count["dynamics"] > 0 and not run.sharded)
         rows = [columns[name] for name in columns]
         viz.save_png(run.out / "dream.png", viz.grid([row[:: max(1, len(row) // 12)] for row in rows]))
         viz.save_gif(run.out / "dream.gif", viz.side_by_side(rows))
