@@ -64,7 +64,6 @@ class Scored:
     hit: Array  # (N, K) bool: its code was the one that followed
     reward: Array  # (N,) what the environment gave
     reward_mean: Array  # (N,) E[r], predicted before the frame is known
-    reward_probability: Array  # (N, 3): of a negative, no, a positive reward
     terminated: Array  # (N,) bool
     hazard: Array  # (N,) predicted probability of termination
     bits_by_action: Array | None = None  # (N, A): bits of the whole frame had each action been taken
@@ -112,6 +111,18 @@ class Rollouts:
     alive_model: Array  # (S, M, T) bool
     own_bits: Array | None = None  # (S, T): bits of the real frame t given a context that the model generated
     real_bits: Array | None = None  # (S, T): given the real context
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Tier A: S starts in held-out data, M dreams of T steps from each under the real actions, beside the one real future."""
+
+    cluster: Array  # (S,)
+    real: Array  # (S, T, K) int
+    model: Array  # (S, M, T, K) int
+    copy: Array  # (S, K) int: the last frame before the dream, the floor
+    own_bits: Array  # (S, T): bits of the real frame t after t dreamt frames
+    real_bits: Array  # (S, T): after the real ones
 
 
 @dataclass(frozen=True)

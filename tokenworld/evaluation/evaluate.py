@@ -1,0 +1,127 @@
+"""The evaluation of a world model on held-out experience (tier A): records are filled, metrics read them, findings are drawn.
+
+Nothing falls back silently: what could not be measured is in the report with the reason.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokenworld.data.replay import Replay
+from tokenworld.evaluation import codelength, outcomes, probe
+from tokenworld.evaluation.calibration import calibration, code_length, reliability
+from tokenworld.evaluation.drift import curves, horizon
+from tokenworld.evaluation.effects import action_sensitivity
+from tokenworld.evaluation.fidelity import tokenizer_ceiling
+from tokenworld.evaluation.records import Metric
+from tokenworld.interfaces import Codes, UserError
+from tokenworld.world_model import WorldModel
+
+SHORTEST = 32  # steps of a window, at least, if there are as many
+STARTS, FUTURES, HORIZON = 64, 4, 20  # dreams of the drift curve
+SHARE = 0.6  # of the budget that may be gone before the dreams begin
+
+
+def tier_a(
+    world_model: WorldModel,
+    held_out: Replay,
+    codes_of: Callable[[np.ndarray], Codes],
+    counts: codelength.CodeCounts | None,
+    *,
+    frames: int = 2000,
+    budget: float = 180.0,
+    seed: int = 0,
+) -> tuple[list[Metric], dict[str, Any]]:
+    """Metrics M0 to M6 on about `frames` held-out frames, and the arrays that pictures need. `counts` are of training codes.
+
+    Ends within `budget` seconds, give or take one step of all windows. Raises UserError where nothing was held out.
+    """
+    began = time.monotonic()
+    if held_out.steps == 0:
+        raise UserError("there is no held-out step to measure on: add data=DIR, a folder that `tokenworld collect` wrote")
+    world_model.eval()
+    device = next(iter(world_model.dynamics_modules().parameters())).device
+    first = held_out.gather(np.arange(held_out.rows)[None], frames=False).first[0].numpy()
+    episode = np.cumsum(first)
+    pictures: dict[str, Any] = {}
+    metrics = _timed(lambda: _tokenizer(world_model, held_out, codes_of, episode, frames))
+
+    rows = _windows(held_out.rows, frames, world_model.backbone.context)
+    steps = held_out.gather(rows, frames=False).to(device)
+    scored = probe.score_held_out(
+        world_model, steps, codes_of(rows), episode[rows], deadline=began + SHARE * budget, seed=seed
+    )  # fmt: skip
+    simple = {}
+    if counts is not None:
+        previous, current = torch.from_numpy(scored.previous), torch.from_numpy(scored.codes)
+        for name in ("copy_last", "unigram", "bigram"):
+            simple[name] = getattr(codelength, f"bits_{name}")(counts, previous, current).double().numpy()
+    for measure in (
+        lambda: code_length(scored, simple),
+        lambda: calibration(scored),
+        lambda: action_sensitivity(scored),
+        lambda: outcomes.rewards(scored),
+        lambda: outcomes.terminations(scored),
+    ):
+        metrics += _timed(measure)
+    pictures["top_reliability"] = reliability(scored.top.ravel(), scored.hit.ravel())
+    pictures["surprise"] = scored.bits.mean(0).reshape(world_model.shapes.grid)
+    if scored.terminated.any():
+        pictures["hazard_reliability"] = outcomes.hazard_reliability(scored)
+
+    if time.monotonic() - began > SHARE * budget:
+        reason = f"the budget of {budget:.0f} s was used up before: give more, or measure fewer frames"
+        metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="skipped", reason=reason))
+        return metrics, pictures
+    found = _drift(world_model, held_out, codes_of, first, episode, device, seed)
+    if isinstance(found, str):
+        metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="not_applicable", reason=found))
+    else:
+        metrics += _timed(lambda: horizon(found))
+        pictures["drift"] = curves(found)
+    return metrics, pictures
+
+
+def _tokenizer(world_model: WorldModel, held_out: Replay, codes_of, episode: np.ndarray, frames: int) -> list[Metric]:
+    rows = np.arange(min(frames, held_out.rows))
+    steps, codes = held_out.gather(rows[None]), codes_of(rows[None])
+    decoded = torch.cat([world_model.decode(Codes(part)).cpu()[0] for part in codes.indices.split(256, 1)])
+    decoded = (decoded.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    indices = codes.indices[0].cpu()
+    return tokenizer_ceiling(steps.obs[0], decoded, steps.first[0], episode[rows], indices, world_model.shapes.vocab_size)
+
+
+def _windows(rows: int, frames: int, context: int) -> np.ndarray:
+    """Windows (B, T) of consecutive rows, spread over all of them, in which about `frames` frames are scored."""
+    T = min(rows, max(SHORTEST, 4 * context))
+    B = max(1, min(rows // T, -(-frames // max(1, T - context))))
+    starts = np.linspace(0, rows // T - 1, B).round().astype(int) * T
+    return starts[:, None] + np.arange(T)
+
+
+def _drift(world_model, held_out, codes_of, first, episode, device, seed):
+    """Dreams from starts spread over the episodes that are long enough, or a sentence why there are none."""
+    context = min(world_model.backbone.context, 8)
+    lengths = np.diff(np.append(np.flatnonzero(first), len(first)))
+    T = int(min(HORIZON, lengths.max() - context))
+    if T < 2:
+        return f"no held-out episode is longer than the {context} frames that are read before a dream"
+    begins = np.flatnonzero(first)[lengths >= context + T]
+    spare = lengths[lengths >= context + T] - context - T
+    rng = np.random.default_rng(seed)
+    starts = [b + rng.integers(s + 1) for _ in range(-(-STARTS // len(begins))) for b, s in zip(begins, spare, strict=True)]
+    rows = np.array(sorted(set(starts))[:STARTS])[:, None] + np.arange(context + T)
+    steps = held_out.gather(rows, frames=False).to(device)
+    return probe.drift(world_model, steps, codes_of(rows), episode[rows], context=context, futures=FUTURES, seed=seed)
+
+
+def _timed(measure: Callable[[], list[Metric]]) -> list[Metric]:
+    began = time.monotonic()
+    found = measure()
+    return [replace(metric, seconds=round((time.monotonic() - began) / len(found), 3)) for metric in found]

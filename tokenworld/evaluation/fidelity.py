@@ -1,0 +1,54 @@
+"""What the tokenizer loses, the dynamics can never know: M0, tier A."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from torch import Tensor
+
+from tokenworld.evaluation import intervals
+from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.tokens import codebook_usage, events, perplexity
+
+
+def tokenizer_ceiling(
+    frames: Tensor, decoded: Tensor, first: Tensor, cluster: np.ndarray, codes: Tensor, V: int
+) -> list[Metric]:
+    """M0: frames and decoded (N, C, H, W) uint8, first (N,), their episodes (N,), codes (N, K) -> PSNR, event recall and
+    precision, codes in use."""
+    error = (frames.float() - decoded.float()).square().flatten(1).mean(1).double().numpy()  # (N,)
+    mse, (low, high), n = intervals.ratio(error, None, cluster)
+    whole = [events(frames[rows], decoded[rows], first[rows]) for rows in _episodes(cluster)]
+    numbers = np.arange(len(whole))
+    found = [
+        Metric("M0.psnr", "Reconstruction", _db(mse), "dB", "higher", (_db(high), _db(low)), n_clusters=n,
+               n_samples=len(error)),
+    ]
+    for id, name, share, of in (
+        ("M0.recall", "Changes that survive the tokenizer", "recall", "real_changes"),
+        ("M0.precision", "Changes of the reconstruction that are real", "precision", "reconstructed_changes"),
+    ):
+        count = np.array([e[of] for e in whole], float)
+        if count.sum() == 0:
+            found.append(Metric(id, name, None, direction="higher", status="not_applicable", reason="nothing changes"))
+            continue
+        kept = count * np.array([e[share] or 0.0 for e in whole])
+        value, ci, _ = intervals.ratio(kept, count, numbers)
+        found.append(Metric(id, name, value, "share", "higher", ci, n_clusters=n, n_samples=int(count.sum()), floor=0.0,
+                            ceiling=1.0))  # fmt: skip
+    found.append(Metric("M0.usage", "Codes in use", codebook_usage(codes, V), "share", "none", n_clusters=n,
+                        n_samples=len(codes)))  # fmt: skip
+    found.append(Metric("M0.perplexity", "Perplexity of the codes", perplexity(codes, V), "codes", "none", n_clusters=n,
+                        n_samples=len(codes)))  # fmt: skip
+    return found
+
+
+def _episodes(cluster: np.ndarray) -> list[np.ndarray]:
+    _, number = np.unique(cluster, return_inverse=True)
+    return [np.flatnonzero(number == i) for i in range(number.max() + 1)]
+
+
+def _db(mse: float) -> float:
+    """Of equal frames it would be infinite: 100 at most."""
+    return min(100.0, 10 * math.log10(255**2 / mse)) if mse > 0 else 100.0
