@@ -1,8 +1,12 @@
-"""Code lengths and calibration on held-out data: M1 and M2 of tier A, no simulator and no sampling needed.
+"""Code lengths and calibration: M1 and M2, from held-out data alone (tier A) and at exact branches (tier B).
 
 A code's surprise is -log2 q of what came, its announced surprise the entropy of q. Their difference, summed over a frame's
 codes along the data, has mean zero if q is the true conditional (the increments are martingale differences): it is positive
 if the model is overconfident. It is *not* a score: a model that ignores its inputs is perfectly calibrated.
+
+Where the true conditional p is known, KL(p || q) = [E_p(-log q) - H(q)] + [H(q) - H(p)]: calibration gap plus excess
+entropy. The gap there is that of whole frames, the one along the data that of one code after another: they are zero
+together, not equal.
 """
 
 from __future__ import annotations
@@ -11,56 +15,90 @@ import math
 
 import numpy as np
 
-from tokenworld.evaluation import intervals
-from tokenworld.evaluation.records import Metric, Scored
+from tokenworld.evaluation import branch_fidelity, intervals
+from tokenworld.evaluation.measured import absent, mean, number, share
+from tokenworld.evaluation.records import Branches, Metric, Scored
 
+IDS = ("M1.bits", "M1.gain", "M1.changed", "M1.excess", "M2.dcal", "M2.dcal_p", "M2.entropy", "M2.ece", "M2.kce", "M2.kce_p",
+       "M2.dcal_joint", "M2.dh")  # fmt: skip
 BINS = 15
 PAIRS = 2000  # codes that the kernel error compares with each other
 
 
-def code_length(scored: Scored, baselines: dict[str, np.ndarray]) -> list[Metric]:
+def code_length(scored: Scored, baselines: dict[str, np.ndarray], *, entropy: np.ndarray | None = None) -> list[Metric]:
     """M1: bits of a held-out frame. baselines: name -> bits (N, K) of simple predictors on the same frames; the best is the
-    floor. Only the best possible model reaches the entropy of the world, which data do not tell: no ceiling."""
-    frame = scored.bits.sum(1)
+    floor. Only the best possible model reaches the entropy of the world, which data do not tell: `entropy` (N,) is that of
+    the true next frame, in bits, where it is known, and then there is a ceiling and an excess."""
+    frame, N = scored.bits.sum(1), len(scored.bits)
     floors = {name: float(bits.sum(1).mean()) for name, bits in baselines.items()}
     best = min(floors, key=floors.get) if floors else None
-    found = [_mean("M1.bits", "Code length of a frame", frame, scored.cluster, "bits/frame", floor=floors.get(best))]
+    ceiling = None if entropy is None else float(entropy.mean())
+    found = [
+        mean("M1.bits", "Code length of a frame", frame, scored.cluster, "bits/frame", floor=floors.get(best), ceiling=ceiling)
+    ]
     if best is not None:
         gain = baselines[best].sum(1) - frame
-        found.append(_mean("M1.gain", f"Bits saved against {best}", gain, scored.cluster, "bits/frame", "higher", floor=0.0))
+        found.append(mean("M1.gain", f"Bits saved against {best}", gain, scored.cluster, "bits/frame", "higher", floor=0.0))
     changed = scored.previous != scored.codes
-    if changed.any():
-        value, ci, n = intervals.ratio((scored.bits * changed).sum(1), changed.sum(1), scored.cluster)
-        floors = {name: float(bits[changed].mean()) for name, bits in baselines.items()}
-        found.append(
-            _metric("M1.changed", "Code length of a changed code", value, ci, n, len(frame), "bits/code",
-                    floor=min(floors.values(), default=None))
-        )  # fmt: skip
-    else:
-        found.append(Metric("M1.changed", "Code length of a changed code", None, status="not_applicable",
-                            reason="no code of the held-out frames changed"))  # fmt: skip
+    floors = {name: float(bits[changed].mean()) for name, bits in baselines.items()} if changed.any() else {}
+    found.append(
+        share("M1.changed", "Code length of a changed code", (scored.bits * changed).sum(1), changed.sum(1), scored.cluster,
+              "bits/code", floor=min(floors.values(), default=None), samples=N,
+              none="no code of the held-out frames changed")
+    )  # fmt: skip
+    if entropy is not None:
+        floor = None if best is None else float(baselines[best].sum(1).mean() - entropy.mean())
+        found.append(mean("M1.excess", "Bits of a frame beyond the world's own entropy", frame - entropy, scored.cluster,
+                          "bits/frame", floor=floor, ceiling=0.0))  # fmt: skip
     return found
+
+
+def by_position(scored: Scored) -> np.ndarray:
+    """Mean bits (K,) of each code of a frame: where the surprise is."""
+    return scored.bits.mean(0)
 
 
 def calibration(scored: Scored) -> list[Metric]:
     """M2, tier A: the calibration gap per frame, its p-value, and the errors of the most probable code's probability."""
-    paid, announced = scored.bits.sum(1), scored.entropy.sum(1)
-    gap = paid - announced
-    p = intervals.zero_mean_p(gap, scored.cluster)
-    clusters = len(np.unique(scored.cluster))
+    paid, announced, cluster = scored.bits.sum(1), scored.entropy.sum(1), scored.cluster
+    gap, clusters, codes = paid - announced, len(np.unique(cluster)), scored.top.size
+    common = dict(unit="", direction="none")
+    p = intervals.zero_mean_p(gap, cluster)
     bins = reliability(scored.top.ravel(), scored.hit.ravel())
-    error, error_p = kernel_error(scored)
-    return [
-        _mean("M2.dcal", "Calibration gap", gap, scored.cluster, "bits/frame", "zero", floor=None, ceiling=0.0),
-        _metric("M2.dcal_p", "p-value of a calibration gap of 0", p, None, clusters, len(gap), "", "none"),
-        _mean("M2.entropy", "Announced surprise of a frame", announced, scored.cluster, "bits/frame", "none"),
-        _metric("M2.ece", "Expected calibration error of the most probable code", bins["ece"], None, clusters,
-                scored.top.size, "probability", ceiling=0.0),  # fmt: skip
-        _metric("M2.kce", "Kernel calibration error (unbiased)", error, None, clusters, min(PAIRS, scored.top.size), "",
-                "zero", ceiling=0.0),  # fmt: skip
-        _metric("M2.kce_p", "p-value of a kernel calibration error of 0", error_p, None, clusters,
-                min(PAIRS, scored.top.size), "", "none"),  # fmt: skip
+    found = [
+        mean("M2.dcal", "Calibration gap", gap, cluster, "bits/frame", "zero", ceiling=0.0),
+        number("M2.dcal_p", "p-value of a calibration gap of 0", p, None, clusters, len(gap), **common),
+        mean("M2.entropy", "Announced surprise of a frame", announced, cluster, "bits/frame", "none"),
+        number("M2.ece", "Expected calibration error of the most probable code", bins["ece"], None, clusters, codes,
+               unit="probability", ceiling=0.0),
+    ]  # fmt: skip
+    names = {"M2.kce": "Kernel calibration error (unbiased)", "M2.kce_p": "p-value of a kernel calibration error of 0"}
+    if clusters < 2:
+        return found + [absent(id, name, "it compares at least two episodes") for id, name in names.items()]
+    (error, error_p), n = kernel_error(scored), min(PAIRS, codes)
+    return found + [
+        number("M2.kce", names["M2.kce"], error, None, clusters, n, unit="", direction="zero", ceiling=0.0),
+        number("M2.kce_p", names["M2.kce_p"], error_p, None, clusters, n, **common),
     ]
+
+
+def dispersion(branches: Branches) -> list[Metric]:
+    """M2, tier B: how a model is wrong, from branches of the states that a policy visits: calibration gap of whole frames,
+    positive if overconfident, and H(q) - H(p), positive if it averages, negative if it drops modes. They add up to M3.kl.
+
+    The entropy given the simulator's state is at most that given what the model sees: where state is hidden, H(q) - H(p)
+    holds that honest uncertainty too and is an upper bound.
+    """
+    weight, p, H_p = branch_fidelity.weights(branches), branches.p, branch_fidelity.entropy_p(branches)
+    paid = (p * branch_fidelity.finite_bits(branches)).sum(-1)  # (S, A)
+    gap = (weight * (paid - branches.entropy_q)).sum(1)
+    excess = (weight * (branches.entropy_q - H_p)).sum(1)
+    common = dict(unit="bits/frame", direction="zero", tier="B", ceiling=0.0)
+    return [
+        mean("M2.dcal_joint", "Calibration gap of whole frames", gap, branches.cluster, **common),
+        mean("M2.dh", "Entropy beyond the world's", excess, branches.cluster, **common,
+             reason="" if branches.exact else branch_fidelity.ESTIMATED),
+    ]  # fmt: skip
 
 
 def reliability(probability: np.ndarray, hit: np.ndarray, bins: int = BINS) -> dict:
@@ -71,7 +109,7 @@ def reliability(probability: np.ndarray, hit: np.ndarray, bins: int = BINS) -> d
     p = np.array([probability[part].mean() for part in parts])
     k = np.array([int(hit[part].sum()) for part in parts])
     n = np.array([len(part) for part in parts])
-    bounds = [intervals.wilson(int(a), int(b)) for a, b in zip(k, n, strict=True)]
+    bounds = [intervals.clopper_pearson(int(a), int(b)) for a, b in zip(k, n, strict=True)]
     return {
         "probability": p, "frequency": k / n, "count": n,
         "low": np.array([low for low, _ in bounds]), "high": np.array([high for _, high in bounds]),
@@ -98,22 +136,6 @@ def kernel_error(scored: Scored, seed: int = 0, draws: int = 500) -> tuple[float
     np.fill_diagonal(between, 0)
     count = len(e) ** 2 - np.square(np.bincount(number)).sum()
     signs = rng.choice([-1.0, 1.0], size=(draws, len(found)))
-    null = np.einsum("dc,ce,de->d", signs, between, signs)
+    null = ((signs @ between) * signs).sum(1)
     value = between.sum()
     return float(value / count), float((1 + (null >= value).sum()) / (1 + draws))
-
-
-def _mean(id, name, values, cluster, unit, direction="lower", floor=None, ceiling=None) -> Metric:
-    value, ci, n = intervals.ratio(values, None, cluster)
-    return _metric(id, name, value, ci, n, len(values), unit, direction, floor, ceiling, values)
-
-
-def _metric(id, name, value, ci, clusters, samples, unit, direction="lower", floor=None, ceiling=None, values=None) -> Metric:
-    if not math.isfinite(value):
-        return Metric(id, name, None, unit, direction, status="not_applicable", reason="it needs at least two episodes")
-    few = clusters < intervals.FEW
-    return Metric(
-        id, name, float(value), unit, direction, ci, n_clusters=clusters, n_samples=samples, floor=floor, ceiling=ceiling,
-        status="underpowered" if few else "ok", values=values,
-        reason=f"only {clusters} episodes: an interval over so few says little" if few else "",
-    )  # fmt: skip

@@ -1,7 +1,8 @@
-"""Does the model use its actions? M6, tier A: from held-out data alone.
+"""Does the model use its actions (M6, tier A: held-out data), and do they have the right effects (M7, tier B: branches)?
 
 Sensitivity is not correctness: a model with left and right swapped is as sensitive as a perfect one, and pays for it in code
-length; that an action has the right effect is for branches to tell (M7).
+length. Effects are compared code by code, and only where the true ones differ: a joint distance of frames would blame
+actions for errors that all actions share.
 """
 
 from __future__ import annotations
@@ -9,7 +10,12 @@ from __future__ import annotations
 import numpy as np
 
 from tokenworld.evaluation import intervals
-from tokenworld.evaluation.records import Metric, Scored
+from tokenworld.evaluation.measured import absent, mean, number, share
+from tokenworld.evaluation.records import Branches, Metric, Scored
+
+IDS = ("M6.shuffled", "M6.inverse", "M6.blind", "M7.effect_error", "M7.spurious", "M7.effect_cosine", "M7.sensitivity")
+MOVED = 1e-6  # a pair of actions moves a code if its distributions differ by more than this (sum of absolute differences)
+MOVED_ESTIMATED = 0.1  # the same, where the true distributions are estimated from draws
 
 
 def action_sensitivity(scored: Scored) -> list[Metric]:
@@ -21,23 +27,94 @@ def action_sensitivity(scored: Scored) -> list[Metric]:
     counts = np.bincount(scored.action, minlength=A) if A else np.zeros(0)
     if (counts > 0).sum() < 2:
         reason = "frames were not scored under other actions" if A == 0 else "the held-out data hold a single action"
-        return [Metric(id, name, None, status="skipped" if A == 0 else "not_applicable", reason=reason)
-                for id, name in names.items()]  # fmt: skip
-    share = counts / counts.sum()
+        return [absent(id, name, reason, "skipped" if A == 0 else "not_applicable") for id, name in names.items()]
+    taken = counts / counts.sum()
     own = scored.bits_by_action[np.arange(len(scored.action)), scored.action]
-    saved = scored.bits_by_action @ share - own
-    saving, saving_ci, n = intervals.ratio(saved, None, scored.cluster)
-    behaviour = np.broadcast_to(share, scored.bits_by_action.shape) if scored.behaviour is None else scored.behaviour
+    saved = scored.bits_by_action @ taken - own
+    behaviour = np.broadcast_to(taken, scored.bits_by_action.shape) if scored.behaviour is None else scored.behaviour
     with np.errstate(divide="ignore"):
         named = (np.log2(behaviour) - scored.bits_by_action).argmax(1) == scored.action
-    right, right_ci, _ = intervals.ratio(named, None, scored.cluster)
     alike = (np.ptp(scored.bits_by_action, axis=1) < 0.05).astype(float)
-    blind, blind_ci, _ = intervals.ratio(alike, None, scored.cluster)
-    common = dict(n_clusters=n, n_samples=len(saved), status="underpowered" if n < intervals.FEW else "ok",
-                  reason=f"only {n} episodes" if n < intervals.FEW else "")  # fmt: skip
+    best = taken.max() if scored.behaviour is None else (scored.behaviour.argmax(1) == scored.action).mean()
     return [
-        Metric("M6.shuffled", names["M6.shuffled"], saving, "bits/frame", "higher", saving_ci, floor=0.0, values=saved,
-               **common),
-        Metric("M6.inverse", names["M6.inverse"], right, "share", "higher", right_ci, floor=float(share.max()), **common),
-        Metric("M6.blind", names["M6.blind"], blind, "share", "none", blind_ci, **common),
-    ]  # fmt: skip
+        mean("M6.shuffled", names["M6.shuffled"], saved, scored.cluster, "bits/frame", "higher", floor=0.0),
+        mean("M6.inverse", names["M6.inverse"], named.astype(float), scored.cluster, "share", "higher", floor=float(best)),
+        mean("M6.blind", names["M6.blind"], alike, scored.cluster, "share", "none"),
+    ]
+
+
+def counterfactual_effects(branches: Branches, after: int = 1) -> list[Metric]:
+    """M7: with D_j = p_j(. | a) - p_j(. | a') for each code j, state and pair of actions, and D'_j the model's:
+
+    effect_error    sum |D - D'| / sum |D| over the codes that the pair truly moves: 0 right, 1 none or as wrong as none
+    spurious        how many codes it does not truly move the model moves (sum of total variations, per state and pair)
+    effect_cosine   cos(D, D') over the moved codes, 0 if the model has no effect: near 0 or below for swapped actions
+    sensitivity     sum |D'| / sum |D| over all codes: 1 for swapped actions too, which is why it is a legacy
+
+    `after`: the records hold the frames that many steps after a single different action; ids then end in "@after".
+    """
+    at, suffix = ("", "") if after == 1 else (f", {after} steps after", f"@{after}")
+    D, E = _differences(branches)  # (S, P, K, C + 1)
+    true, cluster = np.abs(D).sum(-1), branches.cluster  # (S, P, K)
+    moved = true > (MOVED if branches.exact else MOVED_ESTIMATED)
+    names = {"M7.effect_error": "Error of the effect of actions", "M7.spurious": "Codes moved by the wrong action",
+             "M7.effect_cosine": "Agreement of the effects of actions", "M7.sensitivity": "Size of the effect of actions"}  # fmt: skip
+    reason = "" if branches.exact else f"effects below {MOVED_ESTIMATED} count as none, since they are estimated from draws"
+    common = dict(tier="B", reason=reason, none="no action has an effect in these states")
+    spurious = (np.abs(E).sum(-1) * ~moved).sum(-1).mean(1) / 2
+    total = (true * moved).sum((1, 2))
+    found = {
+        "M7.effect_error": ((np.abs(D - E).sum(-1) * moved).sum((1, 2)), total, "share", dict(floor=1.0, ceiling=0.0)),
+        "M7.sensitivity": (np.abs(E).sum((1, 2, 3)), true.sum((1, 2)), "share", dict(floor=0.0, direction="none")),
+    }
+    measured = {
+        id: share(id + suffix, names[id] + at, top, bottom, cluster, unit, **anchors, **common)
+        for id, (top, bottom, unit, anchors) in found.items()
+    }
+    measured["M7.spurious"] = mean("M7.spurious" + suffix, names["M7.spurious"] + at, spurious, cluster, "codes",
+                                   tier="B", ceiling=0.0, reason=reason)  # fmt: skip
+    measured["M7.effect_cosine"] = _cosine("M7.effect_cosine" + suffix, names["M7.effect_cosine"] + at,
+                                           D * moved[..., None], E * moved[..., None], cluster, reason)  # fmt: skip
+    return [measured[id] for id in names]
+
+
+def effect_matrices(branches: Branches) -> dict[str, np.ndarray]:
+    """(A, A) mean total variation per code, over states: "true" between p(. | a) and p(. | b), "model" between the q's, and
+    "cross" between p(. | a) and q(. | b). A right model's cross is its true one; swapped actions swap its columns."""
+    p, q = _with_rest(branches.marginal_p, branches), _with_rest(branches.marginal_q, branches)  # (S, A, K, C + 1)
+
+    def between(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        rows = [np.abs(x[:, a, None] - y).sum(-1).mean((0, 2)) / 2 for a in range(x.shape[1])]
+        return np.stack(rows)
+
+    return {"true": between(p, p), "model": between(q, q), "cross": between(p, q)}
+
+
+def _differences(branches: Branches) -> tuple[np.ndarray, np.ndarray]:
+    """True and model effects (S, P, K, C + 1) of the P unordered pairs of actions; the last is the mass elsewhere."""
+    a, b = np.triu_indices(branches.p.shape[1], 1)
+    p, q = _with_rest(branches.marginal_p, branches), _with_rest(branches.marginal_q, branches)
+    return p[:, a] - p[:, b], q[:, a] - q[:, b]
+
+
+def _with_rest(marginal: np.ndarray, branches: Branches) -> np.ndarray:
+    """(S, A, K, C) -> (S, A, K, C + 1): unused candidates hold nothing, the last column what is outside all candidates."""
+    used = np.where(branches.candidates[:, None] >= 0, marginal, 0.0)
+    return np.concatenate([used, 1 - used.sum(-1, keepdims=True)], -1)
+
+
+def _cosine(id: str, name: str, D: np.ndarray, E: np.ndarray, cluster: np.ndarray, reason: str) -> Metric:
+    axes = (1, 2, 3)
+    sums = np.stack([(D * E).sum(axes), np.square(D).sum(axes), np.square(E).sum(axes)], 1)  # (S, 3)
+    if sums[:, 1].sum() == 0:
+        return absent(id, name, "no action has an effect in these states", tier="B", unit="", direction="higher")
+    found, row = np.unique(cluster, return_inverse=True)
+    whole = np.stack([np.bincount(row, weights=sums[:, i]) for i in range(3)], 1)  # (C, 3)
+
+    def cosine(x: np.ndarray) -> np.ndarray:
+        size = np.sqrt(x[..., 1] * x[..., 2])
+        return np.where(size > 0, x[..., 0] / np.where(size > 0, size, 1.0), 0.0)
+
+    drawn = cosine(intervals.draws_of(len(found)) @ whole)
+    return number(id, name, float(cosine(whole.sum(0))), intervals.percentile(drawn), len(found), len(sums), unit="",
+                  direction="higher", tier="B", floor=0.0, ceiling=1.0, reason=reason)  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -16,10 +17,14 @@ DRAWS = 2000
 FEW = 10  # clusters: with fewer an interval says little, and the number counts as underpowered
 
 
+@lru_cache(maxsize=4)  # the metrics of one record share their clusters
 def draws_of(clusters: int, draws: int = DRAWS, seed: int = 0) -> np.ndarray:
-    """How often each cluster is in each draw: (draws, clusters)."""
+    """How often each cluster is in each draw: (draws, clusters), read-only."""
     rng = np.random.default_rng(seed)
-    return rng.multinomial(clusters, np.full(clusters, 1 / clusters), size=draws).astype(float)
+    chosen = rng.integers(clusters, size=(draws, clusters)) + clusters * np.arange(draws)[:, None]
+    counts = np.bincount(chosen.ravel(), minlength=draws * clusters).reshape(draws, clusters).astype(float)
+    counts.flags.writeable = False
+    return counts
 
 
 def cluster_sums(values: np.ndarray, cluster: np.ndarray) -> np.ndarray:
@@ -29,20 +34,60 @@ def cluster_sums(values: np.ndarray, cluster: np.ndarray) -> np.ndarray:
 
 
 def ratio(
-    numerator: np.ndarray, denominator: np.ndarray | None, cluster: np.ndarray, *, level: float = 0.95, seed: int = 0
+    numerator: np.ndarray,
+    denominator: np.ndarray | None,
+    cluster: np.ndarray,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    method: str = "percentile",
 ) -> tuple[float, tuple[float, float], int]:
-    """sum(numerator) / sum(denominator) over rows (N,), its percentile interval, and the number of clusters.
+    """sum(numerator) / sum(denominator) over rows (N,), its interval ("percentile" or "bca"), and the number of clusters.
 
-    denominator None: ones, and the ratio is the mean. Draws in which the denominator is 0 are left out.
+    denominator None: ones, and the ratio is the mean. Draws in which the denominator is 0 are left out; nan if it always is.
     """
     numerator = np.asarray(numerator, float)
     denominator = np.ones_like(numerator) if denominator is None else np.asarray(denominator, float)
     top, bottom = cluster_sums(numerator, cluster), cluster_sums(denominator, cluster)
-    value = top.sum() / bottom.sum()
+    if bottom.sum() == 0:
+        return math.nan, (math.nan, math.nan), len(top)
+    value = float(top.sum() / bottom.sum())
     weights = draws_of(len(top), seed=seed)
     below = weights @ bottom
-    drawn = (weights @ top)[below > 0] / below[below > 0]
-    return float(value), percentile(drawn, level), len(top)
+    drawn = (weights @ top)[below != 0] / below[below != 0]
+    if method == "percentile" or len(top) < 2:
+        return value, percentile(drawn, level), len(top)
+    rest = bottom.sum() - bottom
+    left_out = (top.sum() - top)[rest != 0] / rest[rest != 0]
+    return value, bca(value, drawn, left_out, level), len(top)
+
+
+def columns(
+    numerator: np.ndarray, denominator: np.ndarray | None, cluster: np.ndarray, *, level: float = 0.95, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`ratio` for each of D columns of (N, D), drawn together: values, lower and upper ends of their intervals, each (D,)."""
+    D = numerator.shape[1]
+    denominator = np.ones_like(numerator, float) if denominator is None else np.asarray(denominator, float)
+    top = np.stack([cluster_sums(numerator[:, d], cluster) for d in range(D)], 1)
+    bottom = np.stack([cluster_sums(denominator[:, d], cluster) for d in range(D)], 1)
+    weights = draws_of(len(top), seed=seed)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value, drawn = top.sum(0) / bottom.sum(0), (weights @ top) / (weights @ bottom)
+    bounds = [percentile(drawn[np.isfinite(drawn[:, d]), d], level) for d in range(D)]
+    return value, np.array([low for low, _ in bounds]), np.array([high for _, high in bounds])
+
+
+def difference(
+    values: np.ndarray, cluster: np.ndarray, other: np.ndarray, other_cluster: np.ndarray, *, level: float = 0.95
+) -> tuple[float, tuple[float, float], int]:
+    """mean(values) - mean(other) of two independent samples, its interval, and the number of clusters of the smaller one."""
+    parts = []
+    for seed, (x, c) in enumerate(((values, cluster), (other, other_cluster))):
+        top, bottom = cluster_sums(np.asarray(x, float), c), cluster_sums(np.ones(len(c)), c)
+        weights = draws_of(len(top), seed=seed)
+        parts.append((top.sum() / bottom.sum(), (weights @ top) / (weights @ bottom), len(top)))
+    (a, drawn_a, n_a), (b, drawn_b, n_b) = parts
+    return float(a - b), percentile(drawn_a - drawn_b, level), min(n_a, n_b)
 
 
 def statistic(
@@ -55,7 +100,7 @@ def statistic(
     return float(of(np.ones(len(number)))), percentile(drawn, level), len(found)
 
 
-def percentile(drawn: np.ndarray, level: float) -> tuple[float, float]:
+def percentile(drawn: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """The percentile interval of bootstrap draws; nan where there are none."""
     if len(drawn) == 0:
         return math.nan, math.nan
@@ -63,15 +108,40 @@ def percentile(drawn: np.ndarray, level: float) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def zero_mean_p(values: np.ndarray, cluster: np.ndarray) -> float:
-    """Two-sided p-value of "the mean of values (N,) is zero": a z-test on the sums of the clusters, which need only have
-    mean zero and be independent of each other (martingale differences are)."""
+def bca(value: float, drawn: np.ndarray, left_out: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The bias-corrected accelerated interval (Efron 1987) of a skewed statistic; left_out: it without each cluster in turn."""
+    below = ((drawn < value).sum() + (drawn == value).sum() / 2) / max(1, len(drawn))
+    if not 0 < below < 1:
+        return percentile(drawn, level)
+    bias, spread = normal_quantile(below), left_out.mean() - left_out
+    scale = np.square(spread).sum() ** 1.5
+    acceleration = float((spread**3).sum() / (6 * scale)) if scale > 0 else 0.0
+    ends = []
+    for tail in ((1 - level) / 2, (1 + level) / 2):
+        z = bias + normal_quantile(tail)
+        ends.append(normal_cdf(bias + z / (1 - acceleration * z)))
+    low, high = np.quantile(drawn, ends)
+    return float(low), float(high)
+
+
+def zero_mean_z(values: np.ndarray, cluster: np.ndarray) -> float:
+    """z of "the mean of values (N,) is zero", from the sums of the clusters, which need only have mean zero and be
+    independent of each other (martingale differences are)."""
     sums = cluster_sums(np.asarray(values, float), cluster)
     spread = math.sqrt(float(np.square(sums).sum()))
-    return 1.0 if spread == 0 else math.erfc(abs(float(sums.sum())) / spread / math.sqrt(2))
+    return 0.0 if spread == 0 else float(sums.sum()) / spread
 
 
-def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def zero_mean_p(values: np.ndarray, cluster: np.ndarray) -> float:
+    """Its two-sided p-value."""
+    return math.erfc(abs(zero_mean_z(values, cluster)) / math.sqrt(2))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Proportions
+
+
+def wilson(k: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a proportion, k of n."""
     if n == 0:
         return 0.0, 1.0
@@ -80,23 +150,36 @@ def wilson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def clopper_pearson(k: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """The exact interval of a proportion, k of n (Clopper and Pearson 1934), by bisection on binomial tails."""
+def clopper_pearson(k: float, n: float, level: float = 0.95) -> tuple[float, float]:
+    """The exact interval of a proportion, k of n (Clopper and Pearson 1934): beta quantiles, by bisection."""
     tail = (1 - level) / 2
-    low = 0.0 if k == 0 else _bisect(lambda p: binomial_tail(k, n, p) > tail)
-    high = 1.0 if k == n else _bisect(lambda p: 1 - binomial_tail(k + 1, n, p) < tail)
+    low = 0.0 if k == 0 else _bisect(lambda p: incomplete_beta(k, n - k + 1, p) > tail)
+    high = 1.0 if k == n else _bisect(lambda p: incomplete_beta(k + 1, n - k, p) > 1 - tail)
     return low, high
 
 
 def binomial_tail(k: int, n: int, p: float) -> float:
     """P(X >= k) for X of n trials with probability p."""
-    if k <= 0 or p >= 1:
-        return 1.0
-    if k > n or p <= 0:
-        return 0.0
-    x = np.arange(k, n + 1)
-    choose = math.lgamma(n + 1) - np.array([math.lgamma(i + 1) + math.lgamma(n - i + 1) for i in x])
-    return float(min(1.0, np.exp(choose + x * math.log(p) + (n - x) * math.log1p(-p)).sum()))
+    return 1.0 if k <= 0 else 0.0 if k > n else incomplete_beta(k, n - k + 1, p)
+
+
+def incomplete_beta(a: float, b: float, x: float) -> float:
+    """The regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22)."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly its mirror image does not
+        return 1 - incomplete_beta(b, a, 1 - x)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)) / a
+    tiny, c, d, fraction = 1e-300, 1.0, 0.0, 1.0
+    for i in range(1, 20_000):  # modified Lentz
+        m = i // 2
+        top = m * (b - m) if i % 2 == 0 else -(a + m) * (a + b + m)
+        term = top * x / ((a + i - 1) * (a + i))
+        d, c = 1 / (1 + term * d or tiny), 1 + term / c or tiny
+        fraction *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return front / fraction
 
 
 def rule_of_three(n: int) -> float:
@@ -112,14 +195,39 @@ def agresti_caffo(k1: int, n1: int, k2: int, n2: int, level: float = 0.95) -> tu
     return a - b - half, a - b + half
 
 
-def kaplan_meier(time: np.ndarray, event: np.ndarray, horizon: int) -> np.ndarray:
-    """Survival (horizon + 1,) after 0 .. horizon steps; time (N,) int of the event, or of being lost sight of (event false)."""
-    alive, survival = 1.0, [1.0]
-    for t in range(1, horizon + 1):
-        at_risk = int((time >= t).sum())
-        alive *= 1 - int(((time == t) & event).sum()) / at_risk if at_risk else 1.0
-        survival.append(alive)
-    return np.array(survival)
+# ---------------------------------------------------------------------------------------------------------------------
+# Times of events
+
+
+def kaplan_meier(time: np.ndarray, event: np.ndarray, horizon: int, weights: np.ndarray | None = None) -> np.ndarray:
+    """Survival (..., horizon + 1) after 0 .. horizon steps (Kaplan and Meier 1958); time (N,) int of the event, or of being
+    lost sight of (event false); weights (..., N), such as a bootstrap's counts."""
+    weights = np.ones(len(time)) if weights is None else np.asarray(weights, float)
+    steps = np.arange(1, horizon + 1)
+    at_risk = weights @ (time[:, None] >= steps).astype(float)  # (..., horizon)
+    died = weights @ ((time[:, None] == steps) & np.asarray(event, bool)[:, None]).astype(float)
+    alive = np.cumprod(1 - died / np.where(at_risk > 0, at_risk, 1), -1)
+    return np.concatenate([np.ones_like(alive[..., :1]), alive], -1)
+
+
+def log_rank(time: np.ndarray, event: np.ndarray, group: np.ndarray, cluster: np.ndarray) -> tuple[float, float]:
+    """z > 0 where group 1 dies sooner than group 0, and its two-sided p-value: time (N,) int, event and group (N,) bool.
+
+    The variance is that of the clusters' sums of the score's terms (Lin and Wei 1989), so rows of one cluster, of both
+    groups too, may depend on each other.
+    """
+    event, Z = np.asarray(event, bool), np.asarray(group, float)
+    steps = np.arange(int(time.min()), int(time.max()) + 1)
+    risk = (time[:, None] >= steps).astype(float)  # (N, T)
+    share = (Z @ risk) / risk.sum(0)  # of group 1 among those at risk
+    died = (time[:, None] == steps) & event[:, None]
+    terms = ((Z[:, None] - share) * (died - risk * died.sum(0) / risk.sum(0))).sum(1)
+    z = zero_mean_z(terms, cluster)
+    return z, math.erfc(abs(z) / math.sqrt(2))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Several tests, and the normal distribution
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -128,6 +236,10 @@ def holm(p: np.ndarray) -> np.ndarray:
     adjusted = np.empty(n)
     adjusted[order] = np.minimum(1, np.maximum.accumulate((n - np.arange(n)) * np.asarray(p, float)[order]))
     return adjusted
+
+
+def normal_cdf(x: float) -> float:
+    return math.erfc(-x / math.sqrt(2)) / 2
 
 
 def normal_quantile(p: float) -> float:
