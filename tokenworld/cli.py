@@ -14,6 +14,7 @@ usage: tokenworld COMMAND [key=value ...]
   sweep      many runs of train, over seeds, games or any setting, and one table of their results
   collect    play a game and write the episodes to a folder
   data       look at a folder of episodes
+  evaluate   how good a world model is, measured without reinforcement learning: a verdict, numbers, a page
   score      the return of a trained policy in the real environment
   dream      a picture of real, reconstructed and imagined frames side by side
   bench      how fast a recipe runs here, beside what this machine can do at best
@@ -26,6 +27,7 @@ examples
   tokenworld train --resume runs/NAME                go on where a run stopped
   tokenworld sweep seed=0,1,2 out=sweeps/breakout    three seeds, their mean and its interval
   tokenworld score runs/NAME episodes=100
+  tokenworld evaluate runs/NAME                      is it overconfident, does it heed its actions, how far can it be trusted?
   tokenworld dream runs/NAME out=dream.gif
   tokenworld show recipe=iris against=quickstart
 
@@ -105,6 +107,21 @@ example
   tokenworld score runs/NAME episodes=100
 
   --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
+    "evaluate": """tokenworld evaluate RUN [data=DIR] [frames=2000] [budget=3] [seed=0] [out=RUN/evaluation] [device=auto]
+
+Measures the run's world model on held-out episodes (its own, or the test episodes of data=DIR; where there are none, all of
+them), without a policy and without the real environment: what the tokenizer loses, code lengths beside simple predictors,
+calibration, heed of actions, rewards, terminations, and how long a dream stays with what really came. Every number has a 95 %
+interval over episodes; what could not be measured is in the report with the reason. Writes report.json, states.npz and
+report.html, one file that opens without a network.
+
+examples
+  tokenworld evaluate runs/NAME
+  tokenworld evaluate dyn data=data/breakout frames=5000 out=reports/breakout
+
+  frames=2000        held-out frames to measure on
+  budget=3           minutes; what does not fit is reported as skipped
+  --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
     "dream": """tokenworld dream RUN [out=dream.gif] [steps=N] [seed=0] [data=DIR] [device=auto]
 
 Real, reconstructed and imagined frames side by side, from the same start and with the same actions.
@@ -152,6 +169,7 @@ RECIPE_KEYS = {
     "show": ("recipe", "overlay"),
 }
 RUN_KEYS = {
+    "evaluate": ("out", "data", "frames", "budget", "seed", "device"),
     "score": ("episodes", "seed", "device"),
     "dream": ("out", "steps", "seed", "data", "device"),
 }

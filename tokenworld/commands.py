@@ -17,6 +17,9 @@ from tokenworld.building import built, device_of, env_of, meta_of, new_run, open
 from tokenworld.data.collect import Collector, random_act
 from tokenworld.data.episodes import EpisodeWriter, describe
 from tokenworld.evaluation import summary
+from tokenworld.evaluation.evaluate import held_out_of, tier_a
+from tokenworld.evaluation.findings import findings, verdict
+from tokenworld.evaluation.report import Report, provenance, write
 from tokenworld.interfaces import UserError
 from tokenworld.log import Log
 from tokenworld.run import Run
@@ -120,6 +123,36 @@ def score(out: str, keys: dict) -> dict[str, Any]:
         f" random {result['random_return_mean']:.2f}"
     )
     return result
+
+
+def evaluate(out: str, keys: dict) -> Report:
+    """Measure a run's world model on held-out episodes: report.json, states.npz, report.html and one line."""
+    run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "data"})
+    if not run.count["dynamics"]:
+        raise UserError(f"{out} has no trained dynamics to evaluate: expected a run of `train` or `train dynamics`")
+    folder = Path(keys.get("out", Path(out) / "evaluation"))
+    if folder.exists() and any(folder.iterdir()) and not (folder / "report.json").is_file():
+        raise UserError(f"{folder} holds something else than a report, nothing is overwritten: choose another out=DIR")
+    held_out = held_out_of(keys["data"], run.meta) if "data" in keys else run.held_out
+    counts = summary.code_counts(run) if run.replay.steps else None
+    minutes, frames, seed = keys.get("budget", 3), keys.get("frames", 2000), keys.get("seed", 0)
+    metrics, pictures = tier_a(
+        run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=60 * minutes, seed=seed
+    )
+    data = {"folder": str(keys.get("data", out)), "episodes": held_out.episodes, "steps": held_out.steps}
+    found = findings(metrics)
+    report = Report(
+        metrics=metrics,
+        findings=found,
+        verdict=verdict(metrics, found),
+        provenance=provenance(run, cfg, Path(out)) | {"data": data, "seed": seed, "frames": frames},
+        capabilities={"A": "held-out episodes", "B": None, "C": None},
+        pictures=pictures,
+    )
+    write(report, folder)
+    print(report.verdict)
+    run.log.say(f"{sum(m.value is not None for m in metrics)} of {len(metrics)} numbers measured: {folder}/report.html")
+    return report
 
 
 def dream(out: str, keys: dict) -> Path:

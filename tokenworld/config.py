@@ -44,6 +44,8 @@ CLI_KEYS: dict[str, Any] = {
     "episodes": int,
     "repeats": int,
     "jobs": int,
+    "frames": int,
+    "budget": int,
     "device": Literal["auto", "cpu", "cuda", "mps"],
     "precision": Literal["fp32", "bf16"],
     "load.tokenizer": str,

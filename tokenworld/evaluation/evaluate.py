@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tokenworld.data.episodes import read_episodes, read_meta
 from tokenworld.data.replay import Replay
 from tokenworld.evaluation import codelength, outcomes, probe
 from tokenworld.evaluation.calibration import calibration, code_length, reliability
@@ -86,6 +87,18 @@ def tier_a(
         metrics += _timed(lambda: horizon(found))
         pictures["drift"] = curves(found)
     return metrics, pictures
+
+
+def held_out_of(data: str, meta: dict) -> Replay:
+    """The test episodes of a folder that `collect` wrote, or all where none is one. Raises UserError for another game."""
+    found = read_meta(data)
+    for key in ("env_id", "frame_shape", "action_count"):
+        if found[key] != meta[key]:
+            raise UserError(f"{data} has {key} {found[key]}, the model knows {meta[key]}: choose data of its own game")
+    replays = {"train": Replay(), "test": Replay()}
+    for episode in read_episodes(data):
+        replays[episode.split].add(episode)
+    return replays["test"] if replays["test"].rows else replays["train"]
 
 
 def _tokenizer(world_model: WorldModel, held_out: Replay, codes_of, episode: np.ndarray, frames: int) -> list[Metric]:

@@ -47,8 +47,6 @@ RULES = (
          lambda m: "does not know when an episode ends"),
     Rule("TOKENIZER_LOSES_EVENTS", "fault", "M0.recall", lambda low, high: high < 0.9, lambda low, high: low > 0.9,
          lambda m: f"the tokenizer loses {1 - m.value:.0%} of what moves"),
-    Rule("SELF_FEEDING", "warning", "M4.self_feeding", lambda low, high: low > 1.5, lambda low, high: high < 1.5,
-         lambda m: f"its own dreams mislead it (frames cost {m.value:.1f}x)"),
 )  # fmt: skip
 
 
@@ -61,11 +59,12 @@ def findings(metrics: list[Metric]) -> list[dict[str, Any]]:
         if metric is None or metric.value is None or metric.ci is None:
             continue
         low, high = metric.ci
-        holds, fails = rule.holds(low, high), rule.fails(low, high)
+        enough = metric.status == "ok"  # of few events an interval says little
+        holds, fails = enough and rule.holds(low, high), enough and rule.fails(low, high)
         established = True if holds else False if fails else None
         text = rule.words(metric) if holds else ""
         if established is None:
-            text = f"not established (n={metric.n_samples}, {metric.n_clusters} episodes)"
+            text = f"not established (n={metric.n_samples:,}, {metric.n_clusters} episodes)"
         found.append({"code": rule.code, "severity": rule.severity, "evidence": [rule.metric], "text": text,
                       "established": established})  # fmt: skip
     return found

@@ -40,7 +40,8 @@ class Metric:
     reason: str = ""  # why it is not ok, in one sentence
     experimental: bool = False
     seconds: float = 0.0
-    values: Any = None  # per-row values (array), for paired comparisons and pictures; not part of the JSON
+    values: Any = None  # (n,) per-row values, for paired comparisons; not part of the JSON
+    clusters: Any = None  # (n,) the episode of each
 
     @property
     def skill(self) -> float | None:

@@ -87,14 +87,18 @@ def fidelity(frames: torch.Tensor, decoded: torch.Tensor, first: torch.Tensor) -
 @torch.no_grad()
 def measure_dynamics(run, limit: int = 8192, windows: int = 64) -> dict[str, float | None]:
     """Code lengths and heads on held-out episodes, beside baselines fitted on the training codes."""
-    rows = np.arange(run.replay.rows)
-    train = run.codes(run.replay, rows[None]).indices[0].cpu()
-    first = torch.cat([run.replay.gather(part[None]).first[0] for part in np.array_split(rows, len(rows) // 4096 + 1)])
-    counts = codelength.fit(train, first, run.world_model.shapes.vocab_size)
+    counts = code_counts(run)
     length = max(2, math.ceil(min(limit, run.held_out.rows) / windows))
     rows = np.arange(min(limit, run.held_out.rows) // length * length).reshape(-1, length)
     steps = run.held_out.gather(rows).to(run.device)
     return dynamics_metrics(run.world_model.eval(), steps, run.codes(run.held_out, rows), counts)
+
+
+def code_counts(run) -> codelength.CodeCounts:
+    """What simple predictors know: statistics of the training codes."""
+    rows = np.arange(run.replay.rows)[None]
+    train, first = run.codes(run.replay, rows).indices[0].cpu(), run.replay.gather(rows, frames=False).first[0]
+    return codelength.fit(train, first, run.world_model.shapes.vocab_size)
 
 
 def summary(run, config: dict) -> dict[str, Any]:

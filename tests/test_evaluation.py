@@ -1,0 +1,280 @@
+"""The evaluation: intervals and metrics against values by hand, the probe against brute force, the report as people meet it."""
+
+import json
+import math
+import re
+import socket
+
+import numpy as np
+import pytest
+import torch
+
+from tokenworld import cli
+from tokenworld.evaluation import calibration, drift, effects, intervals, outcomes, probe, report
+from tokenworld.evaluation.findings import RULES, findings, verdict
+from tokenworld.evaluation.records import Drift, Metric, Scored
+from tokenworld.interfaces import Codes, UserError
+from tokenworld.world_model import WorldModel
+
+# ------------------------------------------------------------------------------------------------------------ intervals
+
+
+def test_intervals_of_proportions_are_the_tables():
+    assert intervals.clopper_pearson(0, 10) == pytest.approx((0, 0.3085), abs=1e-4)
+    assert intervals.clopper_pearson(3, 10) == pytest.approx((0.0667, 0.6525), abs=1e-4)
+    assert intervals.clopper_pearson(10, 10) == pytest.approx((0.6915, 1), abs=1e-4)
+    assert intervals.wilson(3, 10) == pytest.approx((0.1078, 0.6032), abs=1e-4)
+    assert intervals.agresti_caffo(8, 10, 3, 10) == pytest.approx((0.0600, 0.7733), abs=1e-3)
+    assert intervals.rule_of_three(300) == 0.01
+    assert intervals.normal_quantile(0.975) == pytest.approx(1.959964, abs=1e-5)
+    assert intervals.normal_quantile(0.025) == pytest.approx(-1.959964, abs=1e-5)
+    assert intervals.holm(np.array([0.01, 0.04, 0.03])).tolist() == pytest.approx([0.03, 0.06, 0.06])
+
+
+def test_survival_counts_only_those_still_seen():
+    survival = intervals.kaplan_meier(np.array([1, 2, 2, 3]), np.array([True, True, False, True]), 3)
+    assert survival.tolist() == pytest.approx([1, 3 / 4, 3 / 4 * 2 / 3, 0])
+
+
+def test_the_cluster_bootstrap_covers_where_rows_of_a_cluster_are_alike():
+    rng, covered, naive = np.random.default_rng(0), 0, 0
+    for i in range(300):
+        centre = rng.normal(1.0, 1.0, 60)
+        cluster = np.repeat(np.arange(60), 8)
+        rows = centre[cluster] + rng.normal(0, 0.3, len(cluster))
+        _, (low, high), n = intervals.ratio(rows, None, cluster, seed=i)
+        assert n == 60
+        covered += low <= 1 <= high
+        _, (low, high), _ = intervals.ratio(rows, None, np.arange(len(rows)), seed=i)
+        naive += low <= 1 <= high
+    assert 0.92 <= covered / 300 <= 0.98
+    assert naive / 300 < 0.8  # rows as if they were independent: what clusters are for
+
+
+def test_a_ratio_is_of_sums_and_any_statistic_has_an_interval():
+    cluster, top, bottom = np.array([0, 0, 1, 2]), np.array([1.0, 2, 3, 4]), np.array([1.0, 1, 2, 0])
+    value, _, n = intervals.ratio(top, bottom, cluster)
+    assert (value, n) == (2.5, 3)
+    same, _, _ = intervals.statistic(lambda w: (w @ top) / (w @ bottom), cluster)
+    assert same == 2.5
+
+
+# -------------------------------------------------------------------------------------------------------------- metrics
+
+V, K, A = 4, 3, 3
+
+
+def scored(n=3000, sharpen=1.0, heed=True, hazard=1.0, seed=0):
+    """A world in which action a makes code a likelier, and a model of it that is sharpened, deaf, or blind to ends."""
+    rng = np.random.default_rng(seed)
+    cluster, action = np.arange(n) // 20, rng.integers(A, size=n)
+    truth = np.full((A, V), 0.1)
+    truth[np.arange(A), np.arange(A)] = 0.7
+    codes = np.array([[rng.choice(V, p=truth[a]) for _ in range(K)] for a in action])
+    q = truth if heed else np.repeat(truth.mean(0, keepdims=True), A, 0)
+    q = q**sharpen / (q**sharpen).sum(1, keepdims=True)
+    mine = q[action][:, None].repeat(K, 1)  # (n, K, V)
+    logq = np.log2(q)
+    end = rng.random(n) < 0.05
+    return Scored(
+        cluster=cluster, previous=np.roll(codes, 1, 0), codes=codes, action=action,
+        bits=-np.log2(np.take_along_axis(mine, codes[..., None], -1)[..., 0]),
+        entropy=-(mine * np.log2(mine)).sum(-1), top=mine.max(-1), hit=mine.argmax(-1) == codes,
+        reward=(codes[:, 0] == 0).astype(float), reward_mean=(codes[:, 0] == 0) * 0.9, terminated=end,
+        hazard=np.full(n, 0.05 * hazard), bits_by_action=-logq[:, codes].sum(-1).T, step=np.arange(n) % 20,
+    )  # fmt: skip
+
+
+def by_id(metrics):
+    return {metric.id: metric for metric in metrics}
+
+
+def test_code_length_and_calibration_of_the_true_model():
+    record = scored()
+    found = by_id(calibration.code_length(record, {"uniform": np.full((3000, K), 2.0)}) + calibration.calibration(record))
+    entropy = K * -(0.7 * math.log2(0.7) + 0.3 * math.log2(0.1))
+    assert found["M1.bits"].value == pytest.approx(entropy, abs=0.06) and found["M1.bits"].floor == 6
+    assert found["M1.gain"].value == pytest.approx(6 - found["M1.bits"].value)
+    low, high = found["M2.dcal"].ci
+    assert low < 0 < high and found["M2.dcal_p"].value > 0.01 and found["M2.kce_p"].value > 0.01
+    assert found["M2.entropy"].value == pytest.approx(entropy)
+    assert found["M1.bits"].n_clusters == 150
+
+
+@pytest.mark.parametrize("sharpen, sign", [(2.0, 1), (0.5, -1)])
+def test_a_sharpened_model_is_overconfident_and_a_flat_one_underconfident(sharpen, sign):
+    found = by_id(calibration.calibration(scored(sharpen=sharpen)))
+    low, high = found["M2.dcal"].ci
+    assert (low if sign > 0 else -high) > 0.05 and found["M2.dcal_p"].value < 1e-6 and found["M2.kce_p"].value < 0.01
+
+
+def test_a_deaf_model_is_calibrated_and_still_found_out():
+    record = scored(heed=False)
+    found = by_id(calibration.calibration(record) + effects.action_sensitivity(record))
+    assert found["M2.dcal"].ci[0] < 0 < found["M2.dcal"].ci[1]
+    assert found["M6.shuffled"].value == 0 and found["M6.blind"].value == 1
+    heeding = by_id(effects.action_sensitivity(scored()))
+    assert heeding["M6.shuffled"].ci[0] > 1 and heeding["M6.blind"].value == 0
+    assert heeding["M6.inverse"].ci[0] > 0.6 > heeding["M6.inverse"].floor
+
+
+def test_hazards_are_compared_with_how_often_episodes_end():
+    right, low = (by_id(outcomes.terminations(scored(hazard=h))) for h in (1.0, 0.1))
+    assert right["M5.hazard_ratio"].ci[0] < 1 < right["M5.hazard_ratio"].ci[1]
+    assert low["M5.hazard_ratio"].ci[1] < 0.2 and low["M5.hazard_loss"].value > low["M5.hazard_loss"].floor
+    assert right["M5.hazard_brier"].value == pytest.approx(0, abs=0.01)
+    bins = outcomes.hazard_reliability(scored())
+    assert bins["count"].sum() == 3000 and (bins["low"] <= bins["frequency"]).all()
+
+
+def test_reward_events_may_be_two_steps_off_but_not_in_another_episode():
+    record = scored(n=40)
+    real, told = np.zeros(40), np.zeros(40)
+    real[[5, 19]], told[[7, 20]] = 1, 1  # the second prediction is in the next episode
+    record = Scored(**{**record.__dict__, "reward": real, "reward_mean": told})
+    found = by_id(outcomes.rewards(record))
+    assert found["M5.reward_recall"].value == 0.5 and found["M5.reward_precision"].value == 0.5
+    assert found["M5.reward_recall"].status == "underpowered"
+    none = by_id(outcomes.rewards(Scored(**{**record.__dict__, "reward": np.zeros(40)})))
+    assert none["M5.reward_recall"].status == "not_applicable" and none["M5.reward_recall"].value is None
+
+
+def test_the_energy_score_prefers_the_right_spread():
+    rng = np.random.default_rng(0)
+    S, M, T = 200, 8, 3
+
+    def with_futures(model, real):
+        return Drift(np.arange(S), real, model, np.full((S, 1), 2), np.ones((S, T)), np.ones((S, T)))
+
+    real = rng.integers(2, size=(S, T, 1))
+    right = with_futures(rng.integers(2, size=(S, M, T, 1)), real)
+    sure = with_futures(np.zeros((S, M, T, 1), int), real)
+    assert drift.energy_scores(right)[0].mean() < drift.energy_scores(sure)[0].mean() - 0.1
+    assert drift.energy_scores(right)[1].mean() == 1  # the standing frame is always wrong
+    found = by_id(drift.horizon(right))
+    assert found["M4.horizon"].value == T and "longer than" in found["M4.horizon"].reason
+
+
+# ---------------------------------------------------------------------------------------------------------------- probe
+
+
+@pytest.mark.parametrize("decoding", ["autoregressive.Autoregressive", "parallel.Parallel"])
+def test_the_probe_scores_what_decoding_scores(decoding):
+    torch.manual_seed(0)
+    model = WorldModel.from_recipe(
+        "quickstart", f"decoding._target_=tokenworld.decoding.{decoding}", "~decoding.weight", "backbone.dim=16",
+        "tokenizer.vocab_size=5", "tokenizer.patch=5", frame=(1, 10, 10), actions=3,
+    ).eval()  # fmt: skip
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    from conftest import steps_of
+
+    steps = steps_of(2, 6, first=[(0, 0), (1, 0), (1, 3)])
+    codes = Codes(torch.randint(0, 5, (2, 6, 4)))
+    record = probe.score_held_out(model, steps, codes, np.array([[0] * 6, [1] * 3 + [2] * 3]))
+    loss, _ = model.decoding.loss(model.backbone, codes, steps)
+    real = (steps.acted[:, :-1] & steps.valid[:, 1:] & ~steps.first[:, 1:]).numpy()
+    assert len(record.bits) <= real.sum() + 2
+    assert np.allclose(record.bits_by_action[np.arange(len(record.action)), record.action], record.bits.sum(1), atol=1e-4)
+    assert (record.entropy >= 0).all() and (record.entropy <= math.log2(5) + 1e-6).all()
+    row = np.flatnonzero(record.cluster == 0)
+    nats = loss["codes"][0].detach().numpy() * 4  # a mean over codes
+    assert np.allclose(record.bits[row].sum(1) * math.log(2), nats[-len(row) :], atol=1e-3)
+
+
+# --------------------------------------------------------------------------------------------------------------- report
+
+
+def metric(id, value, ci, status="ok", **more):
+    return Metric(id, id, value, ci=ci, status=status, n_clusters=50, n_samples=1000, **more)
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+def test_a_finding_needs_its_whole_interval(rule):
+    grid = [(x, x + 0.001) for x in np.linspace(-3, 12, 3001)]
+    holding = [ci for ci in grid if rule.holds(*ci)]
+    excluded = [ci for ci in grid if rule.fails(*ci)]
+    assert holding and excluded and not set(holding) & set(excluded)
+    for ci, established in ((holding[0], True), (excluded[0], False), ((-3.0, 12.0), None)):
+        found = {f["code"]: f for f in findings([metric(rule.metric, sum(ci) / 2, ci)])}
+        assert found[rule.code]["established"] is established
+        assert bool(found[rule.code]["text"]) == (established is not False)
+    few = {f["code"]: f for f in findings([metric(rule.metric, 0.0, holding[0], status="underpowered")])}
+    assert few[rule.code]["established"] is None
+
+
+def made(**more):
+    metrics = [
+        metric("M2.dcal", 0.8, (0.6, 1.0)), metric("M6.shuffled", 0.0, (0.0, 0.01)),
+        metric("M4.horizon", 9.0, (7.0, 11.0)), metric("M5.hazard_brier", 0.5, (0.3, 0.6), floor=0.0, ceiling=1.0),
+        Metric("M5.reward_recall", "reward", None, status="not_applicable", reason="there are no rewards"),
+        metric("M1.bits", 3.0, (2.0, 4.0), values=np.arange(4.0), clusters=np.array([0, 0, 1, 1])),
+    ]  # fmt: skip
+    found = findings(metrics)
+    keys = dict(metrics=metrics, findings=found, verdict=verdict(metrics, found), capabilities={"A": "data", "B": None})
+    keys |= dict(provenance={"env_id": "<script>alert(1)</script>", "seed": 0}, pictures={"surprise": np.ones((2, 2))})
+    return report.Report(**(keys | more))
+
+
+def test_the_verdict_is_one_sentence_of_what_is_established():
+    assert made().verdict == "Overconfident (+0.80 bits a frame), ignores its actions; trust rollouts to 9 steps."
+
+
+def test_a_report_comes_back_as_it_was_written(tmp_path):
+    report.write(made(), tmp_path)
+    told, rows = report.read(tmp_path)
+    assert told["verdict"] == made().verdict and told["schema"] == 1
+    entry = {m["id"]: m for m in told["metrics"]}["M5.hazard_brier"]
+    assert entry["skill"] == 0.5 and entry["ci"] == [0.3, 0.6]
+    assert rows["M1.bits"].tolist() == [0, 1, 2, 3] and rows["M1.bits/cluster"].tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "change, said",
+    [
+        (lambda r: r.pop("metrics"), "it has no metrics"),
+        (lambda r: r.update(schema=7), "it has schema 7, expected 1"),
+        (lambda r: r["metrics"][0].update(status="fine"), "has status 'fine'"),
+        (lambda r: r["metrics"][0].update(value=None), "status ok and value None"),
+    ],
+)
+def test_a_broken_report_is_named(change, said, tmp_path):
+    report.write(made(), tmp_path)
+    told = json.loads((tmp_path / "report.json").read_text())
+    change(told)
+    (tmp_path / "report.json").write_text(json.dumps(told))
+    with pytest.raises(UserError, match=said):
+        report.read(tmp_path)
+    with pytest.raises(UserError, match="there is no report"):
+        report.read(tmp_path / "nowhere")
+
+
+def test_the_page_stands_alone_and_trusts_nothing(tmp_path):
+    report.write(made(), tmp_path)
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page and "&lt;script&gt;" in page
+    assert not re.search(r"(src|href)=", page) and "@import" not in page and "url(http" not in page
+    assert len(page) < 5_000_000 and page.count("<svg") == page.count("</svg>") == page.count("<title>") - 1
+
+
+def test_evaluate_a_run_without_a_network(tmp_path, monkeypatch, capsys):
+    words = ["overlay=debug", "device=cpu", f"out={tmp_path / 'run'}"]
+    words += ["train.collect.held_out=3", "train.collect.first_steps=400"]
+    assert cli.main(["train", *words]) == 0
+
+    def refused(*_, **__):
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket, "socket", refused)
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(tmp_path / "run"), "frames=200"]) == 0
+    told, rows = report.read(tmp_path / "run" / "evaluation")
+    assert told["verdict"] in capsys.readouterr().out
+    found = {m["id"]: m for m in told["metrics"]}
+    assert found["M1.bits"]["value"] > 0 and found["M6.shuffled"]["value"] is not None and len(rows["M1.bits"]) > 50
+    assert told["provenance"]["data"]["steps"] > 0 and told["capabilities"]["B"] is None
+    assert cli.main(["evaluate", str(tmp_path / "run"), "frames=200", f"data={tmp_path / 'run' / 'replay'}"]) == 0
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("mine")
+    assert cli.main(["evaluate", str(tmp_path / "run"), f"out={tmp_path / 'full'}"]) == 2
+    assert "nothing is overwritten" in capsys.readouterr().err
