@@ -58,7 +58,11 @@ def weights(branches: Branches) -> np.ndarray:
 
 def finite_bits(branches: Branches, bits: np.ndarray | None = None) -> np.ndarray:
     """bits (S, A, J) with unused branches at 0 and impossible ones at a finite price (see the module)."""
-    bits = np.where(branches.p > 0, branches.bits if bits is None else bits, 0.0)
+    return capped(np.where(branches.p > 0, branches.bits if bits is None else bits, 0.0))
+
+
+def capped(bits: np.ndarray) -> np.ndarray:
+    """Bits of frames, any shape, with infinite ones at a finite price (see the module)."""
     finite = bits[np.isfinite(bits)]
     return np.where(np.isfinite(bits), bits, max(IMPOSSIBLE, finite.max(initial=0.0)))
 

@@ -29,7 +29,7 @@ def code_length(scored: Scored, baselines: dict[str, np.ndarray], *, entropy: np
     """M1: bits of a held-out frame. baselines: name -> bits (N, K) of simple predictors on the same frames; the best is the
     floor. Only the best possible model reaches the entropy of the world, which data do not tell: `entropy` (N,) is that of
     the true next frame, in bits, where it is known, and then there is a ceiling and an excess."""
-    frame, N = scored.bits.sum(1), len(scored.bits)
+    frame, N = branch_fidelity.capped(scored.bits.sum(1)), len(scored.bits)
     floors = {name: float(bits.sum(1).mean()) for name, bits in baselines.items()}
     best = min(floors, key=floors.get) if floors else None
     ceiling = None if entropy is None else float(entropy.mean())
@@ -41,8 +41,9 @@ def code_length(scored: Scored, baselines: dict[str, np.ndarray], *, entropy: np
         found.append(mean("M1.gain", f"Bits saved against {best}", gain, scored.cluster, "bits/frame", "higher", floor=0.0))
     changed = scored.previous != scored.codes
     floors = {name: float(bits[changed].mean()) for name, bits in baselines.items()} if changed.any() else {}
+    dear = np.where(changed, branch_fidelity.capped(scored.bits), 0.0).sum(1)
     found.append(
-        share("M1.changed", "Code length of a changed code", (scored.bits * changed).sum(1), changed.sum(1), scored.cluster,
+        share("M1.changed", "Code length of a changed code", dear, changed.sum(1), scored.cluster,
               "bits/code", floor=min(floors.values(), default=None), samples=N,
               none="no code of the held-out frames changed")
     )  # fmt: skip
@@ -60,7 +61,7 @@ def by_position(scored: Scored) -> np.ndarray:
 
 def calibration(scored: Scored) -> list[Metric]:
     """M2, tier A: the calibration gap per frame, its p-value, and the errors of the most probable code's probability."""
-    paid, announced, cluster = scored.bits.sum(1), scored.entropy.sum(1), scored.cluster
+    paid, announced, cluster = branch_fidelity.capped(scored.bits.sum(1)), scored.entropy.sum(1), scored.cluster
     gap, clusters, codes = paid - announced, len(np.unique(cluster)), scored.top.size
     common = dict(unit="", direction="none")
     p = intervals.zero_mean_p(gap, cluster)

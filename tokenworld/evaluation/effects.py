@@ -57,8 +57,12 @@ def counterfactual_effects(branches: Branches, after: int = 1) -> list[Metric]:
     D, E = _differences(branches)  # (S, P, K, C + 1)
     true, cluster = np.abs(D).sum(-1), branches.cluster  # (S, P, K)
     moved = true > (MOVED if branches.exact else MOVED_ESTIMATED)
-    names = {"M7.effect_error": "Error of the effect of actions", "M7.spurious": "Codes moved by the wrong action",
-             "M7.effect_cosine": "Agreement of the effects of actions", "M7.sensitivity": "Size of the effect of actions"}  # fmt: skip
+    names = {
+        "M7.effect_error": "Error of the effect of actions",
+        "M7.spurious": "Codes moved by the wrong action",
+        "M7.effect_cosine": "Agreement of the effects of actions",
+        "M7.sensitivity": "Size of the effect of actions",
+    }
     reason = "" if branches.exact else f"effects below {MOVED_ESTIMATED} count as none, since they are estimated from draws"
     common = dict(tier="B", reason=reason, none="no action has an effect in these states")
     spurious = (np.abs(E).sum(-1) * ~moved).sum(-1).mean(1) / 2

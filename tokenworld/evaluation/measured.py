@@ -14,7 +14,7 @@ def mean(
     id: str, name: str, values: np.ndarray, cluster: np.ndarray, unit: str = "", direction: str = "lower", **more
 ) -> Metric:
     """The mean of values (N,), kept as the metric's `values`; `more` as in `share`."""
-    return share(id, name, values, None, cluster, unit, direction, values=values, **more)
+    return share(id, name, values, None, cluster, unit, direction, values=values, clusters=cluster, **more)
 
 
 def share(
@@ -30,17 +30,17 @@ def share(
     return number(id, name, value, ci, clusters, samples, unit=unit, direction=direction, **more)
 
 
-def number(id: str, name: str, value: float, ci: tuple[float, float] | None, clusters: int, samples: int, **more) -> Metric:
+def number(id: str, name: str, value: float, ci: tuple[float, float] | None, n: int, samples: int, **more) -> Metric:
     """A value with a given interval; underpowered if it comes of fewer than ten clusters."""
-    if clusters < intervals.FEW:
-        few = f"only {clusters} independent clusters: an interval over so few says little"
+    if n < intervals.FEW:
+        few = f"only {n} independent clusters: an interval over so few says little"
         more = {**more, "status": "underpowered", "reason": f"{few}; {more['reason']}" if more.get("reason") else few}
     if ci is not None and not all(math.isfinite(x) for x in ci):
         ci = None
-    return Metric(id, name, float(value), ci=ci, n_clusters=clusters, n_samples=samples, **more)
+    return Metric(id, name, float(value), ci=ci, n_clusters=n, n_samples=samples, **more)
 
 
 def absent(id: str, name: str, reason: str, status: str = "not_applicable", **more) -> Metric:
     """What could not be measured, and why."""
-    more = {key: value for key, value in more.items() if key not in ("values", "reason", "status")}
+    more = {key: value for key, value in more.items() if key not in ("values", "clusters", "reason", "status")}
     return Metric(id, name, None, status=status, reason=reason, **more)

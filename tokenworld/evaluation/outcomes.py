@@ -1,68 +1,76 @@
-"""Rewards and terminations on held-out data (M5, tier A): do the events that a policy lives on survive?
+"""Rewards and terminations (M5): do the events that a policy lives on survive?
 
 Terminations are one step in hundreds: a classifier's area under the curve looks fine while the probability of an end is ten
-times too low, so the hazard itself is compared with how often episodes ended.
+times too low, so the hazard itself is compared with how often episodes ended, on held-out data (tier A) and at branches, where
+the true one is known (tier B).
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
-from tokenworld.evaluation import intervals
-from tokenworld.evaluation.records import Metric, Scored
+from tokenworld.evaluation import branch_fidelity, intervals
+from tokenworld.evaluation.calibration import reliability
+from tokenworld.evaluation.measured import absent, mean, number, share
+from tokenworld.evaluation.records import Branches, Metric, Rollouts, Scored
 
+IDS = ("M5.reward_recall", "M5.reward_precision", "M5.reward_bias", "M5.reward_classes", "M5.hazard_ratio", "M5.hazard_brier",
+       "M5.hazard_loss", "M5.branch_reward_error", "M5.branch_reward_bias", "M5.branch_hazard_error", "M5.branch_hazard_ratio",
+       "M5.survival_gap", "M5.log_rank_p")  # fmt: skip
 EVENT = 0.5  # a reward event is a reward further from zero than this
 WITHIN = 2  # steps by which an event may be early or late
 FEW_EVENTS = 10
 BINS = 10
 
 
-def rewards(scored: Scored) -> list[Metric]:
-    """M5, rewards: recall and precision of events within 2 steps, and what the mean reward is off by."""
+def rewards(scored: Scored, signs: bool = True) -> list[Metric]:
+    """M5, rewards: recall and precision of events within 2 steps, what the mean reward is off by, and the calibration error of
+    the three signs. `signs`: the model predicts the signs of rewards (else the rewards themselves)."""
     real, told = np.abs(scored.reward) > EVENT, np.abs(scored.reward_mean) > EVENT
+    gave = np.sign(scored.reward) if signs else scored.reward
+    scale = float(np.abs(gave).mean())
     found = [
-        _share("M5.reward_recall", "Reward events that were predicted", near(told, scored), real, scored, "real reward events"),
-        _share("M5.reward_precision", "Predicted reward events that came", near(real, scored), told, scored,
-               "predicted reward events"),
+        _events("M5.reward_recall", "Reward events that were predicted", near(told, scored), real, scored,
+                "real reward events"),
+        _events("M5.reward_precision", "Predicted reward events that came", near(real, scored), told, scored,
+                "predicted reward events"),
+        mean("M5.reward_bias", "Mean predicted reward minus mean reward", scored.reward_mean - gave, scored.cluster,
+             "per step", "zero", floor=scale if scale else None, ceiling=0.0),
     ]  # fmt: skip
-    off = scored.reward_mean - np.sign(scored.reward)
-    value, ci, n = intervals.ratio(off, None, scored.cluster)
-    scale = float(np.abs(np.sign(scored.reward)).mean())
-    found.append(
-        Metric("M5.reward_bias", "Mean predicted reward minus mean reward sign", value, "per step", "zero", ci, n_clusters=n,
-               n_samples=len(off), floor=scale if scale else None, ceiling=0.0, values=off)
-    )  # fmt: skip
-    return found
+    name, common = "Calibration error of the signs of rewards", dict(unit="probability")
+    if scored.reward_probability is None:
+        return found + [
+            absent("M5.reward_classes", name, "the model's probabilities of signs are not known", "skipped", **common)
+        ]
+    errors = [reliability(scored.reward_probability[:, c], np.sign(scored.reward) == c - 1)["ece"] for c in range(3)]
+    clusters = len(np.unique(scored.cluster))
+    return found + [number("M5.reward_classes", name, float(np.mean(errors)), None, clusters, len(gave), **common, ceiling=0.0)]
 
 
 def terminations(scored: Scored) -> list[Metric]:
     """M5, terminations: the ratio of announced to real ends, Brier skill, and log-loss against the base rate."""
-    hazard, end = np.clip(scored.hazard, 1e-9, 1 - 1e-9), scored.terminated.astype(float)
+    hazard, end, cluster = np.clip(scored.hazard, 1e-9, 1 - 1e-9), scored.terminated.astype(float), scored.cluster
     n, ends = len(end), int(end.sum())
     names = {"M5.hazard_ratio": "Announced ends for each real one", "M5.hazard_brier": "Brier skill of the hazard",
              "M5.hazard_loss": "Log-loss of the hazard"}  # fmt: skip
     if ends == 0 or ends == n:
         reason = "no episode terminated in the held-out data" if ends == 0 else "every held-out step terminated"
-        return [Metric(id, name, None, status="not_applicable", reason=reason) for id, name in names.items()]
+        return [absent(id, name, reason) for id, name in names.items()]
     rate = ends / n
-    ratio, ratio_ci, clusters = intervals.ratio(hazard, end, scored.cluster)
     missed, chance = np.square(hazard - end), np.square(rate - end)
-    lost, lost_ci, _ = intervals.ratio(missed, chance, scored.cluster)
     loss = -(end * np.log2(hazard) + (1 - end) * np.log2(1 - hazard))
-    value, ci, _ = intervals.ratio(loss, None, scored.cluster)
     floor = -(rate * math.log2(rate) + (1 - rate) * math.log2(1 - rate))
-    few = ends < FEW_EVENTS
-    common = dict(n_clusters=clusters, n_samples=n, status="underpowered" if few else "ok",
-                  reason=f"only {ends} terminations" if few else "")  # fmt: skip
-    return [
-        Metric("M5.hazard_ratio", names["M5.hazard_ratio"], ratio, "", "none", ratio_ci, ceiling=1.0, **common),
-        Metric("M5.hazard_brier", names["M5.hazard_brier"], 1 - lost, "", "higher", (1 - lost_ci[1], 1 - lost_ci[0]),
-               floor=0.0, ceiling=1.0, **common),
-        Metric("M5.hazard_loss", names["M5.hazard_loss"], value, "bits/step", "lower", ci, floor=floor, ceiling=0.0,
-               values=loss, **common),
-    ]  # fmt: skip
+    brier = share("M5.hazard_brier", names["M5.hazard_brier"], missed, chance, cluster, "", "higher", floor=0.0, ceiling=1.0)
+    found = [
+        share("M5.hazard_ratio", names["M5.hazard_ratio"], hazard, end, cluster, "", "none", ceiling=1.0),
+        replace(brier, value=1 - brier.value, ci=brier.ci and (1 - brier.ci[1], 1 - brier.ci[0])),
+        mean("M5.hazard_loss", names["M5.hazard_loss"], loss, cluster, "bits/step", floor=floor, ceiling=0.0),
+    ]
+    few = dict(status="underpowered", reason=f"only {ends} terminations") if ends < FEW_EVENTS else {}
+    return [replace(metric, **few) for metric in found]
 
 
 def hazard_reliability(scored: Scored, bins: int = BINS) -> dict[str, np.ndarray]:
@@ -94,11 +102,78 @@ def near(event: np.ndarray, scored: Scored) -> np.ndarray:
     return np.array([any((cluster, at + d) in when for d in reach) for cluster, at in rows])
 
 
-def _share(id: str, name: str, met: np.ndarray, asked: np.ndarray, scored: Scored, what: str) -> Metric:
+def _events(id: str, name: str, met: np.ndarray, asked: np.ndarray, scored: Scored, what: str) -> Metric:
     n = int(asked.sum())
-    if n == 0:
-        return Metric(id, name, None, direction="higher", status="not_applicable", reason=f"there are no {what}")
-    value, ci, clusters = intervals.ratio(met & asked, asked, scored.cluster)
-    few = n < FEW_EVENTS
-    return Metric(id, name, value, "share", "higher", ci, n_clusters=clusters, n_samples=n, floor=0.0, ceiling=1.0,
-                  status="underpowered" if few else "ok", reason=f"only {n} {what}" if few else "")  # fmt: skip
+    found = share(id, name, met & asked, asked, scored.cluster, "share", "higher", samples=n, none=f"there are no {what}",
+                  floor=0.0, ceiling=1.0)  # fmt: skip
+    return replace(found, status="underpowered", reason=f"only {n} {what}") if 0 < n < FEW_EVENTS else found
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# With a simulator
+
+
+def at_branches(branches: Branches, signs: bool = True) -> list[Metric]:
+    """M5, tier B: predicted reward and hazard of each state and action beside their true expectations over the branches,
+    actions weighted as in M3. error: mean absolute difference; the floor is always saying the mean."""
+    weight, cluster, p = branch_fidelity.weights(branches), branches.cluster, branches.p
+    names = {"M5.branch_reward_error": "Error of the predicted reward", "M5.branch_reward_bias": "Bias of the predicted reward",
+             "M5.branch_hazard_error": "Error of the predicted hazard",
+             "M5.branch_hazard_ratio": "Announced ends for each true one"}  # fmt: skip
+    found = []
+    reward, bias, error, ratio = names
+    if branches.reward is None or branches.reward_mean is None:
+        found += [absent(id, names[id], "no rewards at the branches", "skipped", tier="B") for id in (reward, bias)]
+    else:
+        true = (p * np.where(p > 0, np.sign(branches.reward) if signs else branches.reward, 0.0)).sum(-1)  # (S, A)
+        found += [
+            _error(reward, names[reward], branches.reward_mean, true, weight, cluster, "reward"),
+            mean(bias, names[bias], (weight * (branches.reward_mean - true)).sum(1), cluster, "reward", "zero", tier="B",
+                 ceiling=0.0),
+        ]  # fmt: skip
+    if branches.terminated is None or branches.hazard is None:
+        found += [absent(id, names[id], "no terminations at the branches", "skipped", tier="B") for id in (error, ratio)]
+    else:
+        true = (p * branches.terminated).sum(-1)
+        found += [
+            _error(error, names[error], branches.hazard, true, weight, cluster, "probability"),
+            share(ratio, names[ratio], (weight * branches.hazard).sum(1), (weight * true).sum(1), cluster, "", "none",
+                  tier="B", ceiling=1.0, none="no branch ends the episode"),
+        ]  # fmt: skip
+    return found
+
+
+def survival(rollouts: Rollouts) -> list[Metric]:
+    """M5, tier B: steps that imagined rollouts live longer than real ones from the same starts under the same actions
+    (restricted to the T steps that were made), and the log-rank test's p-value, its variance taken over starts."""
+    alive, dreamt, cluster = rollouts.alive_real, rollouts.alive_model, rollouts.cluster
+    names = {"M5.survival_gap": "Steps that dreams last longer than reality", "M5.log_rank_p": "p-value of equal survival"}
+    if alive.all() and dreamt.all():
+        return [absent(id, name, "neither real nor imagined rollouts end", tier="B") for id, name in names.items()]
+    T = alive.shape[-1]
+    gap = dreamt.sum(-1).mean(1) - alive.sum(-1).mean(1)
+    time = np.concatenate([alive.sum(-1).ravel(), dreamt.sum(-1).ravel()])
+    group = np.repeat([False, True], [alive[..., 0].size, dreamt[..., 0].size])
+    rows = np.concatenate([np.repeat(cluster, alive.shape[1]), np.repeat(cluster, dreamt.shape[1])])
+    z, p = intervals.log_rank(time, time < T, group, rows)
+    n = len(np.unique(cluster))
+    return [
+        mean("M5.survival_gap", names["M5.survival_gap"], gap, cluster, "steps", "zero", tier="B", ceiling=0.0),
+        number("M5.log_rank_p", names["M5.log_rank_p"], p, None, n, len(time), direction="none", tier="B",
+               reason=f"z = {z:+.2f}, positive where dreams end sooner"),
+    ]  # fmt: skip
+
+
+def survival_curves(rollouts: Rollouts) -> dict[str, np.ndarray]:
+    """{"real", "model"}: Kaplan-Meier survival (T,), before any step and after each but the last, whose end is not seen."""
+    T = rollouts.alive_real.shape[-1]
+    times = {"real": rollouts.alive_real.sum(-1).ravel(), "model": rollouts.alive_model.sum(-1).ravel()}
+    return {name: intervals.kaplan_meier(time, time < T, T - 1) for name, time in times.items()}
+
+
+def _error(
+    id: str, name: str, told: np.ndarray, true: np.ndarray, weight: np.ndarray, cluster: np.ndarray, unit: str
+) -> Metric:
+    centre = (weight * true).sum(1).mean()
+    floor = float((weight * np.abs(true - centre)).sum(1).mean())
+    return mean(id, name, (weight * np.abs(told - true)).sum(1), cluster, unit, tier="B", floor=floor, ceiling=0.0)

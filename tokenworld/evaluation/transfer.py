@@ -45,8 +45,9 @@ def causal_gap(branches: Branches, other: Branches | None = None) -> list[Metric
             absences["M8.do_gap_supported"] = "it is not known how often training data hold a state and action"
         else:
             found["M8.do_gap_supported"] = _supported(branches, cells, common)
-    if other is None:
-        absences |= dict.fromkeys(("M8.kl_other", "M8.transfer_gap"), "there are no states of another agent")
+    if other is None or other.behaviour is None:
+        why = "there are no states of another agent" if other is None else "the other agent's policy is not known"
+        absences |= dict.fromkeys(("M8.kl_other", "M8.transfer_gap"), why)
     else:
         theirs = (branch_fidelity.weights(other) * branch_fidelity.kl(other)).sum(1)
         found["M8.kl_other"] = mean("M8.kl_other", NAMES["M8.kl_other"], theirs, other.cluster, **common, ceiling=0.0)
