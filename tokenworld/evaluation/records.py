@@ -158,6 +158,7 @@ class Undos:
     mass: Array  # (N,): the model's probability of leaving the absorbing predicate in one step
     auc_real: float | None = None  # of one precedence classifier, on real pairs
     auc_model: float | None = None  # on imagined pairs
+    auc_gap_ci: tuple[float, float] | None = None  # interval of their difference
 
 
 @dataclass(frozen=True)
