@@ -88,15 +88,16 @@ def reliability_chart(bins: dict, title: str, what: str, floor: float | None = N
 
 def drift_chart(curves: dict, horizon: float | None) -> str:
     t = np.arange(1, len(curves["model"]) + 1)
-    top = float(max(curves["copy"].max(), curves["high"].max())) * 1.1 or 1.0
+    top = float(max(curves["copy"].max(), curves["high"].max())) * 1.35 or 1.0  # room for the words
     axes = Axes((1, len(t)), (0, top), "dreamt steps", "energy score")
     axes.curve(t, curves["copy"], ORANGE, dash="6 3")
     axes.curve(t, curves["copy"] / 2, GREY, dash="2 3")
     axes.band(t, curves["low"], curves["high"], BLUE)
     axes.curve(t, curves["model"], BLUE)
-    axes.label(len(t), curves["copy"][-1] + top * 0.02, "a frame that stands still", ORANGE)
-    axes.label(len(t), curves["copy"][-1] / 2 + top * 0.02, "half of it", INK)
-    axes.label(len(t), curves["model"][-1] + top * 0.02, "the dream", BLUE)
+    middle = len(t) // 2
+    axes.label(1.2, top * 0.95, "- - a frame that stands still", ORANGE, "start")
+    axes.label(1.2, top * 0.88, "··· half of it", INK, "start")
+    axes.label(t[middle], curves["high"][middle] + top * 0.03, "the dream", BLUE)
     if horizon is not None and 1 <= horizon <= len(t):
         axes.drawn.append(line([(axes.px(horizon), axes.py(0)), (axes.px(horizon), axes.py(top))], INK, 1))
     ends = f"the dream ends at {curves['model'][-1]:.3g}, the standing frame at {curves['copy'][-1]:.3g}"
@@ -117,7 +118,7 @@ def heat_map(values: np.ndarray, title: str, unit: str) -> str:
                          f'stroke="#ddd"/>')  # fmt: skip
             if size >= 34:
                 colour = "#fff" if share > 0.6 else INK
-                cells.append(text(j * size + size / 2, i * size + size / 2 + 4, _short(values[i, j]), "middle", colour, 11))
+                cells.append(text(j * size + size / 2, i * size + size / 2 + 4, _cell(float(values[i, j])), "middle", colour, 11))
     words = f"{h} by {w} positions, from {values.min():.3g} to {values.max():.3g} {unit}"
     return svg(title, words, cells, w * size + 2, h * size + 2)
 
@@ -149,6 +150,10 @@ def ladder(rows: Sequence[tuple[str, float | None, tuple[float, float] | None, s
         drawn.append(text(x(0), y + 10, f"{name}: {skill:.2f}"))
     told = "; ".join(f"{name} {'not measured' if skill is None else format(skill, '.2f')}" for name, skill, _, _ in rows)
     return svg("Skill between floor and ceiling", told, drawn, wide, height)
+
+
+def _cell(value: float) -> str:
+    return "<.01" if abs(value) < 0.01 else f"{value:.2g}"
 
 
 def _short(value: float) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from tokenworld.evaluation.records import Metric
 
 OVER = 0.05  # bits of a frame that a calibration gap must exceed
-CALIBRATED = 0.05  # share of the announced surprise, within which a model counts as calibrated
+HEED = 0.1  # bits of a frame: who saves less by knowing the action ignores it
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ RULES = (
          lambda m: f"overconfident ({m.value:+.2f} bits a frame)"),
     Rule("UNDERCONFIDENT", "warning", "M2.dcal", lambda low, high: high < -OVER, lambda low, high: low > -OVER,
          lambda m: f"underconfident ({m.value:+.2f} bits a frame)"),
-    Rule("ACTION_BLIND", "fault", "M6.shuffled", lambda low, high: high < 0.02, lambda low, high: low > 0.02,
-         lambda m: "ignores its actions" if m.value > -0.02 else f"misled by its actions ({m.value:+.2f} bits a frame)"),
+    Rule("ACTION_BLIND", "fault", "M6.shuffled", lambda low, high: high < HEED, lambda low, high: low > HEED,
+         lambda m: "ignores its actions" if m.value > -HEED else f"misled by its actions ({m.value:+.2f} bits a frame)"),
     Rule("MISSES_REWARDS", "fault", "M5.reward_recall", lambda low, high: high < 0.5, lambda low, high: low > 0.5,
          lambda m: f"misses {1 - m.value:.0%} of the reward events"),
     Rule("INVENTS_REWARDS", "fault", "M5.reward_precision", lambda low, high: high < 0.5, lambda low, high: low > 0.5,
@@ -81,7 +81,7 @@ def verdict(metrics: list[Metric], found: list[dict[str, Any]]) -> str:
         beyond = "more than " if "longer" in reach.reason else ""
         parts.append(f"trust rollouts to {beyond}{reach.value:.0f} steps")
     saved = by_id.get("M6.shuffled")
-    if saved is not None and saved.value is not None and saved.ci[0] > 0.02:
+    if saved is not None and saved.value is not None and saved.ci[0] > HEED:
         parts.append(f"knowing the action saves {saved.value:.2f} bits a frame")
     if open_:
         parts.append(f"not established: {', '.join(code.lower().replace('_', ' ') for code in open_)}")

@@ -51,7 +51,8 @@ background: #f3f7fa } figure { margin: 0; max-width: 420px; flex: 1 1 320px } fi
 border-collapse: collapse; width: 100%; font-size: .9rem } th, td { text-align: left; vertical-align: top; padding: .35em .6em
 .35em 0; border-bottom: 1px solid #eee } td.n { white-space: nowrap; font-variant-numeric: tabular-nums } .off { color: #666 }
 small { color: #555 } @media print { body { font-size: 11pt } h2 { break-after: avoid } figure, tr { break-inside: avoid } }
-@media (max-width: 600px) { th:nth-child(4), td:nth-child(4) { display: none } }
+@media (max-width: 600px) { table, tbody, tr, td { display: block } th { display: none } td { border: 0; padding: .1em 0 }
+tr { border-bottom: 1px solid #eee; padding: .5em 0 } }
 """
 
 
@@ -131,8 +132,8 @@ def _table(metrics: list[Metric]) -> str:
         note = f" {metric.reason[:1].upper()}{metric.reason[1:]}." if metric.reason else ""
         anchors = [f"{word} {_number(value)}" for word, value in (("floor", metric.floor), ("ceiling", metric.ceiling))
                    if value is not None]  # fmt: skip
-        value = "not measured" if metric.value is None else f"{_number(metric.value)} {metric.unit}"
-        interval = "" if metric.ci is None else f"{_number(metric.ci[0])} to {_number(metric.ci[1])}"
+        value = "not measured" if metric.value is None else _with_unit(metric.value, metric.unit)
+        interval = "" if metric.ci is None else " to ".join(_with_unit(end, metric.unit, bare=True) for end in metric.ci)
         label = " (experimental)" if metric.experimental else ""
         rows.append(
             f"<tr{' class=off' if metric.value is None else ''}><td>{escape(metric.name)}{label}<br><small>{escape(metric.id)},"
@@ -154,5 +155,13 @@ def _words(value: Any) -> str:
     return ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else str(value)
 
 
+def _with_unit(value: float, unit: str, bare: bool = False) -> str:
+    if unit == "share":
+        return f"{value:.1%}"
+    return f"{_number(value)} {unit}".strip() if unit and not bare else _number(value)
+
+
 def _number(value: float) -> str:
+    if value and abs(value) < 0.001:
+        return f"{value:.0e}"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
