@@ -17,9 +17,7 @@ from tokenworld.building import built, device_of, env_of, meta_of, new_run, open
 from tokenworld.data.collect import Collector, random_act
 from tokenworld.data.episodes import EpisodeWriter, describe
 from tokenworld.evaluation import summary
-from tokenworld.evaluation.evaluate import held_out_of, tier_a
-from tokenworld.evaluation.findings import findings, verdict
-from tokenworld.evaluation.report import Report, provenance, write
+from tokenworld.evaluation.report import Report, write
 from tokenworld.interfaces import UserError
 from tokenworld.log import Log
 from tokenworld.run import Run
@@ -127,31 +125,18 @@ def score(out: str, keys: dict) -> dict[str, Any]:
 
 def evaluate(out: str, keys: dict) -> Report:
     """Measure a run's world model on held-out episodes: report.json, states.npz, report.html and one line."""
-    run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "data"})
+    run, _, _ = opened(out, {key: value for key, value in keys.items() if key != "data"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to evaluate: expected a run of `train` or `train dynamics`")
     folder = Path(keys.get("out", Path(out) / "evaluation"))
     if folder.exists() and any(folder.iterdir()) and not (folder / "report.json").is_file():
         raise UserError(f"{folder} holds something else than a report, nothing is overwritten: choose another out=DIR")
-    held_out = held_out_of(keys["data"], run.meta) if "data" in keys else run.held_out
-    counts = summary.code_counts(run) if run.replay.steps else None
     minutes, frames, seed = keys.get("budget", 3), keys.get("frames", 2000), keys.get("seed", 0)
-    metrics, pictures = tier_a(
-        run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=60 * minutes, seed=seed
-    )
-    data = {"folder": str(keys.get("data", out)), "episodes": held_out.episodes, "steps": held_out.steps}
-    found = findings(metrics)
-    report = Report(
-        metrics=metrics,
-        findings=found,
-        verdict=verdict(metrics, found),
-        provenance=provenance(run, cfg, Path(out)) | {"data": data, "seed": seed, "frames": frames},
-        capabilities={"A": "held-out episodes", "B": None, "C": None},
-        pictures=pictures,
-    )
+    report = summary.assess(run, frames=frames, budget=60 * minutes, seed=seed, data=keys.get("data"))
     write(report, folder)
     print(report.verdict)
-    run.log.say(f"{sum(m.value is not None for m in metrics)} of {len(metrics)} numbers measured: {folder}/report.html")
+    measured = sum(metric.value is not None for metric in report.metrics)
+    run.log.say(f"{measured} of {len(report.metrics)} numbers measured: {folder}/report.html")
     return report
 
 

@@ -19,6 +19,8 @@ import torch
 from tokenworld import distributed
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode
+from tokenworld.evaluation import summary
+from tokenworld.evaluation.report import write
 from tokenworld.evaluation.summary import measure_dynamics, score, tokenizer_metrics
 from tokenworld.evaluation.tokens import codebook_usage, perplexity
 from tokenworld.imagination import Actor, Trajectory, imagine
@@ -27,6 +29,7 @@ from tokenworld.nn import total_loss
 from tokenworld.run import Run
 from tokenworld.world_model import WorldModel
 
+ASSESSED = 0.1  # share of a training's time that the evaluation of its world model may take
 PHASES = ("collect", "tokenizer", "dynamics", "policy", "evaluate")
 
 
@@ -34,7 +37,7 @@ def check_settings(phases: dict[str, dict[str, Any]]) -> None:
     """Refuse numbers that no phase can work with, before anything is created: UserError."""
     least = dict(updates=1, batch=1, window=1, length=2, horizon=1, burn_in=1, every=1, episodes=1, final_episodes=1, envs=1)
     least |= dict(epochs=1, checkpoint_every=1, accumulate=1, steps=1, first_steps=1, cut=1)
-    least |= dict(start=0, stop=0, warmup=0, held_out=0)
+    least |= dict(start=0, stop=0, warmup=0, held_out=0, frames=0)
     for phase, settings in phases.items():
         for key, value in settings.items():
             if isinstance(value, (str, dict, list, bool, type(None))):
@@ -408,11 +411,13 @@ def evaluate(
     envs: int = 16,
     env: dict | None = None,
     kmeans: bool = False,
+    frames: int = 200,
 ) -> None:
     """The policy's return in the real environment every so many epochs, and everything there is to measure in the last.
 
     `env`: what differs from the training environment, e.g. {"life_loss_ends": False}. `kmeans`: measure a plain k-means
-    dictionary of patches beside a patch tokenizer, on the same frames.
+    dictionary of patches beside a patch tokenizer, on the same frames. `frames`: held-out frames that the world model is
+    evaluated on each time, five times as many in the end; within a tenth of the time that the training has taken; 0: never.
     """
     if distributed.rank() > 0:
         return distributed.wait()  # the first rank measures
@@ -424,6 +429,8 @@ def evaluate(
         run.results["eval"] = result
         run.curve.append([run.count["env_steps"], result["return_mean"]])
         report(run, "eval", ("return_mean",), env_steps=run.count["env_steps"], **result)
+    if frames and ((run.epoch + 1) % every == 0 or last):
+        assess(run, last, 5 * frames if last else frames)
     if last:
         if not run.held_out.rows:
             run.log.say("no episode was held out, so tokenizer and dynamics are not measured: collect more, or lower held_out")
@@ -436,6 +443,22 @@ def evaluate(
             run.results["dynamics"] = measure_dynamics(run)
             report(run, "dynamics_eval", ("bits_per_frame",), **run.results["dynamics"])
     distributed.wait()
+
+
+def assess(run: Run, last: bool, frames: int) -> None:
+    """The world model's quality without a policy: a line of metrics, and in the end a report."""
+    if run.sharded or not run.count["dynamics"] or not run.held_out.steps:
+        return
+    began = time.monotonic()
+    budget = ASSESSED * run.log.wall - run.seconds.get("assess", 0.0)
+    if budget < 1 and not last:
+        return
+    found = summary.assess(run, frames=frames, budget=max(1.0, budget))
+    report(run, "quality", (), **{metric.id: metric.value for metric in found.metrics})
+    if last:
+        write(found, run.out / "evaluation")
+        run.log.say(found.verdict)
+    run.seconds["assess"] = run.seconds.get("assess", 0.0) + time.monotonic() - began
 
 
 def report(run: Run, phase: str, shown: tuple[str, ...] = (), **numbers: Any) -> None:

@@ -118,7 +118,8 @@ def heat_map(values: np.ndarray, title: str, unit: str) -> str:
                          f'stroke="#ddd"/>')  # fmt: skip
             if size >= 34:
                 colour = "#fff" if share > 0.6 else INK
-                cells.append(text(j * size + size / 2, i * size + size / 2 + 4, _cell(float(values[i, j])), "middle", colour, 11))
+                x, y = j * size + size / 2, i * size + size / 2 + 4
+                cells.append(text(x, y, _cell(float(values[i, j])), "middle", colour, 11))
     words = f"{h} by {w} positions, from {values.min():.3g} to {values.max():.3g} {unit}"
     return svg(title, words, cells, w * size + 2, h * size + 2)
 

@@ -27,7 +27,8 @@ def score_held_out(
 ) -> Scored:
     """Windows of consecutive held-out rows, steps (B, T) with codes (B, T, K) and their episodes (B, T) -> `Scored`.
 
-    The first context - 1 steps of a window are only read. Stops between steps when time.monotonic() passes `deadline`.
+    The first context - 1 steps of a window are only read. Once something is scored it stops, between
+    steps, when time.monotonic() passes `deadline`.
     """
     device = codes.indices.device
     generator = torch.Generator(device).manual_seed(seed)
@@ -41,7 +42,7 @@ def score_held_out(
         action, following, first = steps.action[:, t], Codes(codes.indices[:, t + 1 : t + 2]), steps.first[:, t + 1]
         begun = begun | steps.first[:, t]
         real = steps.acted[:, t] & steps.valid[:, t + 1] & (begun | (t >= warm))
-        if time.monotonic() > deadline:
+        if rows and time.monotonic() > deadline:
             break
         found: dict[str, Tensor] = {}
         if real.any():

@@ -121,14 +121,14 @@ def _wrong(report: Any) -> str:
     return ""
 
 
-def provenance(run, config: dict, out: Path) -> dict[str, Any]:
+def provenance(run) -> dict[str, Any]:
     """Where the numbers come from; `run` as in `tokenworld.run`."""
     parts = {"tokenizer": run.world_model.tokenizer, "dynamics": run.world_model.dynamics_modules()}
     return {
-        "run": str(out),
+        "run": str(run.out),
         "env_id": run.meta["env_id"],
         "preprocessing": run.meta["preprocessing"],
-        "recipe": config.get("recipe") or run.config.get("recipe"),
+        "recipe": run.config.get("recipe"),
         "updates": {name: run.count[name] for name in parts},
         "weights": {name: fingerprint(module) for name, module in parts.items()},
         "temperature": 1.0,

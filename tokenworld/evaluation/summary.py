@@ -17,6 +17,9 @@ from tokenworld.data.collect import random_act
 from tokenworld.data.replay import Replay
 from tokenworld.evaluation import codelength
 from tokenworld.evaluation.dynamics import dynamics_metrics
+from tokenworld.evaluation.evaluate import held_out_of, tier_a
+from tokenworld.evaluation.findings import findings, verdict
+from tokenworld.evaluation.report import Report, provenance
 from tokenworld.evaluation.returns import episode_returns, mean_ci95
 from tokenworld.evaluation.tokens import codebook_usage, events, kmeans_baseline, perplexity, psnr
 from tokenworld.imagination import Actor
@@ -85,7 +88,7 @@ def fidelity(frames: torch.Tensor, decoded: torch.Tensor, first: torch.Tensor) -
 
 
 @torch.no_grad()
-def measure_dynamics(run, limit: int = 8192, windows: int = 64) -> dict[str, float | None]:
+def measure_dynamics(run, limit: int = 4096, windows: int = 64) -> dict[str, float | None]:
     """Code lengths and heads on held-out episodes, beside baselines fitted on the training codes."""
     counts = code_counts(run)
     length = max(2, math.ceil(min(limit, run.held_out.rows) / windows))
@@ -99,6 +102,28 @@ def code_counts(run) -> codelength.CodeCounts:
     rows = np.arange(run.replay.rows)[None]
     train, first = run.codes(run.replay, rows).indices[0].cpu(), run.replay.gather(rows, frames=False).first[0]
     return codelength.fit(train, first, run.world_model.shapes.vocab_size)
+
+
+def assess(run, *, frames: int, budget: float, seed: int = 0, data: str | None = None) -> Report:
+    """The evaluation of a run's world model on its held-out episodes, or on those of the folder `data` (tier A).
+
+    frames: about so many held-out frames · budget: seconds. Raises UserError where there is nothing to measure on.
+    """
+    held_out = run.held_out if data is None else held_out_of(data, run.meta)
+    counts = code_counts(run) if run.replay.steps else None
+    metrics, pictures = tier_a(
+        run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=budget, seed=seed
+    )
+    source = {"folder": str(data or run.out), "episodes": held_out.episodes, "steps": held_out.steps}
+    found = findings(metrics)
+    return Report(
+        metrics=metrics,
+        findings=found,
+        verdict=verdict(metrics, found),
+        provenance=provenance(run) | {"data": source, "seed": seed, "frames": frames},
+        capabilities={"A": "held-out episodes", "B": None, "C": None},
+        pictures=pictures,
+    )
 
 
 def summary(run, config: dict) -> dict[str, Any]:
