@@ -25,7 +25,8 @@ def share(
     `none`; `more`: further fields of `Metric`."""
     value, ci, clusters = intervals.ratio(numerator, denominator, cluster, method=method)
     if not math.isfinite(value):
-        return absent(id, name, none or "there is nothing to measure it on", unit=unit, direction=direction, **more)
+        more["reason"] = none or "there is nothing to measure it on"
+        return absent(id, name, unit=unit, direction=direction, **more)
     samples = len(numerator) if samples is None else samples
     return number(id, name, value, ci, clusters, samples, unit=unit, direction=direction, **more)
 
