@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tokenworld import cli
-from tokenworld.evaluation import calibration, drift, effects, intervals, outcomes, probe, report
+from tokenworld.evaluation import calibration, drift, effects, intervals, outcomes, paired, probe, report
 from tokenworld.evaluation.findings import RULES, findings, verdict
 from tokenworld.evaluation.records import Drift, Metric, Scored
 from tokenworld.interfaces import Codes, UserError
@@ -274,7 +274,56 @@ def test_evaluate_a_run_without_a_network(tmp_path, monkeypatch, capsys):
     assert found["M1.bits"]["value"] > 0 and found["M6.shuffled"]["value"] is not None and len(rows["M1.bits"]) > 50
     assert told["provenance"]["data"]["steps"] > 0 and told["capabilities"]["B"] is None
     assert cli.main(["evaluate", str(tmp_path / "run"), "frames=200", f"data={tmp_path / 'run' / 'replay'}"]) == 0
+    run = str(tmp_path / "run")
+    assert cli.main(["evaluate", run, "frames=200", f"out={tmp_path / 'again'}", "seed=1"]) == 0
+    capsys.readouterr()
+    assert cli.main(["compare", f"{run}/evaluation", str(tmp_path / "again")]) == 0
+    assert "shared states" in capsys.readouterr().out
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     assert cli.main(["evaluate", str(tmp_path / "run"), f"out={tmp_path / 'full'}"]) == 2
     assert "nothing is overwritten" in capsys.readouterr().err
+
+
+# ----------------------------------------------------------------------------------------------------------- comparison
+
+
+def written(folder, shift=0.0, states=range(400), env="Game", tokenizer="t", recall=(0.5, (0.4, 0.6))):
+    """A report whose bits are hard states' plus a shift."""
+    states = np.array(list(states))
+    hard, own = np.random.default_rng(0).normal(10, 5, 1000), np.random.default_rng(int(10 * shift) + 20).normal(0, 0.1, 1000)
+    bits = (hard + own)[states] + shift
+    metrics = [
+        metric("M1.bits", bits.mean(), (9.0, 11.0), values=bits, clusters=states // 10),
+        metric("M5.reward_recall", *recall, direction="higher"),
+    ]  # fmt: skip
+    report.write(
+        made(metrics=metrics, findings=[], state=states.astype(np.uint64),
+             provenance={"env_id": env, "weights": {"tokenizer": tokenizer, "dynamics": "d"}}), folder)  # fmt: skip
+    return folder
+
+
+def test_shared_states_show_what_intervals_cannot(tmp_path):
+    a = written(tmp_path / "a")
+    for shift, said, code in ((0.5, "worse", 1), (-0.5, "better", 0), (0.0, "no difference shown", 0)):
+        b = written(tmp_path / f"b{shift}", shift, states=range(100, 500))
+        rows, remarks = paired.compare(a, b)
+        row = {row.metric: row for row in rows}["M1.bits"]
+        assert row.verdict == said and remarks == ["300 shared states"]
+        assert row.difference == pytest.approx(shift, abs=0.05) and row.ci[1] - row.ci[0] < 0.1
+        assert paired.exit_code(rows) == code == cli.main(["compare", str(a), str(b)])
+        assert paired.exit_code(rows, ["M5.reward_recall"]) == 0
+
+
+def test_what_is_not_shared_is_compared_by_intervals_and_said(tmp_path, capsys):
+    a, b = written(tmp_path / "a"), written(tmp_path / "b", 0.5, range(500, 900), recall=(0.8, (0.7, 0.9)))
+    rows, remarks = paired.compare(a, b)
+    found = {row.metric: row for row in rows}
+    assert found["M1.bits"].note == found["M5.reward_recall"].note == "unpaired" and "no shared state" in remarks[0]
+    assert found["M1.bits"].verdict == "no difference shown" and found["M5.reward_recall"].verdict == "better"
+    rows, remarks = paired.compare(a, written(tmp_path / "c", tokenizer="other"))
+    assert [row.metric for row in rows] == ["M5.reward_recall"] and "not comparable" in remarks[0]
+    assert cli.main(["compare", str(a), str(written(tmp_path / "d", env="Other"))]) == 2
+    assert "two models of one game" in capsys.readouterr().err
+    assert cli.main(["compare", str(a), str(b), "metrics=M9.x"]) == 2 and "not compared here" in capsys.readouterr().err
+    assert cli.main(["compare", str(a)]) == 2

@@ -41,8 +41,8 @@ def learnt(tmp_path_factory):
         ("shuffled", 16, "base/replay", ["train.dynamics.shuffle_actions=true"]), ("endless", 16, "endless", []),
     ):  # fmt: skip
         runs[name] = folder / f"run_{name}"
-        words = [f"load.tokenizer={folder / 'base'}", f"data={folder / data}", f"out={runs[name]}", f"train.loop.epochs={epochs}"]
-        assert cli.main(["train", "dynamics", "device=cpu", *words, *more]) == 0
+        words = ["device=cpu", f"load.tokenizer={folder / 'base'}", f"data={folder / data}", f"out={runs[name]}"]
+        assert cli.main(["train", "dynamics", *words, f"train.loop.epochs={epochs}", *more]) == 0
     yield runs
     shutil.rmtree(folder)
 

@@ -15,6 +15,7 @@ usage: tokenworld COMMAND [key=value ...]
   collect    play a game and write the episodes to a folder
   data       look at a folder of episodes
   evaluate   how good a world model is, measured without reinforcement learning: a verdict, numbers, a page
+  compare    two evaluations, state by state, with an exit code
   score      the return of a trained policy in the real environment
   dream      a picture of real, reconstructed and imagined frames side by side
   bench      how fast a recipe runs here, beside what this machine can do at best
@@ -122,6 +123,17 @@ examples
   frames=2000        held-out frames to measure on
   budget=3           minutes; what does not fit is reported as skipped
   --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
+    "compare": """tokenworld compare A B [metrics=ID,ID]
+
+Compares two folders that `tokenworld evaluate` wrote, B against A. Where both measured the same states the difference is
+taken state by state, with a 95 % interval over episodes; elsewhere the two intervals are compared. Models with different
+tokenizers are compared in what does not depend on their codes.
+
+Exit code 0: B is nowhere shown to be worse; 1: it is, in one of metrics= (default: all); 2: they cannot be compared.
+
+examples
+  tokenworld compare old/evaluation new/evaluation
+  tokenworld compare old/evaluation new/evaluation metrics=M1.bits,M5.hazard_loss""",
     "dream": """tokenworld dream RUN [out=dream.gif] [steps=N] [seed=0] [data=DIR] [device=auto]
 
 Real, reconstructed and imagined frames side by side, from the same start and with the same actions.
@@ -222,6 +234,8 @@ def parse(words: list[str]):
                      f"expected one of {', '.join(COMMAND_HELP)}")
     if command == "data":
         return _parse_data(rest)
+    if command == "compare":
+        return _parse_compare(rest)
     if command in RUN_KEYS:
         return _parse_run(command, rest)
     if command == "show":
@@ -309,6 +323,15 @@ def _parse_data(words: list[str]):
                      f"write tokenworld data info data/breakout")
 
     return lambda: _commands().data_info(words[1])
+
+
+def _parse_compare(words: list[str]):
+    folders = [word for word in words if "=" not in word]
+    chosen = [word.partition("=")[2].split(",") for word in words if word.startswith("metrics=")]
+    if len(folders) != 2 or len(chosen) + 2 != len(words):
+        raise _fault(f"compare takes two folders of reports and metrics=, got {' '.join(words) or 'nothing'}: "
+                     f"write tokenworld compare runs/A/evaluation runs/B/evaluation")
+    return lambda: _commands().compare(*folders, chosen[0] if chosen else None)
 
 
 def _parse_bench(words: list[str]):

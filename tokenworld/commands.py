@@ -16,7 +16,7 @@ from tokenworld import train as training
 from tokenworld.building import built, device_of, env_of, meta_of, new_run, opened, resumed, with_loaded_sections
 from tokenworld.data.collect import Collector, random_act
 from tokenworld.data.episodes import EpisodeWriter, describe
-from tokenworld.evaluation import summary
+from tokenworld.evaluation import paired, summary
 from tokenworld.evaluation.report import Report, write
 from tokenworld.interfaces import UserError
 from tokenworld.log import Log
@@ -138,6 +138,14 @@ def evaluate(out: str, keys: dict) -> Report:
     measured = sum(metric.value is not None for metric in report.metrics)
     run.log.say(f"{measured} of {len(report.metrics)} numbers measured: {folder}/report.html")
     return report
+
+
+def compare(a: str, b: str, metrics: list[str] | None) -> int:
+    """Two evaluations beside each other; the exit code."""
+    rows, remarks = paired.compare(Path(a), Path(b))
+    code = paired.exit_code(rows, metrics)
+    print(paired.table(rows, remarks))
+    return code
 
 
 def dream(out: str, keys: dict) -> Path:

@@ -5,6 +5,7 @@ Nothing falls back silently: what could not be measured is in the report with th
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from tokenworld.evaluation.drift import curves, horizon
 from tokenworld.evaluation.effects import action_sensitivity
 from tokenworld.evaluation.fidelity import tokenizer_ceiling
 from tokenworld.evaluation.records import Metric
-from tokenworld.interfaces import Codes, UserError
+from tokenworld.interfaces import Codes, Steps, UserError
 from tokenworld.world_model import WorldModel
 
 SHORTEST = 32  # steps of a window, at least, if there are as many
@@ -38,8 +39,9 @@ def tier_a(
     frames: int = 2000,
     budget: float = 180.0,
     seed: int = 0,
-) -> tuple[list[Metric], dict[str, Any]]:
-    """Metrics M0 to M6 on about `frames` held-out frames, and the arrays that pictures need. `counts` are of training codes.
+) -> tuple[list[Metric], dict[str, Any], np.ndarray]:
+    """Metrics M0 to M6 on about `frames` held-out frames, the arrays that pictures need, and the states (N,) that metrics
+    have values of. `counts` are of training codes.
 
     Ends within `budget` seconds, give or take one step of all windows. Raises UserError where nothing was held out.
     """
@@ -48,16 +50,17 @@ def tier_a(
         raise UserError("there is no held-out step to measure on: add data=DIR, a folder that `tokenworld collect` wrote")
     world_model.eval()
     device = next(iter(world_model.dynamics_modules().parameters())).device
-    first = held_out.gather(np.arange(held_out.rows)[None], frames=False).first[0].numpy()
-    episode = np.cumsum(first)
+    everything = held_out.gather(np.arange(held_out.rows)[None], frames=False)[0]
+    first = everything.first.numpy()
+    episode, name = np.cumsum(first), fingerprint(everything)
     pictures: dict[str, Any] = {}
     metrics = _timed(lambda: _tokenizer(world_model, held_out, codes_of, episode, frames))
 
     rows = _windows(held_out.rows, frames, world_model.backbone.context)
     steps = held_out.gather(rows, frames=False).to(device)
     scored = probe.score_held_out(
-        world_model, steps, codes_of(rows), episode[rows], deadline=began + SHARE * budget, seed=seed
-    )  # fmt: skip
+        world_model, steps, codes_of(rows), episode[rows], name + rows, deadline=began + SHARE * budget, seed=seed
+    )
     simple = {}
     if counts is not None:
         previous, current = torch.from_numpy(scored.previous), torch.from_numpy(scored.codes)
@@ -79,14 +82,22 @@ def tier_a(
     if time.monotonic() - began > SHARE * budget:
         reason = f"the budget of {budget:.0f} s was used up before: give more, or measure fewer frames"
         metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="skipped", reason=reason))
-        return metrics, pictures
+        return metrics, pictures, scored.state
     found = _drift(world_model, held_out, codes_of, first, episode, device, seed)
     if isinstance(found, str):
         metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="not_applicable", reason=found))
     else:
         metrics += _timed(lambda: horizon(found))
         pictures["drift"] = curves(found)
-    return metrics, pictures
+    return metrics, pictures, scored.state
+
+
+def fingerprint(steps: Steps) -> int:
+    """A number for a series of steps, from what was done and what came of it; leaves room for counting the rows."""
+    digest = hashlib.sha256()
+    for x in (steps.action, steps.reward, steps.terminated, steps.first):
+        digest.update(x.numpy().tobytes())
+    return int.from_bytes(digest.digest()[:5], "big") << 22
 
 
 def held_out_of(data: str, meta: dict) -> Replay:

@@ -23,9 +23,15 @@ FORKS = 512  # rows of a step under other actions, at once
 
 @torch.no_grad()
 def score_held_out(
-    world_model: WorldModel, steps: Steps, codes: Codes, episode: np.ndarray, deadline: float = math.inf, seed: int = 0
+    world_model: WorldModel,
+    steps: Steps,
+    codes: Codes,
+    episode: np.ndarray,
+    state_of: np.ndarray | None = None,
+    deadline: float = math.inf,
+    seed: int = 0,
 ) -> Scored:
-    """Windows of consecutive held-out rows, steps (B, T) with codes (B, T, K) and their episodes (B, T) -> `Scored`.
+    """Windows of consecutive held-out rows, steps (B, T) with codes (B, T, K), their episodes and states (B, T) -> `Scored`.
 
     The first context - 1 steps of a window are only read. Once something is scored it stops, between
     steps, when time.monotonic() passes `deadline`.
@@ -70,6 +76,8 @@ def score_held_out(
             "cluster": torch.from_numpy(episode[:, t]),
             "step": torch.from_numpy(at[:, t]),
         }
+        if state_of is not None:
+            found["state"] = torch.from_numpy(state_of[:, t].astype(np.int64))
         for name, x in found.items():
             rows.setdefault(name, []).append(x[real].cpu() if len(x) == B else x.cpu())
     return Scored(**{name: _array(torch.cat(parts)) for name, parts in rows.items()})

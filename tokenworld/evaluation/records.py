@@ -70,6 +70,7 @@ class Scored:
     bits_by_action: Array | None = None  # (N, A): bits of the whole frame had each action been taken
     behaviour: Array | None = None  # (N, A): probability that the behaviour policy gave each action, if known
     step: Array | None = None  # (N,) int: the step of the row in its episode
+    state: Array | None = None  # (N,) uint64: which state it is, alike in every evaluation on the same data
     reward_probability: Array | None = None  # (N, 3): predicted probability of a negative, of no and of a positive reward
 
 

@@ -10,7 +10,8 @@ report.json, schema 1:
                   reason, experimental, seconds}]; value is null unless status is ok or underpowered
     findings      [{code, severity, evidence, text, established}]; established is true, false (excluded) or null (open)
 
-states.npz holds for each metric with values of its own per row "<id>" (N,) and "<id>/cluster" (N,), in the order measured.
+states.npz holds "state" (N,), a number for each state that was measured, the same in every evaluation on the same data, and
+for each metric with a value per state "<id>" (N,) and "<id>/cluster" (N,).
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Report:
     provenance: dict[str, Any]
     capabilities: dict[str, str | None]
     pictures: dict[str, Any] = field(default_factory=dict)
+    state: np.ndarray | None = None  # (N,) uint64, of the rows that metrics have values of
 
 
 def write(report: Report, folder: Path) -> None:
@@ -76,7 +78,7 @@ def _plain(metric: Metric) -> dict[str, Any]:
 
 
 def states(report: Report) -> dict[str, np.ndarray]:
-    found = {}
+    found = {} if report.state is None else {"state": report.state}
     for metric in report.metrics:
         if metric.values is not None and metric.clusters is not None:
             found |= {metric.id: np.asarray(metric.values, float), f"{metric.id}/cluster": np.asarray(metric.clusters)}

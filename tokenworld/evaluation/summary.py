@@ -111,7 +111,7 @@ def assess(run, *, frames: int, budget: float, seed: int = 0, data: str | None =
     """
     held_out = run.held_out if data is None else held_out_of(data, run.meta)
     counts = code_counts(run) if run.replay.steps else None
-    metrics, pictures = tier_a(
+    metrics, pictures, state = tier_a(
         run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=budget, seed=seed
     )
     source = {"folder": str(data or run.out), "episodes": held_out.episodes, "steps": held_out.steps}
@@ -123,6 +123,7 @@ def assess(run, *, frames: int, budget: float, seed: int = 0, data: str | None =
         provenance=provenance(run) | {"data": source, "seed": seed, "frames": frames},
         capabilities={"A": "held-out episodes", "B": None, "C": None},
         pictures=pictures,
+        state=state,
     )
 
 
