@@ -1,4 +1,4 @@
-"""The evaluation of a world model on held-out experience (tier A): records are filled, metrics read them, findings are drawn.
+"""The evaluation of a world model: records are filled, metrics read them. Tier A needs held-out experience, tier B a simulator.
 
 Nothing falls back silently: what could not be measured is in the report with the reason.
 """
@@ -16,17 +16,21 @@ import torch
 
 from tokenworld.data.episodes import read_episodes, read_meta
 from tokenworld.data.replay import Replay
-from tokenworld.evaluation import codelength, outcomes, probe
-from tokenworld.evaluation.calibration import calibration, code_length, reliability
-from tokenworld.evaluation.drift import curves, horizon
-from tokenworld.evaluation.effects import action_sensitivity
+from tokenworld.evaluation import branch_probe, codelength, outcomes, probe
+from tokenworld.evaluation.branch_fidelity import branch_fidelity, frame_distance
+from tokenworld.evaluation.calibration import calibration, code_length, dispersion, reliability
+from tokenworld.evaluation.drift import curves, distance_curves, horizon, rollout_drift
+from tokenworld.evaluation.effects import action_sensitivity, counterfactual_effects, effect_matrices
 from tokenworld.evaluation.fidelity import tokenizer_ceiling
+from tokenworld.evaluation.outcomes import at_branches
 from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.transfer import causal_gap
 from tokenworld.interfaces import Codes, Steps, UserError
 from tokenworld.world_model import WorldModel
 
 SHORTEST = 32  # steps of a window, at least, if there are as many
 STARTS, FUTURES, HORIZON = 64, 4, 20  # dreams of the drift curve
+ROLLOUTS = 40  # branch states from which whole futures are compared
 SHARE = 0.6  # of the budget that may be gone before the dreams begin
 
 
@@ -83,13 +87,47 @@ def tier_a(
         reason = f"the budget of {budget:.0f} s was used up before: give more, or measure fewer frames"
         metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="skipped", reason=reason))
         return metrics, pictures, scored.state
-    found = _drift(world_model, held_out, codes_of, first, episode, device, seed)
+    most = min(STARTS, max(8, frames // 8))
+    found = _drift(world_model, held_out, codes_of, first, episode, most, seed)
     if isinstance(found, str):
         metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="not_applicable", reason=found))
     else:
         metrics += _timed(lambda: horizon(found))
         pictures["drift"] = curves(found)
     return metrics, pictures, scored.state
+
+
+def tier_b(
+    world_model: WorldModel, simulator, *, states: int, budget: float, seed: int = 0
+) -> tuple[list[Metric], dict[str, Any]]:
+    """Metrics at `states` branch states of a simulator (see `simulators.py`), under random play, and arrays for pictures.
+
+    Two thirds of `budget` seconds are for the branches, the rest for rollouts; what does not fit is left out, and counted.
+    """
+    began = time.monotonic()
+    world_model.eval()
+    context = min(world_model.backbone.context, 8)
+    places = branch_probe.places(simulator, states, context, began + budget / 6, seed)
+    if not places:
+        reason = f"no episode of random play is longer than the {context} frames that are read before a branch"
+        return [Metric("M3.kl", "KL divergence of the next frame", None, tier="B", status="not_applicable", reason=reason)], {}
+    branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3, seed)
+    metrics: list[Metric] = []
+    for measure in (dispersion, branch_fidelity, counterfactual_effects, causal_gap, at_branches):
+        metrics += _timed(lambda measure=measure: measure(branches))
+    pictures: dict[str, Any] = {"effects": effect_matrices(branches), "plane": _plane(metrics)}
+    spread = places[:: max(1, len(places) // ROLLOUTS)][:ROLLOUTS]
+    deadline = began + budget
+    rolled = branch_probe.rollouts(world_model, simulator, spread, steps=HORIZON, each=FUTURES * 2, deadline=deadline, seed=seed)
+    for measure in (rollout_drift, frame_distance):
+        metrics += _timed(lambda measure=measure: measure(rolled))
+    pictures["distance"] = distance_curves(rolled)
+    return metrics, pictures
+
+
+def _plane(metrics: list[Metric]) -> dict[str, float]:
+    by_id = {metric.id: metric.value for metric in metrics}
+    return {"dcal": by_id.get("M2.dcal_joint"), "dh": by_id.get("M2.dh")}
 
 
 def fingerprint(steps: Steps) -> int:
@@ -129,7 +167,7 @@ def _windows(rows: int, frames: int, context: int) -> np.ndarray:
     return starts[:, None] + np.arange(T)
 
 
-def _drift(world_model, held_out, codes_of, first, episode, device, seed):
+def _drift(world_model, held_out, codes_of, first, episode, most, seed):
     """Dreams from starts spread over the episodes that are long enough, or a sentence why there are none."""
     context = min(world_model.backbone.context, 8)
     lengths = np.diff(np.append(np.flatnonzero(first), len(first)))
@@ -139,8 +177,10 @@ def _drift(world_model, held_out, codes_of, first, episode, device, seed):
     begins = np.flatnonzero(first)[lengths >= context + T]
     spare = lengths[lengths >= context + T] - context - T
     rng = np.random.default_rng(seed)
-    starts = [b + rng.integers(s + 1) for _ in range(-(-STARTS // len(begins))) for b, s in zip(begins, spare, strict=True)]
-    rows = np.array(sorted(set(starts))[:STARTS])[:, None] + np.arange(context + T)
+    starts = [b + rng.integers(s + 1) for _ in range(-(-most // len(begins))) for b, s in zip(begins, spare, strict=True)]
+    chosen = np.sort(rng.permutation(np.unique(starts))[:most])
+    rows = chosen[:, None] + np.arange(context + T)
+    device = next(iter(world_model.dynamics_modules().parameters())).device
     steps = held_out.gather(rows, frames=False).to(device)
     return probe.drift(world_model, steps, codes_of(rows), episode[rows], context=context, futures=FUTURES, seed=seed)
 
