@@ -108,7 +108,8 @@ example
   tokenworld score runs/NAME episodes=100
 
   --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
-    "evaluate": """tokenworld evaluate RUN [data=DIR] [frames=2000] [budget=3] [seed=0] [out=RUN/evaluation] [device=auto]
+    "evaluate": """tokenworld evaluate RUN [tier=A|B] [data=DIR] [frames=2000] [states=200] [budget=MINUTES] [seed=0]
+                    [out=RUN/evaluation] [device=auto]
 
 Measures the run's world model on held-out episodes (its own, or the test episodes of data=DIR; where there are none, all of
 them), without a policy and without the real environment: what the tokenizer loses, code lengths beside simple predictors,
@@ -116,12 +117,17 @@ calibration, heed of actions, rewards, terminations, and how long a dream stays 
 interval over episodes; what could not be measured is in the report with the reason. Writes report.json, states.npz and
 report.html, one file that opens without a network.
 
+tier=B also branches the simulator (MinAtar): from the same states every action is taken, and what can come of it is held
+against what the model says: impossible frames, missed ones, the effects of actions, whole futures.
+
 examples
   tokenworld evaluate runs/NAME
+  tokenworld evaluate runs/NAME tier=B
   tokenworld evaluate dyn data=data/breakout frames=5000 out=reports/breakout
 
   frames=2000        held-out frames to measure on
-  budget=3           minutes; what does not fit is reported as skipped
+  states=200         states to branch from (tier B)
+  budget=3           minutes (10 for tier B); what does not fit is reported as skipped, or done at fewer states
   --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
     "compare": """tokenworld compare A B [metrics=ID,ID]
 
@@ -181,7 +187,7 @@ RECIPE_KEYS = {
     "show": ("recipe", "overlay"),
 }
 RUN_KEYS = {
-    "evaluate": ("out", "data", "frames", "budget", "seed", "device"),
+    "evaluate": ("out", "data", "tier", "frames", "states", "budget", "seed", "device"),
     "score": ("episodes", "seed", "device"),
     "dream": ("out", "steps", "seed", "data", "device"),
 }

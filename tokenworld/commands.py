@@ -17,6 +17,7 @@ from tokenworld.building import built, device_of, env_of, meta_of, new_run, open
 from tokenworld.data.collect import Collector, random_act
 from tokenworld.data.episodes import EpisodeWriter, describe
 from tokenworld.evaluation import paired, summary
+from tokenworld.evaluation.cloned import simulator_of
 from tokenworld.evaluation.report import Report, write
 from tokenworld.interfaces import UserError
 from tokenworld.log import Log
@@ -124,15 +125,18 @@ def score(out: str, keys: dict) -> dict[str, Any]:
 
 
 def evaluate(out: str, keys: dict) -> Report:
-    """Measure a run's world model on held-out episodes: report.json, states.npz, report.html and one line."""
-    run, _, _ = opened(out, {key: value for key, value in keys.items() if key != "data"})
+    """Measure a run's world model on held-out episodes, and with tier=B at branches of its simulator: report.json, states.npz,
+    report.html and one line."""
+    run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "data"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to evaluate: expected a run of `train` or `train dynamics`")
     folder = Path(keys.get("out", Path(out) / "evaluation"))
     if folder.exists() and any(folder.iterdir()) and not (folder / "report.json").is_file():
         raise UserError(f"{folder} holds something else than a report, nothing is overwritten: choose another out=DIR")
-    minutes, frames, seed = keys.get("budget", 3), keys.get("frames", 2000), keys.get("seed", 0)
-    report = summary.assess(run, frames=frames, budget=60 * minutes, seed=seed, data=keys.get("data"))
+    simulator = simulator_of(cfg["env"]) if keys.get("tier") == "B" else None
+    minutes, frames, seed = keys.get("budget", 10 if simulator else 3), keys.get("frames", 2000), keys.get("seed", 0)
+    asked = dict(frames=frames, budget=60.0 * minutes, seed=seed, states=keys.get("states", 200))
+    report = summary.assess(run, **asked, data=keys.get("data"), simulator=simulator)
     write(report, folder)
     print(report.verdict)
     measured = sum(metric.value is not None for metric in report.metrics)

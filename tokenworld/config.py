@@ -46,6 +46,8 @@ CLI_KEYS: dict[str, Any] = {
     "jobs": int,
     "frames": int,
     "budget": int,
+    "states": int,
+    "tier": Literal["A", "B"],
     "device": Literal["auto", "cpu", "cuda", "mps"],
     "precision": Literal["fp32", "bf16"],
     "load.tokenizer": str,

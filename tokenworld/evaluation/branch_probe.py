@@ -159,6 +159,7 @@ def _tokens(world_model: WorldModel, obs: np.ndarray, device) -> Tensor:
     return world_model.encode(frames_as_steps(torch.from_numpy(obs).to(device))).indices[:, 0]
 
 
+@torch.no_grad()
 def _read(world_model: WorldModel, place: Place, device):
     """The model's state, of one row, after the frames that led to a place."""
     T = len(place.obs)
@@ -171,6 +172,7 @@ def _read(world_model: WorldModel, place: Place, device):
     return world_model.start(Steps(obs, action, zero, false, false, first, ~false, ~false))[1]
 
 
+@torch.no_grad()
 def _score(world_model: WorldModel, state, action: Tensor, codes: Tensor) -> np.ndarray:
     """Bits (n,) of the frames codes (n, K) after action (n,) in a state of one row."""
     parts = []
@@ -182,6 +184,7 @@ def _score(world_model: WorldModel, state, action: Tensor, codes: Tensor) -> np.
     return torch.cat(parts).cpu().numpy()
 
 
+@torch.no_grad()
 def _own(world_model: WorldModel, state, A: int, generator: torch.Generator) -> dict[str, np.ndarray]:
     """Of DRAWS frames after each action: entropy (A,), mean distribution of each code (A, K, V), reward and hazard (A,)."""
     device, K = generator.device, world_model.shapes.codes

@@ -104,11 +104,41 @@ def drift_chart(curves: dict, horizon: float | None) -> str:
     return svg("Drift", f"Energy score by dreamt steps: {ends}", axes.drawn)
 
 
-def heat_map(values: np.ndarray, title: str, unit: str) -> str:
-    """(h, w) values as shaded cells with their numbers, if there is room for them."""
+def plane_chart(dcal: float, dh: float) -> str:
+    """The calibration plane: a point, and the names of the quadrants it could be in."""
+    reach = 1.2 * max(abs(dcal), abs(dh), 0.25)
+    axes = Axes((-reach, reach), (-reach, reach), "calibration gap, bits", "spread gap, bits")
+    axes.curve([0, 0], [-reach, reach], GREY)
+    axes.curve([-reach, reach], [0, 0], GREY)
+    axes.label(-0.95 * reach, 0.88 * reach, "averaging", GREY, "start")
+    axes.label(0.95 * reach, 0.88 * reach, "averaging, overconfident", GREY)
+    axes.label(-0.95 * reach, -0.95 * reach, "drops futures", GREY, "start")
+    axes.label(0.95 * reach, -0.95 * reach, "drops futures, overconfident", GREY)
+    axes.label(0.02 * reach, 0.04 * reach, "right", INK, "start")
+    axes.point(dcal, dh, dh, dh, BLUE)
+    return svg("Calibration plane", f"calibration gap {dcal:.3g} bits, spread gap {dh:.3g} bits", axes.drawn)
+
+
+def distance_chart(curves: dict) -> str:
+    t = np.arange(1, len(curves["model"]) + 1)
+    top = float(np.nanmax(np.concatenate([curves["copy"], curves["high"]]))) * 1.35 or 1.0
+    axes = Axes((1, len(t)), (0, top), "steps", "energy distance")
+    axes.curve(t, np.nan_to_num(curves["copy"]), ORANGE, dash="6 3")
+    axes.curve(t, np.nan_to_num(curves["second"]), GREEN, dash="2 3")
+    axes.band(t, np.clip(np.nan_to_num(curves["low"]), 0, top), np.clip(np.nan_to_num(curves["high"]), 0, top), BLUE)
+    axes.curve(t, np.clip(np.nan_to_num(curves["model"]), 0, top), BLUE)
+    axes.label(1.2, top * 0.95, "- - a frame that stands still", ORANGE, "start")
+    axes.label(1.2, top * 0.88, "··· other real futures", GREEN, "start")
+    axes.label(1.2, top * 0.81, "— dreams", BLUE, "start")
+    ends = f"at the end {curves['model'][-1]:.3g}, standing frame {curves['copy'][-1]:.3g}"
+    return svg("Distance of futures", ends, axes.drawn)
+
+
+def heat_map(values: np.ndarray, title: str, unit: str, top: float | None = None) -> str:
+    """(h, w) values as shaded cells with their numbers, if there is room for them; `top` has the darkest shade."""
     h, w = values.shape
     size = min(64, (W - 2) // w)
-    top = float(values.max()) or 1.0
+    top = top or float(values.max()) or 1.0
     cells = []
     for i in range(h):
         for j in range(w):

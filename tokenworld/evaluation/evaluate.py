@@ -117,8 +117,9 @@ def tier_b(
         metrics += _timed(lambda measure=measure: measure(branches))
     pictures: dict[str, Any] = {"effects": effect_matrices(branches), "plane": _plane(metrics)}
     spread = places[:: max(1, len(places) // ROLLOUTS)][:ROLLOUTS]
-    deadline = began + budget
-    rolled = branch_probe.rollouts(world_model, simulator, spread, steps=HORIZON, each=FUTURES * 2, deadline=deadline, seed=seed)
+    rolled = branch_probe.rollouts(
+        world_model, simulator, spread, steps=HORIZON, each=FUTURES * 2, deadline=began + budget, seed=seed
+    )
     for measure in (rollout_drift, frame_distance):
         metrics += _timed(lambda measure=measure: measure(rolled))
     pictures["distance"] = distance_curves(rolled)

@@ -28,6 +28,25 @@ EXPLAINED = {
     "M2.ece": "How far the probability of the most probable code is from how often it comes.",
     "M2.kce": "The same without bins, and without bias (arXiv:1910.11385).",
     "M2.kce_p": "How likely an error this large is if the model is calibrated.",
+    "M2.dcal_joint": "The same at branches: surprise at what can come minus announced surprise.",
+    "M2.dh": "Announced surprise minus the world's own: above 0 the model averages over futures, below it drops some.",
+    "M3.kl": "How far the model's next frame is from the world's, in bits: calibration gap plus spread.",
+    "M3.off_support": "Mass that the model puts on frames that cannot come.",
+    "M3.missed": "Mass of frames that can come and that the model gives less than a tenth of what is due to them.",
+    "M3.coherence": "Dependence between the codes of a frame that the model lacks: codes drawn as if they were alone.",
+    "M3.energy": "Distance of drawn next frames from real ones, beside that of two sets of real ones.",
+    "M7.effect_error": "Of what a change of action does to the codes, the share that the model gets wrong.",
+    "M7.spurious": "What the model changes in codes that the action does not touch.",
+    "M7.effect_cosine": "Whether actions move codes in the right direction: 1 is right, 0 unrelated; swaps are near 0.",
+    "M7.sensitivity": "The size of the model's effects beside the world's; kept because others report it, blind to swaps.",
+    "M8.kl_do": "The divergence under random actions, whatever a policy would do.",
+    "M5.branch_reward_error": "How far the expected reward of an action is off, at branch states.",
+    "M5.branch_reward_bias": "Whether it is too high or too low.",
+    "M5.branch_hazard_error": "How far the probability of an end is off, at branch states.",
+    "M5.branch_hazard_ratio": "Announced ends for each possible one, at branch states.",
+    "M4.distance": "Energy distance of dreamt from real futures, both drawn many times, over all steps.",
+    "M4.valid_horizon": "Steps until that distance exceeds half of what a standing frame is off.",
+    "M4.spread_skill": "Spread of dreams beside their error: 1 is right, below 1 the dreams are too alike.",
     "M4.horizon": "Steps for which a dream is closer to what came than half of what a standing frame is off. One real future"
     " of each start is known: in a random world this is a lower bound.",
     "M4.self_feeding": "How much dearer a real frame is after dreamt frames than after real ones.",
@@ -66,6 +85,7 @@ def page(report: Any) -> str:
         _section("From floor to ceiling", _figure(_ladder(report.metrics), "Green: the whole interval lies above the floor. "
                  "Hatched: not measured. There is no single score on purpose.")),
         _section("Calibration", _pictures(report, "top_reliability", "surprise")),
+        _section("At branches of the simulator", _branches(report)),
         _section("Rewards and terminations", _pictures(report, "hazard_reliability")),
         _section("How far a dream can be trusted", _pictures(report, "drift")),
         _section("All numbers", f'<div class="wide">{_table(report.metrics)}</div>'),
@@ -122,6 +142,25 @@ def _pictures(report: Any, *names: str) -> str:
     reasons = {"hazard_reliability": "M5.hazard_ratio", "drift": "M4.horizon"}
     missing = [by_id[reasons[n]].reason for n in names if n not in report.pictures and reasons.get(n) in by_id]
     return f'<div class="row">{"".join(found)}</div>' + "".join(f'<p class="off">Not drawn: {escape(m)}.</p>' for m in missing)
+
+
+def _branches(report: Any) -> str:
+    """Tier B: the plane of calibration and spread, and what actions do, in the world and in the model."""
+    if "effects" not in report.pictures:
+        return '<p class="off">Not measured: it needs a simulator that can be branched (tier B).</p>'
+    plane, effects = report.pictures["plane"], report.pictures["effects"]
+    words = "Across: surprise paid minus announced. Up: announced minus the world's own. The sum is the KL divergence."
+    drawn = [_figure(charts.plane_chart(plane["dcal"], plane["dh"]), words)]
+    top = max(float(np.max(x)) for x in effects.values())
+    names = {"true": "What pairs of actions do in the world", "model": "What they do in the model",
+             "cross": "The world's (rows) against the model's (columns)"}  # fmt: skip
+    for key, words in names.items():
+        drawn.append(_figure(charts.heat_map(np.asarray(effects[key]), words, "mean total variation per code", top),
+                             f"{words}: how far apart the next codes are. Right models repeat the first."))  # fmt: skip
+    if "distance" in report.pictures:
+        drawn.append(_figure(charts.distance_chart(report.pictures["distance"]), "Dreamt futures beside real ones, both drawn "
+                             "many times from the same states."))  # fmt: skip
+    return f'<div class="row">{"".join(drawn)}</div>'
 
 
 def _table(metrics: list[Metric]) -> str:

@@ -63,7 +63,7 @@ def compare(a: Path, b: Path) -> tuple[list[Row], list[str]]:
 
 
 def exit_code(rows: list[Row], metrics: list[str] | None = None) -> int:
-    """1 if B is shown to be worse in one of the metrics (all if None), else 0. Raises UserError for a metric that is not there."""
+    """1 if B is shown to be worse in one of the metrics (all if None), else 0. Raises UserError for one that is not there."""
     known = {row.metric for row in rows}
     for name in metrics or []:
         if name not in known:

@@ -17,7 +17,7 @@ from tokenworld.data.collect import random_act
 from tokenworld.data.replay import Replay
 from tokenworld.evaluation import codelength
 from tokenworld.evaluation.dynamics import dynamics_metrics
-from tokenworld.evaluation.evaluate import held_out_of, tier_a
+from tokenworld.evaluation.evaluate import held_out_of, tier_a, tier_b
 from tokenworld.evaluation.findings import findings, verdict
 from tokenworld.evaluation.report import Report, provenance
 from tokenworld.evaluation.returns import episode_returns, mean_ci95
@@ -104,16 +104,24 @@ def code_counts(run) -> codelength.CodeCounts:
     return codelength.fit(train, first, run.world_model.shapes.vocab_size)
 
 
-def assess(run, *, frames: int, budget: float, seed: int = 0, data: str | None = None) -> Report:
-    """The evaluation of a run's world model on its held-out episodes, or on those of the folder `data` (tier A).
+def assess(
+    run, *, frames: int, budget: float, seed: int = 0, data: str | None = None, simulator=None, states: int = 200
+) -> Report:
+    """The evaluation of a run's world model on its held-out episodes, or on those of the folder `data` (tier A), and at
+    `states` states of a `simulator` (tier B), if one is given.
 
-    frames: about so many held-out frames · budget: seconds. Raises UserError where there is nothing to measure on.
+    frames: about so many held-out frames · budget: seconds, half of them for each tier. Raises UserError where there is
+    nothing to measure on.
     """
     held_out = run.held_out if data is None else held_out_of(data, run.meta)
     counts = code_counts(run) if run.replay.steps else None
+    each = budget if simulator is None else budget / 2
     metrics, pictures, state = tier_a(
-        run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=budget, seed=seed
+        run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=each, seed=seed
     )
+    if simulator is not None:
+        more, drawn = tier_b(run.world_model, simulator, states=states, budget=each, seed=seed)
+        metrics, pictures = metrics + more, pictures | drawn
     source = {"folder": str(data or run.out), "episodes": held_out.episodes, "steps": held_out.steps}
     found = findings(metrics)
     return Report(
@@ -121,10 +129,16 @@ def assess(run, *, frames: int, budget: float, seed: int = 0, data: str | None =
         findings=found,
         verdict=verdict(metrics, found),
         provenance=provenance(run) | {"data": source, "seed": seed, "frames": frames},
-        capabilities={"A": "held-out episodes", "B": None, "C": None},
+        capabilities={"A": "held-out episodes", "B": _branched(simulator), "C": None},
         pictures=pictures,
         state=state,
     )
+
+
+def _branched(simulator) -> str | None:
+    if simulator is None:
+        return None
+    return "branches of the simulator, listed" if simulator.exact else "branches of the simulator, drawn"
 
 
 def summary(run, config: dict) -> dict[str, Any]:

@@ -1,0 +1,181 @@
+"""Tier B: what a model says at branches, against brute force over all frames of a tiny one; MinAtar copied and gone on with."""
+
+import copy
+import itertools
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from tokenworld import cli
+from tokenworld.envs import minatar
+from tokenworld.evaluation import branch_probe, cloned
+from tokenworld.interfaces import UserError
+from tokenworld.world_model import WorldModel
+
+V, K, A = 3, 4, 3
+
+
+def tiny(decoding="parallel.Parallel"):
+    torch.manual_seed(0)
+    model = WorldModel.from_recipe(
+        "quickstart", f"decoding._target_=tokenworld.decoding.{decoding}", "~decoding.weight", "backbone.dim=16",
+        f"tokenizer.vocab_size={V}", "tokenizer.patch=5", frame=(4, 10, 10), actions=A,
+    ).eval()  # fmt: skip
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.7)
+    return model
+
+
+class Dial:
+    """Three frames that differ in a corner; an action a shows frame a with probability 3/4, else frame 0."""
+
+    exact, actions = True, A
+
+    def __init__(self):
+        self.at = 0
+
+    def obs(self, at):
+        frame = np.zeros((4, 10, 10), np.uint8)
+        frame[at] = 255
+        return frame
+
+    def reset(self, seed):
+        self.at, self.rng = 0, np.random.default_rng(seed)
+        return self.obs(0)
+
+    def step(self, a):
+        self.at = a if self.rng.random() < 0.75 else 0
+        return self.obs(self.at), float(a == 2), False
+
+    def snapshot(self):
+        return self.at
+
+    def restore(self, x):
+        self.at = x
+        return self.obs(x)
+
+    def reseed(self, k):
+        self.rng = np.random.default_rng(k)
+
+    def state_hash(self):
+        return self.at
+
+    def branches(self, x, a):
+        return [(0.75, self.obs(a), float(a == 2), False), (0.25, self.obs(0), float(a == 2), False)]
+
+
+@pytest.mark.parametrize("decoding", ["parallel.Parallel", "autoregressive.Autoregressive"])
+def test_what_the_model_says_is_what_it_would_draw(decoding, monkeypatch):
+    model = tiny(decoding)
+    place = branch_probe.places(Dial(), 1, 2, math.inf)[0]
+    state = branch_probe._read(model, place, torch.device("cpu"))
+    frames = torch.tensor(list(itertools.product(range(V), repeat=K)))  # all of them
+    exact = {}
+    for a in range(A):
+        bits = branch_probe._score(model, state, torch.full((len(frames),), a), frames)
+        exact[a] = np.exp2(-bits)
+        assert exact[a].sum() == pytest.approx(1, abs=1e-4)
+    assert abs(exact[0] - exact[1]).max() > 1e-3
+    monkeypatch.setattr(branch_probe, "DRAWS", 256)
+    own = branch_probe._own(model, state, A, torch.Generator().manual_seed(0))
+    for a in range(A):
+        entropy = -(exact[a] * np.log2(exact[a])).sum()
+        assert own["entropy"][a] == pytest.approx(entropy, abs=0.1)
+        for k in range(K):
+            marginal = [exact[a][(frames[:, k] == v).numpy()].sum() for v in range(V)]
+            assert own["mean"][a, k] == pytest.approx(marginal, abs=0.05)
+
+
+def test_branches_that_tokenise_alike_are_one():
+    model, dial = tiny(), Dial()
+    model.tokenizer.encode = lambda steps: type("C", (), {"indices": (steps.obs.flatten(2).float().argmax(-1) // 100)[..., None]
+                                                          .repeat(1, 1, K).clamp(max=1)})()  # fmt: skip
+    places = branch_probe.places(dial, 12, 2, math.inf)
+    found = branch_probe.branches(model, dial, places, math.inf)
+    assert found.exact and found.p.shape[:2] == (12, A) and found.p.sum(-1) == pytest.approx(np.ones((12, A)))
+    assert (found.p[:, 0] == [1, 0][: found.p.shape[2]]).all()  # both branches of action 0 show frame 0
+    assert found.p[:, 1].max(-1) == pytest.approx(0.75 * np.ones(12))
+    assert (found.p[:, 2] > 0).sum(-1).max() == 2 and (found.reward[:, 2][found.p[:, 2] > 0] == 1).all()
+    q = np.where(found.p > 0, np.exp2(-found.bits), 0).sum(-1)
+    assert (q <= 1 + 1e-6).all() and (found.marginal_p.sum(-1) <= 1 + 1e-9).all()
+    assert len(np.unique(found.cluster)) == 3  # four states of an episode
+
+
+def test_the_budget_ends_between_places():
+    model, dial = tiny(), Dial()
+    places = branch_probe.places(dial, 8, 2, math.inf)
+    assert len(branch_probe.branches(model, dial, places, time.monotonic() - 1).p) == 1
+    assert len(branch_probe.rollouts(model, dial, places, steps=3, each=2, deadline=time.monotonic() - 1).real) == 1
+    assert branch_probe.places(dial, 8, 2, time.monotonic() - 1) == []
+
+
+def test_rollouts_share_actions_and_real_ones_differ_by_chance_only():
+    places = branch_probe.places(Dial(), 4, 2, math.inf)
+    rolled = branch_probe.rollouts(tiny(), Dial(), places, steps=5, each=6, deadline=math.inf)
+    assert rolled.real.shape == rolled.second.shape == rolled.model.shape == (4, 6, 5, 400)
+    assert rolled.alive_real.all() and rolled.alive_model.shape == (4, 6, 5) and rolled.alive_model[:, :, 0].all()
+    assert np.ptp(rolled.real, axis=1).max() > 0 and not np.array_equal(rolled.real, rolled.second)
+
+
+# -------------------------------------------------------------------------------------------------------------- MinAtar
+
+
+def test_a_copied_game_shows_what_the_environment_shows():
+    simulator = cloned.MinAtar(id="MinAtar/Breakout-v1", sticky=0.3)
+    env = minatar.make(id="MinAtar/Breakout-v1", num_envs=1, sticky=0.3)
+    assert np.array_equal(simulator.reset(5), env.reset(seed=5)[0][0])
+    for a in np.random.default_rng(0).integers(simulator.actions, size=60).tolist():
+        obs, reward, ended = simulator.step(a)
+        real, r, terminated, _, _ = env.step(np.array([a]))
+        assert np.array_equal(obs, real[0]) and (reward, ended) == (r[0], terminated[0])
+        if ended:
+            break
+        here = simulator.snapshot()
+        simulator.step(0)  # elsewhere, and back
+        assert np.array_equal(simulator.restore(here), real[0])
+
+
+def test_common_random_numbers_and_other_ones():
+    simulator = cloned.MinAtar(id="MinAtar/SpaceInvaders-v1", sticky=0.5)
+    simulator.reset(0)
+    for _ in range(10):
+        simulator.step(1)
+    here, seen = simulator.snapshot(), []
+    for k in (0, 0, *range(1, 12)):
+        simulator.restore(here)
+        simulator.reseed(k)
+        seen.append(b"".join(simulator.step(2)[0].tobytes() for _ in range(6)))
+    assert seen[0] == seen[1] and len(set(seen)) > 1
+
+
+def test_a_simulator_that_forgets_is_refused():
+    class Leaky(cloned.MinAtar):
+        """Keeps the action that a sticky step repeats outside its snapshot."""
+
+        def restore(self, x):
+            last = self.games.games[0].last_action
+            self.games = copy.deepcopy(x)
+            self.games.games[0].last_action = last
+            return self.games._obs()[0]
+
+    with pytest.raises(UserError, match="cannot be branched"):
+        Leaky(id="MinAtar/Breakout-v1", sticky=0.9)
+    with pytest.raises(UserError, match="cannot be branched yet"):
+        cloned.simulator_of({"_target_": "tokenworld.envs.atari.make", "id": "ALE/Pong-v5"})
+
+
+def test_evaluate_at_branches(tmp_path):
+    assert cli.main(["train", "overlay=debug", "device=cpu", f"out={tmp_path / 'run'}", "train.collect.held_out=3"]) == 0
+    assert cli.main(["evaluate", str(tmp_path / "run"), "tier=B", "states=12", "frames=50", f"out={tmp_path / 'report'}"]) == 0
+    told = json.loads((tmp_path / "report" / "report.json").read_text())
+    found = {metric["id"]: metric for metric in told["metrics"]}
+    assert told["capabilities"]["B"] == "branches of the simulator, drawn"
+    for name in ("M2.dh", "M3.kl", "M3.off_support", "M7.effect_error", "M5.branch_reward_error", "M4.distance"):
+        assert found[name]["value"] is not None and found[name]["tier"] == "B", found[name]
+    assert found["M3.kl"]["value"] == pytest.approx(found["M2.dcal_joint"]["value"] + found["M2.dh"]["value"], abs=1e-6)
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "Calibration plane" in page and "What pairs of actions do in the world" in page
