@@ -308,6 +308,8 @@ def test_classes_of_rewards_are_calibrated_one_by_one():
     flat = by_id(outcomes.rewards(replace(record, reward_probability=q[:, ::-1])))["M5.reward_classes"].value
     assert right < 0.03 and flat > 0.2
     assert by_id(outcomes.rewards(replace(record, reward_probability=None)))["M5.reward_classes"].status == "skipped"
+    hand = replace(record, reward=np.array([-1.0, 0, 0, 3, 3]), reward_mean=np.array([-0.6, 0.2, 0.9, 0.9, -0.1]))
+    assert outcomes.reward_confusion(hand).tolist() == [[1, 0, 0], [0, 1, 1], [0, 1, 1]]
 
 
 # -------------------------------------------------------------------------------------------------------------- M4: drift

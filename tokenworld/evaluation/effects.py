@@ -15,6 +15,7 @@ from tokenworld.evaluation.records import Branches, Metric, Scored
 
 IDS = ("M6.shuffled", "M6.inverse", "M6.blind", "M7.effect_error", "M7.spurious", "M7.effect_cosine", "M7.sensitivity")
 MOVED = 1e-6  # a pair of actions moves a code if its distributions differ by more than this (sum of absolute differences)
+CHUNK = 32  # states at once, to bound memory
 MOVED_ESTIMATED = 0.1  # the same, where the true distributions are estimated from draws
 
 
@@ -54,9 +55,7 @@ def counterfactual_effects(branches: Branches, after: int = 1) -> list[Metric]:
     `after`: the records hold the frames that many steps after a single different action; ids then end in "@after".
     """
     at, suffix = ("", "") if after == 1 else (f", {after} steps after", f"@{after}")
-    D, E = _differences(branches)  # (S, P, K, C + 1)
-    true, cluster = np.abs(D).sum(-1), branches.cluster  # (S, P, K)
-    moved = true > (MOVED if branches.exact else MOVED_ESTIMATED)
+    sums, cluster = _sums(branches), branches.cluster
     names = {
         "M7.effect_error": "Error of the effect of actions",
         "M7.spurious": "Codes moved by the wrong action",
@@ -64,28 +63,21 @@ def counterfactual_effects(branches: Branches, after: int = 1) -> list[Metric]:
         "M7.sensitivity": "Size of the effect of actions",
     }
     reason = "" if branches.exact else f"effects below {MOVED_ESTIMATED} count as none, since they are estimated from draws"
-    common = dict(tier="B", reason=reason, none="no action has an effect in these states")
-    spurious = (np.abs(E).sum(-1) * ~moved).sum(-1).mean(1) / 2
-    total = (true * moved).sum((1, 2))
-    found = {
-        "M7.effect_error": ((np.abs(D - E).sum(-1) * moved).sum((1, 2)), total, "share", dict(floor=1.0, ceiling=0.0)),
-        "M7.sensitivity": (np.abs(E).sum((1, 2, 3)), true.sum((1, 2)), "share", dict(floor=0.0, direction="none")),
-    }
-    measured = {
-        id: share(id + suffix, names[id] + at, top, bottom, cluster, unit, **anchors, **common)
-        for id, (top, bottom, unit, anchors) in found.items()
-    }
-    measured["M7.spurious"] = mean("M7.spurious" + suffix, names["M7.spurious"] + at, spurious, cluster, "codes",
-                                   tier="B", ceiling=0.0, reason=reason)  # fmt: skip
-    measured["M7.effect_cosine"] = _cosine("M7.effect_cosine" + suffix, names["M7.effect_cosine"] + at,
-                                           D * moved[..., None], E * moved[..., None], cluster, reason)  # fmt: skip
-    return [measured[id] for id in names]
+    common = dict(tier="B", reason=reason)
+    none = "no action has an effect in these states"
+    error, spurious, cosine, sensitivity = ((id + suffix, name + at) for id, name in names.items())
+    return [
+        share(*error, sums["wrong"], sums["moved"], cluster, none=none, floor=1.0, ceiling=0.0, **common),
+        mean(*spurious, sums["spurious"], cluster, "codes", ceiling=0.0, **common),
+        _cosine(*cosine, sums, cluster, none, common),
+        share(*sensitivity, sums["model"], sums["true"], cluster, direction="none", none=none, floor=0.0, **common),
+    ]
 
 
 def effect_matrices(branches: Branches) -> dict[str, np.ndarray]:
     """(A, A) mean total variation per code, over states: "true" between p(. | a) and p(. | b), "model" between the q's, and
     "cross" between p(. | a) and q(. | b). A right model's cross is its true one; swapped actions swap its columns."""
-    p, q = _with_rest(branches.marginal_p, branches), _with_rest(branches.marginal_q, branches)  # (S, A, K, C + 1)
+    p, q = (_with_rest(m, branches.candidates) for m in (branches.marginal_p, branches.marginal_q))  # (S, A, K, C + 1)
 
     def between(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         rows = [np.abs(x[:, a, None] - y).sum(-1).mean((0, 2)) / 2 for a in range(x.shape[1])]
@@ -94,31 +86,48 @@ def effect_matrices(branches: Branches) -> dict[str, np.ndarray]:
     return {"true": between(p, p), "model": between(q, q), "cross": between(p, q)}
 
 
-def _differences(branches: Branches) -> tuple[np.ndarray, np.ndarray]:
-    """True and model effects (S, P, K, C + 1) of the P unordered pairs of actions; the last is the mass elsewhere."""
+def _sums(branches: Branches) -> dict[str, np.ndarray]:
+    """What the metrics are ratios of, (S,) each, over unordered pairs of actions, codes and their values."""
     a, b = np.triu_indices(branches.p.shape[1], 1)
-    p, q = _with_rest(branches.marginal_p, branches), _with_rest(branches.marginal_q, branches)
-    return p[:, a] - p[:, b], q[:, a] - q[:, b]
+    threshold = MOVED if branches.exact else MOVED_ESTIMATED
+    parts: dict[str, list[np.ndarray]] = {}
+    for rows in np.array_split(np.arange(len(branches.p)), max(1, len(branches.p) // CHUNK)):
+        p, q = (_with_rest(m, branches.candidates, rows) for m in (branches.marginal_p, branches.marginal_q))
+        D, E = p[:, a] - p[:, b], q[:, a] - q[:, b]  # (n, pairs, K, C + 1)
+        true, model = np.abs(D).sum(-1), np.abs(E).sum(-1)  # (n, pairs, K)
+        moved = true > threshold
+        found = {
+            "true": true.sum((1, 2)),
+            "model": model.sum((1, 2)),
+            "moved": (true * moved).sum((1, 2)),
+            "wrong": (np.abs(D - E).sum(-1) * moved).sum((1, 2)),
+            "spurious": (model * ~moved).sum(-1).mean(1) / 2,
+            "along": ((D * E).sum(-1) * moved).sum((1, 2)),
+            "true_square": (np.square(D).sum(-1) * moved).sum((1, 2)),
+            "model_square": (np.square(E).sum(-1) * moved).sum((1, 2)),
+        }
+        for name, values in found.items():
+            parts.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in parts.items()}
 
 
-def _with_rest(marginal: np.ndarray, branches: Branches) -> np.ndarray:
-    """(S, A, K, C) -> (S, A, K, C + 1): unused candidates hold nothing, the last column what is outside all candidates."""
-    used = np.where(branches.candidates[:, None] >= 0, marginal, 0.0)
+def _with_rest(marginal: np.ndarray, candidates: np.ndarray, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """(S, A, K, C) -> (n, A, K, C + 1): unused candidates hold nothing, the last column what is outside all candidates."""
+    used = np.where(candidates[rows, None] >= 0, marginal[rows], 0.0)
     return np.concatenate([used, 1 - used.sum(-1, keepdims=True)], -1)
 
 
-def _cosine(id: str, name: str, D: np.ndarray, E: np.ndarray, cluster: np.ndarray, reason: str) -> Metric:
-    axes = (1, 2, 3)
-    sums = np.stack([(D * E).sum(axes), np.square(D).sum(axes), np.square(E).sum(axes)], 1)  # (S, 3)
-    if sums[:, 1].sum() == 0:
-        return absent(id, name, "no action has an effect in these states", tier="B", unit="", direction="higher")
-    found, row = np.unique(cluster, return_inverse=True)
-    whole = np.stack([np.bincount(row, weights=sums[:, i]) for i in range(3)], 1)  # (C, 3)
+def _cosine(id: str, name: str, sums: dict[str, np.ndarray], cluster: np.ndarray, none: str, common: dict) -> Metric:
+    more = dict(unit="", direction="higher", floor=0.0, ceiling=1.0, **common)
+    if sums["true_square"].sum() == 0:
+        return absent(id, name, none, **{key: value for key, value in more.items() if key != "reason"})
+    whole = [intervals.cluster_sums(sums[part], cluster) for part in ("along", "true_square", "model_square")]
 
-    def cosine(x: np.ndarray) -> np.ndarray:
-        size = np.sqrt(x[..., 1] * x[..., 2])
-        return np.where(size > 0, x[..., 0] / np.where(size > 0, size, 1.0), 0.0)
+    def cosine(weights: np.ndarray) -> np.ndarray:
+        along, true, model = (weights @ part for part in whole)
+        size = np.sqrt(true * model)
+        return np.where(size > 0, along / np.where(size > 0, size, 1.0), 0.0)
 
-    drawn = cosine(intervals.draws_of(len(found)) @ whole)
-    return number(id, name, float(cosine(whole.sum(0))), intervals.percentile(drawn), len(found), len(sums), unit="",
-                  direction="higher", tier="B", floor=0.0, ceiling=1.0, reason=reason)  # fmt: skip
+    C = len(whole[0])
+    ci = intervals.percentile(cosine(intervals.draws_of(C)))
+    return number(id, name, float(cosine(np.ones(C))), ci, C, len(cluster), **more)

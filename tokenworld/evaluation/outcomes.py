@@ -50,6 +50,14 @@ def rewards(scored: Scored, signs: bool = True) -> list[Metric]:
     return found + [number("M5.reward_classes", name, float(np.mean(errors)), None, clusters, len(gave), **common, ceiling=0.0)]
 
 
+def reward_confusion(scored: Scored) -> np.ndarray:
+    """(3, 3) rows by the sign of the real reward (-1, 0, 1), columns by the sign that the mean foretells (0 unless it is
+    further from zero than an event)."""
+    real = np.sign(scored.reward).astype(int) + 1
+    told = (np.sign(scored.reward_mean) * (np.abs(scored.reward_mean) > EVENT)).astype(int) + 1
+    return np.bincount(3 * real + told, minlength=9).reshape(3, 3)
+
+
 def terminations(scored: Scored) -> list[Metric]:
     """M5, terminations: the ratio of announced to real ends, Brier skill, and log-loss against the base rate."""
     hazard, end, cluster = np.clip(scored.hazard, 1e-9, 1 - 1e-9), scored.terminated.astype(float), scored.cluster

@@ -87,9 +87,9 @@ def regret(real: np.ndarray, model: np.ndarray, k: int = 1) -> np.ndarray:
 
 
 def mmrv(real: np.ndarray, model: np.ndarray) -> np.ndarray:
-    """mean_i max_j |V_i - V_j| 1[the model orders i and j otherwise], real and model (..., P)."""
-    less, told = (x[..., :, None] < x[..., None, :] for x in (real, model))
-    return (np.abs(real[..., :, None] - real[..., None, :]) * (less != told)).max(-1).mean(-1)
+    """mean_i max_j |V_i - V_j| 1[the model orders i and j otherwise, or not at all], real and model (..., P)."""
+    real, told = (x[..., :, None] - x[..., None, :] for x in (real, model))
+    return (np.abs(real) * (np.sign(real) != np.sign(told))).max(-1).mean(-1)
 
 
 def _means(returns: Sequence[Array]) -> np.ndarray:
