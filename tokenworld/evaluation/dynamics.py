@@ -60,13 +60,15 @@ def dynamics_metrics(
     }
 
 
-def predicted(world_model: WorldModel, state, action: torch.Tensor, generator) -> tuple[torch.Tensor, torch.Tensor]:
+def predicted(
+    world_model: WorldModel, state, action: torch.Tensor, generator, draws: int = DRAWS
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Expected reward and probability of termination (B,) of taking action (B,): means over sampled next frames."""
     B, device = len(action), action.device
-    rows = torch.arange(B, device=device).repeat_interleave(DRAWS)
-    noise = torch.rand(B * DRAWS, world_model.shapes.codes, generator=generator, device=device)
+    rows = torch.arange(B, device=device).repeat_interleave(draws)
+    noise = torch.rand(B * draws, world_model.shapes.codes, generator=generator, device=device)
     prediction, _ = world_model.step(state.select(rows), action[rows], noise)
-    return prediction.reward.mean.view(B, DRAWS).mean(1), prediction.terminated.mean.view(B, DRAWS).mean(1)
+    return prediction.reward.mean.view(B, draws).mean(1), prediction.terminated.mean.view(B, draws).mean(1)
 
 
 def f1(predicted: torch.Tensor, real: torch.Tensor) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from tokenworld.evaluation.drift import curves, distance_curves, horizon, rollou
 from tokenworld.evaluation.effects import action_sensitivity, counterfactual_effects, effect_matrices
 from tokenworld.evaluation.fidelity import tokenizer_ceiling
 from tokenworld.evaluation.outcomes import at_branches
-from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.records import Metric, Scored
 from tokenworld.evaluation.transfer import causal_gap
 from tokenworld.interfaces import Codes, Steps, UserError
 from tokenworld.world_model import WorldModel
@@ -73,7 +73,7 @@ def tier_a(
     for measure in (
         lambda: code_length(scored, simple),
         lambda: calibration(scored),
-        lambda: action_sensitivity(scored),
+        lambda: action_sensitivity(forked(scored)),
         lambda: outcomes.rewards(scored),
         lambda: outcomes.terminations(scored),
     ):
@@ -158,6 +158,13 @@ def _tokenizer(world_model: WorldModel, held_out: Replay, codes_of, episode: np.
     decoded = (decoded.float().clamp(0, 1) * 255).round().to(torch.uint8)
     indices = codes.indices[0].cpu()
     return tokenizer_ceiling(steps.obs[0], decoded, steps.first[0], episode[rows], indices, world_model.shapes.vocab_size)
+
+
+def forked(scored: Scored) -> Scored:
+    """The rows that were scored under each action."""
+    there = ~np.isnan(scored.bits_by_action).any(1)
+    values = {f.name: getattr(scored, f.name) for f in fields(scored)}
+    return Scored(**{name: x if x is None else x[there] for name, x in values.items()})
 
 
 def _windows(rows: int, frames: int, context: int) -> np.ndarray:

@@ -19,6 +19,8 @@ from tokenworld.interfaces import Codes, Steps
 from tokenworld.world_model import WorldModel
 
 FORKS = 512  # rows of a step under other actions, at once
+MOST_FORKS = 9000  # in all: with many actions only every so many steps are scored under each
+DRAWS = 8  # frames over which reward and termination are averaged, where the heads read drawn codes
 
 
 @torch.no_grad()
@@ -33,8 +35,8 @@ def score_held_out(
 ) -> Scored:
     """Windows of consecutive held-out rows, steps (B, T) with codes (B, T, K), their episodes and states (B, T) -> `Scored`.
 
-    The first context - 1 steps of a window are only read. Once something is scored it stops, between
-    steps, when time.monotonic() passes `deadline`.
+    bits_by_action is nan in rows that were not scored under each action. The first context - 1 steps of a window are only
+    read. Once something is scored it stops, between steps, when time.monotonic() passes `deadline`.
     """
     device = codes.indices.device
     generator = torch.Generator(device).manual_seed(seed)
@@ -43,6 +45,8 @@ def score_held_out(
     warm = min(world_model.backbone.context - 1, T // 2)
     begun = steps.first[:, 0].clone()  # the row's window has seen its episode's beginning
     at = _starts(steps, episode)
+    A = world_model.shapes.actions
+    every = max(1, round(B * (T - warm) * A / MOST_FORKS))
     rows: dict[str, list[Tensor]] = {}
     for t in range(T - 1):
         action, following, first = steps.action[:, t], Codes(codes.indices[:, t + 1 : t + 2]), steps.first[:, t + 1]
@@ -52,9 +56,11 @@ def score_held_out(
             break
         found: dict[str, Tensor] = {}
         if real.any():
-            found["bits_by_action"] = _under_each_action(world_model, state, following, real)
+            found["bits_by_action"] = torch.full((int(real.sum()), A), math.nan)
+            if t % every == 0:
+                found["bits_by_action"] = _under_each_action(world_model, state, following, real)
             if world_model.decoding.ahead:
-                found["reward_mean"], found["hazard"] = predicted(world_model, state, action, generator)
+                found["reward_mean"], found["hazard"] = predicted(world_model, state, action, generator, DRAWS)
         prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
         if not real.any():
             continue
