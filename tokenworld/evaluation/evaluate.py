@@ -56,14 +56,14 @@ def tier_a(
     device = next(iter(world_model.dynamics_modules().parameters())).device
     everything = held_out.gather(np.arange(held_out.rows)[None], frames=False)[0]
     first = everything.first.numpy()
-    episode, name = np.cumsum(first), fingerprint(everything)
+    episode, data = np.cumsum(first), fingerprint(everything)
     pictures: dict[str, Any] = {}
     metrics = _timed(lambda: _tokenizer(world_model, held_out, codes_of, episode, frames))
 
     rows = _windows(held_out.rows, frames, world_model.backbone.context)
     steps = held_out.gather(rows, frames=False).to(device)
     scored = probe.score_held_out(
-        world_model, steps, codes_of(rows), episode[rows], name + rows, deadline=began + SHARE * budget, seed=seed
+        world_model, steps, codes_of(rows), episode[rows], data + rows, deadline=began + SHARE * budget, seed=seed
     )
     simple = {}
     if counts is not None:
@@ -100,7 +100,7 @@ def tier_a(
 def tier_b(
     world_model: WorldModel, simulator, *, states: int, budget: float, seed: int = 0
 ) -> tuple[list[Metric], dict[str, Any]]:
-    """Metrics at `states` branch states of a simulator (see `simulators.py`), under random play, and arrays for pictures.
+    """Metrics at `states` branch states of a simulator (see `cloned.py`), under random play, and arrays for pictures.
 
     Two thirds of `budget` seconds are for the branches, the rest for rollouts; what does not fit is left out, and counted.
     """
