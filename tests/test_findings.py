@@ -168,10 +168,10 @@ def test_the_verdict_is_one_line_without_repeating_itself():
     horizon = Metric("M4.valid_horizon", "h", 1.0, "steps", "higher", ci=(1.0, 2.0), n_clusters=50, tier="B")
     metrics = [*measured(moved), horizon, Metric("M4.horizon", "h", 9.0, "steps", "higher", ci=(8.0, 9.0), n_clusters=50)]
     line = verdict(metrics, findings(metrics))
-    assert "drops outcomes (50% of what really comes)" in line and "rules out" not in line  # the signature says it
+    assert line.startswith("Drops outcomes (50% of what really comes), ") and "rules out" not in line  # the signature says it
     assert "trust rollouts to 1 step;" in line and "\n" not in line and line.endswith(".")  # where measured, tier B's
     unsure = verdict(measured(half=100.0), findings(measured(half=100.0)))
     assert unsure.startswith("No fault established; not established: worse than counting, overconfident, ")
-    assert f"and {len(RULES) + len(SIGNATURES) - 4} more." in unsure
+    assert f", and {len(RULES) + len(SIGNATURES) - 6} more." in unsure
     harmless = verdict(measured(FAULTS["harmless distractor"][0]), findings(measured(FAULTS["harmless distractor"][0])))
-    assert harmless.startswith("Overconfident (+10.80 bits a frame), drops outcomes (50% of what really comes); its errors do")
+    assert harmless.startswith("Drops outcomes (50% of what really comes), overconfident (+10.80 bits a frame); its errors do")

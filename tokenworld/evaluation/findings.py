@@ -17,7 +17,7 @@ from tokenworld.evaluation.records import Metric
 OVER = 0.05  # bits of a frame that a calibration gap must exceed
 HEED = 0.1  # bits of a frame: who saves less by knowing the action ignores it
 BITS = 0.1  # of a frame: excess entropies, gaps between agents and lost dependence below it are small
-NAMED = 4  # open questions that the verdict lists by name
+NAMED = 6  # faults that the verdict lists, and open questions
 
 
 @dataclass(frozen=True)
@@ -200,10 +200,12 @@ def verdict(metrics: list[Metric], found: list[dict[str, Any]]) -> str:
     holding = {finding["code"] for finding in found if finding["established"]}
     covered = {code for signature in SIGNATURES if signature.code in holding for code in signature.covers}
     claimed = [finding for finding in found if finding["established"] and finding["code"] not in covered]
+    causes = {signature.code for signature in SIGNATURES}  # first: they say more than one number does
+    claimed = sorted(claimed, key=lambda finding: (finding["severity"] != "fault", finding["code"] not in causes))
     faults = [finding["text"] for finding in claimed if finding["severity"] != "note"]
     open_ = [finding["code"].lower().replace("_", " ") for finding in found if finding["established"] is None]
     by_id = {metric.id: metric for metric in metrics if metric.value is not None}
-    parts = [", ".join(faults) if faults else "no fault established" if found else "nothing was measured"]
+    parts = [_listed(faults) if faults else "no fault established" if found else "nothing was measured"]
     parts += [finding["text"] for finding in claimed if finding["severity"] == "note"]
     reach = by_id.get("M4.valid_horizon") or by_id.get("M4.horizon")
     if reach is not None:
@@ -213,10 +215,14 @@ def verdict(metrics: list[Metric], found: list[dict[str, Any]]) -> str:
     if saved is not None and saved.ci is not None and saved.ci[0] > HEED:
         parts.append(f"knowing the action saves {saved.value:.2f} bits a frame")
     if open_:
-        rest = f" and {len(open_) - NAMED} more" if len(open_) > NAMED else ""
-        parts.append(f"not established: {', '.join(open_[:NAMED])}{rest}")
+        parts.append(f"not established: {_listed(open_)}")
     line = "; ".join(parts)
     return line[0].upper() + line[1:] + "."
+
+
+def _listed(words: list[str]) -> str:
+    rest = f", and {len(words) - NAMED} more" if len(words) > NAMED else ""
+    return ", ".join(words[:NAMED]) + rest
 
 
 def _finding(

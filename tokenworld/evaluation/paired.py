@@ -1,15 +1,17 @@
 """Two evaluations beside each other: `tokenworld compare A B`.
 
 Where both measured the same states, their difference is taken state by state and episodes are resampled, so that what is
-hard for both cancels. What is a ratio has no value per state: there the two intervals are compared, and it is said so. Bits
-of codes are comparable only between models that share a tokenizer.
+hard for both cancels. Where they did not, or where a number is a ratio and has no value per state, the two are compared as
+independent, and it is said so: by resampling both, or, if only their intervals are known, by recovering the variances from
+these (Zou and Donner 2008, doi:10.1002/sim.3095). Bits of codes are comparable only between models that share a tokenizer.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +19,10 @@ from tokenworld.evaluation import intervals
 from tokenworld.evaluation.report import read
 from tokenworld.interfaces import UserError
 
-OF_CODES = ("M1.", "M2.", "M3.", "M4.", "M6.", "M7.", "M8.", "M9.")  # depend on the tokenizer
+OF_CODES = ("M1.", "M2.", "M3.", "M4.", "M6.", "M7.", "M8.", "M9.", "M14.", "M15.")  # depend on the tokenizer, except:
+OF_FRAMES = ("M3.energy", "M4.first", "M4.last", "M4.distance", "M4.valid_horizon", "M4.median_horizon", "M4.spread_skill")
+SURE = 0.05  # chance that a gate closes though B is worse in nothing, over all metrics that count
+Array = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -27,51 +32,70 @@ class Row:
     unit: str
     a: float
     b: float
-    difference: float
-    ci: tuple[float, float] | None  # of the difference; None where only intervals could be compared
-    verdict: str  # "better", "worse", "no difference shown", "not comparable"
-    note: str = ""
+    difference: float  # B - A; of a number that is good at zero: |B| - |A|
+    ci: tuple[float, float] | None  # of the difference; None where there is none to be had
+    verdict: str  # "better", "worse", "no difference shown"
+    note: str = ""  # "" for what is paired
+    p: float = 1.0  # two-sided, of no difference
+    harm: float = 0.0  # how much worse B is for sure: the end of the interval nearest to zero, 0 if it is not worse
+    clusters: int = 0  # independent episodes behind the interval, 0 if unknown
 
 
-def compare(a: Path, b: Path) -> tuple[list[Row], list[str]]:
+class Comparison(NamedTuple):
+    rows: list[Row]
+    remarks: list[str]  # what was and was not compared, and how
+
+
+def compare(a: Path, b: Path) -> Comparison:
     """B against A, metric by metric, and remarks. Raises UserError for reports of two games, or that cannot be read."""
     (one, states_one), (two, states_two) = read(a), read(b)
     game = [report["provenance"].get("env_id") for report in (one, two)]
     if game[0] != game[1]:
         raise UserError(f"{a} is about {game[0]} and {b} about {game[1]}: compare two models of one game")
-    same_codes = one["provenance"]["weights"]["tokenizer"] == two["provenance"]["weights"]["tokenizer"]
+    same_codes = _tokenizer(one) is not None and _tokenizer(one) == _tokenizer(two)
     remarks = [] if same_codes else ["the tokenizers differ: numbers about codes are not comparable, and left out"]
-    _, at_one, at_two = np.intersect1d(
-        states_one.get("state", np.zeros(0, np.uint64)), states_two.get("state", np.zeros(0, np.uint64)), return_indices=True
-    )
-    remarks.append(f"{len(at_one):,} shared states" if len(at_one) else "no shared state: intervals are compared, unpaired")
-    entries = {entry["id"]: entry for entry in two["metrics"]}
-    rows = []
+    prepared = [report["provenance"].get("preprocessing") for report in (one, two)]
+    if prepared[0] != prepared[1]:
+        remarks.append("the games are prepared differently, so a difference need not be the models'")
+    entries, rows, alone, left_out = {entry["id"]: entry for entry in two["metrics"]}, [], [], []
     for entry in one["metrics"]:
-        other = entries.get(entry["id"])
-        if other is None or entry["value"] is None or other["value"] is None or entry["direction"] == "none":
+        other, id = entries.pop(entry["id"], None), entry["id"]
+        if entry["direction"] == "none":
             continue
-        if not same_codes and entry["id"].startswith(OF_CODES):
-            continue
-        x, y = states_one.get(entry["id"]), states_two.get(entry["id"])
-        paired = len(at_one) > 0 and x is not None and y is not None
-        if paired and len(x) == len(states_one["state"]) and len(y) == len(states_two["state"]):
-            rows.append(_paired(entry, x[at_one], y[at_two], states_one[f"{entry['id']}/cluster"][at_one]))
+        if other is None or entry["value"] is None or other["value"] is None:
+            alone += [id] if entry["value"] is not None or (other is not None and other["value"] is not None) else []
+        elif not same_codes and id.startswith(OF_CODES) and not id.startswith(OF_FRAMES):
+            left_out.append(id)
         else:
-            rows.append(_unpaired(entry, other))
-    return rows, remarks
+            rows.append(_row(entry, other, _rows_of(id, states_one), _rows_of(id, states_two)))
+    alone += [id for id, entry in entries.items() if entry["value"] is not None and entry["direction"] != "none"]
+    remarks += [f"left out: {', '.join(left_out)}"] if left_out else []
+    shared = len(_match(states_one.get("state"), states_two.get("state"))[0])
+    remarks.append(f"{shared:,} shared states" if shared else "no shared state: intervals are compared, unpaired")
+    remarks += [f"measured in one of the two only: {', '.join(alone)}"] if alone else []
+    return Comparison(rows, remarks)
 
 
-def exit_code(rows: list[Row], metrics: list[str] | None = None) -> int:
-    """1 if B is shown to be worse in one of the metrics (all if None), else 0. Raises UserError for one that is not there."""
+def exit_code(rows: list[Row], metrics: list[str] | None = None, tolerance: float = 0.0) -> int:
+    """1 if B is shown to be worse in one of the metrics (all if None) by more than `tolerance`, a share of |A|; else 0.
+
+    Many metrics are tried, so their p-values are Holm's: if B is worse in nothing, the code is 1 in at most 5 % of cases.
+    Raises UserError for a metric that is not there, or a tolerance below 0.
+    """
     known = {row.metric for row in rows}
     for name in metrics or []:
         if name not in known:
             raise UserError(f"metrics={name} is not compared here: expected some of {', '.join(sorted(known))}")
-    return int(any(row.verdict == "worse" and (metrics is None or row.metric in metrics) for row in rows))
+    if not tolerance >= 0:
+        raise UserError(f"tolerance={tolerance} is no share: expected a number from 0, such as 0.02 for two percent of A")
+    counting = [row for row in rows if metrics is None or row.metric in metrics]
+    adjusted = intervals.holm(np.array([row.p for row in counting])) if counting else []
+    worse = [row.harm > tolerance * abs(row.a) and p < SURE for row, p in zip(counting, adjusted, strict=True)]
+    return int(any(worse))
 
 
 def table(rows: list[Row], remarks: list[str]) -> str:
+    """The comparison as text, a line each, remarks below."""
     head = ("metric", "A", "B", "B - A", "95 % interval", "B is")
     lines = [head]
     for row in rows:
@@ -80,33 +104,109 @@ def table(rows: list[Row], remarks: list[str]) -> str:
         lines.append((f"{row.name} [{row.metric}]", f"{row.a:.3g}", f"{row.b:.3g}", f"{row.difference:+.3g}", ci, verdict))
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*text, "; ".join(remarks)])
+    said = list(remarks) if rows else [*remarks, "nothing is comparable"]
+    if len(rows) > 1:
+        said.append(f"of {len(rows)} numbers one in 20 would differ by chance: the exit code corrects for that")
+    return "\n".join([*text, "; ".join(said)])
 
 
-def _paired(entry: dict[str, Any], x: np.ndarray, y: np.ndarray, cluster: np.ndarray) -> Row:
-    if entry["direction"] == "zero":  # nearer to zero is better
-
-        def of(weights: np.ndarray) -> float:
-            return float(abs(weights @ y) - abs(weights @ x)) / weights.sum()
-
-        value, ci, _ = intervals.statistic(of, cluster)
+def _row(entry: dict[str, Any], other: dict[str, Any], x: tuple | None, y: tuple | None) -> Row:
+    """One metric; x and y are its values, clusters and states per row, where there are any."""
+    direction, a, b = entry["direction"], entry["value"], other["value"]
+    at_x, at_y = _match(x[2], y[2]) if x is not None and y is not None else ((), ())
+    if len(at_x):
+        (value, ci, p, n), note = _resampled((x[0][at_x], x[1][at_x]), (y[0][at_y],), direction), ""
+        a, b = float(x[0][at_x].mean()), float(y[0][at_y].mean())
+    elif x is not None and y is not None:
+        (value, ci, p, n), note = _resampled(x[:2], y[:2], direction), "unpaired"
     else:
-        value, ci, _ = intervals.ratio(y - x, None, cluster)
-    verdict = _verdict(entry["direction"], ci)
-    return Row(entry["id"], entry["name"], entry["unit"], float(x.mean()), float(y.mean()), value, ci, verdict)
+        (value, ci, p), note = _recovered(entry, other), "unpaired"
+        n = min(entry["n_clusters"], other["n_clusters"])
+    verdict, harm = _verdict(direction, ci)
+    few = [word for word, report in (("A", entry), ("B", other)) if report["status"] == "underpowered"]
+    if few or n < intervals.FEW and ci is not None:
+        why = f"too little data in {' and '.join(few)}" if few else f"only {n} episodes in common"
+        verdict, harm, p, note = "no difference shown", 0.0, 1.0, f"{note}, {why}".lstrip(", ")
+    return Row(entry["id"], entry["name"], entry["unit"], a, b, value, ci, verdict, note, p, harm, n)
 
 
-def _unpaired(entry: dict[str, Any], other: dict[str, Any]) -> Row:
-    a, b, note = entry["value"], other["value"], "unpaired"
-    difference = abs(b) - abs(a) if entry["direction"] == "zero" else b - a
-    verdict = "no difference shown"
-    if entry["ci"] and other["ci"]:
-        low, high = other["ci"][0] - entry["ci"][1], other["ci"][1] - entry["ci"][0]  # the intervals do not overlap
-        verdict = _verdict(entry["direction"], (low, high)) if entry["direction"] != "zero" else verdict
-    return Row(entry["id"], entry["name"], entry["unit"], a, b, difference, None, verdict, note)
+def _resampled(x: tuple, y: tuple, direction: str) -> tuple[float, tuple[float, float], float, int]:
+    """Difference of means, interval, p and clusters. x, y: (values, clusters); y without clusters shares those of x, row by
+    row, and both are then resampled together."""
+    means, drawn = [], []
+    for seed, (values, cluster) in enumerate((x, y if len(y) == 2 else (y[0], x[1]))):
+        top, count = intervals.cluster_sums(values, cluster), intervals.cluster_sums(np.ones(len(cluster)), cluster)
+        weights = intervals.draws_of(len(top), seed=seed if len(y) == 2 else 0)
+        means.append(top.sum() / count.sum())
+        drawn.append((weights @ top) / (weights @ count))
+    if direction == "zero":  # nearer to zero is better
+        means, drawn = np.abs(means), np.abs(drawn)
+    value, spread = float(means[1] - means[0]), drawn[1] - drawn[0]
+    clusters = min(len(np.unique(part[1])) for part in (x, y) if len(part) == 2)
+    return value, intervals.percentile(spread), _p(value, float(spread.std())), clusters
 
 
-def _verdict(direction: str, ci: tuple[float, float]) -> str:
-    if ci[0] <= 0 <= ci[1]:
-        return "no difference shown"
-    return "better" if (ci[0] > 0) == (direction == "higher") else "worse"
+def _recovered(entry: dict[str, Any], other: dict[str, Any]) -> tuple[float, tuple[float, float] | None, float]:
+    """Difference, interval and p from two independent intervals: L = d - sqrt((b - b_low)^2 + (a_high - a)^2), U alike."""
+    a, b, A, B = entry["value"], other["value"], entry["ci"], other["ci"]
+    if entry["direction"] == "zero":
+        A, B = (ci and _absolute(ci) for ci in (A, B))
+        a, b = abs(a), abs(b)
+    if A is None or B is None:
+        return b - a, None, 1.0
+    low = b - a - math.hypot(b - B[0], A[1] - a)
+    high = b - a + math.hypot(B[1] - b, a - A[0])
+    return b - a, (low, high), _p(b - a, (high - low) / 2 / intervals.normal_quantile(0.975))
+
+
+def _absolute(ci: list[float]) -> tuple[float, float]:
+    """The interval of |x| from that of x."""
+    low, high = sorted(map(abs, ci))
+    return (0.0 if ci[0] <= 0 <= ci[1] else low), high
+
+
+def _p(value: float, error: float) -> float:
+    return math.erfc(abs(value) / error / math.sqrt(2)) if error > 0 else float(value == 0)
+
+
+def _verdict(direction: str, ci: tuple[float, float] | None) -> tuple[str, float]:
+    """Better, worse or no difference shown, and how much worse for sure."""
+    if ci is None or ci[0] <= 0 <= ci[1]:
+        return "no difference shown", 0.0
+    if (ci[0] > 0) == (direction == "higher"):
+        return "better", 0.0
+    return "worse", min(map(abs, ci))
+
+
+def _rows_of(id: str, rows: dict[str, Array]) -> tuple[Array, Array, Array | None] | None:
+    """Values, clusters and states of a metric, or None where it has none per row."""
+    if id not in rows:
+        return None
+    state = rows.get(f"{id}/state", rows.get("state"))
+    if state is not None and len(state) != len(rows[id]):
+        state = None
+    return rows[id], rows[f"{id}/cluster"], state
+
+
+def _match(a: Array | None, b: Array | None) -> tuple[Array, Array]:
+    """Rows of a and of b that are one state; a state that is there several times is matched in its order."""
+    if a is None or b is None:
+        return np.zeros(0, int), np.zeros(0, int)
+    keys = [np.rec.fromarrays([state, _occurrence(state)], names="state,time") for state in (a, b)]
+    _, at_a, at_b = np.intersect1d(*keys, assume_unique=True, return_indices=True)
+    return at_a, at_b
+
+
+def _occurrence(state: Array) -> Array:
+    """How often each row's state was there before."""
+    order = np.argsort(state, kind="stable")
+    begins = np.flatnonzero(np.diff(state[order], prepend=state[order][:1] + np.uint64(1)))
+    before = np.arange(len(state)) - np.repeat(begins, np.diff(np.append(begins, len(state))))
+    times = np.empty(len(state), int)
+    times[order] = before
+    return times
+
+
+def _tokenizer(report: dict[str, Any]) -> str | None:
+    weights = report["provenance"].get("weights")
+    return weights.get("tokenizer") if isinstance(weights, dict) else None

@@ -1,6 +1,6 @@
 """A finished evaluation as files: report.json (for programs), states.npz (for comparisons), report.html (for people).
 
-report.json, schema 1:
+report.json, schema 1, strict JSON (no NaN, no Infinity):
 
     schema        1
     verdict       one line
@@ -9,9 +9,11 @@ report.json, schema 1:
     metrics       [{id, name, value, unit, direction, ci, level, n_clusters, n_samples, floor, ceiling, skill, tier, status,
                   reason, experimental, seconds}]; value is null unless status is ok or underpowered
     findings      [{code, severity, evidence, text, established}]; established is true, false (excluded) or null (open)
+    selftest      what the suite checked of itself on this machine, name -> {passed, ...}, or null
 
-states.npz holds "state" (N,), a number for each state that was measured, the same in every evaluation on the same data, and
-for each metric with a value per state "<id>" (N,) and "<id>/cluster" (N,).
+states.npz, no pickles: for each metric with a value per row "<id>" (n,) and "<id>/cluster" (n,), the episode of each; "state"
+(N,), a number for each row that was measured, the same in every evaluation on the same data; "<id>/state" (n,) where a
+metric's rows are others (branch states by the hash of the simulator's state).
 """
 
 from __future__ import annotations
@@ -20,7 +22,10 @@ import hashlib
 import json
 import math
 import platform
-from dataclasses import asdict, dataclass, field
+import zipfile
+import zlib
+from dataclasses import dataclass, field, fields
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +39,30 @@ from tokenworld.interfaces import UserError
 SCHEMA = 1
 KEYS = ("schema", "verdict", "provenance", "capabilities", "metrics", "findings")
 STATUSES = ("ok", "underpowered", "not_applicable", "skipped", "invalid")
+MEASURED = STATUSES[:2]
+DIRECTIONS = ("lower", "higher", "zero", "none")
+PACKAGES = ("numpy", "gymnasium", "ale-py", "minatar")  # what the numbers also depend on, where it is installed
+SEVERITIES = ("fault", "warning", "note")
+TYPES = {"name": str, "unit": str, "reason": str, "experimental": bool, "n_clusters": int, "n_samples": int}
 
 
 @dataclass(frozen=True)
 class Report:
-    """`pictures`: arrays that the page draws, each optional: top_reliability and hazard_reliability (as `reliability`
-    returns), surprise (h, w) bits per position, drift (as `drift.curves` returns)."""
+    """`pictures`: arrays that the page draws, each optional:
+
+    top_reliability, hazard_reliability   as `calibration.reliability` and `outcomes.hazard_reliability` return them
+    surprise (h, w)                       bits of each position
+    plane                                 {"dcal", "dh"}, and "others": [(name, dcal, dh)], for comparison
+    filmstrips                            [`filmstrips.Branching`], worst first
+    effects                               as `effects.effect_matrices` returns, and "actions": [name]
+    drift, distance, survival             as `drift.curves`, `drift.distance_curves`, `outcomes.survival_curves` return
+    reward_confusion (3, 3)               counts, rows real and columns predicted signs -, 0, +
+    transfer                              the matrix of `transfer.transfer_matrix`, and "names": [name]
+    support                               as `transfer.by_support` returns
+    policies                              {"names", "real" (P,), "model" (P,)}, and "real_ci", "model_ci" (P, 2)
+    undos                                 [(words, mass, frame before, frame after)], frames (C, H, W)
+    memory                                as `histories.recall_by_delay` returns
+    """
 
     metrics: list[Metric]
     findings: list[dict[str, Any]]
@@ -48,6 +71,8 @@ class Report:
     capabilities: dict[str, str | None]
     pictures: dict[str, Any] = field(default_factory=dict)
     state: np.ndarray | None = None  # (N,) uint64, of the rows that metrics have values of
+    state_of: dict[str, np.ndarray] = field(default_factory=dict)  # id -> (n,) uint64, of the metrics whose rows are others
+    selftest: dict[str, Any] | None = None
 
 
 def write(report: Report, folder: Path) -> None:
@@ -64,24 +89,46 @@ def as_json(report: Report) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "verdict": report.verdict,
-        "provenance": report.provenance,
+        "provenance": _plain(report.provenance),
         "capabilities": report.capabilities,
-        "metrics": [_plain(metric) for metric in report.metrics],
+        "metrics": [_entry(metric) for metric in report.metrics],
         "findings": report.findings,
+        "selftest": _plain(report.selftest),
     }
 
 
-def _plain(metric: Metric) -> dict[str, Any]:
-    entry = {key: value for key, value in asdict(metric).items() if key not in ("values", "clusters")}
-    entry["ci"] = None if metric.ci is None or not all(map(math.isfinite, metric.ci)) else list(metric.ci)
-    return entry | {"skill": metric.skill}
+def _entry(metric: Metric) -> dict[str, Any]:
+    """A metric as JSON. What is not finite is no number: the value is then invalid, an end or anchor left out."""
+    entry = {f.name: _plain(getattr(metric, f.name)) for f in fields(metric) if f.name not in ("values", "clusters")}
+    entry |= {"ci": None if entry["ci"] is None or None in entry["ci"] else entry["ci"], "skill": _plain(metric.skill)}
+    if metric.value is not None and entry["value"] is None:
+        entry |= {"status": "invalid", "reason": f"the value is {metric.value}, no finite number", "ci": None, "skill": None}
+    return entry
+
+
+def _plain(x: Any) -> Any:
+    """What JSON has: arrays and tuples as lists, numpy's numbers as Python's, paths as text, None for what is not finite."""
+    if isinstance(x, dict):
+        return {str(key): _plain(value) for key, value in x.items()}
+    if isinstance(x, (list, tuple, np.ndarray)):
+        return [_plain(value) for value in x]
+    if isinstance(x, np.generic):
+        x = x.item()
+    if isinstance(x, float):
+        return x if math.isfinite(x) else None
+    return x if x is None or isinstance(x, (str, int)) else str(x)
 
 
 def states(report: Report) -> dict[str, np.ndarray]:
-    found = {} if report.state is None else {"state": report.state}
+    """The arrays of states.npz."""
+    found = {} if report.state is None else {"state": np.asarray(report.state, np.uint64)}
     for metric in report.metrics:
-        if metric.values is not None and metric.clusters is not None:
-            found |= {metric.id: np.asarray(metric.values, float), f"{metric.id}/cluster": np.asarray(metric.clusters)}
+        if metric.values is None or metric.clusters is None:
+            continue
+        _, cluster = np.unique(np.asarray(metric.clusters), return_inverse=True)  # names of episodes become numbers
+        found |= {metric.id: np.asarray(metric.values, float), f"{metric.id}/cluster": cluster}
+        if metric.id in report.state_of:
+            found[f"{metric.id}/state"] = np.asarray(report.state_of[metric.id], np.uint64)
     return found
 
 
@@ -89,38 +136,89 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """report.json and states.npz of a folder, checked. Raises UserError that names what is missing or wrong."""
     path = Path(folder) / "report.json"
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
+        report = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
     except OSError:
         raise UserError(f"there is no report at {path}: expected the out= of `tokenworld evaluate`") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({error}): evaluate again") from None
-    wrong = _wrong(report)
+    wrong = validate(report)
     if wrong:
-        raise UserError(f"{path} is no report of this version: {wrong}: evaluate again")
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise UserError(f"{path} is no report of this version: {wrong[0]}{more}: evaluate again")
+    path = Path(folder) / "states.npz"
     try:
-        with np.load(Path(folder) / "states.npz", allow_pickle=False) as file:
-            return report, {name: file[name] for name in file.files}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{Path(folder) / 'states.npz'} cannot be read ({error}): evaluate again") from None
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is there, but no npz file" if path.exists() else "it is not there")
+        with np.load(path, allow_pickle=False) as file:
+            rows = {name: file[name] for name in file.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(f"{path} cannot be read ({error}): evaluate again") from None
+    for name, x in rows.items():
+        owner = name.rsplit("/", 1)[0]
+        if x.ndim != 1 or x.dtype.kind not in "fiu" or owner in rows and len(rows[owner]) != len(x):
+            raise UserError(f"{path} holds {name} of {x.dtype} {x.shape}, expected one number for each row: evaluate again")
+        if name == owner != "state" and f"{name}/cluster" not in rows:
+            raise UserError(f"{path} holds {name} without {name}/cluster, the episode of each row: evaluate again")
+    return report, rows
 
 
-def _wrong(report: Any) -> str:
-    """What is wrong with a loaded report.json; nothing if it is as it should be."""
+def _refused(constant: str) -> None:
+    raise ValueError(f"{constant} is no JSON number")
+
+
+def validate(report: Any) -> list[str]:
+    """What is wrong with a loaded report.json, a sentence each; empty if it is as it should be."""
     if not isinstance(report, dict):
-        return f"expected an object, got {type(report).__name__}"
+        return [f"expected an object, got {type(report).__name__}"]
     missing = [key for key in KEYS if key not in report]
     if missing:
-        return f"it has no {', '.join(missing)}"
+        return [f"it has no {', '.join(missing)}"]
     if report["schema"] != SCHEMA:
-        return f"it has schema {report['schema']}, expected {SCHEMA}"
-    for entry in report["metrics"]:
-        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
-            return "a metric has no id"
-        if entry.get("status") not in STATUSES:
-            return f"{entry['id']} has status {entry.get('status')!r}, expected one of {', '.join(STATUSES)}"
-        if (entry.get("value") is None) == (entry["status"] in ("ok", "underpowered")):
-            return f"{entry['id']} has status {entry['status']} and value {entry.get('value')}"
-    return ""
+        return [f"it has schema {report['schema']!r}, expected {SCHEMA}"]
+    kinds = {"verdict": str, "provenance": dict, "capabilities": dict, "metrics": list, "findings": list}
+    wrong = [f"{key} is {type(report[key]).__name__}, expected {kind.__name__}" for key, kind in kinds.items()
+             if not isinstance(report[key], kind)]  # fmt: skip
+    if wrong:
+        return wrong
+    ids = [str(entry.get("id", "")) if isinstance(entry, dict) else "" for entry in report["metrics"]]
+    for entry, id in zip(report["metrics"], ids, strict=True):
+        wrong += [f"metric {id} {what}" for what in _wrong(entry)] if id else ["a metric has no id"]
+    wrong += [f"metric {id} is there {ids.count(id)} times" for id in dict.fromkeys(ids) if ids.count(id) > 1 and id]
+    for finding in report["findings"]:
+        code = finding.get("code") if isinstance(finding, dict) else None
+        if not isinstance(code, str) or not isinstance(finding.get("text"), str):
+            wrong.append("a finding has no code or text")
+        elif finding.get("severity") not in SEVERITIES:
+            wrong.append(f"finding {code} has severity {finding.get('severity')!r}, expected one of {', '.join(SEVERITIES)}")
+        elif not any(finding.get("established", "nothing") is value for value in (True, False, None)):
+            wrong.append(f"finding {code} has established {finding.get('established')!r}, expected true, false or null")
+        elif not isinstance(finding.get("evidence"), list) or not set(map(str, finding["evidence"])) <= set(ids):
+            wrong.append(f"finding {code} has evidence {finding.get('evidence')}, which are not all metrics of the report")
+    return wrong
+
+
+def _wrong(entry: dict[str, Any]) -> list[str]:
+    """What is wrong with one metric's entry."""
+    wrong, status, value, ci = [], entry.get("status"), entry.get("value"), entry.get("ci")
+    for key, allowed in (("status", STATUSES), ("direction", DIRECTIONS), ("tier", ("A", "B", "C"))):
+        if entry.get(key) not in allowed:
+            wrong.append(f"has {key} {entry.get(key)!r}, expected one of {', '.join(allowed)}")
+    wrong += [f"has {key} {entry.get(key)!r}, expected {kind.__name__}" for key, kind in TYPES.items()
+              if not isinstance(entry.get(key), kind)]  # fmt: skip
+    for key in ("value", "floor", "ceiling", "skill"):
+        if entry.get(key) is not None and not _number(entry[key]):
+            wrong.append(f"has {key} {entry[key]!r}, expected a number or null")
+    if status in STATUSES and (value is None) == (status in MEASURED):
+        wrong.append(f"has status {status} and value {value}")
+    if status in STATUSES[2:] and not entry.get("reason"):
+        wrong.append("was not measured and gives no reason")
+    if ci is not None and not (isinstance(ci, list) and len(ci) == 2 and all(map(_number, ci)) and ci[0] <= ci[1]):
+        wrong.append(f"has the interval {ci}, expected [low, high] or null")
+    return wrong
+
+
+def _number(x: Any) -> bool:
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
 
 
 def provenance(run) -> dict[str, Any]:
@@ -137,7 +235,15 @@ def provenance(run) -> dict[str, Any]:
         "device": str(run.device),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "versions": {name: version for name in PACKAGES if (version := _version(name))},
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def fingerprint(module: torch.nn.Module) -> str:
