@@ -55,7 +55,7 @@ def test_a_ratio_is_of_sums_and_any_statistic_has_an_interval():
     cluster, top, bottom = np.array([0, 0, 1, 2]), np.array([1.0, 2, 3, 4]), np.array([1.0, 1, 2, 0])
     value, _, n = intervals.ratio(top, bottom, cluster)
     assert (value, n) == (2.5, 3)
-    same, _, _ = intervals.statistic(lambda w: (w @ top) / (w @ bottom), cluster)
+    same, _, _ = intervals.statistic(lambda w: (w @ top) / max(w @ bottom, 1e-9), cluster)
     assert same == 2.5
 
 

@@ -165,6 +165,8 @@ def _ladders(report: Any) -> str:
         rows = []
         for id in sorted(ids, key=lambda id: (order.get(id, len(order)), id)):
             metric = numbers.get(id)
+            if metric is not None and metric.value is not None and metric.skill is None:
+                continue  # without a floor or a ceiling it has no place here: the table has it
             if metric is None or metric.skill is None:
                 reason = (metric.reason if metric else "") or (_lacking(tier, report) if report.capabilities.get(tier) else "")
                 rows.append((names[id], None, None, reason))
