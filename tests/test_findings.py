@@ -170,6 +170,8 @@ def test_the_verdict_is_one_line_without_repeating_itself():
     line = verdict(metrics, findings(metrics))
     assert line.startswith("Drops outcomes (50% of what really comes), ") and "rules out" not in line  # the signature says it
     assert "trust rollouts to 1 step;" in line and "\n" not in line and line.endswith(".")  # where measured, tier B's
+    few = [replace(metric, status="underpowered") for metric in metrics]
+    assert verdict(few, findings(few)).startswith("No fault established; not established: valid horizon, worse than counting, ")
     unsure = verdict(measured(half=100.0), findings(measured(half=100.0)))
     assert unsure.startswith("No fault established; not established: worse than counting, overconfident, ")
     assert f", and {len(RULES) + len(SIGNATURES) - 6} more." in unsure

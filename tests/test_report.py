@@ -128,6 +128,7 @@ def test_json_is_strict_whatever_a_metric_holds(tmp_path):
     assert found["M1.a"]["status"] == found["M1.b"]["status"] == "invalid" and found["M1.a"]["value"] is None
     assert "no finite number" in found["M1.b"]["reason"] and found["M1.c"]["floor"] is found["M1.c"]["ceiling"] is None
     assert found["M1.c"]["value"] == 1 and found["M1.d"]["ci"] is None and told["provenance"]["loss"] is None
+    assert not re.search(r'(points|x|y|width|cx|cy)="[^"]*(nan|inf)', (tmp_path / "report.html").read_text())
     (tmp_path / "report.json").write_text((tmp_path / "report.json").read_text().replace('"value": 0.5', '"value": NaN'))
     with pytest.raises(UserError, match="NaN is no JSON number"):
         report.read(tmp_path)
@@ -309,8 +310,8 @@ def test_what_is_missing_says_why():
     assert "Not drawn: Effects of actions: it needs a simulator that can be branched." in words
     assert "Policies: it needs policies and what they earn in the world" in words
     assert "Surprise by position: it was not part of this evaluation" in words
-    assert "Rewards that were predicted: not measured, there are no rewards Game" in words.replace(" \n", " ")
-    assert "KL divergence of the next frame: not measured" in words and 'fill="url(#none)"' in pages.page(bare)
+    assert "Rewards that were predicted, not measured, there are no rewards Game" in words.replace(" \n", " ")
+    assert "KL divergence of the next frame, not measured" in words and 'fill="url(#none)"' in pages.page(bare)
     assert "Not measured: it needs a simulator that can be branched." in words and "self-test not run" in words
 
 
@@ -324,13 +325,26 @@ def test_many_large_pictures_do_not_make_a_large_file():
     assert len(page) < MOST + 200_000 < 5_000_000
 
 
+def test_the_ladder_tells_what_is_measured_from_what_can_be_relied_on():
+    tiers = {"A": "held-out episodes", "B": "branches", "C": None}
+    told = [metric("M3.kl", 14.4, unit="bits/frame", tier="B", ceiling=0.0),
+            metric("M5.reward_bias", -0.25, half=0.5, direction="zero", floor=0.5, ceiling=0.0),
+            metric("M7.effect_error", 0.2, tier="B", floor=1.0, ceiling=0.0, status="underpowered", reason="few")]  # fmt: skip
+    assert told[1].skill == 0.5 and told[1].skill_ci == (-0.5, 1.0) and told[0].skill is told[0].skill_ci is None
+    assert told[2].skill_ci == pytest.approx((0.79, 0.81))
+    words = " ".join(Read(pages.page(made(metrics=told, findings=[], capabilities=tiers))).words)
+    assert words.count("name of M3.kl") == 1  # in the table only: it has no floor
+    assert "name of M5.reward_bias: 50%" in words
+    assert "name of M7.effect_error: 80%, too few episodes to rely on" in words
+
+
 def test_findings_are_listed_by_what_is_known_of_them():
     words = " ".join(Read(pages.page(made())).words)
     assert "Overconfident (+0.80 bits a frame)." in words and "fault, from M2.dcal" in words
     assert re.search(r"Looked for and excluded: [^.]*underconfident", words)
     open_ = [metric("M2.dcal", 0.0, half=5.0)]
     words = " ".join(Read(pages.page(made(metrics=open_, findings=findings(open_)))).words)
-    assert "Not established, neither shown nor excluded: overconfident (n=1,000, 50 episodes)" in words
+    assert "Not established, neither shown nor excluded: overconfident, underconfident (n=1,000, 50 episodes)." in words
 
 
 # ---------------------------------------------------------------------------------------------------------------- charts
@@ -353,11 +367,11 @@ def test_marks_are_where_the_numbers_are():
     axes.curve([0, 5, 6, 10], [0, 1, math.nan, 2], charts.BLUE)
     assert axes.drawn[-2].count(",") == 2 + 0 and axes.drawn[-1].count(",") == 1  # broken where there is no number
     ladder = charts.ladder([("good", 0.5, (0.4, 0.6), ""), ("bad", -0.1, (-0.2, -0.05), ""), ("open", 0.1, (-0.1, 0.3), ""),
-                            ("none", None, None, "because")], "t")  # fmt: skip
-    assert [ladder.count(f'fill="{colour}"') for colour in (charts.GREEN, charts.ORANGE, charts.GREY)] == [1, 1, 1]
-    assert "none: not measured, because" in ladder and 'fill="url(#none)"' in ladder
+                            ("few", 0.5, (0.4, 0.6), "few episodes"), ("none", None, None, "not measured")], "t")  # fmt: skip
+    assert [ladder.count(f'fill="{colour}"') for colour in (charts.GREEN, charts.ORANGE, charts.GREY)] == [1, 1, 2]
+    assert ">none, not measured<" in ladder and ">few: 50%, few episodes<" in ladder and ladder.count("url(#none)") == 1
     low = [float(x) for x in re.findall(r'<rect x="([\d.]+)" y="\d+" width="[\d.]+" height="13"', ladder)]
-    assert low[0] == low[2] > low[1]  # from the floor, and below it
+    assert low[0] == low[2] == low[3] > low[1]  # from the floor, and below it
 
 
 def test_charts_take_what_metrics_return():

@@ -180,7 +180,8 @@ def plane_chart(dcal, dh, others: Sequence[tuple[str, float, float]] = ()) -> st
         axes.across(dh[0], *dcal[1], BLUE)
     axes.point(dcal[0], dh[0], *(dh[1] or (dh[0], dh[0])), BLUE)
     side, anchor = (-7, "end") if dcal[0] > 0.4 * reach else (7, "start")
-    axes.drawn.append(text(axes.px(dcal[0]) + side, axes.py(dh[0]) - 7, "this model", anchor, BLUE))
+    up = 17 if dh[0] > 0.5 * reach else -7  # clear of the words in the corners
+    axes.drawn.append(text(axes.px(dcal[0]) + side, axes.py(dh[0]) + up, "this model", anchor, BLUE))
     return axes.svg("Calibration plane", f"calibration gap {dcal[0]:.3g} bits, entropy beyond the world's {dh[0]:.3g} bits")
 
 
@@ -248,20 +249,22 @@ def heat_map(
 
 
 def ladder(rows: Sequence[tuple[str, float | None, tuple[float, float] | None, str]], title: str) -> str:
-    """(name, skill, its interval, reason why not measured): a bar each, from the floor (0) to the ceiling (1)."""
+    """(name, skill, its interval, note): a bar each, from the floor (0) to the ceiling (1), hatched where there is no skill.
+
+    Green if the whole interval lies above the floor, orange if below; grey if neither, or if a note says not to rely on it.
+    """
     x = lambda skill: 16 + (min(max(skill, -0.3), 1.05) + 0.3) / 1.35 * (W - 26)  # noqa: E731
-    drawn, y = [HATCH], 20
-    for name, skill, ci, reason in rows:
-        missing = skill is None
-        told = f"{name}: not measured{', ' if reason else ''}{reason}" if missing else f"{name}: {skill:.0%}"
-        for words in textwrap.wrap(told, 56)[:3]:
+    drawn, y, told = [HATCH], 20, []
+    for name, skill, ci, note in rows:
+        told.append(f"{name}{'' if skill is None else f': {round(100 * skill)}%'}{', ' if note else ''}{note}")
+        for words in textwrap.wrap(told[-1], 56, max_lines=3, placeholder=" …"):
             y += LINE
-            drawn.append(text(4, y - 3, words, colour="#555" if missing else INK))
-        if missing:
+            drawn.append(text(4, y - 3, words, colour=INK if skill is not None else "#555"))
+        if skill is None:
             drawn.append(f'<rect x="{x(0):.1f}" y="{y}" width="{x(1) - x(0):.1f}" height="9" fill="url(#none)"/>')
         else:
             left, right = sorted((x(0), x(skill)))
-            colour = GREY if ci is None or ci[0] <= 0 <= ci[1] else GREEN if ci[0] > 0 else ORANGE
+            colour = GREY if note or ci is None or ci[0] <= 0 <= ci[1] else GREEN if ci[0] > 0 else ORANGE
             drawn.append(f'<rect x="{left:.1f}" y="{y}" width="{max(1, right - left):.1f}" height="13" fill="{colour}"/>')
             if ci is not None:
                 drawn.append(line([(x(ci[0]), y + 6.5), (x(ci[1]), y + 6.5)], INK, 2))
@@ -272,8 +275,7 @@ def ladder(rows: Sequence[tuple[str, float | None, tuple[float, float] | None, s
     for end, word in ((0.0, "floor"), (1.0, "ceiling")):
         drawn.insert(1, line([(x(end), 16), (x(end), y)], "#ccc", 1))
         drawn.append(text(x(end), 12, word, "middle"))
-    told = "; ".join(f"{name} {'not measured' if skill is None else format(skill, '.0%')}" for name, skill, _, _ in rows)
-    return svg(title, f"share of the way from floor to ceiling: {told}", drawn, W, y)
+    return svg(title, f"share of the way from floor to ceiling: {'; '.join(told)}", drawn, W, y)
 
 
 def _shade(share: float, below: bool) -> str:

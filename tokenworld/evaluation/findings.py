@@ -208,11 +208,13 @@ def verdict(metrics: list[Metric], found: list[dict[str, Any]]) -> str:
     parts = [_listed(faults) if faults else "no fault established" if found else "nothing was measured"]
     parts += [finding["text"] for finding in claimed if finding["severity"] == "note"]
     reach = by_id.get("M4.valid_horizon") or by_id.get("M4.horizon")
-    if reach is not None:
+    if reach is not None and reach.status == "ok":
         beyond = "more than " if "longer" in reach.reason else ""
         parts.append(f"trust rollouts to {beyond}{reach.value:.0f} step{'s' * (round(reach.value) != 1)}")
+    elif reach is not None:
+        open_.insert(0, "valid horizon")
     saved = by_id.get("M6.shuffled")
-    if saved is not None and saved.ci is not None and saved.ci[0] > HEED:
+    if saved is not None and saved.status == "ok" and saved.ci is not None and saved.ci[0] > HEED:
         parts.append(f"knowing the action saves {saved.value:.2f} bits a frame")
     if open_:
         parts.append(f"not established: {_listed(open_)}")
@@ -237,9 +239,6 @@ def _finding(
 
 def _interval(metric: Metric, skill: bool) -> tuple[float, float] | None:
     """The interval of a metric or of its skill; None where there is none."""
-    if metric.value is None or metric.ci is None or not skill:
-        return None if metric.value is None else metric.ci
-    if metric.skill is None:
+    if metric.value is None:
         return None
-    low, high = sorted((metric.floor - end) / (metric.floor - metric.ceiling) for end in metric.ci)
-    return low, high
+    return metric.skill_ci if skill else metric.ci

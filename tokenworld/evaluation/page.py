@@ -58,7 +58,7 @@ i.p { background: #009E73 } i.q { background: #0072B2 }
 img { width: 78px; image-rendering: pixelated; border: 1px solid #ddd }
 @media print {
   body { font-size: 11pt; max-width: none } figure { max-width: 48% } h2 { break-after: avoid }
-  figure, tr, .strip { break-inside: avoid } rect, polygon, i { print-color-adjust: exact }
+  figure, tr, .branching { break-inside: avoid } rect, polygon, i { print-color-adjust: exact }
 }
 @media screen and (max-width: 600px) {
   .numbers, .numbers tbody, .numbers tr, .numbers td { display: block } .numbers th { display: none }
@@ -136,10 +136,13 @@ def _findings(findings: list[dict]) -> str:
     rows = [f"<li>{_sentence(f['text'])} <small>{escape(f['severity'])}, from {escape(', '.join(f['evidence']))}</small></li>"
             for f in claimed]  # fmt: skip
     parts = [f"<ul>{''.join(rows)}</ul>"] if rows else []
-    open_ = [f"{_words(f['code'])} ({escape(f['text'].removeprefix('not established').strip(' ()'))})"
-             for f in findings if f["established"] is None]  # fmt: skip
+    open_: dict[str, list[str]] = {}  # how much was measured -> what that did not settle
+    for finding in findings:
+        if finding["established"] is None:
+            open_.setdefault(finding["text"].removeprefix("not established").strip(" ()"), []).append(_words(finding["code"]))
     if open_:
-        parts.append(f'<p class="off">Not established, neither shown nor excluded: {"; ".join(open_)}.</p>')
+        told = "; ".join(f"{', '.join(codes)} ({escape(n)})" for n, codes in open_.items())
+        parts.append(f'<p class="off">Not established, neither shown nor excluded: {told}.</p>')
     excluded = [_words(f["code"]) for f in findings if f["established"] is False]
     if excluded:
         parts.append(f'<p class="off">Looked for and excluded: {", ".join(excluded)}.</p>')
@@ -167,12 +170,13 @@ def _ladders(report: Any) -> str:
             metric = numbers.get(id)
             if metric is not None and metric.value is not None and metric.skill is None:
                 continue  # without a floor or a ceiling it has no place here: the table has it
-            if metric is None or metric.skill is None:
+            if metric is None or metric.value is None:
                 reason = (metric.reason if metric else "") or (_lacking(tier, report) if report.capabilities.get(tier) else "")
-                rows.append((names[id], None, None, reason))
-                continue
-            ends = metric.ci and tuple(sorted((metric.floor - end) / (metric.floor - metric.ceiling) for end in metric.ci))
-            rows.append((metric.name + (" (experimental)" if metric.experimental else ""), metric.skill, ends, ""))
+                rows.append((names[id], None, None, f"not measured{', ' if reason else ''}{reason}"))
+            else:
+                few = "" if metric.status == "ok" else "too few episodes to rely on"
+                name = metric.name + (" (experimental)" if metric.experimental else "")
+                rows.append((name, metric.skill, metric.skill_ci, few))
         if rows:
             lacking = "" if report.capabilities.get(tier) else f"Not measured: it needs {NEEDS[tier]}."
             parts.append(figure(TIERS[tier], charts.ladder(rows, TIERS[tier]), lacking))

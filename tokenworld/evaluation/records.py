@@ -46,9 +46,23 @@ class Metric:
     @property
     def skill(self) -> float | None:
         """(floor - value) / (floor - ceiling), unclipped: 0 at the floor, 1 at the ceiling."""
-        if self.value is None or self.floor is None or self.ceiling is None or self.floor == self.ceiling:
+        return None if self.value is None else self._skill(self.value)
+
+    @property
+    def skill_ci(self) -> tuple[float, float] | None:
+        """The interval of the skill, low end first."""
+        if self.ci is None or self.skill is None:
             return None
-        return (self.floor - self.value) / (self.floor - self.ceiling)
+        ends = [self._skill(end) for end in self.ci]
+        if self.direction == "zero" and self.ci[0] <= 0 <= self.ci[1]:
+            ends.append(self._skill(0.0))  # the best of the interval is inside it
+        return min(ends), max(ends)
+
+    def _skill(self, value: float) -> float | None:
+        if self.floor is None or self.ceiling is None or self.floor == self.ceiling:
+            return None
+        value = abs(value) if self.direction == "zero" else value  # floors of what is good at zero are sizes
+        return (self.floor - value) / (self.floor - self.ceiling)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ import math
 import platform
 import zipfile
 import zlib
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,7 @@ class Report:
 def write(report: Report, folder: Path) -> None:
     """All three files, each whole or not at all. report.json is written last: where it is, the others are."""
     folder.mkdir(parents=True, exist_ok=True)
+    report = replace(report, metrics=[_finite(metric) for metric in report.metrics])
     _replace(folder / "report.html", page(report).encode())
     temporary = folder / "states.tmp.npz"
     np.savez_compressed(temporary, **states(report))
@@ -98,12 +99,18 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def _entry(metric: Metric) -> dict[str, Any]:
-    """A metric as JSON. What is not finite is no number: the value is then invalid, an end or anchor left out."""
     entry = {f.name: _plain(getattr(metric, f.name)) for f in fields(metric) if f.name not in ("values", "clusters")}
-    entry |= {"ci": None if entry["ci"] is None or None in entry["ci"] else entry["ci"], "skill": _plain(metric.skill)}
-    if metric.value is not None and entry["value"] is None:
-        entry |= {"status": "invalid", "reason": f"the value is {metric.value}, no finite number", "ci": None, "skill": None}
-    return entry
+    return entry | {"skill": _plain(metric.skill)}
+
+
+def _finite(metric: Metric) -> Metric:
+    """What is not finite is no number: a value is then invalid, an interval or an anchor left out."""
+    value, floor, ceiling = (_plain(x) for x in (metric.value, metric.floor, metric.ceiling))
+    ci = None if metric.ci is None or None in _plain(metric.ci) else metric.ci
+    metric = replace(metric, floor=floor, ceiling=ceiling)
+    if metric.value is not None and value is None:
+        return replace(metric, value=None, ci=None, status="invalid", reason=f"the value is {metric.value}, no finite number")
+    return replace(metric, value=value, ci=ci)
 
 
 def _plain(x: Any) -> Any:
