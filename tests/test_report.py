@@ -335,7 +335,7 @@ def test_the_ladder_tells_what_is_measured_from_what_can_be_relied_on():
     words = " ".join(Read(pages.page(made(metrics=told, findings=[], capabilities=tiers))).words)
     assert words.count("name of M3.kl") == 1  # in the table only: it has no floor
     assert "name of M5.reward_bias: 50%" in words
-    assert "name of M7.effect_error: 80%, too few episodes to rely on" in words
+    assert "name of M7.effect_error: 80%, few episodes" in words
 
 
 def test_findings_are_listed_by_what_is_known_of_them():

@@ -14,7 +14,7 @@ import numpy as np
 from tokenworld import viz
 
 SHOWN = 8  # states
-BRANCHES, SAMPLES, CONTEXT = 6, 4, 4  # frames of a row, at most
+BRANCHES, SAMPLES, CONTEXT = 5, 4, 4  # frames of a row, at most
 SIDE = 96  # pixels of a picture, at most
 MOST = 3_500_000  # characters of all pictures: the page stays below 5 MB
 
@@ -62,10 +62,10 @@ def _strip(one: Branching) -> str:
     ]
     if len(one.p) > len(order):
         branches.append(f'<span class="off">and {len(one.p) - len(order)} less likely</span>')
-    if one.changed is not None:
-        mask = np.where(np.asarray(one.changed, bool), 0, 235).astype(np.uint8)
-        branches.append(_cell(_image(mask[..., None].repeat(3, -1), "codes that differ, in black"), "black: codes that differ"))
     drawn = [_cell(picture(frame, "drawn by the model"), "") for frame in one.samples[:SAMPLES]]
+    if one.changed is not None:
+        mask = np.where(np.asarray(one.changed, bool), 0, 235).astype(np.uint8)[..., None].repeat(3, -1)
+        drawn.append(_cell(_image(mask, "where what can come differs, in black"), "black: where what can come differs"))
     rows = [("seen", context), ("can come", branches), ("model draws", drawn)]
     cells = "".join(f'<div class="strip"><b>{name}</b>{"".join(row)}</div>' for name, row in rows if row)
     return f'<div class="branching"><p>{escape(one.words)}: {one.kl:.2f} bits</p>{cells}</div>'

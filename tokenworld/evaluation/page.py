@@ -174,15 +174,15 @@ def _ladders(report: Any) -> str:
                 reason = (metric.reason if metric else "") or (_lacking(tier, report) if report.capabilities.get(tier) else "")
                 rows.append((names[id], None, None, f"not measured{', ' if reason else ''}{reason}"))
             else:
-                few = "" if metric.status == "ok" else "too few episodes to rely on"
+                few = "" if metric.status == "ok" else "few episodes"
                 name = metric.name + (" (experimental)" if metric.experimental else "")
                 rows.append((name, metric.skill, metric.skill_ci, few))
         if rows:
             lacking = "" if report.capabilities.get(tier) else f"Not measured: it needs {NEEDS[tier]}."
             parts.append(figure(TIERS[tier], charts.ladder(rows, TIERS[tier]), lacking))
     about = ("How far each number is on the way from the floor, what simple predictors reach, to the ceiling, the best there"
-             " is. Green: the whole 95 % interval lies above the floor; orange: below it; grey: neither. Hatched: not measured."
-             " There is no single score, on purpose.")  # fmt: skip
+             " is. Green: the whole 95 % interval lies above the floor; orange: below it; grey: neither, or too few episodes to"
+             " tell. Hatched: not measured. There is no single score, on purpose.")  # fmt: skip
     return f'<p class="off">{about}</p><div class="row">{"".join(parts)}</div>'
 
 

@@ -125,7 +125,7 @@ def _row(entry: dict[str, Any], other: dict[str, Any], x: tuple | None, y: tuple
     verdict, harm = _verdict(direction, ci)
     few = [word for word, report in (("A", entry), ("B", other)) if report["status"] == "underpowered"]
     if few or n < intervals.FEW and ci is not None:
-        why = f"too little data in {' and '.join(few)}" if few else f"only {n} episodes in common"
+        why = f"too little data in {' and '.join(few)}" if few else f"only {n} episodes"
         verdict, harm, p, note = "no difference shown", 0.0, 1.0, f"{note}, {why}".lstrip(", ")
     return Row(entry["id"], entry["name"], entry["unit"], a, b, value, ci, verdict, note, p, harm, n)
 
@@ -192,7 +192,7 @@ def _match(a: Array | None, b: Array | None) -> tuple[Array, Array]:
     """Rows of a and of b that are one state; a state that is there several times is matched in its order."""
     if a is None or b is None:
         return np.zeros(0, int), np.zeros(0, int)
-    keys = [np.rec.fromarrays([state, _occurrence(state)], names="state,time") for state in (a, b)]
+    keys = [np.rec.fromarrays([state.astype(np.uint64), _occurrence(state)], names="state,time") for state in (a, b)]
     _, at_a, at_b = np.intersect1d(*keys, assume_unique=True, return_indices=True)
     return at_a, at_b
 
@@ -200,7 +200,7 @@ def _match(a: Array | None, b: Array | None) -> tuple[Array, Array]:
 def _occurrence(state: Array) -> Array:
     """How often each row's state was there before."""
     order = np.argsort(state, kind="stable")
-    begins = np.flatnonzero(np.diff(state[order], prepend=state[order][:1] + np.uint64(1)))
+    begins = np.flatnonzero(np.append(True, state[order][1:] != state[order][:-1])[: len(state)])
     before = np.arange(len(state)) - np.repeat(begins, np.diff(np.append(begins, len(state))))
     times = np.empty(len(state), int)
     times[order] = before
