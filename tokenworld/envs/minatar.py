@@ -114,7 +114,12 @@ class MinAtarVector(VectorEnv):
         return self._obs(), reward, terminated, truncated, {}
 
     def _obs(self) -> np.ndarray:
-        return np.ascontiguousarray(self._frames.transpose(0, 3, 1, 2)).view(np.uint8) * np.uint8(255)  # (N, C, H, W)
+        return to_bytes(self._frames)  # (N, C, H, W)
+
+
+def to_bytes(frames: np.ndarray) -> np.ndarray:
+    """(..., H, W, C) bool, as the package draws them -> (..., C, H, W) uint8 in {0, 255}."""
+    return np.ascontiguousarray(np.moveaxis(frames, -1, -3)).view(np.uint8) * np.uint8(255)
 
 
 TINY = dict(id="MinAtar/Breakout-v1", num_envs=2, max_steps=40)

@@ -1,0 +1,374 @@
+"""Simulators that can be branched: the same state, continued again and again (tier B of the evaluation).
+
+What was learnt the hard way about cloning, and is dealt with here:
+- ALE's snapshots leave out the action that a sticky step repeats, so what ran before a restore leaks into what comes after.
+  Here the emulator itself is never sticky and runs frame by frame; the repeated action is held, and drawn, in Python.
+- `copy.deepcopy` of an `AtariEnv` is a fresh game. Emulators are never copied here: their state is.
+- The screen is the old one after a restore, until a frame has run: every snapshot brings its observation along.
+- Wrappers (frame stacks, lives, max-pooling, step limits) are outside a snapshot: there are none here. Frames are made by
+  pure functions and equal those of `tokenworld.envs` bit for bit. There is no step limit: nothing is truncated.
+Every adapter tests itself when it is made, and refuses to be made if a clone does not go on as the original does.
+
+    C channels · H, W image · A actions
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from tokenworld.envs import atari, minatar
+from tokenworld.interfaces import UserError
+
+Array = np.ndarray
+Branch = tuple[float, Array, float, bool]  # probability, obs (C, H, W) uint8, reward, terminated
+ENDED = "the episode has ended: restore or reset before the next step"
+
+
+class Branchable(Protocol):
+    """A simulator whose state can be kept and returned to: obs (C, H, W) uint8, actions 0..A-1."""
+
+    exact: bool  # `branches` enumerates; if not, draw: restore, reseed, step
+    actions: int  # A
+
+    def reset(self, seed: int | None = None) -> Array:
+        """The first obs of an episode: of a new, seeded game, or of what comes after the last episode."""
+
+    def snapshot(self) -> Any:
+        """Everything that the future depends on, and the current obs."""
+
+    def restore(self, x: Any) -> Array:
+        """Return to a snapshot, as often as wanted; its obs. Randomness goes on as in the snapshot until `reseed`."""
+
+    def step(self, a: int) -> tuple[Array, float, bool]:
+        """Obs, reward, terminated. Raises `ValueError` after the end of an episode."""
+
+    def reseed(self, k: int) -> None:
+        """Let all randomness to come depend on k alone: equal k are common random numbers."""
+
+    def branches(self, x: Any, a: int) -> list[Branch] | None:
+        """All that can come of action a in snapshot x, or None if that cannot be listed; leaves the simulator as it is."""
+
+    def state_hash(self) -> int:
+        """64 bits of the state, without its randomness: equal for states with the same possible futures."""
+
+
+def self_test(simulator: Branchable, name: str, rounds: int = 10, steps: int = 20) -> None:
+    """Clone, run `steps` random steps in original and clone, compare; from `rounds` states. Raises `UserError` if they differ.
+
+    Between the two other actions run, so that what a restore forgets is not by chance what it was. Where branches are listed,
+    what happens must be among them.
+    """
+    rng = np.random.default_rng(0)
+    simulator.reset(1)
+    for round in range(rounds):
+        now = _play(simulator, rng.integers(0, simulator.actions, 7))[-1]
+        actions = rng.integers(0, simulator.actions, steps)
+        x = simulator.snapshot()
+        listed = simulator.branches(x, int(actions[0]))
+        simulator.reseed(round)
+        original = [now, *_play(simulator, actions)]
+        _play(simulator, np.full(3, rng.integers(simulator.actions)))
+        clone = [(simulator.restore(x), *now[1:3], simulator.state_hash())]
+        simulator.reseed(round)
+        clone += _play(simulator, actions)
+        for t, (one, two) in enumerate(zip(original, clone, strict=False)):
+            for what, u, v in zip(("observation", "reward", "end", "state"), one, two, strict=True):
+                if not np.array_equal(u, v):
+                    raise UserError(
+                        f"{name} cannot be branched: {t} steps after a snapshot the {what} of a clone differs from the "
+                        "original's, expected the same; use another version of its package, or do without a simulator"
+                    )
+        if listed is not None:
+            obs, reward, terminated, _ = original[1]
+            found = any(np.array_equal(obs, o) and (reward, terminated) == (r, e) for _, o, r, e in listed)
+            if not found or abs(sum(p for p, *_ in listed) - 1) > 1e-9:
+                raise UserError(
+                    f"{name} cannot be branched: a step gave what is not among its {len(listed)} listed branches, expected one "
+                    "of them; use another version of its package, or do without a simulator"
+                )
+
+
+def _play(simulator: Branchable, actions: Array) -> list[tuple[Array, float, bool, int]]:
+    """Take actions, through the ends of episodes: obs, reward, terminated and hash of all steps and of all first frames."""
+    path = []
+    for a in actions.tolist():
+        path.append((*simulator.step(a), simulator.state_hash()))
+        if path[-1][2]:
+            path.append((simulator.reset(len(path)), 0.0, False, simulator.state_hash()))
+    return path
+
+
+# ---- Atari
+
+
+@dataclass(frozen=True)
+class AtariState:
+    emulator: Any  # ale_py.ALEState; nothing in the emulator is random
+    obs: Array  # (C, H, W) uint8
+    screens: tuple[Array, Array]  # the two screens that obs was pooled from: a game that ends early shows them again
+    held: int  # the action, in the emulator's numbers, that a sticky frame repeats
+    lives: int
+    ended: bool  # the episode
+    random: dict[str, Any]  # of the generator that draws stickiness
+
+
+class Atari:
+    """One game of ale-py with the options and the frames of `tokenworld.envs.atari.make`; sticky branches are enumerated.
+
+    A sticky emulator repeats, in each of the m = `frameskip` frames and with probability `sticky`, what it did in the frame
+    before; once it has taken the new action, repeating is taking it. The new action begins after k frames with probability
+    (1 - sticky) sticky^k for k < m, and not at all with sticky^m: at most m + 1 branches (Machado et al., 2018, section 5).
+
+    Raises `UserError` for an id or a number that cannot be, for frames larger than the screen, and if cloning fails.
+    """
+
+    exact = True
+
+    def __init__(
+        self,
+        *,
+        id: str = "ALE/Breakout-v5",
+        height: int = 64,
+        width: int = 64,
+        grayscale: bool = False,
+        frameskip: int = 4,
+        sticky: float = 0.0,
+        noop_max: int = 30,
+        life_loss_ends: bool = False,
+        full_actions: bool = False,
+        maxpool: bool = True,
+    ) -> None:
+        # It knows what is wrong with an option, better than this file would.
+        atari.make(id=id, height=height, width=width, frameskip=frameskip, sticky=sticky, noop_max=noop_max).close()
+        import ale_py
+        import gymnasium
+
+        self.ale = ale_py.ALEInterface()
+        self.ale.setLoggerMode(ale_py.LoggerMode.Error)
+        self.ale.setFloat("repeat_action_probability", 0.0)
+        self._rom = ale_py.roms.get_rom_path(gymnasium.spec(id).kwargs["game"])
+        self.ale.loadROM(self._rom)
+        H, W = self.ale.getScreenDims()
+        if (height, width) != (H, W) and (height >= H or width >= W):
+            raise UserError(
+                f"env.height and env.width of a simulator must be below {H} and {W}, the size of the screen of {id}, "
+                f"got {height} and {width}: choose e.g. 64 and 64"
+            )
+        self.height, self.width, self.grayscale, self.maxpool = height, width, grayscale, maxpool
+        self.frameskip, self.sticky, self.noop_max, self.life_loss_ends = frameskip, sticky, noop_max, life_loss_ends
+        meanings = self.ale.getLegalActionSet() if full_actions else self.ale.getMinimalActionSet()
+        self.action_set = [int(action.value) for action in meanings]
+        self.actions = len(self.action_set)
+        self_test(self, id)
+        self.reset(0)
+
+    def reset(self, seed: int | None = None) -> Array:
+        """The first obs of an episode; without a seed, and if only a life was lost, after a no-op in the same game."""
+        if seed is not None:
+            self._random = np.random.default_rng(seed)
+            self.ale.loadROM(self._rom)
+        elif self.life_loss_ends and self._ended and not self.ale.game_over():
+            self._frames(0, self._frames_held())
+            if not self.ale.game_over():
+                self._ended = False
+                return self._obs
+        self.ale.reset_game()
+        for _ in range(self._random.integers(self.noop_max) if self.noop_max > 0 else 0):  # as many as ale-py: 0..max-1
+            self.ale.act(0)
+            if self.ale.game_over():
+                self.ale.reset_game()
+        screen = self._screen()
+        self._screens = (np.zeros_like(screen), screen)
+        self._obs = self._frame()
+        self._held, self._lives, self._ended = 0, self.ale.lives(), False
+        return self._obs
+
+    def snapshot(self) -> AtariState:
+        emulator, random = self.ale.cloneState(), self._random.bit_generator.state
+        return AtariState(emulator, self._obs, self._screens, self._held, self._lives, self._ended, random)
+
+    def restore(self, x: AtariState) -> Array:
+        self.ale.restoreState(x.emulator)
+        self._obs, self._screens, self._held, self._lives, self._ended = x.obs, x.screens, x.held, x.lives, x.ended
+        self._random.bit_generator.state = x.random
+        return x.obs
+
+    def step(self, a: int) -> tuple[Array, float, bool]:
+        number = self._number(a, self._ended)
+        return self._frames(number, self._frames_held())
+
+    def reseed(self, k: int) -> None:
+        self._random = np.random.default_rng(k)
+
+    def branches(self, x: AtariState, a: int) -> list[Branch]:
+        """At most m + 1; those that nobody could tell apart by obs, reward and end are one."""
+        here, number, m, s = self.snapshot(), self._number(a, x.ended), self.frameskip, self.sticky
+        delays = [(1.0, 0)] if number == x.held or s == 0 else [((1 - s) * s**k, k) for k in range(m)] + [(s**m, m)]
+        found: dict[tuple[bytes, float, bool], Branch] = {}
+        for p, k in delays:
+            self.restore(x)
+            obs, reward, terminated = self._frames(number, k)
+            key = (obs.tobytes(), reward, terminated)
+            found[key] = (p + (found[key][0] if key in found else 0.0), obs, reward, terminated)
+        self.restore(here)
+        return list(found.values())
+
+    def state_hash(self) -> int:
+        """Of the RAM, the last two screens (they show what a few games keep in the video chip), the held action and the end."""
+        state = [self.ale.getRAM(), *self._screens, np.array([self._held if self.sticky > 0 else 0, self._lives, self._ended])]
+        return _hash(b"".join(part.tobytes() for part in state))
+
+    def _number(self, a: int, ended: bool) -> int:
+        if ended:
+            raise ValueError(ENDED)
+        if not 0 <= a < self.actions:  # the emulator would take some other action, or hang
+            raise ValueError(f"action must be a number in 0..{self.actions - 1}, got {a}")
+        return self.action_set[a]
+
+    def _frames_held(self) -> int:
+        """For how many frames the old action is repeated: always the same number of draws, for common random numbers."""
+        taken = self._random.random(self.frameskip) >= self.sticky
+        return int(taken.argmax()) if taken.any() else self.frameskip
+
+    def _frames(self, number: int, k: int) -> tuple[Array, float, bool]:
+        """k frames of the held action, then `number`, in all m frames or until the game is over."""
+        m, reward, screens = self.frameskip, 0.0, list(self._screens)
+        for i in range(m):
+            reward += self.ale.act(self._held if i < k else number)
+            if self.ale.game_over():
+                break  # ale-py never shows the frame that ends a game, but what was pooled before
+            if i >= m - 2:
+                screens[i - m + 2] = self._screen()
+        self._screens, self._held = (screens[0], screens[1]), self._held if k == m else number
+        self._obs = self._frame()
+        lives = self.ale.lives()
+        self._ended = bool(self.ale.game_over() or (self.life_loss_ends and lives < self._lives))
+        self._lives = lives
+        return self._obs, reward, self._ended
+
+    def _screen(self) -> Array:
+        return self.ale.getScreenGrayscale()[..., None] if self.grayscale else self.ale.getScreenRGB()  # (H, W, C)
+
+    def _frame(self) -> Array:
+        pooled = np.maximum(*self._screens) if self.maxpool else self._screens[1]
+        return np.ascontiguousarray(shrink(pooled, self.height, self.width).transpose(2, 0, 1))  # (C, H, W)
+
+
+def shrink(image: Array, height: int, width: int) -> Array:
+    """(H, W, C) uint8 -> (height, width, C) uint8, each pixel the mean of the area under it, as OpenCV's INTER_AREA has it.
+
+    Bit for bit: float32, columns before rows, from left to right and from top to bottom, halves to even. ale-py brings its own
+    OpenCV, and this saves the dependency. Neither side may grow.
+    """
+    H, W, C = image.shape
+    if (H, W) == (height, width):
+        return image
+    if H % height == 0 and W % width == 0:  # whole blocks: integer sums
+        total = image.reshape(height, H // height, width, W // width, C).sum((1, 3), dtype=np.int32)
+        if (H, W) == (2 * height, 2 * width):
+            return ((total + 2) >> 2).astype(np.uint8)
+        return np.rint(total.astype(np.float32) * np.float32(height * width / (H * W))).astype(np.uint8)
+    index, weight = _overlaps(W, width)
+    columns = sum(image[:, i] * w[:, None] for i, w in zip(index, weight, strict=True))  # (H, width, C)
+    index, weight = _overlaps(H, height)
+    return np.rint(sum(columns[i] * w[:, None, None] for i, w in zip(index, weight, strict=True))).astype(np.uint8)
+
+
+@lru_cache
+def _overlaps(source: int, size: int) -> tuple[Array, Array]:
+    """Which of `source` pixels each of `size` larger ones covers, and with what share of its area: (n, size) both, 0 = none."""
+    scale = 1.0 / (size / source)
+    rows: list[list[tuple[int, float]]] = []
+    for start in np.arange(size) * scale:
+        stop, area = start + scale, min(scale, source - start)
+        first, last = int(np.ceil(start)), min(int(np.floor(stop)), source - 1)
+        row = [(first - 1, (first - start) / area)] if first - start > 1e-3 else []  # slivers below a thousandth are left out
+        row += [(i, 1.0 / area) for i in range(first, last)]
+        row += [(last, min(stop - last, 1.0, area) / area)] if stop - last > 1e-3 else []
+        rows.append(row)
+    n = max(map(len, rows))
+    padded = np.array([row + [(0, 0.0)] * (n - len(row)) for row in rows])  # (size, n, 2)
+    return padded[..., 0].T.astype(np.int64), padded[..., 1].T.astype(np.float32)
+
+
+# ---- MinAtar
+
+
+@dataclass(frozen=True)
+class MinAtarState:
+    game: Any  # a copy, randomness included
+    obs: Array  # (C, H, W) uint8
+    ended: bool
+
+
+class MinAtar:
+    """One game of MinAtar with the frames of `tokenworld.envs.minatar.make`; its branches are not listed: draw them.
+
+    Sticky steps and the game's own randomness share one generator. Raises `UserError` for an id or a number that cannot be,
+    when `minatar` is not installed, and if cloning fails.
+    """
+
+    exact = False
+
+    def __init__(self, *, id: str = "MinAtar/Breakout-v1", sticky: float = 0.1) -> None:
+        games = minatar.make(id=id, sticky=sticky)
+        self.game, self.action_set, self.actions = games.games[0], games.actions, len(games.actions)
+        self_test(self, id)
+        self.reset(0)
+
+    def reset(self, seed: int | None = None) -> Array:
+        if seed is not None:
+            self.game.seed(seed % 2**32)
+            self.game.last_action = 0
+        self.game.reset()
+        self._ended, self._obs = False, minatar.to_bytes(self.game.state())
+        return self._obs
+
+    def snapshot(self) -> MinAtarState:
+        return MinAtarState(copy.deepcopy(self.game), self._obs, self._ended)
+
+    def restore(self, x: MinAtarState) -> Array:
+        self.game, self._obs, self._ended = copy.deepcopy(x.game), x.obs, x.ended
+        return x.obs
+
+    def step(self, a: int) -> tuple[Array, float, bool]:
+        if not 0 <= a < self.actions:
+            raise ValueError(f"action must be a number in 0..{self.actions - 1}, got {a}")
+        if self._ended:
+            raise ValueError(ENDED)
+        reward, ended = self.game.act(self.action_set[a])
+        self._ended, self._obs = bool(ended), minatar.to_bytes(self.game.state())
+        return self._obs, float(reward), self._ended
+
+    def reseed(self, k: int) -> None:
+        self.game.seed(k % 2**32)  # of the stickiness and of the game
+
+    def branches(self, x: MinAtarState, a: int) -> None:
+        return None
+
+    def state_hash(self) -> int:
+        """Of all that the game holds but its generator, and of the action that a sticky step repeats."""
+        state = {name: value for name, value in vars(self.game.env).items() if name != "random"}
+        held = self.game.last_action if self.game.sticky_action_prob > 0 else 0
+        return _hash(repr((_plain(state), held, self._ended)).encode())
+
+
+def _plain(value: Any) -> Any:
+    """The same text for the same state, whatever types of numbers a game has reached it with."""
+    if isinstance(value, np.ndarray):
+        return value.shape, _plain(value.ravel().tolist())
+    if isinstance(value, dict):
+        return [(key, _plain(value[key])) for key in sorted(value)]
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return float(value) if isinstance(value, bool | int | float | np.generic) else repr(value)
+
+
+def _hash(state: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "little")
