@@ -164,8 +164,16 @@ def test_a_simulator_that_forgets_is_refused():
 
     with pytest.raises(UserError, match="cannot be branched"):
         Leaky(id="MinAtar/Breakout-v1", sticky=0.9)
-    with pytest.raises(UserError, match="cannot be branched yet"):
-        cloned.simulator_of({"_target_": "tokenworld.envs.atari.make", "id": "ALE/Pong-v5"})
+    with pytest.raises(UserError, match="expected an Atari or a MinAtar game"):
+        cloned.simulator_of({"_target_": "tokenworld.envs.gym.make", "id": "ALE/Pong-v5"})
+
+
+def test_the_simulator_of_an_atari_recipe_lists_its_branches():
+    env = {"_target_": "tokenworld.envs.atari.make", "id": "ALE/Breakout-v5", "sticky": 0.25, "max_steps": 100}
+    simulator = cloned.simulator_of(env)
+    place = branch_probe.places(simulator, 1, 2, math.inf)[0]
+    listed = simulator.branches(place.snapshot, 1)
+    assert simulator.exact and 1 <= len(listed) <= 5 and sum(p for p, *_ in listed) == pytest.approx(1)
 
 
 def test_evaluate_at_branches(tmp_path):

@@ -40,7 +40,8 @@ def follow(simulator, env, seed, steps):
         (dict(id="ALE/Pong-v5", height=105, width=80, maxpool=False), 0),
         (dict(id="ALE/Freeway-v5", height=30, width=32, frameskip=1), 0),
         (dict(id="ALE/Boxing-v5", height=210, width=160, frameskip=9), 1),
-        (dict(id="ALE/AirRaid-v5", height=100, width=60, frameskip=2), 0),
+        (dict(id="ALE/AirRaid-v5", height=100, width=60, frameskip=2), 2),
+        (dict(id="ALE/Assault-v5", height=210, width=160), 2),
     ],
 )
 def test_atari_has_the_frames_of_the_vector_environment(keywords, ends):
@@ -78,19 +79,20 @@ class Sticky:
         self.over = self.ale.cloneState()
 
     def draw(self, x, a):
-        """Obs as bytes, reward, terminated. A game that is over runs no frames, but takes note of the action to repeat."""
+        """Screen as bytes, reward, terminated. A game that is over runs no frames, but takes note of the action to repeat."""
         self.ale.restoreState(self.over)
         for _ in range(16):
             self.ale.act(x.held)
         self.ale.restoreState(x.emulator)
-        reward, screens = 0.0, list(x.screens)
+        reward, last = 0.0, []
         for i in range(4):
             reward += self.ale.act(self.simulator.action_set[a])
             if self.ale.game_over():
+                last.append(x.screen)
                 break
             if i >= 2:
-                screens[i - 2] = self.ale.getScreenRGB()
-        return screens[0].tobytes(), screens[1].tobytes(), reward, self.ale.game_over()
+                last.append(self.ale.getScreenRGB())
+        return np.maximum.reduce(last).tobytes(), reward, self.ale.game_over()
 
 
 def variations(id, states, draws):
@@ -108,9 +110,9 @@ def variations(id, states, draws):
             drawn = sticky.draw(x, a)
             counts[drawn] = counts.get(drawn, 0) + 1
         shares = {}
-        for (*screens, reward, ended), n in counts.items():
-            pooled = np.maximum(*[np.frombuffer(screen, np.uint8).reshape(x.screens[0].shape) for screen in screens])
-            key = (shrink(pooled, 64, 64).transpose(2, 0, 1).tobytes(), reward, ended)
+        for (screen, reward, ended), n in counts.items():
+            shown = shrink(np.frombuffer(screen, np.uint8).reshape(x.screen.shape), 64, 64)
+            key = (shown.transpose(2, 0, 1).tobytes(), reward, ended)
             shares[key] = shares.get(key, 0) + n / draws
         listed = {(obs.tobytes(), reward, ended): p for p, obs, reward, ended in simulator.branches(x, a)}
         found.append(sum(abs(listed.get(key, 0) - shares.get(key, 0)) for key in listed.keys() | shares.keys()) / 2)
@@ -246,8 +248,7 @@ class Stale(Atari):
 
     def restore(self, x):
         super().restore(x)
-        self._screens = (self._screen(), self._screen())
-        self._obs = self._frame()
+        self._show(self._screen())
         return self._obs
 
 

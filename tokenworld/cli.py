@@ -117,8 +117,8 @@ calibration, heed of actions, rewards, terminations, and how long a dream stays 
 interval over episodes; what could not be measured is in the report with the reason. Writes report.json, states.npz and
 report.html, one file that opens without a network.
 
-tier=B also branches the simulator (MinAtar): from the same states every action is taken, and what can come of it is held
-against what the model says: impossible frames, missed ones, the effects of actions, whole futures.
+tier=B also branches the simulator (Atari, MinAtar): from the same states every action is taken, and what can come of it is
+held against what the model says: impossible frames, missed ones, the effects of actions, whole futures.
 
 examples
   tokenworld evaluate runs/NAME

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tokenworld.envs import minatar
+from tokenworld.evaluation.simulators import Atari
 from tokenworld.interfaces import UserError
 
 TESTED = 20  # steps that a clone and its original must agree on
@@ -91,8 +92,12 @@ def _play(simulator, actions: np.ndarray) -> list[tuple[np.ndarray, float, bool]
 
 def simulator_of(env: dict[str, Any]):
     """The simulator of a recipe's `env` section. Raises UserError where there is none."""
-    if env["_target_"] != "tokenworld.envs.minatar.make":
-        raise UserError(
-            f"{env['id']} cannot be branched yet, expected a MinAtar game: evaluate with tier=A, which needs no simulator"
-        )
-    return MinAtar(**{key: value for key, value in env.items() if key != "_target_"})
+    settings = {key: value for key, value in env.items() if key != "_target_"}
+    if env["_target_"] == "tokenworld.envs.minatar.make":
+        return MinAtar(**settings)
+    if env["_target_"] == "tokenworld.envs.atari.make":
+        settings.pop("max_steps", None)  # a branch is a few steps long: nothing is truncated
+        return Atari(**settings)
+    raise UserError(
+        f"{env['id']} cannot be branched, expected an Atari or a MinAtar game: evaluate with tier=A, which needs no simulator"
+    )

@@ -111,7 +111,7 @@ def _play(simulator: Branchable, actions: Array) -> list[tuple[Array, float, boo
 class AtariState:
     emulator: Any  # ale_py.ALEState; nothing in the emulator is random
     obs: Array  # (C, H, W) uint8
-    screens: tuple[Array, Array]  # the two screens that obs was pooled from: a game that ends early shows them again
+    screen: Array  # (screen's H, W, C) uint8, what obs was shrunk from: a game that ends early shows it again
     held: int  # the action, in the emulator's numbers, that a sticky frame repeats
     lives: int
     ended: bool  # the episode
@@ -183,19 +183,17 @@ class Atari:
             self.ale.act(0)
             if self.ale.game_over():
                 self.ale.reset_game()
-        screen = self._screen()
-        self._screens = (np.zeros_like(screen), screen)
-        self._obs = self._frame()
+        self._show(self._screen())
         self._held, self._lives, self._ended = 0, self.ale.lives(), False
         return self._obs
 
     def snapshot(self) -> AtariState:
         emulator, random = self.ale.cloneState(), self._random.bit_generator.state
-        return AtariState(emulator, self._obs, self._screens, self._held, self._lives, self._ended, random)
+        return AtariState(emulator, self._obs, self._shown, self._held, self._lives, self._ended, random)
 
     def restore(self, x: AtariState) -> Array:
         self.ale.restoreState(x.emulator)
-        self._obs, self._screens, self._held, self._lives, self._ended = x.obs, x.screens, x.held, x.lives, x.ended
+        self._obs, self._shown, self._held, self._lives, self._ended = x.obs, x.screen, x.held, x.lives, x.ended
         self._random.bit_generator.state = x.random
         return x.obs
 
@@ -220,8 +218,8 @@ class Atari:
         return list(found.values())
 
     def state_hash(self) -> int:
-        """Of the RAM, the last two screens (they show what a few games keep in the video chip), the held action and the end."""
-        state = [self.ale.getRAM(), *self._screens, np.array([self._held if self.sticky > 0 else 0, self._lives, self._ended])]
+        """Of the RAM, the screen (it shows what a few games keep in the video chip), the held action and the end."""
+        state = [self.ale.getRAM(), self._shown, np.array([self._held if self.sticky > 0 else 0, self._lives, self._ended])]
         return _hash(b"".join(part.tobytes() for part in state))
 
     def _number(self, a: int, ended: bool) -> int:
@@ -238,15 +236,17 @@ class Atari:
 
     def _frames(self, number: int, k: int) -> tuple[Array, float, bool]:
         """k frames of the held action, then `number`, in all m frames or until the game is over."""
-        m, reward, screens = self.frameskip, 0.0, list(self._screens)
+        m, reward, last = self.frameskip, 0.0, []
         for i in range(m):
             reward += self.ale.act(self._held if i < k else number)
             if self.ale.game_over():
-                break  # ale-py never shows the frame that ends a game, but what was pooled before
+                # The frame that ends a game is not shown. ale-py pools in place, so that instead of it goes what was pooled before.
+                last.append(self._shown)
+                break
             if i >= m - 2:
-                screens[i - m + 2] = self._screen()
-        self._screens, self._held = (screens[0], screens[1]), self._held if k == m else number
-        self._obs = self._frame()
+                last.append(self._screen())
+        self._show(np.maximum.reduce(last) if self.maxpool else last[-1])
+        self._held = self._held if k == m else number
         lives = self.ale.lives()
         self._ended = bool(self.ale.game_over() or (self.life_loss_ends and lives < self._lives))
         self._lives = lives
@@ -255,9 +255,9 @@ class Atari:
     def _screen(self) -> Array:
         return self.ale.getScreenGrayscale()[..., None] if self.grayscale else self.ale.getScreenRGB()  # (H, W, C)
 
-    def _frame(self) -> Array:
-        pooled = np.maximum(*self._screens) if self.maxpool else self._screens[1]
-        return np.ascontiguousarray(shrink(pooled, self.height, self.width).transpose(2, 0, 1))  # (C, H, W)
+    def _show(self, screen: Array) -> None:
+        self._shown = screen
+        self._obs = np.ascontiguousarray(shrink(screen, self.height, self.width).transpose(2, 0, 1))  # (C, H, W)
 
 
 def shrink(image: Array, height: int, width: int) -> Array:
