@@ -69,7 +69,7 @@ def capped(bits: np.ndarray) -> np.ndarray:
 
 def entropy_p(branches: Branches) -> np.ndarray:
     """H(p) in bits, (S, A)."""
-    return -_plogp(branches.p).sum(-1)
+    return -plogp(branches.p).sum(-1)
 
 
 def kl(branches: Branches) -> np.ndarray:
@@ -124,5 +124,6 @@ def _kl(p: np.ndarray, bits: np.ndarray, entropy: np.ndarray) -> np.ndarray:
     return (p * bits).sum(-1) - entropy
 
 
-def _plogp(p: np.ndarray) -> np.ndarray:
+def plogp(p: np.ndarray) -> np.ndarray:
+    """p log2 p, 0 where p is."""
     return p * np.log2(np.where(p > 0, p, 1.0))

@@ -1,0 +1,130 @@
+"""Every number that the evaluation has of a model of the known world, in expectation and as it is measured.
+
+`exact`: over states as often as the behaviour policy visits them, and over all that may follow. `sampled`: with intervals,
+from a few episodes, as an evaluation of a real model has them. Both go through the metrics themselves, but for those of
+held-out data (M1, M2.dcal, M5.hazard_ratio, M6) and of rollouts (M4), whose expectations are written down here independently.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from tokenworld.envs.known_world import SIDE, TILES, draw
+from tokenworld.evaluation import arrow, branch_fidelity, calibration, drift, effects, fidelity, histories, known, outcomes
+from tokenworld.evaluation import transfer, usefulness
+from tokenworld.evaluation.branch_fidelity import IMPOSSIBLE, plogp
+from tokenworld.evaluation.planted import Model, oracle, world
+from tokenworld.evaluation.records import Branches, Metric
+
+POPULATION = 4000  # rows that stand for all visits
+GROUPS = 50  # their clusters: intervals of an expectation mean nothing
+
+
+def exact(model: Model) -> dict[str, float]:
+    """Every number of the model in expectation, by id; nan where it has none."""
+    rows, theirs = _population(world().visits), _population(world().visits_of(known.other_agent()))
+    table, cluster = known.tables(model), np.arange(POPULATION) % GROUPS
+    mine = known.branches(model, table, rows, cluster)
+    other = known.branches(model, table, theirs, cluster, known.other_agent())
+    states = np.arange(len(world().states))
+    found = _of_branches(mine, other)
+    found += transfer.spurious_feature(known.lamp_pairs(model)) + histories.state_identity(known.pairs(model, states, states))
+    found += histories.recall(known.recalls(model)) + arrow.irreversibility(known.undos(model, states, states))
+    V, W = (np.stack([known.values(m, pi)[rows] for pi in known.policies().values()]) for m in (oracle(), model))
+    values = known.policy_values(model)
+    found += usefulness.policy_agreement(values) + usefulness.planning(values) + usefulness.value_equivalence(V, W, cluster)
+    found += tokenizer(model, episodes=40, seed=0)
+    numbers = {m.id: np.nan if m.value is None else float(m.value) for m in found} | expectations(model)
+    curve = known.exact_drift(model)
+    return numbers | {"M4.first": float(curve[0]), "M4.last": float(curve[-1]), "M4.distance": float(curve.mean())}
+
+
+def sampled(model: Model, episodes: int = 60, seed: int = 0, *, rollouts: bool = True, policies: bool = False) -> list[Metric]:
+    """The same numbers with intervals, from `episodes` episodes of the behaviour policy and as many of another agent; on
+    demand from rollouts and from the returns of policies."""
+    w, rng = world(), np.random.default_rng([seed, 2])
+    rows = known.transitions(w.play(w.behaviour, rng, episodes))
+    theirs = known.transitions(w.play(known.other_agent(), rng, episodes))
+    table, seen = known.tables(model), known.scored(model, rows)
+    mine = known.branches(model, table, rows["state"], rows["cluster"])
+    other = known.branches(model, table, theirs["state"], theirs["cluster"], known.other_agent())
+    entropy = _entropy(oracle().frame)[rows["state"], rows["action"]]
+    found = calibration.code_length(seen, {}, entropy=entropy) + calibration.calibration(seen)
+    found += outcomes.terminations(seen) + effects.action_sensitivity(seen) + _of_branches(mine, other)
+    some = rng.permutation(len(rows["state"]))[:200]
+    found += transfer.spurious_feature(known.lamp_pairs(model))
+    found += histories.state_identity(known.pairs(model, rows["state"][some], rows["cluster"][some]))
+    found += histories.recall(known.recalls(model, 50, rng))
+    found += arrow.irreversibility(known.undos(model, rows["state"], rows["cluster"])) + tokenizer(model, episodes, seed)
+    if rollouts:
+        found += drift.rollout_drift(known.rollouts(model, seed=seed))
+    if policies:
+        values = known.sampled_values(model, 60, rng)
+        found += usefulness.policy_agreement(values) + usefulness.planning(values)
+    return found
+
+
+def _of_branches(mine: Branches, other: Branches) -> list[Metric]:
+    return [*calibration.dispersion(mine), *branch_fidelity.branch_fidelity(mine), *outcomes.at_branches(mine),
+            *effects.counterfactual_effects(mine), *transfer.causal_gap(mine, other)]  # fmt: skip
+
+
+def tokenizer(model: Model, episodes: int, seed: int) -> list[Metric]:
+    """M0 of frames of play, as the model's tokenizer gives them back."""
+    w, rng = world(), np.random.default_rng([seed, 3])
+    rows = known.transitions(w.play(w.behaviour, rng, episodes))
+    z = w.tiles[rows["state"]]
+    seen, decoded = draw(z), draw(z)
+    lost = rng.random(len(z))[:, None] >= model.kept  # (N, 6)
+    for k in range(6):
+        y, x = k // 3 * SIDE, k % 3 * SIDE
+        decoded[lost[:, k], :, y : y + SIDE, x : x + SIDE] = 16  # an empty tile
+    first = torch.from_numpy(rows["step"] == 0)
+    frames, given = torch.from_numpy(seen), torch.from_numpy(decoded)
+    return fidelity.tokenizer_ceiling(frames, given, first, rows["cluster"], torch.from_numpy(z), max(TILES))
+
+
+def expectations(model: Model) -> dict[str, float]:
+    """M1, M2.dcal, M5.hazard_ratio and M6.shuffled as sums over states, actions and frames."""
+    w, truth = world(), oracle()
+    weight = w.visits[:, None] * w.behaviour  # (S, A)
+    S, A = weight.shape
+    p, q = (m.frame.reshape(S, A, -1) for m in (truth, model))
+    with np.errstate(divide="ignore"):
+        bits = np.minimum(-np.log2(q), IMPOSSIBLE)
+    paid = (p * bits).sum(-1)
+    announced = sequential_entropy(truth.frame.reshape(S * A, *TILES), model.frame.reshape(S * A, *TILES)).reshape(S, A)
+    under = np.einsum("saz,sbz->sab", p, bits)  # bits of what follows a, had b been done
+    saved = under @ weight.sum(0) - np.einsum("saa->sa", under)
+    total = float((weight * paid).sum())
+    return {
+        "M1.bits": total,
+        "M1.excess": total - float((weight * _entropy(truth.frame)).sum()),
+        "M2.dcal": total - float((weight * announced).sum()),
+        "M5.hazard_ratio": float((weight * model.hazard).sum() / (weight * w.hazard).sum()),
+        "M6.shuffled": float((weight * saved).sum()),
+    }
+
+
+def sequential_entropy(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """(n, *TILES) each -> (n,): the entropies of q's tiles one after another, given those that p brought before."""
+    total = np.zeros(len(p))
+    for k in range(6):
+        before = p.sum(tuple(range(k + 1, 7)))  # (n, *TILES[:k])
+        joint = q.sum(tuple(range(k + 2, 7)))  # (n, *TILES[:k + 1])
+        sums = joint.sum(-1, keepdims=True)
+        given = joint / np.where(sums > 0, sums, 1.0)
+        total += (before * -plogp(given).sum(-1)).reshape(len(p), -1).sum(1)
+    return total
+
+
+def _population(visits: np.ndarray) -> np.ndarray:
+    """(POPULATION,) states, each as often as it is visited: the largest remainders are rounded up."""
+    count = np.floor(visits * POPULATION).astype(int)
+    count[np.argsort(count - visits * POPULATION, kind="stable")[: POPULATION - count.sum()]] += 1
+    return np.repeat(np.arange(len(visits)), count)
+
+
+def _entropy(frame: np.ndarray) -> np.ndarray:
+    return -plogp(frame.reshape(*frame.shape[:2], -1)).sum(-1)

@@ -1,0 +1,316 @@
+"""Models of the known world with one planted defect each, in doses: what an evaluation must find, and must not.
+
+A model here is a table: what it says of the next frame, of reward and termination, and how its own rollouts go on. A dose is
+the share of the visited states that have the defect (so that a model which averages is calibrated at any dose), but for
+temperatures, whose logarithm is dosed, and for defects of a memory or of rollouts, which are dosed per step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from tokenworld.envs.known_world import LEFT, RIGHT, STATE, TILES, World
+
+EPSILON = 2.0**-20  # what a softmax leaves of an outcome that a model has ruled out
+SLIPS = 0.3  # probability in one step that a broken vase heals, and that a drifting rollout loses its actor
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a world model says, of S states and A actions.
+
+    frame (S, A, 5, 4, 4, 2, 2, 3): joint probabilities of the next frame's tiles · transition (S, A, S): how its rollouts go
+    on · fed: the same after a frame of its own · detour: like frame, after a history with a detour · reward, hazard (S, A) ·
+    kept (6,): the share of the frames in which the tokenizer keeps each tile.
+    """
+
+    frame: np.ndarray
+    transition: np.ndarray
+    fed: np.ndarray
+    detour: np.ndarray
+    reward: np.ndarray
+    hazard: np.ndarray
+    kept: np.ndarray
+
+
+@lru_cache(maxsize=1)
+def world() -> World:
+    return World()
+
+
+def frames_of(transition: np.ndarray, tiles: np.ndarray) -> np.ndarray:
+    """(S, A, S) to states -> (S, A, 5, 4, 4, 2, 2, 3) to frames, tiles (S, 6)."""
+    S, A, _ = transition.shape
+    number = np.ravel_multi_index(tiles.T, TILES)
+    frames = np.zeros((int(np.prod(TILES)), S * A))
+    np.add.at(frames, number, transition.reshape(S * A, -1).T)
+    return frames.T.reshape(S, A, *TILES)
+
+
+def oracle() -> Model:
+    """The truth."""
+    return _of(world().transition)
+
+
+def _of(transition: np.ndarray, **more) -> Model:
+    """The model of a kernel, right in all that `more` does not name."""
+    frame, w = frames_of(transition, world().tiles), world()
+    right = dict(frame=frame, transition=transition, fed=transition, detour=frame, reward=w.reward, hazard=w.hazard)
+    return Model(**{**right, "kept": np.ones(6, bool), **more})
+
+
+def affected(dose: float) -> np.ndarray:
+    """(S,) bool: states with the share `dose` of all visits, the same ones and more at a higher dose. States that differ in
+    the lamp alone go together: what is averaged over the lamp must be so in both."""
+    w, group = world(), np.ravel_multi_index((world().states[:, [0, 1, 2, 4]]).T, (5, 4, 2, 2))
+    share = np.bincount(group, weights=w.visits)
+    order = np.random.default_rng(0).permutation(len(share))
+    reached = np.cumsum(share[order])
+    chosen = order[reached <= dose + 1e-9] if dose < 1 else order
+    return np.isin(group, chosen)
+
+
+def _where(dose: float, wrong: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """`wrong` in the affected states, `right` elsewhere; (S, ...)."""
+    return np.where(affected(dose).reshape(-1, *(1,) * (right.ndim - 1)), wrong, right)
+
+
+def _averaged(policy: np.ndarray) -> np.ndarray:
+    """The kernel without its action: what follows a policy (S, A), whatever is done."""
+    T = world().transition
+    return np.repeat(np.einsum("sa,sat->st", policy, T)[:, None], T.shape[1], 1)
+
+
+def action_blind(dose: float) -> Model:
+    """Ignores the action, and the lamp too: what comes of the behaviour on average over the lamp."""
+    policy = world().behaviour.reshape(*STATE, -1)
+    policy = np.broadcast_to(policy.mean(3, keepdims=True), policy.shape).reshape(world().behaviour.shape)
+    return _of(_where(dose, _averaged(policy), world().transition))
+
+
+def causally_confused(dose: float) -> Model:
+    """Reads the lamp, which tells what the behaviour will do, instead of the action."""
+    return _of(_where(dose, _averaged(world().behaviour), world().transition))
+
+
+def swapped(dose: float) -> Model:
+    """Left and right confused."""
+    order = np.arange(world().actions)
+    order[[LEFT, RIGHT]] = RIGHT, LEFT
+    return _of(_where(dose, world().transition[:, order], world().transition))
+
+
+def independent_tokens(dose: float) -> Model:
+    """Every tile right, none drawn with another."""
+    right = frames_of(world().transition, world().tiles)
+    product = np.ones_like(right)
+    for k in range(6):
+        product = product * right.sum(tuple(2 + j for j in range(6) if j != k), keepdims=True)
+    return _of(world().transition, frame=_where(dose, product, right), detour=_where(dose, product, right))
+
+
+def _tempered(temperature: float) -> Model:
+    T = np.where(world().transition > 0, world().transition, 0.0) ** (1 / temperature)
+    return _of(T / T.sum(-1, keepdims=True))
+
+
+def overconfident(dose: float) -> Model:
+    """Sharpened to temperature 0.25."""
+    return _tempered(0.25**dose)
+
+
+def underconfident(dose: float) -> Model:
+    """Flattened to temperature 4."""
+    return _tempered(4.0**dose)
+
+
+def _redistributed(coordinate: int, to: np.ndarray, dose: float) -> Model:
+    """One coordinate of the state follows `to` (before, after) whatever the world says; the others are right."""
+    T = world().transition.reshape(len(world().states), -1, *STATE)
+    others = T.sum(2 + coordinate, keepdims=True)
+    before = world().states[:, coordinate]
+    shape = [len(before), 1, *(1,) * 5]
+    shape[2 + coordinate] = to.shape[1]
+    return _of(_where(dose, (others * to[before].reshape(shape)).reshape(world().transition.shape), world().transition))
+
+
+def blurred_object(dose: float) -> Model:
+    """The object may be anywhere on its ring."""
+    return _redistributed(1, np.full((4, 4), 0.25), dose)
+
+
+def mode_dropped(dose: float) -> Model:
+    """The object all but always turns one way."""
+    to = np.zeros((4, 4))
+    to[np.arange(4), (np.arange(4) + 1) % 4], to[np.arange(4), (np.arange(4) - 1) % 4] = 1 - EPSILON, EPSILON
+    return _redistributed(1, to, dose)
+
+
+def termination_blind(dose: float) -> Model:
+    """No episode ends."""
+    return _of(world().transition, hazard=_where(dose, np.zeros_like(world().hazard), world().hazard))
+
+
+def flat_reward(dose: float) -> Model:
+    """The mean reward, everywhere."""
+    w = world()
+    mean = float((w.visits[:, None] * w.behaviour * w.reward).sum())
+    return _of(w.transition, reward=_where(dose, np.full_like(w.reward, mean), w.reward))
+
+
+def undoes_vase(dose: float) -> Model:
+    """A broken vase may be whole again."""
+    w = world()
+    whole = np.ravel_multi_index((w.states * [1, 1, 0, 1, 1]).T, STATE)
+    T = w.transition.copy()
+    healed = T * (w.states[:, 2] == 1) * SLIPS  # what of each next state is taken away
+    np.add.at(T.transpose(2, 0, 1), whole, healed.transpose(2, 0, 1) * (w.states[:, 2] == 1)[None, :, None])
+    T -= healed * (w.states[:, 2] == 1)[:, None, None]
+    return _of(_where(dose, T, w.transition))
+
+
+def forgets_colour(dose: float) -> Model:
+    """Where the colour is not shown it is drawn anew, with probability `dose` at each step."""
+    w = world()
+    T = w.transition.reshape(*w.transition.shape[:2], *STATE)
+    hidden = (np.arange(STATE[0]) > 0).reshape(1, 1, -1, 1, 1, 1, 1)
+    anew = np.broadcast_to(T.mean(-1, keepdims=True), T.shape)
+    return _of(np.where(hidden, (1 - dose) * T + dose * anew, T).reshape(w.transition.shape))
+
+
+def history_dependent(dose: float) -> Model:
+    """After a detour the object is expected to turn one way more often: three times in four at full dose."""
+    T = world().transition
+    turned = _redistributed(1, (np.roll(np.eye(4), 1, 1) * 3 + np.roll(np.eye(4), -1, 1)) / 4, 1.0).frame
+    right = frames_of(T, world().tiles)
+    return _of(T, detour=(1 - dose) * right + dose * turned)
+
+
+def self_feeding_drift(dose: float) -> Model:
+    """After a frame of its own, the place of the actor is lost three times in ten."""
+    w = world()
+    T = w.transition.reshape(*w.transition.shape[:2], *STATE)
+    anywhere = np.broadcast_to(T.mean(2, keepdims=True), T.shape).reshape(w.transition.shape)
+    return _of(w.transition, fed=(1 - SLIPS * dose) * w.transition + SLIPS * dose * anywhere)
+
+
+def garbage_off_support(dose: float) -> Model:
+    """What the behaviour never does leads anywhere."""
+    w = world()
+    garbage = _where(dose, np.full_like(w.transition, 1 / len(w.states)), w.transition)
+    return _of(np.where((w.behaviour == 0)[:, :, None], garbage, w.transition))
+
+
+def wrong_distractor(dose: float) -> Model:
+    """The lamp, which has no consequences, is expected to stay as it is."""
+    return _redistributed(3, np.array([[1 - EPSILON, EPSILON], [EPSILON, 1 - EPSILON]]), dose)
+
+
+def wrong_reward(dose: float) -> Model:
+    """At the door reward and punishment are confused."""
+    w = world()
+    return _of(w.transition, reward=_where(dose, -w.reward, w.reward))
+
+
+def lossy_tokenizer(dose: float) -> Model:
+    """The tokenizer drops the object and its shadow in the share `dose` of the frames; nothing else is wrong."""
+    return _of(world().transition, kept=np.array([1, 1 - dose, 1 - dose, 1, 1, 1]))
+
+
+@dataclass(frozen=True)
+class Defect:
+    """A planted defect: the model of a dose, the numbers that must respond to it, and those that must not."""
+
+    make: Callable[[float], Model]
+    targets: tuple[str, ...]
+    silent: tuple[str, ...]
+
+
+ONE_STEP = ("M2.dcal", "M2.dcal_joint", "M2.dh", "M3.kl", "M3.off_support", "M3.missed", "M3.coherence")
+EFFECTS = ("M7.effect_error", "M7.spurious", "M7.effect_cosine")
+HEADS = ("M5.branch_reward_error", "M5.branch_hazard_error")
+DEFECTS = {
+    "action-blind": Defect(
+        action_blind,
+        ("M7.effect_error", "M7.effect_cosine", "M7.sensitivity", "M6.shuffled", "M3.kl", "M3.off_support", "M12.spearman"),
+        ("M2.dcal", "M2.dcal_joint", "M8.transfer_gap", *HEADS, "M10.recall"),
+    ),
+    "causally confused": Defect(
+        causally_confused,
+        ("M8.transfer_gap", "M8.do_gap", "M8.spurious_feature", "M7.effect_error"),
+        ("M2.dcal", "M2.dcal_joint", *HEADS, "M10.recall"),
+    ),
+    "left and right swapped": Defect(
+        swapped,
+        ("M7.effect_cosine", "M7.effect_error", "M3.kl", "M12.spearman", "M13.optimism"),
+        ("M7.sensitivity", "M2.dh", *HEADS, "M10.recall"),
+    ),
+    "independent tokens": Defect(
+        independent_tokens,
+        ("M3.coherence", "M3.off_support"),
+        ("M2.dcal_joint", *EFFECTS, "M12.spearman", "M13.value_error", *HEADS),
+    ),
+    "overconfident": Defect(
+        overconfident,
+        ("M2.dcal", "M2.dcal_joint", "M2.dh", "M3.missed"),
+        ("M7.effect_cosine", "M3.off_support", "M10.recall", *HEADS),
+    ),
+    "underconfident": Defect(
+        underconfident, ("M2.dcal", "M2.dcal_joint", "M2.dh"), ("M3.off_support", "M7.effect_cosine", "M10.recall", *HEADS)
+    ),
+    "blurred object": Defect(
+        blurred_object,
+        ("M3.off_support", "M2.dh", "M3.coherence"),
+        ("M2.dcal", "M2.dcal_joint", "M7.effect_error", "M10.recall", *HEADS),
+    ),
+    "mode dropped": Defect(
+        mode_dropped,
+        ("M2.dcal", "M2.dcal_joint", "M3.missed", "M2.dh"),
+        ("M3.off_support", "M7.effect_error", "M12.spearman", *HEADS),
+    ),
+    "termination-blind": Defect(
+        termination_blind,
+        ("M5.hazard_ratio", "M5.branch_hazard_error", "M13.value_error", "M13.optimism"),
+        (*ONE_STEP, *EFFECTS, "M5.branch_reward_error", "M10.recall"),
+    ),
+    "flat reward": Defect(
+        flat_reward,
+        ("M5.branch_reward_error", "M12.spearman", "M12.regret"),
+        (*ONE_STEP, *EFFECTS, "M5.branch_hazard_error", "M10.recall"),
+    ),
+    "undoes the vase": Defect(
+        undoes_vase, ("M11.undo", "M4.last"), ("M7.effect_error", "M5.branch_reward_error", "M10.recall")
+    ),
+    "forgets the colour": Defect(
+        forgets_colour, ("M10.recall", "M13.optimism"), (*ONE_STEP, *EFFECTS, *HEADS)
+    ),
+    "depends on history": Defect(
+        history_dependent, ("M9.compression",), (*ONE_STEP, *EFFECTS, *HEADS, "M4.last", "M10.recall", "M13.value_error")
+    ),
+    "self-feeding drift": Defect(self_feeding_drift, ("M4.last",), (*ONE_STEP, *EFFECTS, *HEADS, "M4.first")),
+    "garbage off support": Defect(
+        garbage_off_support,
+        ("M8.transfer_gap", "M8.do_gap", "M7.spurious", "M11.undo"),
+        ("M2.dcal", "M2.dcal_joint", "M4.first", *HEADS),
+    ),
+    "irrelevant distractor": Defect(
+        wrong_distractor, ("M3.kl", "M2.dcal_joint", "M4.last"), ("M12.regret", "M13.optimism", *HEADS)
+    ),
+    "wrong rare reward": Defect(
+        wrong_reward,
+        ("M5.branch_reward_error", "M12.regret", "M13.optimism", "M12.spearman"),
+        (*ONE_STEP, *EFFECTS, "M5.branch_hazard_error", "M4.last", "M10.recall"),
+    ),
+    "tokenizer drops the object": Defect(
+        lossy_tokenizer, ("M0.recall",), (*ONE_STEP, *EFFECTS, *HEADS, "M4.last", "M10.recall", "M13.value_error")
+    ),
+}  # fmt: skip
+
+
+def planted(name: str, dose: float) -> Model:
+    """The model of a defect of `DEFECTS` at a dose in 0..1; 0 is the oracle."""
+    return oracle() if dose == 0 else DEFECTS[name].make(dose)
