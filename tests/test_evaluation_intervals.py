@@ -152,3 +152,10 @@ def test_rank_correlations_by_hand_and_against_scipy():
         assert ranking.spearman(a, b)[i] == pytest.approx(stats.spearmanr(a[i], b[i]).statistic)
         assert ranking.kendall(a, b)[i] == pytest.approx(stats.kendalltau(a[i], b[i]).statistic)
         assert ranking.ranks(a)[i] == pytest.approx(stats.rankdata(a[i]))
+
+
+def test_student_quantiles():
+    stats = pytest.importorskip("scipy.stats")
+    for p in (0.6, 0.975, 0.025, 0.999):
+        for freedom in (1, 4, 59):
+            assert intervals.student_quantile(p, freedom) == pytest.approx(stats.t.ppf(p, freedom), rel=1e-6)

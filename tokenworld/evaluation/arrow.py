@@ -71,7 +71,7 @@ def precedence(
     return {
         "auc_real": float(ranking.auc(score["real"], label["real"])),
         "auc_model": float(ranking.auc(score["model"], label["model"])),
-        "auc_gap_ci": intervals.percentile(np.concatenate(drawn)),
+        "auc_gap_ci": intervals.percentile(np.concatenate(drawn), clusters=len(found)),
     }
 
 

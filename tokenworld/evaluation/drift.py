@@ -176,7 +176,7 @@ def _median_horizon(D: np.ndarray, copy: np.ndarray, second: np.ndarray, cluster
     value = float(median(np.ones(S)))
     drawn = median(intervals.draws_of(len(found))[:, row])
     id, reason = "M4.median_horizon", f"longer than the {T} steps that were dreamt" if value == T else ""
-    return number(id, names[id], value, intervals.percentile(drawn), len(found), S, unit="steps", direction="higher", tier="B",
+    return number(id, names[id], value, intervals.percentile(drawn, clusters=len(found)), len(found), S, unit="steps", direction="higher", tier="B",
                   floor=0.0, reason=reason)  # fmt: skip
 
 

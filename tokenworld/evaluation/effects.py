@@ -7,6 +7,8 @@ actions for errors that all actions share.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from tokenworld.evaluation import intervals
@@ -31,17 +33,30 @@ def action_sensitivity(scored: Scored) -> list[Metric]:
         return [absent(id, name, reason, "skipped" if A == 0 else "not_applicable") for id, name in names.items()]
     taken = counts / counts.sum()
     own = scored.bits_by_action[np.arange(len(scored.action)), scored.action]
-    saved = scored.bits_by_action @ taken - own
     behaviour = np.broadcast_to(taken, scored.bits_by_action.shape) if scored.behaviour is None else scored.behaviour
     with np.errstate(divide="ignore"):
         named = (np.log2(behaviour) - scored.bits_by_action).argmax(1) == scored.action
     alike = (np.ptp(scored.bits_by_action, axis=1) < 0.05).astype(float)
     best = taken.max() if scored.behaviour is None else (scored.behaviour.argmax(1) == scored.action).mean()
     return [
-        mean("M6.shuffled", names["M6.shuffled"], saved, scored.cluster, "bits/frame", "higher", floor=0.0),
+        _saved(names["M6.shuffled"], scored, own, taken),
         mean("M6.inverse", names["M6.inverse"], named.astype(float), scored.cluster, "share", "higher", floor=float(best)),
         mean("M6.blind", names["M6.blind"], alike, scored.cluster, "share", "none"),
     ]
+
+
+def _saved(name: str, scored: Scored, own: np.ndarray, taken: np.ndarray) -> Metric:
+    """Bits under an action drawn from the data's less those under the own one; each draw of the bootstrap has its own shares
+    of actions, `taken` (A,) are those of all data."""
+    saved = scored.bits_by_action @ taken - own
+    found = mean("M6.shuffled", name, saved, scored.cluster, "bits/frame", "higher", floor=0.0)
+    columns = np.concatenate([scored.bits_by_action, scored.action[:, None] == np.arange(len(taken)), own[:, None]], 1)
+    sums = np.stack([intervals.cluster_sums(column, scored.cluster) for column in columns.T], 1)  # (C, 2 A + 1)
+    drawn = intervals.draws_of(len(sums)) @ sums
+    bits, count = drawn[:, : len(taken)], drawn[:, len(taken) : -1]
+    n = count.sum(1)
+    drawn = (bits * count).sum(1) / n**2 - drawn[:, -1] / n
+    return replace(found, ci=intervals.percentile(drawn, clusters=len(sums)))
 
 
 def counterfactual_effects(branches: Branches, after: int = 1) -> list[Metric]:
@@ -129,5 +144,5 @@ def _cosine(id: str, name: str, sums: dict[str, np.ndarray], cluster: np.ndarray
         return np.where(size > 0, along / np.where(size > 0, size, 1.0), 0.0)
 
     C = len(whole[0])
-    ci = intervals.percentile(cosine(intervals.draws_of(C)))
+    ci = intervals.percentile(cosine(intervals.draws_of(C)), clusters=C)
     return number(id, name, float(cosine(np.ones(C))), ci, C, len(cluster), **more)

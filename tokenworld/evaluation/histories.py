@@ -55,7 +55,7 @@ def _distinction(name: str, pairs: Pairs, same: np.ndarray, apart: np.ndarray) -
     weights = intervals.draws_of(len(found), draws=1000)
     drawn = np.concatenate([ranking.auc(score, positive, part[:, row]) for part in np.array_split(weights, 20)])
     return number("M9.distinction_auc", name, float(ranking.auc(score, positive)),
-                  intervals.percentile(drawn[np.isfinite(drawn)]), len(found), int(rows.sum()), unit="AUC",
+                  intervals.percentile(drawn[np.isfinite(drawn)], clusters=len(found)), len(found), int(rows.sum()), unit="AUC",
                   direction="higher", tier="B", floor=0.5, ceiling=1.0)  # fmt: skip
 
 

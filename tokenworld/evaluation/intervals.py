@@ -56,7 +56,7 @@ def ratio(
     below = weights @ bottom
     drawn = (weights @ top)[below != 0] / below[below != 0]
     if method == "percentile" or len(top) < 2:
-        return value, percentile(drawn, level), len(top)
+        return value, percentile(drawn, level, len(top)), len(top)
     rest = bottom.sum() - bottom
     left_out = (top.sum() - top)[rest != 0] / rest[rest != 0]
     return value, bca(value, drawn, left_out, level), len(top)
@@ -73,7 +73,7 @@ def columns(
     weights = draws_of(len(top), seed=seed)
     with np.errstate(divide="ignore", invalid="ignore"):
         value, drawn = top.sum(0) / bottom.sum(0), (weights @ top) / (weights @ bottom)
-    bounds = [percentile(drawn[np.isfinite(drawn[:, d]), d], level) for d in range(D)]
+    bounds = [percentile(drawn[np.isfinite(drawn[:, d]), d], level, len(top)) for d in range(D)]
     return value, np.array([low for low, _ in bounds]), np.array([high for _, high in bounds])
 
 
@@ -87,7 +87,7 @@ def difference(
         weights = draws_of(len(top), seed=seed)
         parts.append((top.sum() / bottom.sum(), (weights @ top) / (weights @ bottom), len(top)))
     (a, drawn_a, n_a), (b, drawn_b, n_b) = parts
-    return float(a - b), percentile(drawn_a - drawn_b, level), min(n_a, n_b)
+    return float(a - b), percentile(drawn_a - drawn_b, level, min(n_a, n_b)), min(n_a, n_b)
 
 
 def statistic(
@@ -97,15 +97,26 @@ def statistic(
     found, number = np.unique(cluster, return_inverse=True)
     drawn = [of(weights[number]) for weights in draws_of(len(found), draws, seed)]
     drawn = np.array([x for x in drawn if math.isfinite(x)])
-    return float(of(np.ones(len(number)))), percentile(drawn, level), len(found)
+    return float(of(np.ones(len(number)))), percentile(drawn, level, len(found)), len(found)
 
 
-def percentile(drawn: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of bootstrap draws; nan where there are none."""
+def percentile(drawn: np.ndarray, level: float = 0.95, clusters: int = 0) -> tuple[float, float]:
+    """The percentile interval of bootstrap draws; nan where there are none.
+
+    Draws of few clusters spread too little and have too light tails: with `clusters` the interval is expanded as Student's t
+    is against the normal distribution (Hesterberg 2015, section 3.3).
+    """
     if len(drawn) == 0:
         return math.nan, math.nan
-    low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    tail = (1 - level) / 2 if clusters < 2 else _expanded(level, clusters)
+    low, high = np.quantile(drawn, [tail, 1 - tail])
     return float(low), float(high)
+
+
+@lru_cache(maxsize=256)
+def _expanded(level: float, clusters: int) -> float:
+    """The tail of a normal distribution that lies as far out as Student's t interval of `clusters` draws."""
+    return normal_cdf(-student_quantile((1 + level) / 2, clusters - 1) * math.sqrt(clusters / (clusters - 1)))
 
 
 def bca(value: float, drawn: np.ndarray, left_out: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -148,6 +159,18 @@ def wilson(k: float, n: float, level: float = 0.95) -> tuple[float, float]:
     z = normal_quantile((1 + level) / 2)
     centre, half = (k + z * z / 2) / (n + z * z), z * math.sqrt(k * (n - k) / n + z * z / 4) / (n + z * z)
     return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def clustered_wilson(hit: np.ndarray, asked: np.ndarray, cluster: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of the share of rows asked (N,) bool that hit, with as many independent rows as the bootstrap over
+    clusters says there are, at most all: of few events the bootstrap alone is too narrow (after Korn and Graubard 1998)."""
+    top, bottom = cluster_sums(np.asarray(hit, float), cluster), cluster_sums(np.asarray(asked, float), cluster)
+    n, p = bottom.sum(), top.sum() / bottom.sum()
+    weights = draws_of(len(top))
+    below = weights @ bottom
+    variance = np.var((weights @ top)[below > 0] / below[below > 0])
+    effective = min(n, p * (1 - p) / variance) if variance > 0 else n
+    return wilson(p * effective, effective, level)
 
 
 def clopper_pearson(k: float, n: float, level: float = 0.95) -> tuple[float, float]:
@@ -244,6 +267,13 @@ def normal_cdf(x: float) -> float:
 
 def normal_quantile(p: float) -> float:
     return math.copysign(_bisect(lambda x: math.erf(x / math.sqrt(2)) > abs(2 * p - 1), high=40.0), p - 0.5)
+
+
+def student_quantile(p: float, freedom: int) -> float:
+    """The quantile of Student's t distribution, p in (0, 1)."""
+    beyond = 2 * min(p, 1 - p)
+    t = _bisect(lambda t: incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t)) < beyond, high=1e6)
+    return math.copysign(t, p - 0.5)
 
 
 def _bisect(above: Callable[[float], bool], low: float = 0.0, high: float = 1.0) -> float:

@@ -2,7 +2,7 @@
 
 `exact`: over states as often as the behaviour policy visits them, and over all that may follow. `sampled`: with intervals,
 from a few episodes, as an evaluation of a real model has them. Both go through the metrics themselves, but for those of
-held-out data (M1, M2.dcal, M5.hazard_ratio, M6) and of rollouts (M4), whose expectations are written down here independently.
+held-out data (M1, M2.dcal, M5.reward_recall, M5.hazard_ratio, M6) and of rollouts (M4), whose expectations are written down here independently.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def sampled(model: Model, episodes: int = 60, seed: int = 0, *, rollouts: bool =
     other = known.branches(model, table, theirs["state"], theirs["cluster"], known.other_agent())
     entropy = _entropy(oracle().frame)[rows["state"], rows["action"]]
     found = calibration.code_length(seen, {}, entropy=entropy) + calibration.calibration(seen)
-    found += outcomes.terminations(seen) + effects.action_sensitivity(seen) + _of_branches(mine, other)
+    found += outcomes.rewards(seen) + outcomes.terminations(seen) + effects.action_sensitivity(seen) + _of_branches(mine, other)
     some = rng.permutation(len(rows["state"]))[:200]
     found += transfer.spurious_feature(known.lamp_pairs(model))
     found += histories.state_identity(known.pairs(model, rows["state"][some], rows["cluster"][some]))
@@ -86,7 +86,7 @@ def tokenizer(model: Model, episodes: int, seed: int) -> list[Metric]:
 
 
 def expectations(model: Model) -> dict[str, float]:
-    """M1, M2.dcal, M5.hazard_ratio and M6.shuffled as sums over states, actions and frames."""
+    """M1, M2.dcal, M5.reward_recall, M5.hazard_ratio and M6.shuffled as sums over states, actions and frames."""
     w, truth = world(), oracle()
     weight = w.visits[:, None] * w.behaviour  # (S, A)
     S, A = weight.shape
@@ -98,10 +98,12 @@ def expectations(model: Model) -> dict[str, float]:
     under = np.einsum("saz,sbz->sab", p, bits)  # bits of what follows a, had b been done
     saved = under @ weight.sum(0) - np.einsum("saa->sa", under)
     total = float((weight * paid).sum())
+    event = np.abs(w.reward) > outcomes.EVENT  # the last step of an episode, so that no other event is near
     return {
         "M1.bits": total,
         "M1.excess": total - float((weight * _entropy(truth.frame)).sum()),
         "M2.dcal": total - float((weight * announced).sum()),
+        "M5.reward_recall": float((weight * event * (np.abs(model.reward) > outcomes.EVENT)).sum() / (weight * event).sum()),
         "M5.hazard_ratio": float((weight * model.hazard).sum() / (weight * w.hazard).sum()),
         "M6.shuffled": float((weight * saved).sum()),
     }

@@ -114,6 +114,8 @@ def _events(id: str, name: str, met: np.ndarray, asked: np.ndarray, scored: Scor
     n = int(asked.sum())
     found = share(id, name, met & asked, asked, scored.cluster, "share", "higher", samples=n, none=f"there are no {what}",
                   floor=0.0, ceiling=1.0)  # fmt: skip
+    if n:
+        found = replace(found, ci=intervals.clustered_wilson(met & asked, asked, scored.cluster))
     return replace(found, status="underpowered", reason=f"only {n} {what}") if 0 < n < FEW_EVENTS else found
 
 

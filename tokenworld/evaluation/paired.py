@@ -143,7 +143,7 @@ def _resampled(x: tuple, y: tuple, direction: str) -> tuple[float, tuple[float, 
         means, drawn = np.abs(means), np.abs(drawn)
     value, spread = float(means[1] - means[0]), drawn[1] - drawn[0]
     clusters = min(len(np.unique(part[1])) for part in (x, y) if len(part) == 2)
-    return value, intervals.percentile(spread), _p(value, float(spread.std())), clusters
+    return value, intervals.percentile(spread, clusters=clusters), _p(value, float(spread.std())), clusters
 
 
 def _recovered(entry: dict[str, Any], other: dict[str, Any]) -> tuple[float, tuple[float, float] | None, float]:

@@ -279,7 +279,7 @@ DEFECTS = {
     ),
     "flat reward": Defect(
         flat_reward,
-        ("M5.branch_reward_error", "M12.spearman", "M12.regret"),
+        ("M5.branch_reward_error", "M5.reward_recall", "M12.spearman", "M12.regret"),
         (*ONE_STEP, *EFFECTS, "M5.branch_hazard_error", "M10.recall"),
     ),
     "undoes the vase": Defect(
@@ -303,7 +303,7 @@ DEFECTS = {
     "wrong rare reward": Defect(
         wrong_reward,
         ("M5.branch_reward_error", "M12.regret", "M13.optimism", "M12.spearman"),
-        (*ONE_STEP, *EFFECTS, "M5.branch_hazard_error", "M4.last", "M10.recall"),
+        ("M5.reward_recall", *ONE_STEP, *EFFECTS, "M5.branch_hazard_error", "M4.last", "M10.recall"),
     ),
     "tokenizer drops the object": Defect(
         lossy_tokenizer, ("M0.recall",), (*ONE_STEP, *EFFECTS, *HEADS, "M4.last", "M10.recall", "M13.value_error")
