@@ -2,9 +2,9 @@
 
 A corridor of five cells with a door at its right end, an object that wanders round a ring of four places and throws a
 shadow, a vase that breaks and stays broken, a lamp without consequences that a behaviour policy obeys, and a colour that is
-shown in the leftmost cell only and decides whether the door, used once, rewards or punishes. Each part tests one thing: slips and the
-object chance, object and shadow whether codes are drawn together, the vase what cannot be undone, the lamp confusion of
-cause and correlation, the colour memory. 160 states, 4 actions, frames of 6 tiles.
+shown in the leftmost cell only and decides whether the door, used once, rewards or punishes. Each part tests one thing:
+slips and the object chance, object and shadow whether codes are drawn together, the vase what cannot be undone, the lamp
+confusion of cause and correlation, the colour memory. 160 states, 4 actions, frames of 6 tiles.
 """
 
 from __future__ import annotations

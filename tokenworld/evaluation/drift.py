@@ -176,8 +176,9 @@ def _median_horizon(D: np.ndarray, copy: np.ndarray, second: np.ndarray, cluster
     value = float(median(np.ones(S)))
     drawn = median(intervals.draws_of(len(found))[:, row])
     id, reason = "M4.median_horizon", f"longer than the {T} steps that were dreamt" if value == T else ""
-    return number(id, names[id], value, intervals.percentile(drawn, clusters=len(found)), len(found), S, unit="steps", direction="higher", tier="B",
-                  floor=0.0, reason=reason)  # fmt: skip
+    ci = intervals.percentile(drawn, clusters=len(found))
+    return number(id, names[id], value, ci, len(found), S, unit="steps", direction="higher", tier="B", floor=0.0,
+                  reason=reason)  # fmt: skip
 
 
 def _self_feeding(rollouts: Rollouts) -> Metric:

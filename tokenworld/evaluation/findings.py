@@ -102,6 +102,8 @@ RULES = (
          lambda m: "ignores its actions" if m.value > -HEED else f"misled by its actions ({m.value:+.2f} bits a frame)"),
     Rule("ACTIONS_WITHOUT_EFFECT", "fault", below("M7.sensitivity", 0.2),
          lambda m: f"its actions have {max(0, m.value):.0%} of their effect"),
+    Rule("WRONG_EFFECTS", "fault", above("M7.effect_error", 0.5),
+         lambda m: f"gets {min(1, m.value):.0%} of the effects of its actions wrong"),
     Rule("SPURIOUS_EFFECTS", "warning", above("M7.spurious", 0.1),
          lambda m: f"actions move {m.value:.2g} codes that they do not move in truth"),
     Rule("WORSE_UNDER_OTHER_ACTIONS", "warning", above("M8.do_gap", BITS),
@@ -162,8 +164,8 @@ SIGNATURES = (
               lambda m: f"unreliable where training data are rare ({m['M8.do_gap'].value:+.2f} bits)",
               covers=("WORSE_UNDER_OTHER_ACTIONS", "WORSE_UNDER_ANOTHER_AGENT")),
     Signature("WRONG_REWARDS", "fault", (below("M5.branch_reward_error", 0.25, skill=True),),
-              lambda m: "its rewards are no better than a constant" if m["M5.branch_reward_error"].skill > -0.1 else
-              "its rewards are worse than a constant"),
+              lambda m: "its rewards are worse than a constant" if m["M5.branch_reward_error"].skill_ci[1] < 0 else
+              "its rewards are no better than a constant"),
     Signature("DRIFTS", "fault", (above("M4.first", 0.75, skill=True), below("M4.last", 0.75, skill=True)),
               lambda m: "right for one step, adrift at the end of a dream"),
     Signature("HARMLESS_ERRORS", "note", (above("M3.kl", 0.5), above("M13.planner_regret", 0.9, skill=True)),

@@ -41,9 +41,10 @@ def scored(model: Model, rows: dict[str, np.ndarray]) -> Scored:
     bits, entropy, top, hit = [], [], [], []
     for k in range(6):
         p = rest.sum(tuple(range(2, rest.ndim)))  # (N, values)
-        p = p / np.maximum(p.sum(1, keepdims=True), 1e-300)
+        possible = p.sum(1) > 0  # once a tile was impossible the others cost nothing more
+        p = p / np.where(possible, p.sum(1), 1.0)[:, None]
         with np.errstate(divide="ignore"):
-            bits.append(np.minimum(-np.log2(p[n, z[:, k]]), IMPOSSIBLE))
+            bits.append(np.where(possible, np.minimum(-np.log2(p[n, z[:, k]]), IMPOSSIBLE), 0.0))
         entropy.append(-plogp(p).sum(1))
         top.append(p.max(1))
         hit.append(p.argmax(1) == z[:, k])

@@ -2,7 +2,8 @@
 
 `exact`: over states as often as the behaviour policy visits them, and over all that may follow. `sampled`: with intervals,
 from a few episodes, as an evaluation of a real model has them. Both go through the metrics themselves, but for those of
-held-out data (M1, M2.dcal, M5.reward_recall, M5.hazard_ratio, M6) and of rollouts (M4), whose expectations are written down here independently.
+held-out data (M1, M2.dcal, M5.reward_recall, M5.hazard_ratio, M6) and of rollouts (M4), whose expectations are written down
+here independently.
 """
 
 from __future__ import annotations
@@ -11,8 +12,19 @@ import numpy as np
 import torch
 
 from tokenworld.envs.known_world import SIDE, TILES, draw
-from tokenworld.evaluation import arrow, branch_fidelity, calibration, drift, effects, fidelity, histories, known, outcomes
-from tokenworld.evaluation import transfer, usefulness
+from tokenworld.evaluation import (
+    arrow,
+    branch_fidelity,
+    calibration,
+    drift,
+    effects,
+    fidelity,
+    histories,
+    known,
+    outcomes,
+    transfer,
+    usefulness,
+)
 from tokenworld.evaluation.branch_fidelity import IMPOSSIBLE, plogp
 from tokenworld.evaluation.planted import Model, oracle, world
 from tokenworld.evaluation.records import Branches, Metric

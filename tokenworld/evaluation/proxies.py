@@ -50,8 +50,8 @@ def c2st_from_scores(
     found, row = np.unique(cluster, return_inverse=True)
     parts = np.array_split(intervals.draws_of(len(found), draws=1000), 20)
     drawn = np.concatenate([ranking.auc(score, label, part[:, row]) for part in parts])
-    return number(id, name, float(ranking.auc(score, label)), intervals.percentile(drawn[np.isfinite(drawn)], clusters=len(found)), len(found),
-                  len(score), unit="AUC", floor=1.0, ceiling=0.5)  # fmt: skip
+    ci = intervals.percentile(drawn[np.isfinite(drawn)], clusters=len(found))
+    return number(id, name, float(ranking.auc(score, label)), ci, len(found), len(score), unit="AUC", floor=1.0, ceiling=0.5)
 
 
 def c2st_by_length(rollouts: Rollouts, lengths: Sequence[int] = (1, 2, 4, 8)) -> list[Metric]:

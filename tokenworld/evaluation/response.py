@@ -20,15 +20,16 @@ from tokenworld.evaluation.records import Metric
 DOSES = (0.25, 0.5, 1.0)
 RESOLUTION = 0.01  # bits, shares, probabilities, correlations
 SHOWN = ("M0.recall", "M1.excess", "M2.dcal", "M2.dh", "M3.kl", "M3.off_support", "M3.missed", "M3.coherence", "M4.first",
-         "M4.last", "M5.reward_recall", "M5.hazard_ratio", "M5.branch_reward_error", "M5.branch_hazard_error", "M6.shuffled", "M7.effect_error",
-         "M7.spurious", "M7.effect_cosine", "M7.sensitivity", "M8.do_gap", "M8.transfer_gap", "M8.spurious_feature",
-         "M9.compression", "M10.recall", "M11.undo", "M12.spearman", "M12.regret", "M13.value_error", "M13.optimism")  # fmt: skip
+         "M4.last", "M5.reward_recall", "M5.hazard_ratio", "M5.branch_reward_error", "M5.branch_hazard_error", "M6.shuffled",
+         "M7.effect_error", "M7.spurious", "M7.effect_cosine", "M7.sensitivity", "M8.do_gap", "M8.transfer_gap",
+         "M8.spurious_feature", "M9.compression", "M10.recall", "M11.undo", "M12.spearman", "M12.regret", "M13.value_error",
+         "M13.optimism")  # fmt: skip
 BIASED = ("M12.spearman", "M12.regret")  # by chance in returns: compared with the truth measured on as many
 EXCEPTIONS = {
     ("action-blind", "M8.transfer_gap", "silent"): "the other agent takes other actions more often, and ignoring them costs it "
     "more: a gap between agents is no proof of a wrong cause",
-    ("left and right swapped", "M2.dh", "silent"): "at the walls left and right are unlike in entropy, so swapping them moves it "
-    "a little",
+    ("left and right swapped", "M2.dh", "silent"): "at the walls left and right are unlike in entropy, so swapping them "
+    "moves it a little",
     ("underconfident", "M2.dcal", "responds"): "a flat distribution over what is possible pays what it announces: the gap is "
     "largest at a temperature of about 2 and shrinks again, M2.dh goes on growing",
     ("underconfident", "M2.dcal_joint", "responds"): "as M2.dcal",
@@ -189,7 +190,8 @@ def page(seeds: int = 200, small: int = 20, datasets: int = 500) -> str:
             "(temperatures: of their logarithm). Expectations are exact; what is measured on samples is said to be.",
             "## The matrix at full dose\n\nDifference from the truth's own number (first row); empty where it is at most "
             f"{RESOLUTION}.\n\n" + _matrix_table(numbers),
-            "## Claims: does it respond, in every dose no less than in a smaller one? Is it silent?\n\n" + _claims_table(numbers),
+            "## Claims: does it respond, in every dose no less than in a smaller one? Is it silent?\n\n"
+            + _claims_table(numbers),
             "## What does not hold, and why\n\n"
             + "\n".join(f"- {d}, {m} ({k}): {why}." for (d, m, k), why in EXCEPTIONS.items()),
             f"## Signatures\n\n{len(set(signatures(numbers).values()))} of {len(DEFECTS)} defects move the numbers above in "
@@ -247,18 +249,20 @@ def _power_table(found: dict[tuple[str, str], float], seeds: int) -> str:
     rows = [["defect", "number", "found"], *([d, m, f"{share:.0%}"] for (d, m), share in found.items())]
     return (
         "## Small doses\n\nDose 0.25, samples of 50 episodes (about 1,000 frames; 60 returns of each policy), "
-        f"{seeds} samples each: how often the 95 % interval leaves the truth's value out.\n\n" + _table(rows)
+        f"{seeds} samples each: how often the 95 % interval leaves the truth's value out. What is found in less than 90 % "
+        "makes no claim to small doses.\n\n" + _table(rows)
     )
 
 
 def _coverage_table(found: dict[tuple[str, float], dict[str, float]], datasets: int) -> str:
-    ids = sorted({id for covered in found.values() for id in covered if id.split(".")[0] in ("M1", "M2", "M3", "M5", "M6", "M7")})
+    parts = ("M1", "M2", "M3", "M5", "M6", "M7")
+    ids = sorted({id for covered in found.values() for id in covered if id.split(".")[0] in parts})
     rows = [["number", *(f"{name} {dose:g}" for name, dose in found)]]
     for id in ids:
         rows.append([id, *(f"{covered[id]:.1%}" if covered.get(id, 1.0) < 1 else "" for covered in found.values())])
     return (
-        f"## Coverage\n\n{datasets} samples of 60 episodes of four wrong models: how often the 95 % interval holds the exact value; "
-        "empty where the number is the same in every sample.\n\n" + _table([row for row in rows if any(row[1:])])
+        f"## Coverage\n\n{datasets} samples of 60 episodes of four wrong models: how often the 95 % interval holds the exact "
+        "value; empty where the number is the same in every sample.\n\n" + _table([row for row in rows if any(row[1:])])
     )
 
 

@@ -240,7 +240,7 @@ class Atari:
         for i in range(m):
             reward += self.ale.act(self._held if i < k else number)
             if self.ale.game_over():
-                # The frame that ends a game is not shown. ale-py pools in place, so that instead of it goes what was pooled before.
+                # The frame that ends a game is not shown: ale-py pools in place, and what was pooled before goes instead.
                 last.append(self._shown)
                 break
             if i >= m - 2:

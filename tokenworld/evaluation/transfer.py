@@ -76,7 +76,8 @@ def _supported(branches: Branches, cells: np.ndarray, common: dict) -> Metric:
     drawn = drawn[(drawn[:, 1] > 0) & (drawn[:, 3] > 0)]
     total, gaps = whole.sum(0), drawn[:, 0] / drawn[:, 1] - drawn[:, 2] / drawn[:, 3]
     value = total[0] / total[1] - total[2] / total[3]
-    return number(id, NAMES[id], value, intervals.percentile(gaps, clusters=len(found)), len(found), int(high.sum()), **common, ceiling=0.0)
+    ci = intervals.percentile(gaps, clusters=len(found))
+    return number(id, NAMES[id], value, ci, len(found), int(high.sum()), **common, ceiling=0.0)
 
 
 def by_support(branches: Branches, parts: int = 10) -> dict[str, np.ndarray]:
