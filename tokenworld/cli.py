@@ -108,8 +108,8 @@ example
   tokenworld score runs/NAME episodes=100
 
   --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
-    "evaluate": """tokenworld evaluate RUN [tier=A|B] [data=DIR] [frames=2000] [states=200] [budget=MINUTES] [seed=0]
-                    [out=RUN/evaluation] [device=auto]
+    "evaluate": """tokenworld evaluate RUN [tier=A|B|C] [data=DIR] [frames=2000] [states=200] [budget=MINUTES] [metrics=ID,ID]
+                    [seed=0] [out=RUN/evaluation] [device=auto]
 
 Measures the run's world model on held-out episodes (its own, or the test episodes of data=DIR; where there are none, all of
 them), without a policy and without the real environment: what the tokenizer loses, code lengths beside simple predictors,
@@ -119,15 +119,19 @@ report.html, one file that opens without a network.
 
 tier=B also branches the simulator (Atari, MinAtar): from the same states every action is taken, and what can come of it is
 held against what the model says: impossible frames, missed ones, the effects of actions, whole futures.
+tier=C also lets some twenty policies play (the run's own, mixed with random actions in many shares, and constant ones), really
+and in dreams: does the model order them as the world does, and what does a planner without learning lose by planning in it?
 
 examples
   tokenworld evaluate runs/NAME
   tokenworld evaluate runs/NAME tier=B
+  tokenworld evaluate runs/NAME tier=C metrics=M5,M12,M13.planner_regret
   tokenworld evaluate dyn data=data/breakout frames=5000 out=reports/breakout
 
   frames=2000        held-out frames to measure on
   states=200         states to branch from (tier B)
-  budget=3           minutes (10 for tier B); what does not fit is reported as skipped, or done at fewer states
+  metrics=           only these numbers, or rows of them; default: all of the tier
+  budget=3           minutes (10 with a simulator); what does not fit is reported as skipped, or done at fewer states
   --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
     "compare": """tokenworld compare A B [metrics=ID,ID]
 
@@ -187,7 +191,7 @@ RECIPE_KEYS = {
     "show": ("recipe", "overlay"),
 }
 RUN_KEYS = {
-    "evaluate": ("out", "data", "tier", "frames", "states", "budget", "seed", "device"),
+    "evaluate": ("out", "data", "tier", "frames", "states", "budget", "metrics", "seed", "device"),
     "score": ("episodes", "seed", "device"),
     "dream": ("out", "steps", "seed", "data", "device"),
 }

@@ -125,18 +125,27 @@ def score(out: str, keys: dict) -> dict[str, Any]:
 
 
 def evaluate(out: str, keys: dict) -> Report:
-    """Measure a run's world model on held-out episodes, and with tier=B at branches of its simulator: report.json, states.npz,
-    report.html and one line."""
+    """Measure a run's world model on held-out episodes, with tier=B also at branches of its simulator, with tier=C also on what
+    policies earn: report.json, states.npz, report.html and one line."""
     run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "data"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to evaluate: expected a run of `train` or `train dynamics`")
     folder = Path(keys.get("out", Path(out) / "evaluation"))
     if folder.exists() and any(folder.iterdir()) and not (folder / "report.json").is_file():
         raise UserError(f"{folder} holds something else than a report, nothing is overwritten: choose another out=DIR")
-    simulator = simulator_of(cfg["env"]) if keys.get("tier") == "B" else None
+    tier, only = keys.get("tier", "A"), keys.get("metrics")
+    simulator = None
+    try:
+        simulator = simulator_of(cfg["env"]) if tier in "BC" else None
+    except UserError as error:
+        if tier == "B":
+            raise
+        run.log.say(f"{error}; policies are measured all the same")
     minutes, frames, seed = keys.get("budget", 10 if simulator else 3), keys.get("frames", 2000), keys.get("seed", 0)
-    asked = dict(frames=frames, budget=60.0 * minutes, seed=seed, states=keys.get("states", 200))
-    report = summary.assess(run, **asked, data=keys.get("data"), simulator=simulator)
+    report = summary.assess(
+        run, frames=frames, budget=60.0 * minutes, seed=seed, data=keys.get("data"), simulator=simulator,
+        states=keys.get("states", 200), policies=tier == "C", only=only.split(",") if only else None,
+    )  # fmt: skip
     write(report, folder)
     print(report.verdict)
     measured = sum(metric.value is not None for metric in report.metrics)

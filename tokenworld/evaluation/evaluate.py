@@ -16,15 +16,17 @@ import torch
 
 from tokenworld.data.episodes import read_episodes, read_meta
 from tokenworld.data.replay import Replay
-from tokenworld.evaluation import branch_probe, codelength, outcomes, probe
+from tokenworld.evaluation import branch_probe, codelength, intervals, outcomes, policy_probe, probe
 from tokenworld.evaluation.branch_fidelity import branch_fidelity, frame_distance
 from tokenworld.evaluation.calibration import calibration, code_length, dispersion, reliability
 from tokenworld.evaluation.drift import curves, distance_curves, horizon, rollout_drift
 from tokenworld.evaluation.effects import action_sensitivity, counterfactual_effects, effect_matrices
 from tokenworld.evaluation.fidelity import tokenizer_ceiling
+from tokenworld.evaluation.measured import absent
 from tokenworld.evaluation.outcomes import at_branches
 from tokenworld.evaluation.records import Metric, Scored
 from tokenworld.evaluation.transfer import causal_gap
+from tokenworld.evaluation.usefulness import planning, policy_agreement
 from tokenworld.interfaces import Codes, Steps, UserError
 from tokenworld.world_model import WorldModel
 
@@ -124,6 +126,23 @@ def tier_b(
         metrics += _timed(lambda measure=measure: measure(rolled))
     pictures["distance"] = distance_curves(rolled)
     return metrics, pictures
+
+
+def tier_c(world_model: WorldModel, policy, make_env, simulator=None, *, budget: float, seed: int = 0):
+    """M12 and M13 of the run's policy (or None) and of those made from it, in `budget` seconds; arrays for a picture."""
+    world_model.eval()
+    values = policy_probe.policy_values(
+        world_model, policy, make_env, simulator, deadline=time.monotonic() + budget, seed=seed
+    )
+    if values is None:
+        reason = f"the budget of {budget:.0f} s was over before three policies had played"
+        return [absent("M12.spearman", "Rank correlation of policies", reason, "skipped", tier="C", experimental=True)], {}
+    metrics = _timed(lambda: policy_agreement(values)) + _timed(lambda: planning(values))
+    bounds = [[intervals.ratio(x, None, np.arange(len(x)))[1] for x in side] for side in (values.real, values.model)]
+    drawn = {"names": values.names, "real": np.array([x.mean() for x in values.real]),
+             "model": np.array([x.mean() for x in values.model]), "real_ci": np.array(bounds[0]),
+             "model_ci": np.array(bounds[1])}  # fmt: skip
+    return metrics, {"policies": drawn}
 
 
 def _plane(metrics: list[Metric]) -> dict[str, float]:

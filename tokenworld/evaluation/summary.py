@@ -5,6 +5,7 @@ The functions take the `Run` of `tokenworld.run`; they read it and change nothin
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 from typing import Any
@@ -17,13 +18,14 @@ from tokenworld.data.collect import random_act
 from tokenworld.data.replay import Replay
 from tokenworld.evaluation import codelength
 from tokenworld.evaluation.dynamics import dynamics_metrics
-from tokenworld.evaluation.evaluate import held_out_of, tier_a, tier_b
+from tokenworld.evaluation.evaluate import held_out_of, tier_a, tier_b, tier_c
 from tokenworld.evaluation.findings import findings, verdict
+from tokenworld.evaluation.records import Metric
 from tokenworld.evaluation.report import Report, provenance
 from tokenworld.evaluation.returns import episode_returns, mean_ci95
 from tokenworld.evaluation.tokens import codebook_usage, events, kmeans_baseline, perplexity, psnr
 from tokenworld.imagination import Actor
-from tokenworld.interfaces import Codes
+from tokenworld.interfaces import Codes, UserError
 
 
 def score(
@@ -105,23 +107,30 @@ def code_counts(run) -> codelength.CodeCounts:
 
 
 def assess(
-    run, *, frames: int, budget: float, seed: int = 0, data: str | None = None, simulator=None, states: int = 200
-) -> Report:
+    run, *, frames: int, budget: float, seed: int = 0, data: str | None = None, simulator=None, states: int = 200,
+    policies: bool = False, only: list[str] | None = None,
+) -> Report:  # fmt: skip
     """The evaluation of a run's world model on its held-out episodes, or on those of the folder `data` (tier A), and at
-    `states` states of a `simulator` (tier B), if one is given.
+    `states` states of a `simulator` (tier B), if one is given, and on what policies earn (tier C), if `policies`.
 
-    frames: about so many held-out frames · budget: seconds, half of them for each tier. Raises UserError where there is
-    nothing to measure on.
+    frames: about so many held-out frames · budget: seconds, shared alike by the tiers. `only`: the numbers whose
+    ids begin with one of these are reported. Raises UserError where there is nothing to measure on, and for an unknown id.
     """
     held_out = run.held_out if data is None else held_out_of(data, run.meta)
     counts = code_counts(run) if run.replay.steps else None
-    each = budget if simulator is None else budget / 2
+    each = budget / (1 + (simulator is not None) + policies)
     metrics, pictures, state = tier_a(
         run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=each, seed=seed
     )
     if simulator is not None:
         more, drawn = tier_b(run.world_model, simulator, states=states, budget=each, seed=seed)
         metrics, pictures = metrics + more, pictures | drawn
+    if policies:
+        policy = run.policy if run.count["policy"] else None
+        more, drawn = tier_c(run.world_model, policy, run.make_env, simulator, budget=each, seed=seed)
+        metrics, pictures = metrics + more, pictures | drawn
+    if only is not None:
+        metrics = _chosen(metrics, only)
     source = {"folder": str(data or run.out), "episodes": held_out.episodes, "steps": held_out.steps}
     found = findings(metrics)
     return Report(
@@ -129,10 +138,21 @@ def assess(
         findings=found,
         verdict=verdict(metrics, found),
         provenance=provenance(run) | {"data": source, "seed": seed, "frames": frames},
-        capabilities={"A": "held-out episodes", "B": _branched(simulator), "C": None},
+        capabilities={"A": "held-out episodes", "B": _branched(simulator),
+                      "C": "policies that play" if policies else None},
         pictures=pictures,
         state=state,
     )
+
+
+def _chosen(metrics: list[Metric], only: list[str]) -> list[Metric]:
+    """Those whose ids are, or begin with the row of, one of `only`: "M7" or "M7.effect_error"."""
+    for word in only:
+        if not any(metric.id == word or metric.id.startswith(f"{word}.") for metric in metrics):
+            known = sorted({metric.id for metric in metrics} | {metric.id.split(".")[0] for metric in metrics})
+            near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)[0]
+            raise UserError(f"metrics={word} is none of this tier's numbers: did you mean {near}? M3, M7 and on take tier=B")
+    return [m for m in metrics if any(m.id == word or m.id.startswith(f"{word}.") for word in only)]
 
 
 def _branched(simulator) -> str | None:
