@@ -4,10 +4,15 @@ import numpy as np
 import pytest
 import torch
 
+from tokenworld import cli
+from tokenworld.building import opened
 from tokenworld.envs import known_world
 from tokenworld.envs.known_world import DOOR, LEFT, RIGHT, STAY, TILES, USE, World
 from tokenworld.evaluation import findings, known, known_numbers, planted, response
+from tokenworld.evaluation.cloned import simulator_of
+from tokenworld.evaluation.evaluate import tier_b
 from tokenworld.evaluation.planted import DEFECTS, oracle, world
+from tokenworld.evaluation.tabular import Tabular
 from tokenworld.interfaces import Steps
 from tokenworld.tokenizers.nearest import NearestPatches
 
@@ -284,3 +289,62 @@ def test_intervals_cover(name, dose):
     covered = response.coverage(name, dose)
     checked = {id: share for id, share in covered.items() if id.split(".")[0] in COVERED and share < 1}
     assert checked and all(0.92 <= share <= 0.98 for share in checked.values()), checked
+
+
+# ------------------------------------------------------------------------------------------------------- as a simulator
+
+
+def test_the_tabular_simulator_follows_the_kernel():
+    w = World()
+    simulator = Tabular(w)
+    simulator.reset(3)
+    here = simulator.snapshot()
+    listed = simulator.branches(here, RIGHT)
+    assert sum(p for p, *_ in listed) == pytest.approx(1) and simulator.exact and simulator.actions == 4
+    seen: dict[tuple[bytes, bool], float] = {}
+    for p, obs, _, end in listed:
+        seen[obs.tobytes(), end] = seen.get((obs.tobytes(), end), 0.0) + p
+    drawn: dict[tuple[bytes, bool], int] = {}
+    for k in range(4000):
+        simulator.restore(here)
+        simulator.reseed(k)
+        obs, _, end = simulator.step(RIGHT)
+        drawn[obs.tobytes(), end] = drawn.get((obs.tobytes(), end), 0) + 1
+    assert set(drawn) <= set(seen)
+    assert all(abs(drawn.get(key, 0) / 4000 - p) < 4.5 * np.sqrt(p * (1 - p) / 4000) + 1e-3 for key, p in seen.items())
+
+
+def test_a_restored_simulator_goes_on_as_the_original():
+    simulator, seen = Tabular(World()), []
+    simulator.reset(0)
+    here = simulator.snapshot()
+    for _ in range(2):
+        simulator.restore(here)
+        seen.append([(obs.tobytes(), r, end) for obs, r, end in (simulator.step(a) for a in (RIGHT, STAY, RIGHT, USE) * 5)])
+        simulator.reset(7)
+    assert seen[0] == seen[1]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Real tokens and dynamics, learnt from rendered frames of random play: a quarter of a minute."""
+    out = tmp_path_factory.mktemp("known") / "run"
+    words = ["recipe=known_world", "train.loop.epochs=2", "train.policy.start=9", "train.dynamics.updates=300", "seed=0"]
+    assert cli.main(["train", *words, "backbone.context=4", "train.dynamics.length=6", f"out={out}", "device=cpu"]) == 0
+    return out
+
+
+def test_a_trained_model_approaches_the_kernel_and_a_wrong_one_is_caught(trained, tmp_path):
+    """Against the exact branches: a model that learnt is near the truth; the same one under swapped actions is named."""
+    run, cfg, _ = opened(str(trained), {"device": "cpu"})
+    simulator = simulator_of(cfg["env"])
+    metrics, _ = tier_b(run.world_model, simulator, states=60, budget=120.0)
+    right = {metric.id: metric for metric in metrics}
+    assert right["M3.kl"].ci[1] < 0.5 and right["M3.off_support"].ci[1] < 0.1 and right["M7.effect_cosine"].ci[0] > 0.9
+    embedding = next(run.world_model.decoding.action.parameters()).data  # (A, D)
+    embedding[[LEFT, RIGHT]] = embedding[[RIGHT, LEFT]].clone()
+    metrics, _ = tier_b(run.world_model, simulator, states=60, budget=120.0)
+    wrong = {metric.id: metric for metric in metrics}
+    assert wrong["M3.kl"].ci[0] > right["M3.kl"].ci[1] + 1 and wrong["M7.effect_cosine"].ci[1] < 0.3
+    codes = {finding["code"] for finding in findings.findings(metrics) if finding["established"]}
+    assert "ACTION_SWAP" in codes

@@ -83,7 +83,7 @@ def branches(world_model: WorldModel, simulator, places: list[Place], deadline: 
     if not done:
         return None
     J, C = (max(one[name].shape[-1] for one in done) for name in ("p", "candidates"))
-    padded = {"p": (J, 0), "bits": (J, 0), "reward": (J, 0), "terminated": (J, False)}
+    padded = {"p": (J, 0), "bits": (J, 0), "reward": (J, 0), "terminated": (J, 0)}
     columns = {"candidates": (C, -1), "marginal_p": (C, 0), "marginal_q": (C, 0)}
     stacked = {}
     for name in done[0]:
@@ -138,7 +138,7 @@ def _branch(world_model: WorldModel, simulator, place: Place, generator: torch.G
     return {
         "p": p, "codes": codes, "bits": bits, "entropy_q": own["entropy"], "marginal_p": marginal_p, "marginal_q": marginal_q,
         "candidates": candidates, "total_correlation_q": np.maximum(entropies - own["entropy"], 0.0), "reward": reward,
-        "terminated": ends > 0.5, "reward_mean": own["reward"], "hazard": own["hazard"],
+        "terminated": ends, "reward_mean": own["reward"], "hazard": own["hazard"],
     }  # fmt: skip
 
 

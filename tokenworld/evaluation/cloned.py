@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld.envs import minatar
+from tokenworld.envs import known_world, minatar
 from tokenworld.evaluation.simulators import Atari
+from tokenworld.evaluation.tabular import Tabular
 from tokenworld.interfaces import UserError
 
 TESTED = 20  # steps that a clone and its original must agree on
@@ -98,6 +99,9 @@ def simulator_of(env: dict[str, Any]):
     if env["_target_"] == "tokenworld.envs.atari.make":
         settings.pop("max_steps", None)  # a branch is a few steps long: nothing is truncated
         return Atari(**settings)
+    if env["_target_"] == "tokenworld.envs.known_world.make":
+        return Tabular(known_world.World(**settings))
     raise UserError(
-        f"{env['id']} cannot be branched, expected an Atari or a MinAtar game: evaluate with tier=A, which needs no simulator"
+        f"{env['id']} cannot be branched, expected an Atari or a MinAtar game or the known world: evaluate with tier=A, which "
+        "needs no simulator"
     )

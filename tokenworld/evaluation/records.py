@@ -108,7 +108,7 @@ class Branches:
     candidates: Array  # (S, K, C) int: which codes; -1 unused. The model's mass outside them is 1 - sum over C
     total_correlation_q: Array | None = None  # (S, A): sum_j H(q_j) - H(q)
     reward: Array | None = None  # (S, A, J)
-    terminated: Array | None = None  # (S, A, J) bool
+    terminated: Array | None = None  # (S, A, J): the probability that the episode ends with it
     reward_mean: Array | None = None  # (S, A) the model's
     hazard: Array | None = None  # (S, A) the model's
     behaviour: Array | None = None  # (S, A) probability of each action under the policy that chose the states
