@@ -288,7 +288,9 @@ def with_loaded_sections(cfg: dict, cli: dict) -> tuple[dict, dict]:
             raise UserError(
                 f"{key}={asked.get(key)} contradicts {source}={cli[source]}, which has {loaded.get(key)}: leave out {key}"
             )
-    return cfg, cli
+    # a run can be opened from any folder
+    folders = {key: str(Path(cli[key]).resolve()) for key in ("data", "load.tokenizer", "load.world_model") if key in cli}
+    return cfg, cli | {key: folder for key, folder in folders.items() if Path(folder).exists()}
 
 
 def device_of(name: str) -> torch.device:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -113,21 +114,23 @@ def assess(
     """The evaluation of a run's world model on its held-out episodes, or on those of the folder `data` (tier A), and at
     `states` states of a `simulator` (tier B), if one is given, and on what policies earn (tier C), if `policies`.
 
-    frames: about so many held-out frames · budget: seconds, shared alike by the tiers. `only`: the numbers whose
-    ids begin with one of these are reported. Raises UserError where there is nothing to measure on, and for an unknown id.
+    frames: about so many held-out frames · budget: seconds; a tier leaves to the next what it does not use. `only`: the
+    numbers whose ids begin with one of these are reported. Raises UserError where there is nothing to measure on, and for an
+    unknown id.
     """
     held_out = run.held_out if data is None else held_out_of(data, run.meta)
     counts = code_counts(run) if run.replay.steps else None
-    each = budget / (1 + (simulator is not None) + policies)
+    end, each = time.monotonic() + budget, budget / (1 + (simulator is not None) + policies)
     metrics, pictures, state = tier_a(
         run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=each, seed=seed
     )
     if simulator is not None:
-        more, drawn = tier_b(run.world_model, simulator, states=states, budget=each, seed=seed)
+        left = end - time.monotonic() - each * policies
+        more, drawn = tier_b(run.world_model, simulator, states=states, budget=left, seed=seed)
         metrics, pictures = metrics + more, pictures | drawn
     if policies:
         policy = run.policy if run.count["policy"] else None
-        more, drawn = tier_c(run.world_model, policy, run.make_env, simulator, budget=each, seed=seed)
+        more, drawn = tier_c(run.world_model, policy, run.make_env, simulator, budget=end - time.monotonic(), seed=seed)
         metrics, pictures = metrics + more, pictures | drawn
     if only is not None:
         metrics = _chosen(metrics, only)
