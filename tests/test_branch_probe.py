@@ -12,7 +12,7 @@ import torch
 
 from tokenworld import cli
 from tokenworld.envs import minatar
-from tokenworld.evaluation import branch_probe, cloned
+from tokenworld.evaluation import branch_probe, cloned, paired
 from tokenworld.interfaces import UserError
 from tokenworld.world_model import WorldModel
 
@@ -187,3 +187,14 @@ def test_evaluate_at_branches(tmp_path):
     assert found["M3.kl"]["value"] == pytest.approx(found["M2.dcal_joint"]["value"] + found["M2.dh"]["value"], abs=1e-6)
     page = (tmp_path / "report" / "report.html").read_text()
     assert "Calibration plane" in page and "What pairs of actions do in the world" in page
+
+
+def test_branch_states_are_compared_one_by_one(tmp_path):
+    """Two evaluations branch the same states: the difference of a model to itself is 0, paired, in M3, M6 and M8 too."""
+    run = tmp_path / "run"
+    assert cli.main(["train", "overlay=debug", "device=cpu", f"out={run}", "train.collect.held_out=3"]) == 0
+    for name in ("a", "b"):
+        assert cli.main(["evaluate", str(run), "tier=B", "states=12", "frames=50", f"out={tmp_path / name}"]) == 0
+    rows = {row.metric: row for row in paired.compare(tmp_path / "a", tmp_path / "b").rows}
+    for id in ("M2.dcal_joint", "M2.dh", "M3.kl", "M3.missed", "M5.branch_hazard_error", "M6.shuffled", "M7.spurious"):
+        assert "unpaired" not in rows[id].note and rows[id].difference == 0, rows[id]

@@ -20,9 +20,9 @@ def of_rows(id, values, clusters, direction="lower", **more):
     return metric(id, float(values.mean()), (-99.0, 99.0), direction, values=values, clusters=clusters, **more)
 
 
-def written(folder, metrics, state=None, state_of=None, env="Game", tokenizer="t", preprocessing=None):
+def written(folder, metrics, state=None, env="Game", tokenizer="t", preprocessing=None):
     provenance = {"env_id": env, "weights": {"tokenizer": tokenizer, "dynamics": "d"}, "preprocessing": preprocessing}
-    report.write(report.Report(metrics, [], "-", provenance, {"A": "data"}, state=state, state_of=state_of or {}), folder)
+    report.write(report.Report(metrics, [], "-", provenance, {"A": "data"}, state=state), folder)
     return folder
 
 
@@ -78,10 +78,10 @@ def test_branch_states_have_their_own_hashes(tmp_path):
     """In B the branch states come in another order; paired by hash the difference is exactly one bit everywhere."""
     order = np.random.default_rng(0).permutation(100)
     kl, hash = np.random.default_rng(1).gamma(2, 3, 100), np.arange(100, dtype=np.uint64) + 10**18
-    one = of_rows("M3.kl", kl, np.arange(100), tier="B")
-    two = of_rows("M3.kl", kl[order] + 1, order, tier="B")
-    a = written(tmp_path / "a", [one, bits(range(50))[0]], bits(range(50))[1], {"M3.kl": hash})
-    b = written(tmp_path / "b", [two, bits(range(50))[0]], bits(range(50))[1], {"M3.kl": hash[order]})
+    one = of_rows("M3.kl", kl, np.arange(100), tier="B", states=hash)
+    two = of_rows("M3.kl", kl[order] + 1, order, tier="B", states=hash[order])
+    a = written(tmp_path / "a", [one, bits(range(50))[0]], bits(range(50))[1])
+    b = written(tmp_path / "b", [two, bits(range(50))[0]], bits(range(50))[1])
     found = {row.metric: row for row in paired.compare(a, b).rows}
     assert found["M3.kl"].difference == pytest.approx(1) and found["M3.kl"].ci == pytest.approx((1, 1))
     assert found["M3.kl"].verdict == "worse" and found["M3.kl"].note == ""

@@ -111,8 +111,9 @@ def test_a_report_comes_back_as_it_was_written(tmp_path):
 
 
 def test_states_hold_no_pickles(tmp_path):
-    odd = metric("M7.effect_error", 0.5, values=np.array([1, 2], object), clusters=np.array([None, "a"], object).astype(str))
-    report.write(made(metrics=[odd], state_of={"M7.effect_error": np.array([7, 8])}), tmp_path)
+    odd = metric("M7.effect_error", 0.5, values=np.array([1, 2], object), clusters=np.array([None, "a"], object).astype(str),
+                 states=np.array([7, 8]))  # fmt: skip
+    report.write(made(metrics=[odd]), tmp_path)
     with np.load(tmp_path / "states.npz", allow_pickle=False) as file:
         assert {name: file[name].dtype.kind for name in file.files} == {
             "state": "u", "M7.effect_error": "f", "M7.effect_error/cluster": "i", "M7.effect_error/state": "u",

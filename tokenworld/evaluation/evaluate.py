@@ -75,7 +75,7 @@ def tier_a(
     for measure in (
         lambda: code_length(scored, simple),
         lambda: calibration(scored),
-        lambda: action_sensitivity(forked(scored)),
+        lambda: _at(forked(scored).state, action_sensitivity(forked(scored))),
         lambda: outcomes.rewards(scored),
         lambda: outcomes.terminations(scored),
     ):
@@ -116,7 +116,7 @@ def tier_b(
     branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3, seed)
     metrics: list[Metric] = []
     for measure in (dispersion, branch_fidelity, counterfactual_effects, causal_gap, at_branches):
-        metrics += _timed(lambda measure=measure: measure(branches))
+        metrics += _timed(lambda measure=measure: _at(branches.hash, measure(branches)))
     pictures: dict[str, Any] = {"effects": effect_matrices(branches), "plane": _plane(metrics)}
     spread = places[:: max(1, len(places) // ROLLOUTS)][:ROLLOUTS]
     rolled = branch_probe.rollouts(
@@ -210,6 +210,12 @@ def _drift(world_model, held_out, codes_of, first, episode, most, seed):
     device = next(iter(world_model.dynamics_modules().parameters())).device
     steps = held_out.gather(rows, frames=False).to(device)
     return probe.drift(world_model, steps, codes_of(rows), episode[rows], context=context, futures=FUTURES, seed=seed)
+
+
+def _at(states: np.ndarray | None, metrics: list[Metric]) -> list[Metric]:
+    """The metrics whose rows are these states, told which."""
+    rows = -1 if states is None else len(states)
+    return [replace(m, states=states) if m.values is not None and len(m.values) == rows else m for m in metrics]
 
 
 def _timed(measure: Callable[[], list[Metric]]) -> list[Metric]:

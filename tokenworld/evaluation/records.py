@@ -42,6 +42,7 @@ class Metric:
     seconds: float = 0.0
     values: Any = None  # (n,) per-row values, for paired comparisons; not part of the JSON
     clusters: Any = None  # (n,) the episode of each
+    states: Any = None  # (n,) uint64, which state each row is, where rows are not those of the report
 
     @property
     def skill(self) -> float | None:

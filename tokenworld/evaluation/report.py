@@ -70,8 +70,7 @@ class Report:
     provenance: dict[str, Any]
     capabilities: dict[str, str | None]
     pictures: dict[str, Any] = field(default_factory=dict)
-    state: np.ndarray | None = None  # (N,) uint64, of the rows that metrics have values of
-    state_of: dict[str, np.ndarray] = field(default_factory=dict)  # id -> (n,) uint64, of the metrics whose rows are others
+    state: np.ndarray | None = None  # (N,) uint64, of the rows that metrics have values of, unless they say of which
     selftest: dict[str, Any] | None = None
 
 
@@ -99,7 +98,7 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def _entry(metric: Metric) -> dict[str, Any]:
-    entry = {f.name: _plain(getattr(metric, f.name)) for f in fields(metric) if f.name not in ("values", "clusters")}
+    entry = {f.name: _plain(getattr(metric, f.name)) for f in fields(metric) if f.name not in ("values", "clusters", "states")}
     return entry | {"skill": _plain(metric.skill)}
 
 
@@ -134,8 +133,8 @@ def states(report: Report) -> dict[str, np.ndarray]:
             continue
         _, cluster = np.unique(np.asarray(metric.clusters), return_inverse=True)  # names of episodes become numbers
         found |= {metric.id: np.asarray(metric.values, float), f"{metric.id}/cluster": cluster}
-        if metric.id in report.state_of:
-            found[f"{metric.id}/state"] = np.asarray(report.state_of[metric.id], np.uint64)
+        if metric.states is not None:
+            found[f"{metric.id}/state"] = np.asarray(metric.states, np.uint64)
     return found
 
 
