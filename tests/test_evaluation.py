@@ -177,6 +177,8 @@ def test_the_probe_scores_what_decoding_scores(decoding):
     assert len(record.bits) <= real.sum() + 2
     assert np.allclose(record.bits_by_action[np.arange(len(record.action)), record.action], record.bits.sum(1), atol=1e-4)
     assert (record.entropy >= 0).all() and (record.entropy <= math.log2(5) + 1e-6).all()
+    signs = record.reward_probability
+    assert np.allclose(signs.sum(1), 1) and np.allclose(signs[:, 2] - signs[:, 0], record.reward_mean, atol=1e-5)
     row = np.flatnonzero(record.cluster == 0)
     nats = loss["codes"][0].detach().numpy() * 4  # a mean over codes
     assert np.allclose(record.bits[row].sum(1) * math.log(2), nats[-len(row) :], atol=1e-3)

@@ -19,6 +19,7 @@ def test_sign_by_hand():
     assert close(head.mean, torch.tensor(0.1))
     for reward, probability in [(-7.0, 0.2), (0.0, 0.5), (0.25, 0.3), (4.0, 0.3)]:
         assert close(head.loss(torch.tensor(reward)), torch.tensor(-math.log(probability)))
+    assert close(head.signs, p)
     sample = Sign(p.log().expand(N, 3)).sample(EVEN)
     assert [round((sample == v).float().mean().item(), 3) for v in (-1, 0, 1)] == [0.2, 0.5, 0.3]
 
@@ -46,6 +47,7 @@ def test_two_hot_loss_by_hand():
 def test_two_hot_mean_is_of_rewards():
     p = torch.tensor([0.1, 0.2, 0.3, 0.15, 0.25])
     assert close(TwoHot(p.log(), CENTRES).mean, (p * CENTRES).sum())
+    assert close(TwoHot(p.log(), CENTRES).signs, torch.stack([p[:2].sum(), p[2], p[3:].sum()]))
     sample = TwoHot(p.log().expand(N, 5), CENTRES).sample(EVEN)
     assert abs(sample.mean() - (p * CENTRES).sum()) < 0.01 and set(sample.tolist()) <= set(CENTRES.tolist())
 

@@ -24,8 +24,13 @@ class Sign:
 
     @property
     def mean(self) -> Tensor:
-        p = self.logits.float().softmax(-1)
+        p = self.signs
         return p[..., 2] - p[..., 0]
+
+    @property
+    def signs(self) -> Tensor:
+        """Probabilities (..., 3) of a negative, of no and of a positive reward."""
+        return self.logits.float().softmax(-1)
 
     def sample(self, noise: Tensor) -> Tensor:
         return sample_categorical(self.logits, noise).float() - 1
@@ -52,6 +57,12 @@ class TwoHot:
         """The halves are mirrored before they are summed: huge opposite centres must cancel exactly (DreamerV3)."""
         p, half = self.logits.float().softmax(-1), len(self.centres) // 2
         return ((p[..., half + 1 :] - p[..., :half].flip(-1)) * self.centres[half + 1 :]).sum(-1)
+
+    @property
+    def signs(self) -> Tensor:
+        """Probabilities (..., 3) of a reward below -1/2, of one between and of one above 1/2."""
+        p, parts = self.logits.float().softmax(-1), (self.centres < -0.5, self.centres.abs() <= 0.5, self.centres > 0.5)
+        return torch.stack([(p * part).sum(-1) for part in parts], -1)
 
     def sample(self, noise: Tensor) -> Tensor:
         return self.centres[sample_categorical(self.logits, noise)]

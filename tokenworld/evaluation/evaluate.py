@@ -82,6 +82,8 @@ def tier_a(
         metrics += _timed(measure)
     pictures["top_reliability"] = reliability(scored.top.ravel(), scored.hit.ravel())
     pictures["surprise"] = scored.bits.mean(0).reshape(world_model.shapes.grid)
+    if (np.abs(scored.reward) > outcomes.EVENT).any():
+        pictures["reward_confusion"] = outcomes.reward_confusion(scored)
     if scored.terminated.any():
         pictures["hazard_reliability"] = outcomes.hazard_reliability(scored)
 

@@ -60,12 +60,14 @@ def score_held_out(
             if t % every == 0:
                 found["bits_by_action"] = _under_each_action(world_model, state, following, real)
             if world_model.decoding.ahead:
-                found["reward_mean"], found["hazard"] = predicted(world_model, state, action, generator, DRAWS)
+                told = predicted(world_model, state, action, generator, DRAWS)
+                found["reward_mean"], found["hazard"], found["reward_probability"] = told
         prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
         if not real.any():
             continue
         if not world_model.decoding.ahead:
-            found["reward_mean"] = world_model.reward(prediction.h).mean
+            reward = world_model.reward(prediction.h)
+            found["reward_mean"], found["reward_probability"] = reward.mean, reward.signs
             found["hazard"] = world_model.termination(prediction.h).mean
         logp = prediction.score().float().log_softmax(-1) / math.log(2)  # (B, K, V)
         z = following.indices[:, 0]
