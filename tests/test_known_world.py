@@ -338,8 +338,11 @@ def test_a_trained_model_approaches_the_kernel_and_a_wrong_one_is_caught(trained
     """Against the exact branches: a model that learnt is near the truth; the same one under swapped actions is named."""
     run, cfg, _ = opened(str(trained), {"device": "cpu"})
     simulator = simulator_of(cfg["env"])
-    metrics, _ = tier_b(run.world_model, simulator, states=60, budget=120.0)
+    metrics, pictures = tier_b(run.world_model, simulator, states=60, budget=120.0)
     right = {metric.id: metric for metric in metrics}
+    remembered = dict(zip(pictures["memory"]["delay"], pictures["memory"]["accuracy"], strict=True))
+    assert remembered[2] > 0.65 and 0.3 < remembered[10] < 0.7  # its context holds four frames, and it learnt for seconds
+    assert right["M11.undo"].ci[1] < 0.05 and right["M11.undo"].n_samples >= 40
     assert right["M3.kl"].ci[1] < 0.5 and right["M3.off_support"].ci[1] < 0.1 and right["M7.effect_cosine"].ci[0] > 0.9
     embedding = next(run.world_model.decoding.action.parameters()).data  # (A, D)
     embedding[[LEFT, RIGHT]] = embedding[[RIGHT, LEFT]].clone()

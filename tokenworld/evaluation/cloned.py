@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tokenworld.envs import known_world, minatar
+from tokenworld.evaluation import known_probe
 from tokenworld.evaluation.simulators import Atari
 from tokenworld.evaluation.tabular import Tabular
 from tokenworld.interfaces import UserError
@@ -100,7 +101,7 @@ def simulator_of(env: dict[str, Any]):
         settings.pop("max_steps", None)  # a branch is a few steps long: nothing is truncated
         return Atari(**settings)
     if env["_target_"] == "tokenworld.envs.known_world.make":
-        return Tabular(known_world.World(**settings))
+        return Tabular(known_world.World(**settings), known_probe.scripted)
     raise UserError(
         f"{env['id']} cannot be branched, expected an Atari or a MinAtar game or the known world: evaluate with tier=A, which "
         "needs no simulator"

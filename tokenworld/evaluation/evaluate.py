@@ -127,6 +127,10 @@ def tier_b(
     for measure in (rollout_drift, frame_distance):
         metrics += _timed(lambda measure=measure: measure(rolled))
     pictures["distance"] = distance_curves(rolled)
+    scripted = getattr(simulator, "scripted", None)  # questions that only this simulator can be asked
+    if scripted is not None:
+        more, drawn = scripted(world_model, simulator, began + budget, seed)
+        metrics, pictures = metrics + more, pictures | drawn
     return metrics, pictures
 
 

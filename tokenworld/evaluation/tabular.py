@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -24,12 +25,13 @@ class World(Protocol):
 
 class Tabular:
     """A world as a simulator to branch (see `cloned.py` for its methods); a snapshot is the state's number and the random
-    stream, so that there is nothing a clone could lose."""
+    stream, so that there is nothing a clone could lose. scripted: questions of its own, (world model, this simulator, deadline,
+    seed) -> metrics, pictures."""
 
     exact = True
 
-    def __init__(self, world: World):
-        self.world, self.actions = world, world.actions
+    def __init__(self, world: World, scripted: Callable | None = None):
+        self.world, self.actions, self.scripted = world, world.actions, scripted
         self.state, self._rng = world.starts()[0][1], np.random.default_rng(0)
 
     def reset(self, seed: int) -> np.ndarray:
