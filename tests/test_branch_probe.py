@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import math
+import re
 import time
 
 import numpy as np
@@ -185,8 +186,13 @@ def test_evaluate_at_branches(tmp_path):
     for name in ("M2.dh", "M3.kl", "M3.off_support", "M7.effect_error", "M5.branch_reward_error", "M4.distance"):
         assert found[name]["value"] is not None and found[name]["tier"] == "B", found[name]
     assert found["M3.kl"]["value"] == pytest.approx(found["M2.dcal_joint"]["value"] + found["M2.dh"]["value"], abs=1e-6)
+    with np.load(tmp_path / "report" / "states.npz") as rows:
+        shared = {name.removesuffix("/state") for name in rows.files if name.endswith("/state")}
+        assert {"M3.kl", "M2.dh", "M5.branch_reward_error", "M7.spurious", "M3.energy", "M6.shuffled"} <= shared
+        assert all(len(rows[f"{name}/state"]) == len(rows[name]) for name in shared) and len(rows["M3.kl/state"]) == 12
     page = (tmp_path / "report" / "report.html").read_text()
     assert "Calibration plane" in page and "What pairs of actions do in the world" in page
+    assert re.search(r"Actions: 0 \w+, 1 \w+", page), "the names of the actions"
 
 
 def test_branch_states_are_compared_one_by_one(tmp_path):

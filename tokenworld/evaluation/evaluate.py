@@ -124,9 +124,12 @@ def tier_b(
     rolled = branch_probe.rollouts(
         world_model, simulator, spread, steps=HORIZON, each=FUTURES * 2, deadline=began + budget, seed=seed
     )
-    for measure in (rollout_drift, frame_distance):
-        metrics += _timed(lambda measure=measure: measure(rolled))
+    begins = np.array([place.hash for place in spread[: len(rolled.real)]], np.uint64)
+    for measure in (rollout_drift, frame_distance, outcomes.survival):
+        metrics += _timed(lambda measure=measure: _at(begins, measure(rolled)))
     pictures["distance"] = distance_curves(rolled)
+    if not (rolled.alive_real.all() and rolled.alive_model.all()):
+        pictures["survival"] = outcomes.survival_curves(rolled)
     scripted = getattr(simulator, "scripted", None)  # questions that only this simulator can be asked
     if scripted is not None:
         more, drawn = scripted(world_model, simulator, began + budget, seed)
