@@ -4,6 +4,7 @@ import copy
 import itertools
 import json
 import math
+import re
 import time
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 
 from tokenworld import cli
 from tokenworld.envs import minatar
-from tokenworld.evaluation import branch_probe, cloned
+from tokenworld.evaluation import branch_probe, cloned, paired
 from tokenworld.interfaces import UserError
 from tokenworld.world_model import WorldModel
 
@@ -185,5 +186,15 @@ def test_evaluate_at_branches(tmp_path):
     for name in ("M2.dh", "M3.kl", "M3.off_support", "M7.effect_error", "M5.branch_reward_error", "M4.distance"):
         assert found[name]["value"] is not None and found[name]["tier"] == "B", found[name]
     assert found["M3.kl"]["value"] == pytest.approx(found["M2.dcal_joint"]["value"] + found["M2.dh"]["value"], abs=1e-6)
+    with np.load(tmp_path / "report" / "states.npz") as rows:
+        shared = {name.removesuffix("/state") for name in rows.files if name.endswith("/state")}
+        assert {"M3.kl", "M2.dh", "M5.branch_reward_error", "M7.spurious", "M3.energy", "M6.shuffled"} <= shared
+        assert all(len(rows[f"{name}/state"]) == len(rows[name]) for name in shared) and len(rows["M3.kl/state"]) == 12
+    again = ["evaluate", str(tmp_path / "run"), "tier=B", "states=12", "frames=50", f"out={tmp_path / 'again'}"]
+    assert cli.main(again) == 0
+    compared = {row.metric: row for row in paired.compare(tmp_path / "report", tmp_path / "again")[0]}
+    for name in ("M3.kl", "M5.branch_reward_error", "M7.spurious", "M6.shuffled"):
+        assert "unpaired" not in compared[name].note and compared[name].difference == 0, compared[name]
     page = (tmp_path / "report" / "report.html").read_text()
     assert "Calibration plane" in page and "What pairs of actions do in the world" in page
+    assert re.search(r"Actions: 0 \w+, 1 \w+", page), "the names of the actions"

@@ -43,9 +43,9 @@ def tier_a(
     frames: int = 2000,
     budget: float = 180.0,
     seed: int = 0,
-) -> tuple[list[Metric], dict[str, Any], np.ndarray]:
-    """Metrics M0 to M6 on about `frames` held-out frames, the arrays that pictures need, and the states (N,) that metrics
-    have values of. `counts` are of training codes.
+) -> tuple[list[Metric], dict[str, Any], np.ndarray, dict[str, np.ndarray]]:
+    """Metrics M0 to M6 on about `frames` held-out frames, the arrays that pictures need, the states (N,) that metrics have
+    values of, and by id the states of those metrics whose rows are fewer. `counts` are of training codes.
 
     Ends within `budget` seconds, give or take one step of all windows. Raises UserError where nothing was held out.
     """
@@ -70,23 +70,28 @@ def tier_a(
         previous, current = torch.from_numpy(scored.previous), torch.from_numpy(scored.codes)
         for name in ("copy_last", "unigram", "bigram"):
             simple[name] = getattr(codelength, f"bits_{name}")(counts, previous, current).double().numpy()
+    forks = forked(scored)
+    sensitivity = _timed(lambda: action_sensitivity(forks))
+    state_of = _states_of(sensitivity, forks.state)
+    metrics += sensitivity
     for measure in (
         lambda: code_length(scored, simple),
         lambda: calibration(scored),
-        lambda: action_sensitivity(forked(scored)),
         lambda: outcomes.rewards(scored),
         lambda: outcomes.terminations(scored),
     ):
         metrics += _timed(measure)
     pictures["top_reliability"] = reliability(scored.top.ravel(), scored.hit.ravel())
     pictures["surprise"] = scored.bits.mean(0).reshape(world_model.shapes.grid)
+    if scored.reward.any():
+        pictures["reward_confusion"] = outcomes.reward_confusion(scored)
     if scored.terminated.any():
         pictures["hazard_reliability"] = outcomes.hazard_reliability(scored)
 
     if time.monotonic() - began > SHARE * budget:
         reason = f"the budget of {budget:.0f} s was used up before: give more, or measure fewer frames"
         metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="skipped", reason=reason))
-        return metrics, pictures, scored.state
+        return metrics, pictures, scored.state, state_of
     most = min(STARTS, max(8, frames // 8))
     found = _drift(world_model, held_out, codes_of, first, episode, most, seed)
     if isinstance(found, str):
@@ -94,13 +99,14 @@ def tier_a(
     else:
         metrics += _timed(lambda: horizon(found))
         pictures["drift"] = curves(found)
-    return metrics, pictures, scored.state
+    return metrics, pictures, scored.state, state_of
 
 
 def tier_b(
     world_model: WorldModel, simulator, *, states: int, budget: float, seed: int = 0
-) -> tuple[list[Metric], dict[str, Any]]:
-    """Metrics at `states` branch states of a simulator (see `cloned.py`), under random play, and arrays for pictures.
+) -> tuple[list[Metric], dict[str, Any], dict[str, np.ndarray]]:
+    """Metrics at `states` branch states of a simulator (see `cloned.py`), under random play, arrays for pictures, and by id
+    the hashes of the simulator's states that metrics have values of.
 
     Two thirds of `budget` seconds are for the branches, the rest for rollouts; what does not fit is left out, and counted.
     """
@@ -110,20 +116,30 @@ def tier_b(
     places = branch_probe.places(simulator, states, context, began + budget / 6, seed)
     if not places:
         reason = f"no episode of random play is longer than the {context} frames that are read before a branch"
-        return [Metric("M3.kl", "KL divergence of the next frame", None, tier="B", status="not_applicable", reason=reason)], {}
+        return [Metric("M3.kl", "KL divergence of the next frame", None, tier="B", status="not_applicable", reason=reason)], {}, {}
     branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3, seed)
     metrics: list[Metric] = []
     for measure in (dispersion, branch_fidelity, counterfactual_effects, causal_gap, at_branches):
         metrics += _timed(lambda measure=measure: measure(branches))
+    state_of = _states_of(metrics, branches.hash)
     pictures: dict[str, Any] = {"effects": effect_matrices(branches), "plane": _plane(metrics)}
     spread = places[:: max(1, len(places) // ROLLOUTS)][:ROLLOUTS]
     rolled = branch_probe.rollouts(
         world_model, simulator, spread, steps=HORIZON, each=FUTURES * 2, deadline=began + budget, seed=seed
     )
-    for measure in (rollout_drift, frame_distance):
-        metrics += _timed(lambda measure=measure: measure(rolled))
+    futures: list[Metric] = []
+    for measure in (rollout_drift, frame_distance, outcomes.survival):
+        futures += _timed(lambda measure=measure: measure(rolled))
+    state_of |= _states_of(futures, np.array([place.hash for place in spread[: len(rolled.real)]], np.uint64))
     pictures["distance"] = distance_curves(rolled)
-    return metrics, pictures
+    if not (rolled.alive_real.all() and rolled.alive_model.all()):
+        pictures["survival"] = outcomes.survival_curves(rolled)
+    return metrics + futures, pictures, state_of
+
+
+def _states_of(metrics: list[Metric], state: np.ndarray | None) -> dict[str, np.ndarray]:
+    """id -> state (n,), of the metrics that have a value for each row: `compare` pairs these rows by it."""
+    return {} if state is None else {metric.id: state for metric in metrics if metric.values is not None}
 
 
 def _plane(metrics: list[Metric]) -> dict[str, float]:

@@ -8,6 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from tokenworld.evaluation import intervals
+from tokenworld.evaluation.measured import absent, number
 from tokenworld.evaluation.records import Metric
 from tokenworld.evaluation.tokens import codebook_usage, events, perplexity
 
@@ -22,8 +23,7 @@ def tokenizer_ceiling(
     whole = [events(frames[rows], decoded[rows], first[rows]) for rows in _episodes(cluster)]
     numbers = np.arange(len(whole))
     found = [
-        Metric("M0.psnr", "Reconstruction", _db(mse), "dB", "higher", (_db(high), _db(low)), n_clusters=n,
-               n_samples=len(error)),
+        number("M0.psnr", "Reconstruction", _db(mse), (_db(high), _db(low)), n, len(error), unit="dB", direction="higher"),
     ]
     for id, name, share, of in (
         ("M0.recall", "Changes that survive the tokenizer", "recall", "real_changes"),
@@ -31,16 +31,17 @@ def tokenizer_ceiling(
     ):
         count = np.array([e[of] for e in whole], float)
         if count.sum() == 0:
-            found.append(Metric(id, name, None, direction="higher", status="not_applicable", reason="nothing changes"))
+            found.append(absent(id, name, "nothing changes", direction="higher"))
             continue
         kept = count * np.array([e[share] or 0.0 for e in whole])
         value, ci, _ = intervals.ratio(kept, count, numbers)
-        found.append(Metric(id, name, value, "share", "higher", ci, n_clusters=n, n_samples=int(count.sum()), floor=0.0,
+        found.append(number(id, name, value, ci, n, int(count.sum()), unit="share", direction="higher", floor=0.0,
                             ceiling=1.0))  # fmt: skip
-    found.append(Metric("M0.usage", "Codes in use", codebook_usage(codes, V), "share", "none", n_clusters=n,
-                        n_samples=len(codes)))  # fmt: skip
-    found.append(Metric("M0.perplexity", "Perplexity of the codes", perplexity(codes, V), "codes", "none", n_clusters=n,
-                        n_samples=len(codes)))  # fmt: skip
+    for id, name, value, unit in (
+        ("M0.usage", "Codes in use", codebook_usage(codes, V), "share"),
+        ("M0.perplexity", "Perplexity of the codes", perplexity(codes, V), "codes"),
+    ):
+        found.append(number(id, name, value, None, n, len(codes), unit=unit, direction="none"))
     return found
 
 

@@ -116,12 +116,14 @@ def assess(
     held_out = run.held_out if data is None else held_out_of(data, run.meta)
     counts = code_counts(run) if run.replay.steps else None
     each = budget if simulator is None else budget / 2
-    metrics, pictures, state = tier_a(
+    metrics, pictures, state, state_of = tier_a(
         run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=each, seed=seed
     )
     if simulator is not None:
-        more, drawn = tier_b(run.world_model, simulator, states=states, budget=each, seed=seed)
-        metrics, pictures = metrics + more, pictures | drawn
+        more, drawn, places = tier_b(run.world_model, simulator, states=states, budget=each, seed=seed)
+        metrics, pictures, state_of = metrics + more, pictures | drawn, state_of | places
+        if "effects" in drawn:
+            drawn["effects"]["actions"] = run.meta.get("action_meanings") or ()
     source = {"folder": str(data or run.out), "episodes": held_out.episodes, "steps": held_out.steps}
     found = findings(metrics)
     return Report(
@@ -132,6 +134,7 @@ def assess(
         capabilities={"A": "held-out episodes", "B": _branched(simulator), "C": None},
         pictures=pictures,
         state=state,
+        state_of=state_of,
     )
 
 
