@@ -120,10 +120,9 @@ def assess(
         run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=each, seed=seed
     )
     if simulator is not None:
-        more, drawn, places = tier_b(run.world_model, simulator, states=states, budget=each, seed=seed)
+        names = run.meta.get("action_meanings") or ()
+        more, drawn, places = tier_b(run.world_model, simulator, states=states, budget=each, seed=seed, names=names)
         metrics, pictures, state_of = metrics + more, pictures | drawn, state_of | places
-        if "effects" in drawn:
-            drawn["effects"]["actions"] = run.meta.get("action_meanings") or ()
     source = {"folder": str(data or run.out), "episodes": held_out.episodes, "steps": held_out.steps}
     found = findings(metrics)
     return Report(
