@@ -13,9 +13,9 @@ import torch
 
 from tokenworld import cli
 from tokenworld.envs import minatar
-from tokenworld.evaluation import branch_probe, cloned, paired
+from tokenworld.evaluation import branch_fidelity, branch_probe, cloned, film_probe, paired
 from tokenworld.interfaces import UserError
-from tokenworld.world_model import WorldModel
+from tokenworld.world_model import WorldModel, frames_as_steps
 
 V, K, A = 3, 4, 3
 
@@ -106,6 +106,22 @@ def test_branches_that_tokenise_alike_are_one():
     assert len(np.unique(found.cluster)) == 3  # four states of an episode
 
 
+def test_filmstrips_show_the_worst_states_frame_by_frame():
+    model, dial = tiny(), Dial()
+    places = branch_probe.places(dial, 12, 2, math.inf)
+    found = branch_probe.branches(model, dial, places, math.inf)
+    films, divergence = film_probe.worst(model, dial, places, found, ("a", "b", "c")), branch_fidelity.kl(found)
+    assert [film.kl for film in films] == pytest.approx(sorted(divergence.max(1), reverse=True)[:8])
+    for film in films:
+        for frame, p, q in zip(film.frames, film.p, film.q, strict=True):
+            codes = model.encode(frames_as_steps(torch.from_numpy(frame)[None])).indices[0, 0].numpy()
+            s, a = next((s, a) for s, a in np.argwhere(np.isclose(divergence, film.kl)) if "abc"[a] == film.words[-1])
+            j = np.flatnonzero((found.codes[s, a] == codes).all(1) & (found.p[s, a] > 0))[0]
+            assert p == found.p[s, a, j] and q == pytest.approx(np.exp2(-found.bits[s, a, j]))
+        assert film.samples.shape == (4, 4, 10, 10) and film.context.shape == (2, 4, 10, 10)
+    assert film_probe.worst(model, dial, places, found, deadline=time.monotonic() - 1) == []
+
+
 def test_the_budget_ends_between_places():
     model, dial = tiny(), Dial()
     places = branch_probe.places(dial, 8, 2, math.inf)
@@ -183,14 +199,16 @@ def test_evaluate_at_branches(tmp_path):
     told = json.loads((tmp_path / "report" / "report.json").read_text())
     found = {metric["id"]: metric for metric in told["metrics"]}
     assert told["capabilities"]["B"] == "branches of the simulator, drawn"
-    for name in ("M2.dh", "M3.kl", "M3.off_support", "M7.effect_error", "M5.branch_reward_error", "M4.distance"):
+    for name in ("M2.dh", "M3.kl", "M3.off_support", "M7.effect_error", "M5.branch_reward_error", "M4.distance", "M15.c2st@1"):
         assert found[name]["value"] is not None and found[name]["tier"] == "B", found[name]
     assert found["M3.kl"]["value"] == pytest.approx(found["M2.dcal_joint"]["value"] + found["M2.dh"]["value"], abs=1e-6)
     with np.load(tmp_path / "report" / "states.npz") as rows:
         shared = {name.removesuffix("/state") for name in rows.files if name.endswith("/state")}
         assert {"M3.kl", "M2.dh", "M5.branch_reward_error", "M7.spurious", "M3.energy", "M6.shuffled"} <= shared
         assert all(len(rows[f"{name}/state"]) == len(rows[name]) for name in shared) and len(rows["M3.kl/state"]) == 12
+    assert found["M15.self_consistency"]["value"] is not None and found["M11.arrow_gap"]["tier"] == "B"
     page = (tmp_path / "report" / "report.html").read_text()
+    assert page.count('class="branching"') == 8 and len(page) < 5_000_000
     assert "Calibration plane" in page and "What pairs of actions do in the world" in page
     assert re.search(r"Actions: 0 \w+, 1 \w+", page), "the names of the actions"
 

@@ -5,12 +5,14 @@ A policy makes an arrow of time too, and a world in balance has none: what real 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from tokenworld.evaluation import intervals, ranking
 from tokenworld.evaluation.classifier import fit, fold_of
 from tokenworld.evaluation.measured import absent, mean, number, share
-from tokenworld.evaluation.records import Metric, Undos
+from tokenworld.evaluation.records import Metric, Rollouts, Undos
 from tokenworld.interfaces import UserError
 
 IDS = ("M11.undo", "M11.arrow_gap", "M11.reachability")
@@ -73,6 +75,19 @@ def precedence(
         "auc_model": float(ranking.auc(score["model"], label["model"])),
         "auc_gap_ci": intervals.percentile(np.concatenate(drawn), clusters=len(found)),
     }
+
+
+def of_rollouts(rollouts: Rollouts, steps: int = 8) -> list[Metric]:
+    """M11.arrow_gap of the first `steps` frames of rollouts, of pairs (real, imagined) that both live so long."""
+    T = min(steps, rollouts.real.shape[2])
+    both = rollouts.alive_real[:, :, T - 1] & rollouts.alive_model[:, :, T - 1]  # (S, R)
+    cluster = np.repeat(rollouts.cluster, both.shape[1])[both.ravel()]
+    name, common = "Loss of the arrow of time", dict(unit="AUC", direction="zero", experimental=True, tier="B")
+    if len(np.unique(cluster)) < 2 or T < 2:
+        return [absent("M11.arrow_gap", name, f"fewer than two episodes have rollouts that live for {T} steps", **common)]
+    real, model = (x[:, :, :T][both] for x in (rollouts.real, rollouts.model))  # (n, T, F)
+    found = irreversibility(Undos(cluster, np.zeros(0), **precedence(real, model, cluster)))
+    return [replace(one, tier="B", n_samples=len(cluster)) for one in found if one.id == "M11.arrow_gap"]
 
 
 def reachability(cluster: np.ndarray, forward: np.ndarray, backward: np.ndarray) -> list[Metric]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
@@ -16,7 +16,17 @@ import torch
 
 from tokenworld.data.episodes import read_episodes, read_meta
 from tokenworld.data.replay import Replay
-from tokenworld.evaluation import branch_probe, codelength, intervals, outcomes, policy_probe, probe
+from tokenworld.evaluation import (
+    arrow,
+    branch_probe,
+    codelength,
+    film_probe,
+    intervals,
+    outcomes,
+    policy_probe,
+    probe,
+    proxies,
+)  # fmt: skip
 from tokenworld.evaluation.branch_fidelity import branch_fidelity, frame_distance
 from tokenworld.evaluation.calibration import calibration, code_length, dispersion, reliability
 from tokenworld.evaluation.drift import curves, distance_curves, horizon, rollout_drift
@@ -96,15 +106,16 @@ def tier_a(
     if isinstance(found, str):
         metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="not_applicable", reason=found))
     else:
-        metrics += _timed(lambda: horizon(found))
+        metrics += _timed(lambda: horizon(found) + proxies.own_frames(found))
         pictures["drift"] = curves(found)
     return metrics, pictures, scored.state
 
 
 def tier_b(
-    world_model: WorldModel, simulator, *, states: int, budget: float, seed: int = 0
+    world_model: WorldModel, simulator, *, states: int, budget: float, seed: int = 0, names: Sequence[str] = ()
 ) -> tuple[list[Metric], dict[str, Any]]:
     """Metrics at `states` branch states of a simulator (see `cloned.py`), under random play, and arrays for pictures.
+    `names`: of the actions.
 
     Two thirds of `budget` seconds are for the branches, the rest for rollouts; what does not fit is left out, and counted.
     """
@@ -114,18 +125,19 @@ def tier_b(
     places = branch_probe.places(simulator, states, context, began + budget / 6, seed)
     if not places:
         reason = f"no episode of random play is longer than the {context} frames that are read before a branch"
-        return [Metric("M3.kl", "KL divergence of the next frame", None, tier="B", status="not_applicable", reason=reason)], {}
+        return [absent("M3.kl", "KL divergence of the next frame", reason, tier="B")], {}
     branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3, seed)
     metrics: list[Metric] = []
     for measure in (dispersion, branch_fidelity, counterfactual_effects, causal_gap, at_branches):
         metrics += _timed(lambda measure=measure: _at(branches.hash, measure(branches)))
-    pictures: dict[str, Any] = {"effects": effect_matrices(branches), "plane": _plane(metrics)}
+    pictures: dict[str, Any] = {"effects": effect_matrices(branches) | {"actions": names}, "plane": _plane(metrics)}
+    pictures["filmstrips"] = film_probe.worst(world_model, simulator, places, branches, names, began + budget * 0.75, seed)
     spread = places[:: max(1, len(places) // ROLLOUTS)][:ROLLOUTS]
     rolled = branch_probe.rollouts(
         world_model, simulator, spread, steps=HORIZON, each=FUTURES * 2, deadline=began + budget, seed=seed
     )
     begins = np.array([place.hash for place in spread[: len(rolled.real)]], np.uint64)
-    for measure in (rollout_drift, frame_distance, outcomes.survival):
+    for measure in (rollout_drift, frame_distance, outcomes.survival, arrow.of_rollouts, _told_apart):
         metrics += _timed(lambda measure=measure: _at(begins, measure(rolled)))
     pictures["distance"] = distance_curves(rolled)
     if not (rolled.alive_real.all() and rolled.alive_model.all()):
@@ -135,6 +147,10 @@ def tier_b(
         more, drawn = scripted(world_model, simulator, began + budget, seed)
         metrics, pictures = metrics + more, pictures | drawn
     return metrics, pictures
+
+
+def _told_apart(rolled) -> list[Metric]:
+    return [replace(metric, tier="B") for metric in proxies.c2st_by_length(rolled)]
 
 
 def tier_c(world_model: WorldModel, policy, make_env, simulator=None, *, budget: float, seed: int = 0):

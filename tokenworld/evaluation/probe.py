@@ -119,7 +119,7 @@ def drift(
     _, state = world_model.start(steps[:, :context], Codes(z[:, :context]))
     real = state.select(torch.arange(S, device=device))
     dream = state.select(torch.arange(S, device=device).repeat_interleave(futures))
-    drawn, own_bits, real_bits = [], [], []
+    drawn, own_bits, real_bits, dreamt_bits = [], [], [], []
     for t in range(T):
         action, following = steps.action[:, context - 1 + t], Codes(z[:, context + t : context + t + 1])
         many = action.repeat_interleave(futures)
@@ -132,6 +132,7 @@ def drift(
         noise = torch.rand(S * futures, K, generator=generator, device=device)
         prediction, dream = world_model.step(dream, many, noise)
         drawn.append(prediction.codes.indices[:, 0].view(S, futures, K))
+        dreamt_bits.append(-prediction.logprob.sum(-1).view(S, futures) / math.log(2))
     return Drift(
         cluster=episode[:, context],
         real=_array(z[:, context:]),
@@ -139,6 +140,7 @@ def drift(
         copy=_array(z[:, context - 1]),
         own_bits=_array(torch.stack(own_bits, 1)),
         real_bits=_array(torch.stack(real_bits, 1)),
+        dreamt_bits=_array(torch.stack(dreamt_bits, 2)),
     )
 
 

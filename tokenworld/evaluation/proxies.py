@@ -14,7 +14,7 @@ from tokenworld.evaluation import intervals, ranking
 from tokenworld.evaluation.branch_fidelity import capped
 from tokenworld.evaluation.classifier import out_of_fold
 from tokenworld.evaluation.measured import absent, mean, number
-from tokenworld.evaluation.records import Metric, Rollouts
+from tokenworld.evaluation.records import Drift, Metric, Rollouts
 from tokenworld.interfaces import UserError
 
 IDS = ("M15.c2st", "M15.disagreement", "M15.self_consistency", "M15.uncovered")
@@ -82,6 +82,13 @@ def self_consistency(own: np.ndarray, own_cluster: np.ndarray, real: np.ndarray,
     name = "Bits of its own frames beyond real ones"
     return [number("M15.self_consistency", name, value, ci, n, len(own) + len(real), unit="bits/frame", direction="zero",
                    ceiling=0.0)]  # fmt: skip
+
+
+def own_frames(drift: Drift) -> list[Metric]:
+    """M15.self_consistency of dreams beside the real futures from the same starts."""
+    _, M, T = drift.dreamt_bits.shape
+    own = drift.dreamt_bits.ravel(), np.repeat(drift.cluster, M * T)
+    return self_consistency(*own, drift.real_bits.ravel(), np.repeat(drift.cluster, T))
 
 
 def uncovered(support: np.ndarray, cluster: np.ndarray) -> list[Metric]:

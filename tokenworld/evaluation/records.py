@@ -141,6 +141,7 @@ class Drift:
     copy: Array  # (S, K) int: the last frame before the dream, the floor
     own_bits: Array  # (S, T): bits of the real frame t after t dreamt frames
     real_bits: Array  # (S, T): after the real ones
+    dreamt_bits: Array | None = None  # (S, M, T): of the model's own frames, as it drew them
 
 
 @dataclass(frozen=True)

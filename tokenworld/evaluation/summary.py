@@ -126,9 +126,8 @@ def assess(
     )
     if simulator is not None:
         left = end - time.monotonic() - each * policies
-        more, drawn = tier_b(run.world_model, simulator, states=states, budget=left, seed=seed)
-        if "effects" in drawn:
-            drawn["effects"]["actions"] = run.meta.get("action_meanings") or ()
+        names = run.meta.get("action_meanings") or ()
+        more, drawn = tier_b(run.world_model, simulator, states=states, budget=left, seed=seed, names=names)
         metrics, pictures = metrics + more, pictures | drawn
     if policies:
         policy = run.policy if run.count["policy"] else None
