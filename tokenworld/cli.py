@@ -329,7 +329,7 @@ def _planner(words: list[str]) -> dict:
 
     given = dict(word.partition("=")[::2] for word in words)
     method = given.pop("policy", None)
-    if method not in ("cem", "shooting"):
+    if method not in ("cem", "shooting") or "policy.method" in given:
         raise _fault(f"policy must be cem or shooting, got {method or 'none'}: leave policy and policy.* out for the run's own")
     try:
         section = {key.removeprefix("policy."): yaml.safe_load(value) for key, value in given.items()}
