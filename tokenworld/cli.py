@@ -100,12 +100,20 @@ Episodes, steps, spaces, returns, size and integrity of a folder of episodes.
 
 example
   tokenworld data info data/breakout""",
-    "score": """tokenworld score RUN [episodes=100] [seed=0] [device=auto]
+    "score": """tokenworld score RUN [policy=cem|shooting] [episodes=100] [seed=0] [device=auto]
 
-The return of the run's policy in the real environment: actions sampled at temperature 1, at most 10,000 steps each.
+The return of the run's policy in the real environment: actions sampled at temperature 1, at most 10,000 steps each. With
+policy=, a planner acts instead: before each step it searches action sequences inside the run's world model.
 
-example
+examples
   tokenworld score runs/NAME episodes=100
+  tokenworld score runs/NAME policy=cem episodes=10 policy.horizon=8 policy.samples=64
+
+  policy.horizon=12      steps that a planner looks ahead
+  policy.samples=128     imagined futures per iteration
+  policy.iterations=3    refits of the plan (cem)
+  policy.elites=16       best futures that a refit keeps (cem)
+  policy.gamma=0.995     discount per step
 
   --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
     "evaluate": """tokenworld evaluate RUN [tier=A|B|C] [data=DIR] [frames=2000] [states=200] [budget=MINUTES] [metrics=ID,ID]
@@ -304,12 +312,36 @@ def _parse_run(command: str, words: list[str]):
     from tokenworld import config
 
     run, words = _run_of(words)
+    planner = [word for word in words if word.partition("=")[0] == "policy" or word.startswith("policy.")]
+    if command == "score" and planner:
+        words = [word for word in words if word not in planner]
     for key in (word.partition("=")[0] for word in words):
         if key not in RUN_KEYS[command]:
             raise _fault(f"{command} takes no key {key!r}: {_near(key, RUN_KEYS[command])}"
                          f"expected some of {', '.join(RUN_KEYS[command])} (the run's own config says the rest)")
     keys = config.cli_keys(words)
+    if command == "score" and planner:
+        keys["policy"] = _planner(planner)
     return lambda: getattr(_commands(), command)(run, keys)
+
+
+def _planner(words: list[str]) -> dict:
+    """policy=cem policy.horizon=8 ... -> the section of a planner."""
+    import yaml
+
+    from tokenworld import config
+
+    given = dict(word.partition("=")[::2] for word in words)
+    method = given.pop("policy", None)
+    if method not in ("cem", "shooting") or "policy.method" in given:
+        raise _fault(f"policy must be cem or shooting, got {method or 'none'}: leave policy and policy.* out for the run's own")
+    try:
+        section = {key.removeprefix("policy."): yaml.safe_load(value) for key, value in given.items()}
+    except yaml.YAMLError:
+        raise _fault(f"cannot read {' '.join(words)!r}: write for example policy=cem policy.horizon=8") from None
+    section = {"_target_": "tokenworld.policies.planner.Planner", **section, "method": method}
+    config.check_keywords({}, "policy", section, config.resolve(section["_target_"]))
+    return section
 
 
 def _run_of(words: list[str]) -> tuple[str, list[str]]:

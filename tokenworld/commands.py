@@ -111,7 +111,11 @@ def collect(cfg: dict, cli: dict) -> dict[str, Any]:
 def score(out: str, keys: dict) -> dict[str, Any]:
     """The return of a run's policy in the real environment: sampled, T = 1, at most 10,000 steps an episode."""
     run, cfg, _ = opened(out, keys)
-    if run.policy is None or run.count["policy"] == 0:
+    if "policy" in keys:  # a planner, which needs the dynamics and no training of its own
+        if not run.count["dynamics"]:
+            raise UserError(f"{out} has no trained dynamics to plan in: expected a run of `train` or `train dynamics`")
+        run.policy = config.build(keys["policy"], shapes=run.world_model.shapes).to(run.device)
+    elif run.policy is None or run.count["policy"] == 0:
         raise UserError(f"{out} has no trained policy to score: expected a run of `tokenworld train` or `train policy`")
     env = (cfg["train"]["evaluate"].get("env") or {}) | {"max_steps": 10_000}
     result = summary.score(run, episodes=keys.get("episodes", 100), seed=keys.get("seed", 0) + 20_000, env=env)

@@ -5,7 +5,8 @@ In imagination no value is fetched to the host; rollouts that terminated run on,
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import functools
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -124,7 +125,7 @@ class Actor:
             prediction, self.state = self.world_model.start(steps)
         else:
             prediction, self.state = self.world_model.observe(self.state, self.action, obs, first)
-        return self.world_model.view(prediction)
+        return replace(self.world_model.view(prediction), dream=functools.partial(self.world_model.rollout, self.state))
 
     def _fresh(self, carry: Any, first: Tensor) -> Any:
         """Rows that begin an episode forget."""

@@ -203,6 +203,7 @@ class View:
     codes: Codes  # T = 1
     h: Tensor  # (B, D)
     decode: Any  # () -> obs (B, C, H, W) float in 0..1, the *reconstruction* of the codes
+    dream: Any = None  # (actions (B, S, H), noise (B, S, H, K)) -> H predictions of B*S rows; if the dynamics follows along
 
 
 class Policy(Protocol):
