@@ -9,6 +9,7 @@ that a window no longer than the context has also seen what comes after the ring
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +30,9 @@ class Pretrained(nn.Module):
     no code.
     dim: D; null is the model's own width, any other is projected to and from it · context: steps of the band · train_mode:
     full, frozen (projections only) or lora (adapters of rank `lora_rank`, Hu et al. 2021, arXiv:2106.09685) · lr_scale:
-    learning rate of the model's weights relative to that of new ones · checkpoint: compute each block again for the gradient
-    instead of keeping it. Raises UserError on a model that cannot be had or cannot serve.
+    learning rate of the model's weights relative to that of new ones · attention: auto is PyTorch's kernel (sdpa) on a GPU
+    and two matrix products (eager) on a CPU, where one query over many keys is faster so · checkpoint: compute each block
+    again for the gradient instead of keeping it. Raises UserError on a model that cannot be had or cannot serve.
     """
 
     def __init__(
@@ -44,7 +46,7 @@ class Pretrained(nn.Module):
         train_mode: Literal["full", "frozen", "lora"] = "full",
         lora_rank: int = 8,
         lr_scale: float = 1.0,
-        attention: Literal["eager", "sdpa"] = "sdpa",
+        attention: Literal["auto", "eager", "sdpa"] = "auto",
         checkpoint: bool = False,
     ):
         super().__init__()
@@ -54,6 +56,8 @@ class Pretrained(nn.Module):
         if lr_scale <= 0:
             raise UserError(f"backbone.lr_scale must be positive, got {lr_scale}: to keep weights as they are,"
                             f" train_mode=frozen")  # fmt: skip
+        if attention == "auto":
+            attention = "sdpa" if torch.cuda.is_available() else "eager"
         self.model = _model(name, path, config, attention)
         H = self.model.config.hidden_size
         self.layers, self.heads, self.width = _probed(self.model, H)
@@ -61,6 +65,7 @@ class Pretrained(nn.Module):
         self.table = _learned_positions(self.model)
         # tokens never come in; a table of them would only take memory
         self.model.set_input_embeddings(nn.Identity())
+        _straighten(self.model)
         if train_mode != "full":
             self.model.requires_grad_(False)
         if train_mode == "lora":
@@ -247,8 +252,11 @@ def _configured(config: dict):
         made = AutoConfig.for_model(kind, **{"vocab_size": 8} | {k: v for k, v in config.items() if k != "model_type"})
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"backbone.config is no {kind} that transformers knows: {_brief(error)}") from None
-    for key in set(config) - set(made.to_dict()) - set(made.attribute_map):
-        raise UserError(f"unknown key backbone.config.{key}: {type(made).__name__} takes {', '.join(sorted(made.to_dict()))}")
+    known = {*type(made).__dataclass_fields__, *made.attribute_map, "rope_theta", "rope_scaling"}
+    for key in set(config) - known:
+        near = difflib.get_close_matches(key, known, n=1)
+        raise UserError(f"unknown key backbone.config.{key}: {f'did you mean {near[0]}? ' if near else ''}{type(made).__name__}"
+                        f" takes {', '.join(sorted(known))}")  # fmt: skip
     _refuse_unfit(made)
     if made.pad_token_id is not None and made.pad_token_id >= made.vocab_size:
         made.pad_token_id = None
@@ -346,6 +354,19 @@ def _learned_positions(model) -> int | None:
     return min([model.config.max_position_embeddings, *(m.num_embeddings for m in tables)]) if tables else None
 
 
+def _straighten(model) -> None:
+    """GPT-2's linear layers hold their weights the other way round: as `nn.Linear` they are decayed, adapted and laid out for
+    bf16 like everybody's."""
+    from transformers.pytorch_utils import Conv1D
+
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Conv1D):
+                linear = nn.utils.skip_init(nn.Linear, *child.weight.shape)
+                linear.weight, linear.bias = nn.Parameter(child.weight.detach().t().contiguous()), child.bias
+                setattr(parent, name, linear)
+
+
 def _add_adapters(model, rank: int) -> None:
     try:
         from peft import LoraConfig, inject_adapter_in_model
@@ -355,6 +376,5 @@ def _add_adapters(model, rank: int) -> None:
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), model)
 
 
-TINY = dict(
-    config=dict(model_type="gpt2", n_layer=1, n_head=2, n_embd=16, n_positions=64, initializer_range=0.2), context=4
-)
+_SIZES = dict(n_layer=1, n_head=2, n_embd=16, n_positions=64, initializer_range=0.2)
+TINY = dict(config=dict(model_type="gpt2", **_SIZES, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0), context=4)
