@@ -208,7 +208,7 @@ def test_gradient_checkpointing_gives_the_same_gradient():
     for checkpoint in (False, True):
         body = made("llama", checkpoint=checkpoint).train()
         calls = []
-        body.model.layers[0].mlp.register_forward_hook(lambda *_, calls=calls: calls.append(1))
+        body.model.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
         torch.manual_seed(0)
         body(torch.randn(2, 5, P, 32), "full")[0].square().mean().backward()
         assert len(calls) == 1 + checkpoint  # the block is computed again

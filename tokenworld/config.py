@@ -86,7 +86,8 @@ def compose(words: list[str], recipe: str = DEFAULT_RECIPE) -> tuple[dict, dict]
     """`key=value` words -> the resolved recipe (a nested dict), the command line's own keys (those given, and recipe).
 
     `recipe=` names a shipped recipe or a YAML file of the user's. `overlay=` merges a file over it; it may only set
-    keys that the recipe has; where it names another class for a part, its section replaces the recipe's. `~key` removes a key. Raises UserError; does not check the recipe (see `check`).
+    keys that the recipe has, but where it names another class for a part, its section replaces the recipe's. `~key`
+    removes a key. Raises UserError; does not check the recipe (see `check`).
     """
     cli, overrides, given = {"recipe": recipe}, [], []
     for word in words:

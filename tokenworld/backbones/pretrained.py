@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -71,7 +72,8 @@ class Pretrained(nn.Module):
         if train_mode == "lora":
             _add_adapters(self.model, lora_rank)
         if checkpoint:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # version 6 will have another name for it
+                self.model.gradient_checkpointing_enable({"use_reentrant": False})
         same = self.D == H
         self.enter = nn.Identity() if same else nn.Linear(self.D, H)
         self.leave = nn.Identity() if same else nn.Linear(H, self.D)
@@ -221,8 +223,10 @@ def _model(name: str | None, path: str | None, config: dict | None, attention: s
         got = " and ".join(given) or "none"
         raise UserError(f"backbone takes exactly one of name, path and config, got {got}: for example backbone.name=gpt2")
     import transformers
+    from safetensors import SafetensorError
 
     transformers.logging.set_verbosity_error()  # its advice is for other uses; what matters raises
+    transformers.logging.disable_progress_bar()
     safely: dict = dict(trust_remote_code=False, attn_implementation=attention)
     if config is not None:
         return transformers.AutoModel.from_config(_configured(config), dtype=torch.float32, **safely)
@@ -233,11 +237,11 @@ def _model(name: str | None, path: str | None, config: dict | None, attention: s
         return transformers.AutoModel.from_pretrained(
             where, config=found, dtype=torch.float32, use_safetensors=True, local_files_only=True, **safely
         )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise UserError(f"backbone.{next(iter(given))}={name or path} cannot be loaded: {_brief(error)}; expected a causal"
-                        f" transformer's config.json and safetensors")  # fmt: skip
+                        " transformer's config.json and safetensors") from None  # fmt: skip
 
 
 def _configured(config: dict):
@@ -304,7 +308,9 @@ def _downloaded(name: str) -> str:
         pass
     advice = "check the name, or download it where there is a network and give its folder as backbone.path"
     if constants.HF_HUB_OFFLINE:
-        raise UserError(f"backbone.name={name} is not in the local cache and the hub is switched off (HF_HUB_OFFLINE): {advice}")
+        raise UserError(
+            f"backbone.name={name} is not in the local cache and the hub is switched off (HF_HUB_OFFLINE): {advice}"
+        )
     try:
         HfApi().model_info(name, timeout=5)  # one question before anything is fetched, so that no retries follow
         return snapshot_download(name, allow_patterns=wanted)
