@@ -87,7 +87,8 @@ def compose(words: list[str], recipe: str = DEFAULT_RECIPE) -> tuple[dict, dict]
     """`key=value` words -> the resolved recipe (a nested dict), the command line's own keys (those given, and recipe).
 
     `recipe=` names a shipped recipe or a YAML file of the user's. `overlay=` merges a file over it; it may only set
-    keys that the recipe has. `~key` removes a key. Raises UserError; does not check the recipe (see `check`).
+    keys that the recipe has, but where it names another class for a part, its section replaces the recipe's. `~key`
+    removes a key. Raises UserError; does not check the recipe (see `check`).
     """
     cli, overrides, given = {"recipe": recipe}, [], []
     for word in words:
@@ -161,6 +162,11 @@ def _hydra(recipe: str, overlay: str | None, overrides: list[str]) -> dict:
         OmegaConf.set_struct(cfg, False)
         if overlay is not None:
             over = OmegaConf.load(_yaml_path(overlay, "overlay", recipe_dir() / "overlay"))
+            for name in over if OmegaConf.is_dict(over) else ():
+                section = over[name]
+                other = OmegaConf.is_dict(section) and section.get("_target_")
+                if other and name in PARTS and other != OmegaConf.select(cfg, f"{name}._target_"):
+                    cfg[name] = section  # another class: its keywords are not those of the one that it replaces
             _refuse_new_keys(OmegaConf.to_container(over), OmegaConf.to_container(cfg), f"overlay {overlay}", "")
             cfg = OmegaConf.merge(cfg, over)
         for override in OverridesParser.create().parse_overrides(overrides):

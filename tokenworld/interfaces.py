@@ -141,6 +141,7 @@ class Backbone(Protocol):
 
     D: int
     context: int  # steps that a step can look back on, itself included
+    # Optional: `parameter_groups()` -> [(scale of the learning rate, parameters)], for what learns at another pace.
 
     def __call__(self, x: Tensor, within: str, cache: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
         """x (B, T, P, D) -> h (B, T, P, D), cache.

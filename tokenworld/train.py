@@ -276,7 +276,7 @@ def train_dynamics(
     batches = run.batches(updates, batch, length, recent=recent, frames=False)
     for steps, rows in progress(run, batches, updates, "dynamics"):
         for group in optimizer.param_groups:
-            group["lr"] = lr * min(1.0, (run.count["dynamics"] + 1) / max(warmup, 1))
+            group["lr"] = lr * group.get("lr_scale", 1.0) * min(1.0, (run.count["dynamics"] + 1) / max(warmup, 1))
         steps, codes = steps.to(run.device), run.codes(run.replay, rows)
         if shuffle_actions:
             steps = replace(steps, action=steps.action[torch.randperm(len(rows), generator=run.shuffler).to(run.device)])

@@ -1,0 +1,361 @@
+"""Hugging Face models as backbones against the models themselves. The contract, on a tiny GPT-2, is in test_contracts.py."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+from conftest import close, codes_of, discover, rouse, shapes, steps_of
+from transformers import AutoConfig, AutoModel
+
+from tokenworld import config
+from tokenworld.actions import DiscreteAction
+from tokenworld.backbones.pretrained import TINY, Pretrained
+from tokenworld.interfaces import Codes, UserError
+from tokenworld.nn import for_inference, make_optimizer, total_loss
+from tokenworld.world_model import WorldModel
+
+B, LONG, P = 3, 11, 3
+FIRST = [(0, 0), (1, 5), (2, 1), (2, 9)]
+MODELS = {
+    "gpt2": dict(n_layer=2, n_head=4, n_embd=32, n_positions=64),
+    "llama": dict(num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_size=32, intermediate_size=48),
+    "qwen3": dict(
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, hidden_size=32, intermediate_size=48, head_dim=16
+    ),
+    "gpt_neox": dict(num_hidden_layers=2, num_attention_heads=4, hidden_size=32, intermediate_size=48),
+    "mistral": dict(
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        hidden_size=32,
+        intermediate_size=48,
+        sliding_window=5,
+    ),
+}
+DECODINGS = {part.name.split(".")[-1]: part for part in discover("decoding")}
+
+
+def made(kind, **keywords):
+    torch.manual_seed(3)
+    sizes = dict(model_type=kind, initializer_range=0.3) | MODELS[kind]
+    return Pretrained(**{"config": sizes, "context": 4} | keywords).eval()
+
+
+def saved(kind, folder):
+    """A tiny model of random weights as save_pretrained writes it, and the model."""
+    torch.manual_seed(5)
+    model = AutoModel.from_config(AutoConfig.for_model(kind, vocab_size=7, initializer_range=0.3, **MODELS[kind])).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def refusal(**keywords) -> str:
+    with pytest.raises(UserError) as caught:
+        Pretrained(**keywords)
+    message = str(caught.value)
+    assert "\n" not in message and caught.value.__suppress_context__ | (caught.value.__context__ is None)
+    return message
+
+
+# --------------------------------------------------------------------------------------------------- cached = uncached
+
+
+@torch.no_grad()
+def test_cached_equals_uncached_with_eager_and_sdpa():
+    """Log-probabilities of codes over episodes' borders and past the context: 4 models x 2 decodings x 2 x 2 ways."""
+    table, K, V = {}, 3, 5
+    codes, steps = codes_of(B, LONG, K, V), steps_of(B, LONG, first=FIRST)
+    for kind in ("gpt2", "llama", "qwen3", "gpt_neox"):
+        for name in ("autoregressive", "parallel"):
+            found = {}
+            for attention in ("eager", "sdpa"):
+                body = made(kind, attention=attention)
+                assert body.model.config._attn_implementation == attention
+                torch.manual_seed(7)
+                action = DiscreteAction(actions=3, dim=body.D)
+                head = DECODINGS[name](shapes=shapes(K, V, body.D, 3), action=action)
+                head = rouse(head, 0.1)
+                losses, h = head.loss(body, codes, steps)
+                found[attention, "uncached"] = losses["codes"]
+                _, state = head.start(body, Codes(codes.indices[:, :2]), steps[:, :2])
+                nats = [losses["codes"][:, :1]]
+                for t in range(2, LONG):
+                    given, first = Codes(codes.indices[:, t : t + 1]), steps.first[:, t]
+                    prediction, state = head.step(body, state, steps.action[:, t - 1], None, given, first)
+                    nats.append(-prediction.logprob.mean(1, keepdim=True))
+                found[attention, "cached"] = torch.cat(nats, 1)
+            real = steps.acted[:, :-1]
+            reference = found["eager", "uncached"][real]
+            assert reference.std() > 0.05  # there is something to agree on
+            table[kind, name] = {way: (nats[real] - reference).abs().max().item() for way, nats in found.items()}
+    ways = [("eager", "cached"), ("sdpa", "uncached"), ("sdpa", "cached")]
+    print(f"\n{'largest difference in nats to eager uncached':46}" + "".join(f"{' '.join(way):>16}" for way in ways))
+    for (kind, name), row in table.items():
+        print(f"{kind:12}{name:34}" + "".join(f"{row[way]:16.1e}" for way in ways))
+    assert all(error < 1e-5 for row in table.values() for error in row.values())
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("within", ["causal", "full"])
+@torch.no_grad()
+def test_every_family_slides_and_branches(kind, within):
+    """Two layers: cut episodes, in pieces, with a branch: what a pass over everything gives."""
+    body = made(kind, dim=24)
+    x, first = torch.randn(B, LONG, P, 24), steps_of(B, LONG, first=FIRST).first
+    h, _ = body(x, within, None, first)
+    alone, _ = body(x[2:, 1:9], within)
+    assert close(h[2:, 1:9], alone)
+    _, cache = body(x[:, :6], within, body.make_cache(B, P), first[:, :6])
+    index = torch.tensor([2, 0, 2])
+    branch = cache.select(index)
+    for t in range(6, LONG):
+        got, cache = body(x[:, t : t + 1], within, cache, first[:, t : t + 1])
+        other, branch = body(x[index, t : t + 1], within, branch, first[index, t : t + 1])
+        assert close(got[:, 0], h[:, t]) and close(other[:, 0], h[index, t])
+    moved = x.clone()
+    moved[:, 1] += torch.randn(24)
+    change = (body(moved, within)[0] - body(x, within)[0]).abs().amax((0, 2, 3))
+    assert change[1 + 2 * 3] > 1e-6 and (change[2 + 2 * 3 :] < 1e-6).all()  # two layers of three steps back
+
+
+# --------------------------------------------------------------------------------------------------------------- weights
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@torch.no_grad()
+def test_weights_of_a_folder(kind, tmp_path):
+    """Loaded by its path: the hidden states of the model itself, on the same vectors and causal or block-causal mask."""
+    model = saved(kind, tmp_path)
+    body = Pretrained(path=str(tmp_path), context=4).eval()
+    assert body.D == 32 and not list(tmp_path.glob("*.bin"))
+    x = torch.randn(2, 4, P, 32)
+    flat = x.view(2, 4 * P, 32)
+    places = torch.arange(4 * P)
+    for within, seen in (("causal", places <= places[:, None]), ("full", places // P <= places[:, None] // P)):
+        mask = torch.zeros(1, 1, 4 * P, 4 * P).masked_fill(~seen, float("-inf"))
+        expected = model(inputs_embeds=flat, attention_mask=mask, use_cache=False).last_hidden_state
+        assert close(body(x, within)[0].reshape(2, 4 * P, 32), expected, 1e-5)
+        assert within == "full" or kind == "mistral" or close(model(inputs_embeds=flat).last_hidden_state, expected, 1e-5)
+
+
+def test_bf16_weights_are_trained_in_fp32(tmp_path):
+    saved("llama", tmp_path / "fp32").to(torch.bfloat16).save_pretrained(tmp_path / "bf16")
+    assert {p.dtype for p in Pretrained(path=str(tmp_path / "bf16")).parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@torch.no_grad()
+def test_bf16(kind):
+    """Under autocast and as a copy to dream with: near the fp32 result, cached or not, and angles stay exact."""
+    body = made(kind, dim=24)
+    twin = for_inference(body)
+    x = torch.randn(B, LONG, P, 24)
+    h, _ = body(x, "causal")
+    with torch.autocast("cpu", torch.bfloat16):
+        cast, _ = body(x, "causal")
+        _, cache = body(x[:, :6], "causal", body.make_cache(B, P))
+        last, _ = body(x[:, 6:7], "causal", cache)
+    _, cache = twin(x[:, :6].bfloat16(), "causal", twin.make_cache(B, P))
+    assert cache.keys[0].dtype == torch.bfloat16
+    dreamt, _ = twin(x[:, 6:7].bfloat16(), "causal", cache)
+    scale = h.std()
+    for got, expected in ((cast, h), (last, h[:, 6:7]), (dreamt, h[:, 6:7])):
+        assert got.dtype == torch.bfloat16 and (got.float() - expected).square().mean().sqrt() < 0.05 * scale
+    for one, other in zip(body.model.buffers(), twin.model.buffers(), strict=True):
+        assert torch.equal(one, other) and one.dtype == other.dtype
+
+
+def world_and_batch(**keywords):
+    words = [f"backbone.{key}={value}" for key, value in keywords.items()]
+    small = [f"backbone.config.{key}={value}" for key, value in MODELS["llama"].items()]
+    recipe = ["quickstart", "overlay=pretrained", *small, *words, "tokenizer.vocab_size=5", "tokenizer.patch=5"]
+    model = WorldModel.from_recipe(*recipe, frame=(2, 10, 10), actions=3)
+    return model, codes_of(4, 6, 4, 5), steps_of(4, 6)
+
+
+def learn(model, codes, steps, updates=3, lr=1e-2):
+    """What moved: {name: largest change} of the backbone, and the loss on the way."""
+    modules = model.dynamics_modules().train()
+    before = {name: p.detach().clone() for name, p in model.backbone.named_parameters()}
+    optimizer, seen = make_optimizer(modules, lr=lr), []
+    for _ in range(updates):
+        optimizer.zero_grad()
+        loss = total_loss(model(steps, codes), model.weights, steps)
+        loss.backward()
+        optimizer.step()
+        seen.append(loss.item())
+    return {name: (p - before[name]).abs().max().item() for name, p in model.backbone.named_parameters()}, seen
+
+
+def test_frozen_weights_stay_and_projections_learn():
+    model, codes, steps = world_and_batch(train_mode="frozen", dim=24)
+    moved, losses = learn(model, codes, steps)
+    assert all(change == 0 for name, change in moved.items() if name.startswith("model."))
+    around = [change for name, change in moved.items() if not name.startswith("model.")]
+    assert len(around) == 4 and all(change > 0 for change in around) and losses[-1] < losses[0]
+
+
+def test_full_training_moves_every_weight():
+    moved, losses = learn(*world_and_batch(dim=24))
+    assert all(change > 0 for change in moved.values()) and losses[-1] < losses[0]
+
+
+def test_gradient_checkpointing_gives_the_same_gradient():
+    grads = []
+    for checkpoint in (False, True):
+        body = made("llama", checkpoint=checkpoint).train()
+        calls = []
+        body.model.layers[0].mlp.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        torch.manual_seed(0)
+        body(torch.randn(2, 5, P, 32), "full")[0].square().mean().backward()
+        assert len(calls) == 1 + checkpoint  # the block is computed again
+        grads.append([p.grad for p in body.parameters()])
+    assert all(close(one, other, 1e-6) for one, other in zip(*grads, strict=True))
+
+
+def test_lr_scale():
+    """Adam steps as far as its learning rate says: a tenth as far in the model's own weights, as far as ever elsewhere."""
+    moves = []
+    for factor in (1.0, 0.1):
+        torch.manual_seed(0)
+        model, codes, steps = world_and_batch(dim=24, lr_scale=factor)
+        # the first gradient is zero, because heads begin at zero; so both runs take the second one at the same weights
+        moves.append(learn(model, codes, steps, updates=2, lr=1e-3)[0])
+    for name, change in moves[0].items():
+        assert change > 5e-4
+        assert abs(moves[1][name] / change / (0.1 if name.startswith("model.") else 1) - 1) < 0.02, name
+    groups = make_optimizer(model.dynamics_modules(), lr=1.0, weight_decay=0.5).param_groups
+    assert sorted((g.get("lr_scale", 1.0), g["weight_decay"]) for g in groups) == [(0.1, 0), (0.1, 0.5), (1, 0), (1, 0.5)]
+    counted = sum(p.numel() for g in groups for p in g["params"])
+    assert counted == sum(p.numel() for p in model.dynamics_modules().parameters())
+
+
+def test_lora():
+    pytest.importorskip("peft")
+    model, codes, steps = world_and_batch(train_mode="lora", dim=24, lora_rank=2)
+    moved, losses = learn(model, codes, steps, updates=5)
+    adapters = [name for name in moved if "lora_" in name]
+    assert len(adapters) == 2 * 2 * 7  # A and B, two layers, seven linear layers in each
+    assert all((change > 0) == ("lora_" in name or not name.startswith("model.")) for name, change in moved.items())
+    assert losses[-1] < losses[0]
+
+
+def test_lora_needs_peft(monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    assert "not installed: pip install 'tokenworld[lora]'" in refusal(**TINY, train_mode="lora")
+    Pretrained(**TINY, train_mode="frozen")
+
+
+def test_learned_positions_enter_training_at_a_random_place():
+    """In training each row of one window starts elsewhere in the ring; in evaluation the ring begins with the episode."""
+    body, x = made("gpt2"), torch.randn(1, 3, P, 32).repeat(64, 1, 1, 1)
+    rows = body(x, "full")[0]
+    assert close(rows[0], rows[1])
+    for p in (m for m in body.model.modules() if isinstance(m, torch.nn.Dropout)):
+        p.p = 0.0
+    for block in body.model.h:
+        block.attn.attn_dropout.p = 0.0
+    trained = body.train()(x, "full")[0].detach()
+    distinct = torch.unique((trained * 1e3).round().flatten(1), dim=0)
+    assert len(distinct) >= 4 and any(close(row, rows[0], 1e-4) for row in trained)
+
+
+# -------------------------------------------------------------------------------------------------------------- refusals
+
+
+def test_exactly_one_source():
+    assert "exactly one of name, path and config, got none" in refusal()
+    assert "got name and config" in refusal(name="gpt2", config=TINY["config"])
+
+
+def test_what_cannot_serve_is_refused():
+    for kind in ("mamba", "mamba2", "bloom", "jamba", "bert_no", "t5", "vit"):
+        message = refusal(config=dict(model_type=kind))
+        assert kind in message and len(message) < 1500, message
+    assert "neither be cut nor slide" in refusal(config=dict(model_type="mamba"))
+    assert "must name a model_type" in refusal(config=dict(hidden_size=3))
+    assert "did you mean hidden_size?" in refusal(config=dict(model_type="llama", hiden_size=3))
+    assert "backbone.context must be at least 1" in refusal(**TINY | dict(context=0))
+    assert "train_mode=frozen" in refusal(**TINY, lr_scale=0.0)
+    rope = dict(rope_type="dynamic", factor=2.0, rope_theta=1e4)
+    assert "change with the length" in refusal(config=dict(model_type="llama", rope_parameters=rope))
+
+
+def test_more_positions_than_were_learned():
+    body = made("gpt2", context=30)
+    with pytest.raises(UserError, match="90, but the model has learned positions for 64: set backbone.context=21 or less"):
+        body(torch.randn(1, 2, P, 32), "full")
+    with pytest.raises(UserError, match="context=21"):
+        body.make_cache(1, P)
+
+
+def test_folders_that_hold_no_model(tmp_path):
+    assert "is no folder" in refusal(path=str(tmp_path / "none"))
+    assert "has no config.json" in refusal(path=str(tmp_path))
+    saved("gpt2", tmp_path)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:100])
+    assert "cannot be loaded" in refusal(path=str(tmp_path))
+    weights.unlink()
+    assert "cannot be loaded" in refusal(path=str(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    assert "cannot be loaded" in refusal(path=str(tmp_path))
+
+
+def test_nothing_from_a_folder_is_executed(tmp_path):
+    """Neither a pickle in place of safetensors nor code that the config names."""
+    model = saved("gpt2", tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    assert "cannot be loaded" in refusal(path=str(tmp_path))
+    told = json.loads((tmp_path / "config.json").read_text())
+    told |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    assert "cannot be loaded" in refusal(path=str(tmp_path))
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("switched_off", [False, True])
+def test_a_hub_id_without_a_network(switched_off, tmp_path, monkeypatch):
+    """One sentence, at once; and no socket is even tried where the hub is switched off."""
+    from huggingface_hub import constants
+
+    def blocked(*_, **__):
+        tried.append(1)
+        raise OSError("Network is unreachable")
+
+    tried = []
+    monkeypatch.setattr(socket, "getaddrinfo", blocked)
+    monkeypatch.setattr(socket.socket, "connect", blocked)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", switched_off)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    message = refusal(name="nobody/nothing")
+    assert "backbone.name=nobody/nothing is not in the local cache" in message and "backbone.path" in message
+    assert ("HF_HUB_OFFLINE" in message) == switched_off and len(tried) <= (0 if switched_off else 4)
+
+
+# --------------------------------------------------------------------------------------------------------------- recipes
+
+
+@pytest.mark.parametrize("recipe", config.recipes())
+def test_the_overlay_swaps_the_backbone_of_every_recipe(recipe):
+    plain, _ = config.compose([f"recipe={recipe}"])
+    cfg, _ = config.compose([f"recipe={recipe}", "overlay=pretrained", "backbone.config.num_hidden_layers=1"])
+    config.check(cfg)
+    assert cfg["backbone"]["_target_"].endswith("Pretrained") and "heads" not in cfg["backbone"]
+    assert {key: value for key, value in cfg.items() if key != "backbone"} == {
+        key: value for key, value in plain.items() if key != "backbone"
+    }
+    cfg, _ = config.compose([f"recipe={recipe}", "overlay=pretrained", "backbone.config=null", "backbone.name=gpt2"])
+    config.check(cfg)
+    assert cfg["backbone"]["config"] is None
+
+
+def test_transformers_is_imported_only_for_it():
+    code = "import sys, tokenworld.backbones.pretrained; print('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"

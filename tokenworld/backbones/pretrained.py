@@ -1,0 +1,386 @@
+"""Pretrained: any Hugging Face causal transformer as the dynamics (GPT-2, Llama, Qwen3, GPT-NeoX, Mistral and their like).
+
+The model's own code runs, on vectors instead of tokens. Ours are the masks (block-causal, a band of `context` steps, cut
+where episodes begin), the positions and the cache. Positions count on for ever where they are rotary: only distances matter.
+A table of learned ones (GPT-2's) is walked in a ring of `context` steps that begins where the episode does: the cached
+result equals the uncached one however long a rollout goes on. In training each row enters that ring at a random place, so
+that a window no longer than the context has also seen what comes after the ring's end.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from tokenworld.backbones.gpt import Cache
+from tokenworld.interfaces import UserError
+from tokenworld.kernels import additive, computed_in, ring_memory, write_ring
+
+
+class Pretrained(nn.Module):
+    """x (B, T, P, D) -> h (B, T, P, D). Exactly one of the first three says which model:
+
+    name: an id on the Hugging Face hub, looked for in the local cache first · path: a folder with config.json and
+    safetensors · config: {model_type: llama, hidden_size: 256, ...}, with random weights. Files are only read: no pickles,
+    no code.
+    dim: D; null is the model's own width, any other is projected to and from it · context: steps of the band · train_mode:
+    full, frozen (projections only) or lora (adapters of rank `lora_rank`, Hu et al. 2021, arXiv:2106.09685) · lr_scale:
+    learning rate of the model's weights relative to that of new ones · attention: auto is PyTorch's kernel (sdpa) on a GPU
+    and two matrix products (eager) on a CPU, where one query over many keys is faster so · checkpoint: compute each block
+    again for the gradient instead of keeping it. Raises UserError on a model that cannot be had or cannot serve.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        path: str | None = None,
+        config: dict | None = None,
+        dim: int | None = None,
+        context: int = 20,
+        train_mode: Literal["full", "frozen", "lora"] = "full",
+        lora_rank: int = 8,
+        lr_scale: float = 1.0,
+        attention: Literal["auto", "eager", "sdpa"] = "auto",
+        checkpoint: bool = False,
+    ):
+        super().__init__()
+        for key, value in (("context", context), ("dim", 1 if dim is None else dim), ("lora_rank", lora_rank)):
+            if value < 1:
+                raise UserError(f"backbone.{key} must be at least 1, got {value}")
+        if lr_scale <= 0:
+            raise UserError(f"backbone.lr_scale must be positive, got {lr_scale}: to keep weights as they are,"
+                            f" train_mode=frozen")  # fmt: skip
+        if attention == "auto":
+            attention = "sdpa" if torch.cuda.is_available() else "eager"
+        self.model = _model(name, path, config, attention)
+        H = self.model.config.hidden_size
+        self.layers, self.heads, self.width = _probed(self.model, H)
+        self.D, self.context, self.checkpoint, self.lr_scale = dim or H, context, checkpoint, lr_scale
+        self.table = _learned_positions(self.model)
+        # tokens never come in; a table of them would only take memory
+        self.model.set_input_embeddings(nn.Identity())
+        _straighten(self.model)
+        if train_mode != "full":
+            self.model.requires_grad_(False)
+        if train_mode == "lora":
+            _add_adapters(self.model, lora_rank)
+        if checkpoint:
+            with warnings.catch_warnings(action="ignore", category=FutureWarning):  # version 6 will have another name for it
+                self.model.gradient_checkpointing_enable({"use_reentrant": False})
+        same = self.D == H
+        self.enter = nn.Identity() if same else nn.Linear(self.D, H)
+        self.leave = nn.Identity() if same else nn.Linear(H, self.D)
+
+    def forward(self, x: Tensor, within: str, cache: Cache | None = None, first: Tensor | None = None):
+        """x (B, T, P, D), within "causal" or "full", first (B, T) -> h like x, cache (None if none came in)."""
+        assert within in ("causal", "full"), within
+        B, T, p, D = x.shape
+        if cache is not None:
+            assert cache.alive, "this state was consumed by a step: keep a copy with state.select(index) before stepping"
+            assert T == 1 or p == cache.positions, (x.shape, cache.positions)
+            assert not (self.checkpoint and self.training), "the model's own checkpointing drops caches: call eval() first"
+            cache.reserve(T * p)
+        P = p if cache is None else cache.positions
+        S = self._slots(P)
+        index = torch.arange(T * p, device=x.device)  # (L,) absolute positions of x
+        start = torch.zeros(B, dtype=torch.int64, device=x.device)
+        if cache is not None:
+            index, start = index + cache.cursor, cache.start
+        step = index // P
+        begun = start[:, None].expand(B, T)  # the step at which a position's episode began
+        if first is not None:
+            begun = torch.maximum(torch.where(first, step.view(T, p)[:, 0], -1).cummax(1).values, begun)
+        start, begun = begun[:, -1], begun.repeat_interleave(p, 1)  # (B,), (B, L)
+
+        keys, rings = index, None
+        if cache is not None:
+            keys, rings = self._rings(cache, index, S)
+        places = index.expand(1, -1) if self.table is None else self._places(index, begun, P, S)  # (1 or B, L)
+        cut = begun if first is not None or cache is not None else None
+        seen = _seen(keys, index, cut, P, self.context, within)
+        h = self.enter(x.reshape(B, T * p, D))
+        mask = additive(seen, T * p, computed_in(h), x.device, False)
+        h = self.model(
+            inputs_embeds=h, attention_mask=mask, position_ids=places, past_key_values=rings, use_cache=False
+        ).last_hidden_state
+        h = self.leave(h).view(B, T, p, D)
+        if cache is not None:
+            cache = cache._advance(T * p)
+            cache.start = start
+        return h, cache
+
+    def make_cache(self, batch: int, positions: int, dtype: torch.dtype | None = None) -> Cache:
+        """An empty cache for `batch` rows of steps with `positions` (P) each."""
+        weight = next(self.model.parameters())
+        S = self._slots(positions)
+        shape, C = (batch, self.heads, S, self.width), S if weight.is_cuda else 0
+        zeros = [ring_memory(shape, C, dtype or weight.dtype, weight.device) for _ in range(2 * self.layers)]
+        long: dict = dict(dtype=torch.int64, device=weight.device)
+        n = self.layers
+        return Cache(zeros[:n], zeros[n:], torch.zeros((), **long), torch.zeros(batch, **long), positions, 0, S)
+
+    def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
+        """(scale of the learning rate, parameters): what was trained before may be moved with more care."""
+        old = [p for name, p in self.model.named_parameters() if "lora_" not in name]
+        return [(self.lr_scale, old)] if self.lr_scale != 1 else []
+
+    def _slots(self, P: int) -> int:
+        """S, if the model has so many positions."""
+        S = self.context * P
+        if self.table is not None and S > self.table:
+            raise UserError(
+                f"backbone.context={self.context} steps of {P} positions are {S}, but the model has learned positions for"
+                f" {self.table}: set backbone.context={max(1, self.table // P)} or less, or choose a model with rotary ones"
+            )
+        return S
+
+    def _places(self, index: Tensor, begun: Tensor, P: int, S: int) -> Tensor:
+        """Rows of the table of learned positions, (B, L): a ring of S that begins with the episode."""
+        places = index - begun * P
+        if self.training and torch.is_grad_enabled():
+            places = places + P * torch.randint(self.context, (len(begun), 1), device=index.device)
+        return places % S
+
+    def _rings(self, cache: Cache, index: Tensor, S: int) -> tuple[Tensor, Rings]:
+        """The absolute position that each key of the coming pass has, (C,) or (C + L,), and where keys and values go."""
+        C, L, one_step = cache.keys[0].shape[2], len(index), len(index) <= cache.positions
+        slots = torch.arange(C if one_step or cache.filled else 0, device=index.device)
+        newest = cache.cursor + L - 1 if one_step else cache.cursor - 1
+        keys = newest - (newest - slots) % S  # what one step overwrites has just left the band
+        at = cache.read % S  # a CPU copies faster to a place that the host knows
+        if one_step:
+            return keys, Rings(cache, at if not index.is_cuda and at + L <= S else index % S, None)
+        return torch.cat([keys, index]), Rings(cache, index[-min(L, S) :] % S, slots)  # only the last S have a slot
+
+    def _apply(self, fn, recurse: bool = True):
+        """Angles stay in fp32 whatever type the weights are moved to: rounded ones would turn by the wrong amount."""
+        exact = [(m, key, x) for m in self.model.modules() for key, x in m.named_buffers(recurse=False)]
+        super()._apply(fn, recurse)
+        for module, key, x in exact:
+            module._buffers[key] = x.to(module._buffers[key].device)
+        return self
+
+
+class Rings:
+    """What the model takes for its cache: keys and values go into the rings of a `Cache`, what attention may see comes back.
+
+    One step (old is None): write, then attend over the ring. Many: attend over ring + x, then write, because early queries
+    still need what the late ones overwrite.
+    """
+
+    is_compileable = False
+
+    def __init__(self, cache: Cache, write: int | Tensor, old: Tensor | None):
+        self.cache, self.write, self.old = cache, write, old
+
+    def update(self, k: Tensor, v: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """k, v (B, N, L, d) -> keys and values (B, N, C or C + L, d)."""
+        return self._through(self.cache.keys[layer], k), self._through(self.cache.values[layer], v)
+
+    def _through(self, ring: Tensor, x: Tensor) -> Tensor:
+        if self.old is None:
+            write_ring(ring, self.write, x)
+            return ring.to(x.dtype)
+        seen = torch.cat([ring.to(x.dtype), x], 2) if len(self.old) else x
+        write_ring(ring, self.write, x[:, :, -len(self.write) :])
+        return seen
+
+
+class Probe:
+    """Stands for a cache to see what the model keeps in it."""
+
+    is_compileable = False
+
+    def __init__(self):
+        self.shapes: dict[int, tuple] = {}
+
+    def update(self, k: Tensor, v: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        self.shapes[layer] = (k.shape, v.shape)
+        return k, v
+
+
+def _seen(keys: Tensor, index: Tensor, begun: Tensor | None, P: int, context: int, within: str) -> Tensor:
+    """keys (S,), queries (L,), begun (B, L) -> bool (B or 1, 1, L, S), true where a query sees a key."""
+    key_step, step = keys // P, (index // P).unsqueeze(-1)
+    ahead = keys <= index.unsqueeze(-1) if within == "causal" else key_step <= step
+    seen = ahead & (key_step > step - context) & (keys >= 0)  # (L, S)
+    if begun is None:
+        return seen.view(1, 1, *seen.shape)
+    return (seen & (key_step >= begun.unsqueeze(-1))).unsqueeze(1)
+
+
+def _model(name: str | None, path: str | None, config: dict | None, attention: str):
+    """The transformer without its head, in fp32. Raises UserError, one sentence, whatever is wrong."""
+    given = {key: value for key, value in dict(name=name, path=path, config=config).items() if value is not None}
+    if len(given) != 1:
+        got = " and ".join(given) or "none"
+        raise UserError(f"backbone takes exactly one of name, path and config, got {got}: for example backbone.name=gpt2")
+    import transformers
+    from safetensors import SafetensorError
+
+    transformers.logging.set_verbosity_error()  # its advice is for other uses; what matters raises
+    transformers.logging.disable_progress_bar()
+    safely: dict = dict(trust_remote_code=False, attn_implementation=attention)
+    if config is not None:
+        return transformers.AutoModel.from_config(_configured(config), dtype=torch.float32, **safely)
+    where = _folder(path) if path is not None else _downloaded(name)
+    try:
+        found = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=True)
+        _refuse_unfit(found)
+        return transformers.AutoModel.from_pretrained(
+            where, config=found, dtype=torch.float32, use_safetensors=True, local_files_only=True, **safely
+        )
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        raise UserError(f"backbone.{next(iter(given))}={name or path} cannot be loaded: {_brief(error)}; expected a causal"
+                        " transformer's config.json and safetensors") from None  # fmt: skip
+
+
+def _configured(config: dict):
+    """A config of the model type that it names; a table of tokens is not needed and made small."""
+    from transformers import AutoConfig
+
+    kind = config.get("model_type")
+    if not isinstance(kind, str):
+        raise UserError(f"backbone.config must name a model_type, got {config}: for example"
+                        " backbone.config={model_type: llama, hidden_size: 256}")  # fmt: skip
+    try:
+        made = AutoConfig.for_model(kind, **{"vocab_size": 8} | {k: v for k, v in config.items() if k != "model_type"})
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"backbone.config is no {kind} that transformers knows: {_brief(error)}") from None
+    known = {*type(made).__dataclass_fields__, *made.attribute_map, "rope_theta", "rope_scaling"}
+    for key in set(config) - known:
+        near = difflib.get_close_matches(key, known, n=1)
+        raise UserError(f"unknown key backbone.config.{key}: {f'did you mean {near[0]}? ' if near else ''}{type(made).__name__}"
+                        f" takes {', '.join(sorted(known))}")  # fmt: skip
+    _refuse_unfit(made)
+    if made.pad_token_id is not None and made.pad_token_id >= made.vocab_size:
+        made.pad_token_id = None
+    return made
+
+
+def _refuse_unfit(config) -> None:
+    """Masks, positions and the cache are ours, which takes a model with attention in every layer and steady positions."""
+    from transformers.models.auto import modeling_auto
+
+    kind = config.model_type
+    if kind not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise UserError(f"backbone cannot be a {kind}: expected a causal language model such as gpt2, llama, qwen3, gpt_neox"
+                        " or mistral")  # fmt: skip
+    cls = modeling_auto.MODEL_MAPPING[type(config)]
+    needs = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values"}
+    if getattr(cls, "_is_stateful", False) or not needs <= set(inspect.signature(cls.forward).parameters):
+        raise UserError(f"backbone cannot be a {kind}: it takes no attention mask and no positions, so that steps could"
+                        " neither be cut nor slide; choose a transformer such as gpt2, llama, qwen3 or gpt_neox")  # fmt: skip
+    rope = getattr(config, "rope_parameters", None) or {}
+    if any(word in str(rope.get("rope_type")) for word in ("dynamic", "longrope")):
+        raise UserError(f"backbone cannot be a {kind} with {rope['rope_type']} positions: they change with the length of the"
+                        " sequence, and cached keys would not; choose a model with default rotary positions")  # fmt: skip
+
+
+def _folder(path: str) -> str:
+    folder = Path(path).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"backbone.path={path} is no folder: give one that save_pretrained wrote, or a hub id as backbone.name")
+    if not (folder / "config.json").is_file():
+        raise UserError(f"backbone.path={path} has no config.json: give a folder that save_pretrained wrote")
+    return str(folder)
+
+
+def _downloaded(name: str) -> str:
+    """The folder of a hub id's files: from the local cache if they are there, else fetched. UserError, at once, if not."""
+    from huggingface_hub import HfApi, constants, snapshot_download
+
+    wanted = ["config.json", "*.safetensors", "*.safetensors.index.json"]
+    try:
+        folder = snapshot_download(name, allow_patterns=wanted, local_files_only=True)
+        if any(Path(folder).glob("*.safetensors")):
+            return folder
+    except Exception:  # not in the cache, whatever the reason: it is asked for below
+        pass
+    advice = "check the name, or download it where there is a network and give its folder as backbone.path"
+    if constants.HF_HUB_OFFLINE:
+        raise UserError(
+            f"backbone.name={name} is not in the local cache and the hub is switched off (HF_HUB_OFFLINE): {advice}"
+        )
+    try:
+        HfApi().model_info(name, timeout=5)  # one question before anything is fetched, so that no retries follow
+        return snapshot_download(name, allow_patterns=wanted)
+    except Exception as error:  # of the network, the hub or the name: all of them end here
+        raise UserError(f"backbone.name={name} is not in the local cache and cannot be had from the hub"
+                        f" ({_brief(error)}): {advice}") from None  # fmt: skip
+
+
+def _brief(error: Exception) -> str:
+    """The first line of another library's complaint."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return lines[0].rstrip(".")[:200]
+
+
+@torch.no_grad()
+def _probed(model, H: int) -> tuple[int, int, int]:
+    """(layers, key heads, width) of what the model caches, after two positions went through it: a model that ignores our
+    masks, as one with biases of its own would, is refused."""
+    kind, training = model.config.model_type, model.training
+    x = torch.randn(1, 3, H, generator=torch.Generator().manual_seed(0))
+    full = torch.zeros(1, 1, 2, 2)
+    causal = full.masked_fill(torch.ones(2, 2).triu(1).bool(), float("-inf"))
+    probe = Probe()
+
+    def out(x, mask):
+        ids = torch.arange(2).unsqueeze(0)
+        got = model(inputs_embeds=x, attention_mask=mask, position_ids=ids, past_key_values=probe, use_cache=False)
+        return got.last_hidden_state[0, 0]
+
+    model.eval()
+    one, other, both = out(x[:, :2], causal), out(x[:, ::2], causal), out(x[:, :2], full)
+    model.train(training)
+    shapes = {shape for pair in probe.shapes.values() for shape in pair}
+    if not torch.equal(one, other) or torch.equal(one, both):
+        raise UserError(f"backbone cannot be a {kind}: it does not attend as the mask says; choose gpt2, llama or qwen3")
+    if len(shapes) != 1 or len(probe.shapes) != model.config.num_hidden_layers:
+        raise UserError(f"backbone cannot be a {kind}: its layers do not all keep keys and values of one size; choose e.g."
+                        " gpt2, llama or qwen3")  # fmt: skip
+    _, N, _, d = shapes.pop()
+    return len(probe.shapes), N, d
+
+
+def _learned_positions(model) -> int | None:
+    """How many positions there is a learned vector for; None where positions are rotary."""
+    tokens = model.get_input_embeddings()
+    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and m is not tokens]
+    return min([model.config.max_position_embeddings, *(m.num_embeddings for m in tables)]) if tables else None
+
+
+def _straighten(model) -> None:
+    """GPT-2's linear layers hold their weights the other way round: as `nn.Linear` they are decayed, adapted and laid out for
+    bf16 like everybody's."""
+    from transformers.pytorch_utils import Conv1D
+
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, Conv1D):
+                linear = nn.utils.skip_init(nn.Linear, *child.weight.shape)
+                linear.weight, linear.bias = nn.Parameter(child.weight.detach().t().contiguous()), child.bias
+                setattr(parent, name, linear)
+
+
+def _add_adapters(model, rank: int) -> None:
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError:
+        raise UserError("backbone.train_mode=lora needs peft, which is not installed: pip install 'tokenworld[lora]', or set"
+                        " train_mode=frozen") from None  # fmt: skip
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), model)
+
+
+_SIZES = dict(n_layer=1, n_head=2, n_embd=16, n_positions=64, initializer_range=0.2)
+TINY = dict(config=dict(model_type="gpt2", **_SIZES, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0), context=4)
