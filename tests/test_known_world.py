@@ -1,5 +1,7 @@
 """The exact world, and the evaluation evaluated on it: every planted defect is seen by what should see it, and by no other."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from tokenworld import cli
 from tokenworld.building import opened
 from tokenworld.envs import known_world
 from tokenworld.envs.known_world import DOOR, LEFT, RIGHT, STAY, TILES, USE, World
-from tokenworld.evaluation import findings, known, known_numbers, planted, response
+from tokenworld.evaluation import branch_probe, findings, known, known_numbers, pair_probe, planted, response
 from tokenworld.evaluation.cloned import simulator_of
 from tokenworld.evaluation.evaluate import tier_b
 from tokenworld.evaluation.planted import DEFECTS, oracle, world
@@ -325,6 +327,27 @@ def test_a_restored_simulator_goes_on_as_the_original():
     assert seen[0] == seen[1]
 
 
+def test_histories_that_meet():
+    """Two ways into one state, each a true history: its frames are those that its actions bring."""
+    simulator, rng = Tabular(World()), np.random.default_rng(0)
+    met = 0
+    for place in branch_probe.places(simulator, 20, 3, math.inf):
+        found = pair_probe._meeting(simulator, place, rng, context=6)
+        if found is None:
+            continue
+        one, two = found
+        met += 1
+        assert one.hash == two.hash and (one.obs.tobytes(), one.action.tobytes()) != (two.obs.tobytes(), two.action.tobytes())
+        for history in found:
+            assert np.array_equal(history.obs[-1], simulator.world.render(history.hash))
+            assert len(history.action) == len(history.obs) - 1 <= 5
+            simulator.restore(place.snapshot)
+            simulator.reseed(0)
+            seen = [simulator.step(int(a))[0] for a in history.action[-3:]]
+            assert np.array_equal(np.stack(seen), history.obs[-3:])
+    assert met >= 10
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """Real tokens and dynamics, learnt from rendered frames of random play: a quarter of a minute."""
@@ -342,6 +365,7 @@ def test_a_trained_model_approaches_the_kernel_and_a_wrong_one_is_caught(trained
     right = {metric.id: metric for metric in metrics}
     remembered = dict(zip(pictures["memory"]["delay"], pictures["memory"]["accuracy"], strict=True))
     assert remembered[2] > 0.65 and 0.3 < remembered[10] < 0.7  # its context holds four frames, and it learnt for seconds
+    assert right["M9.compression"].ci[0] < 0.02 and right["M9.distinction_auc"].ci[0] > 0.9
     assert right["M11.undo"].ci[1] < 0.05 and right["M11.undo"].n_samples >= 40
     assert right["M3.kl"].ci[1] < 0.5 and right["M3.off_support"].ci[1] < 0.1 and right["M7.effect_cosine"].ci[0] > 0.9
     embedding = next(run.world_model.decoding.action.parameters()).data  # (A, D)

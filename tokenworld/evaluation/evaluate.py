@@ -23,6 +23,7 @@ from tokenworld.evaluation import (
     film_probe,
     intervals,
     outcomes,
+    pair_probe,
     policy_probe,
     probe,
     proxies,
@@ -32,6 +33,7 @@ from tokenworld.evaluation.calibration import calibration, code_length, dispersi
 from tokenworld.evaluation.drift import curves, distance_curves, horizon, rollout_drift
 from tokenworld.evaluation.effects import action_sensitivity, counterfactual_effects, effect_matrices
 from tokenworld.evaluation.fidelity import tokenizer_ceiling
+from tokenworld.evaluation.histories import state_identity
 from tokenworld.evaluation.measured import absent
 from tokenworld.evaluation.outcomes import at_branches
 from tokenworld.evaluation.records import Metric, Scored
@@ -142,6 +144,9 @@ def tier_b(
     pictures["distance"] = distance_curves(rolled)
     if not (rolled.alive_real.all() and rolled.alive_model.all()):
         pictures["survival"] = outcomes.survival_curves(rolled)
+    two = pair_probe.pairs(world_model, simulator, places, branches, began + budget, seed)
+    if two is not None:
+        metrics += _timed(lambda: state_identity(two))
     scripted = getattr(simulator, "scripted", None)  # questions that only this simulator can be asked
     if scripted is not None:
         more, drawn = scripted(world_model, simulator, began + budget, seed)
