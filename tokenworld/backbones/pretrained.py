@@ -382,5 +382,5 @@ def _add_adapters(model, rank: int) -> None:
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"), model)
 
 
-_SIZES = dict(n_layer=1, n_head=2, n_embd=16, n_positions=64, initializer_range=0.2)
+_SIZES = dict(n_layer=1, n_head=4, n_embd=16, n_positions=64, initializer_range=0.2)
 TINY = dict(config=dict(model_type="gpt2", **_SIZES, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0), context=4)
