@@ -378,7 +378,7 @@ class Session:
             self.parting = Branch(self.parting.t, self.parting.action, min(self.parting.repeats, self.t))
 
     def _log_of_first(self) -> None:
-        self.log = [(m.action, m.temperature) for m in self.first.moments[1:]]
+        self.log = [(None if m.by_policy else m.action, m.temperature) for m in self.first.moments[1:]]
 
     def _real_step(self, action: int) -> None:
         if self.real:
