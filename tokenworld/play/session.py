@@ -235,14 +235,13 @@ class Session:
     def branch(self, t: int, action: int) -> None:
         """A second future in which `action` was taken at time t, and then what the first one did; same luck in both."""
         self._check_action(action)
-        _check_number("t", t, 0, len(self.first.moments) - 1)
-        if self.first.moments[t].ended:
-            raise UserError(f"the dream ends at step {t}, no action can follow: rewind before you branch")
+        if len(self.first.moments) < 2:
+            raise UserError("a second future leaves the first at a step that was taken, and none was: take one first")
+        _check_number("t", t, 0, len(self.first.moments) - 2)
         self.unbranch()
         later = self.first.moments[t + 1 :]
         second = self.first.until(t)
-        temperature = later[0].temperature if later else self._temperature(None)
-        second.step(action, temperature)
+        second.step(action, later[0].temperature)
         for moment in later[1:]:
             if second.ended:
                 break
