@@ -176,7 +176,7 @@ def dream(out: str, keys: dict) -> Path:
 def play(out: str, keys: dict) -> None:
     """Serve the page on which a person plays in a run's world model, until Ctrl-C."""
     from tokenworld.play import server  # its packages are an extra
-    from tokenworld.play.session import Dream
+    from tokenworld.play.future import Dream
     from tokenworld.play.starts import gallery
 
     port = keys.get("port", server.PORT)

@@ -25,7 +25,8 @@ from typing import Any
 
 from tokenworld import viz
 from tokenworld.interfaces import UserError
-from tokenworld.play.session import HOTTEST, Dream, Session
+from tokenworld.play.future import Dream
+from tokenworld.play.session import HOTTEST, Session
 
 PORT = 8642
 HOST = "127.0.0.1"
@@ -236,7 +237,9 @@ def check(port: int) -> None:
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            raise UserError(f"port {port} cannot be used ({error.strerror}): choose another, e.g. port={port % 65535 + 1}") from None
+            raise UserError(
+                f"port {port} cannot be used ({error.strerror}): choose another, e.g. port={port % 65535 + 1}"
+            ) from None
 
 
 def _extra(name: str):

@@ -128,4 +128,8 @@ def _steps(rows: list[tuple[np.ndarray, int, bool]]) -> Steps:
 
 def _spread(values: np.ndarray, count: int) -> np.ndarray:
     """At most `count` of the values, evenly."""
-    return values[np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int))] if len(values) else values
+    return (
+        values[np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int))]
+        if len(values)
+        else values
+    )
