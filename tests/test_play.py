@@ -1,11 +1,10 @@
 """Playing in a dream: the same actions are the same dream, futures do not disturb each other, nobody else can connect."""
 
+import copy
 import io
 import json
 import os
 import re
-import shutil
-import signal
 import socket
 import struct
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browser import CHROMIUM, Browser, wait_for
 
 from tokenworld import checkpoint, cli
 from tokenworld.building import opened
@@ -28,7 +28,6 @@ from tokenworld.play.session import Session
 from tokenworld.play.starts import gallery
 
 pytest.importorskip("minatar")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -169,15 +168,9 @@ def test_the_policy_chooses_and_is_repeated(dream):
 
 
 def test_the_end_is_an_end(dream):
-    model = _tempered(dream.world_model, 0.5)  # a shell of its own around the same parts
-
-    class Ends:
-        def __call__(self, h):
-            return type(dream.world_model.termination(h))(torch.full(h.shape[:1], 30.0))
-
-    model._modules = {**model._modules, "termination": None}
-    model.__dict__["termination"] = Ends()
-    del model._modules["termination"]
+    model = copy.deepcopy(dream.world_model)
+    with torch.no_grad():
+        list(model.termination.parameters())[-1].add_(60)
     session = Session(replace(dream, world_model=model))
     session.step(0, 0.5)
     assert session.first.ended and session.first.moments[1].p_end > 0.999
@@ -419,86 +412,6 @@ def test_what_is_missing_is_one_sentence(folder, monkeypatch, capsys):
 # -------------------------------------------------------------------------------------------------------------- browser
 
 
-class Browser:
-    """A headless Chromium, driven over its DevTools protocol."""
-
-    def __init__(self, profile: Path):
-        from websockets.sync.client import connect
-
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage", "--mute-audio"]
-        command = [CHROMIUM, *flags, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
-        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-        port = wait_for(lambda: (profile / "DevToolsActivePort").read_text().splitlines(), 30)
-        self.socket = connect(f"ws://127.0.0.1:{port[0]}{port[1]}", max_size=None)
-        self.number, self.events, self.session = 0, [], None
-        target = self("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self(f"{domain}.enable")
-        self("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(profile))
-
-    def __call__(self, method: str, **params):
-        self.number += 1
-        message = {"id": self.number, "method": method, "params": params}
-        self.socket.send(json.dumps(message | ({"sessionId": self.session} if self.session else {})))
-        while True:
-            answer = json.loads(self.socket.recv(timeout=30))
-            if answer.get("id") == self.number:
-                assert "error" not in answer, (method, answer["error"])
-                return answer["result"]
-            self.events.append(answer)
-
-    def eval(self, expression: str):
-        result = self("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in result, result["exceptionDetails"]
-        return result["result"].get("value")
-
-    def until(self, expression: str, seconds: float = 15):
-        return wait_for(lambda: self.eval(expression), seconds, expression)
-
-    def key(self, key: str, code: int, hold: float = 0.0):
-        text = {"text": key} if len(key) == 1 else {}
-        self("Input.dispatchKeyEvent", type="keyDown", key=key, windowsVirtualKeyCode=code, **text)
-        time.sleep(hold)
-        self("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
-
-    def type(self, letter: str):
-        self.key(letter, ord(letter.upper()))
-
-    def problems(self) -> list:
-        """What the console complained of."""
-        bad = [e for e in self.events if e["method"] == "Runtime.exceptionThrown"]
-        bad += [e for e in self.events if e["method"] == "Runtime.consoleAPICalled" and e["params"]["type"] == "error"]
-        return bad + [e for e in self.events if e["method"] == "Log.entryAdded" and e["params"]["entry"]["level"] == "error"]
-
-    def screenshot(self, path: Path, width: int, height: int):
-        import base64
-
-        self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
-        time.sleep(0.3)
-        assert self.eval("document.documentElement.scrollWidth <= innerWidth"), f"the page is wider than {width} pixels"
-        path.write_bytes(base64.b64decode(self("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
-
-    def close(self):
-        self.socket.close()
-        os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-
-
-def wait_for(look, seconds: float, what: object = ""):
-    """The first true value of look()."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        try:
-            value = look()
-        except OSError:
-            value = None
-        if value:
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"waited {seconds} s in vain: {what}")
-
-
 class Served:
     """`tokenworld play` in a process of its own."""
 
@@ -525,7 +438,6 @@ def test_a_person_plays_in_a_browser(folder, tmp_path):
     served = Served(folder, port, tmp_path)
     (tmp_path / "profile").mkdir()
     browser = Browser(tmp_path / "profile")
-    pictures = Path(os.environ.get("PLAY_SCREENSHOTS", tmp_path))
     try:
         step = "+document.body.dataset.t"
         browser("Page.navigate", url=served.url)
@@ -562,10 +474,10 @@ def test_a_person_plays_in_a_browser(folder, tmp_path):
         browser.eval(f"rewind({length})")
         browser.until(f"{step} === {length}")
         for width, height in ((400, 1500), (900, 1000), (1600, 1000)):
-            browser.screenshot(pictures / f"play-{width}.png", width, height)
+            browser.screenshot(tmp_path / f"play-{width}.png", width, height)
         dark = [{"name": "prefers-color-scheme", "value": "dark"}]
         browser("Emulation.setEmulatedMedia", features=dark)
-        browser.screenshot(pictures / "play-dark.png", 1600, 1000)
+        browser.screenshot(tmp_path / "play-dark.png", 1600, 1000)
         for letter, kind in (("d", "npz"), ("s", "gif")):
             browser.type(letter)
             file = wait_for(lambda k=kind: next(iter((tmp_path / "profile").glob(f"dream-*.{k}")), None), 15, kind)

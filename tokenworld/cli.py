@@ -156,7 +156,7 @@ examples
 Opens the run's world model to be played in: a page on this machine, its address is printed. You choose the actions by keyboard,
 mouse or touch (or let the policy choose); the world model dreams what comes of them. Pause, step, rewind; branch into a second
 future beside the first, with the same luck; see what surprised the model; on MinAtar the real game goes along. Needs the extra
-`play`: pip install tokenworld[play]. Nobody but you can connect: the address holds a secret, and only this machine is listened to.
+`play`: pip install tokenworld[play]. Nobody but you can connect: the address holds a secret, and only this machine may ask.
 
 examples
   tokenworld play runs/NAME
