@@ -1,6 +1,7 @@
 """A headless Chromium for tests, driven over its DevTools protocol: nothing but the package `websockets` is needed."""
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -22,7 +23,8 @@ class Browser:
         command = [CHROMIUM, *flags, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         port = wait_for(lambda: (profile / "DevToolsActivePort").read_text().splitlines(), 30)
-        self.socket = connect(f"ws://127.0.0.1:{port[0]}{port[1]}", max_size=None)
+        self.open = contextlib.ExitStack()
+        self.socket = self.open.enter_context(connect(f"ws://127.0.0.1:{port[0]}{port[1]}", max_size=None))
         self.number, self.events, self.session = 0, [], None
         target = self("Target.createTarget", url="about:blank")["targetId"]
         self.session = self("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -71,7 +73,7 @@ class Browser:
         path.write_bytes(base64.b64decode(self("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
 
     def close(self):
-        self.socket.close()
+        self.open.close()
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
 

@@ -90,10 +90,12 @@ def make_app(dream: Dream, token: str, port: int = PORT):
             session = await to_thread.run_sync(Session, dream)
             await websocket.send_bytes(await to_thread.run_sync(_hello, dream))
             while True:
-                message = await websocket.receive_text()
-                answer = await to_thread.run_sync(answer_to, session, message)
+                message = await websocket.receive()
+                if message["type"] == "websocket.disconnect":
+                    return
+                answer = await to_thread.run_sync(answer_to, session, message.get("text") or "")
                 await (websocket.send_text if isinstance(answer, str) else websocket.send_bytes)(answer)
-        except (WebSocketDisconnect, KeyError):  # KeyError: bytes in place of text
+        except WebSocketDisconnect:  # while an answer was on its way
             pass
         finally:
             viewers.discard(websocket)
