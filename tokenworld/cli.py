@@ -18,6 +18,7 @@ usage: tokenworld COMMAND [key=value ...]
   compare    two evaluations, state by state, with an exit code
   score      the return of a trained policy in the real environment
   dream      a picture of real, reconstructed and imagined frames side by side
+  play       play inside the dream yourself, in a page of your browser
   bench      how fast a recipe runs here, beside what this machine can do at best
   show       a recipe resolved: its settings, parameters and cost; or how two recipes differ
 
@@ -30,6 +31,7 @@ examples
   tokenworld score runs/NAME episodes=100
   tokenworld evaluate runs/NAME                      is it overconfident, does it heed its actions, how far can it be trusted?
   tokenworld dream runs/NAME out=dream.gif
+  tokenworld play runs/NAME                          then open the address that it prints
   tokenworld show recipe=iris against=quickstart
 
 `tokenworld COMMAND --help` explains a command. Settings are key=value; `tokenworld show` lists them all."""
@@ -161,6 +163,20 @@ examples
   tokenworld dream dyn steps=50 out=ball.gif
 
   --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
+    "play": """tokenworld play RUN [port=8642] [data=DIR] [device=auto]
+
+Opens the run's world model to be played in: a page on this machine, its address is printed. You choose the actions by keyboard,
+mouse or touch (or let the policy choose); the world model dreams what comes of them. Pause, step, rewind; branch into a second
+future beside the first, with the same luck; see what surprised the model; on MinAtar the real game goes along. Needs the extra
+`play`: pip install tokenworld[play]. Nobody but you can connect: the address holds a secret, and only this machine may ask.
+
+examples
+  tokenworld play runs/NAME
+  tokenworld play runs/NAME port=9000
+
+  port=8642          of the address
+  data=DIR           more episodes to begin from
+  --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
     "bench": f"""tokenworld bench imagine|dynamics|tokenizer|encode|decode|collect|loop [key=value ...] [--json FILE]
 
 Times the recipe's own phases and dreams after a warm-up and prints the median: units per second, forward passes per
@@ -202,6 +218,7 @@ RUN_KEYS = {
     "evaluate": ("out", "data", "tier", "frames", "states", "budget", "metrics", "seed", "device"),
     "score": ("episodes", "seed", "device"),
     "dream": ("out", "steps", "seed", "data", "device"),
+    "play": ("port", "data", "device"),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld import benchmark, config, distributed, viz
+from tokenworld import benchmark, checkpoint, config, distributed, viz
 from tokenworld import train as training
 from tokenworld.building import built, device_of, env_of, meta_of, new_run, opened, resumed, with_loaded_sections
 from tokenworld.data.collect import Collector, random_act
@@ -184,6 +184,30 @@ def dream(out: str, keys: dict) -> Path:
         viz.save_png(path, viz.grid([row[:: max(1, len(row) // 10)] for row in columns.values()]))
     run.log.say(f"{' | '.join(columns)}, {len(columns['real'])} frames: {path}")
     return path
+
+
+def play(out: str, keys: dict) -> None:
+    """Serve the page on which a person plays in a run's world model, until Ctrl-C."""
+    from tokenworld.play import server  # its packages are an extra
+    from tokenworld.play.future import Dream
+    from tokenworld.play.starts import gallery
+
+    port = keys.get("port", server.PORT)
+    server.check(port)
+    run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "port"})
+    if not run.count["dynamics"]:
+        raise UserError(f"{out} has no trained dynamics to dream with: expected a run of `train` or `train dynamics`")
+    collected = checkpoint.load(Path(out) / "checkpoint")[1]["ranks"][0]["collector"]
+    A = run.world_model.shapes.actions
+    dream = Dream(
+        run.world_model.eval(),
+        gallery(run, collected),
+        run.meta["action_meanings"] or [f"action {a}" for a in range(A)],
+        run.policy if run.count["policy"] else None,
+        expected_reward=cfg["train"]["policy"].get("expected_reward", False),
+        name=f"{cfg['env']['id']}, {out}",
+    )
+    server.serve(dream, port)
 
 
 def bench(what: str, cfg: dict, cli: dict, json_file: str | None = None) -> dict[str, Any]:

@@ -44,6 +44,7 @@ CLI_KEYS: dict[str, Any] = {
     "episodes": int,
     "repeats": int,
     "jobs": int,
+    "port": int,
     "frames": int,
     "budget": int,
     "states": int,

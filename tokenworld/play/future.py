@@ -1,0 +1,183 @@
+"""A future of a dream: moments, each made from the one before by an action, and how to get back to any of them.
+
+All that chance decides at step t follows from (seed, t): the same actions from the same start with the same seed are the same
+dream, and two futures that differ in one action differ by that action only, not by their luck.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokenworld.interfaces import Codes
+from tokenworld.play.starts import Start
+from tokenworld.train import burned_in
+from tokenworld.world_model import WorldModel
+
+KEPT = 32  # the newest states are all kept, of those before every 32nd: the others are stepped to again
+
+
+@dataclass(frozen=True)
+class Dream:
+    """What all sessions share, and none changes."""
+
+    world_model: WorldModel
+    starts: list[Start]
+    actions: list[str]  # their names
+    policy: Any = None
+    expected_reward: bool = False  # rewards are the head's mean, not drawn
+    name: str = ""
+
+    @property
+    def temperature(self) -> float | None:
+        """Of the recipe; None for a decoding without one."""
+        return getattr(self.world_model.decoding, "temperature", None)
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One time step of a future: the frame, and how it came about (all None or 0 for the first)."""
+
+    codes: torch.Tensor  # (K,) int64, on the CPU
+    frame: np.ndarray  # (C, H, W) uint8, the decoded codes
+    action: int | None = None
+    by_policy: bool = False
+    temperature: float = 1.0
+    reward: float = 0.0
+    p_end: float = 0.0  # the probability of a termination that the model gave
+    ended: bool = False
+    surprise: np.ndarray | None = None  # (h, w) bits: -log2 of the probability of each code; None without a likelihood
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a step is made from. The state is copied before it is used: a memory can be gone on from many times."""
+
+    state: Any
+    codes: Codes  # T = 1
+    h: torch.Tensor  # (1, D)
+    carry: Any  # the policy's
+
+
+@dataclass
+class Future:
+    """A line of moments from a start on."""
+
+    dream: Dream
+    seed: int
+    moments: list[Moment]
+    memories: dict[int, Memory] = field(default_factory=dict)
+
+    @classmethod
+    @torch.no_grad()
+    def begin(cls, dream: Dream, start: Start, seed: int) -> Future:
+        model, device = dream.world_model, _device(dream.world_model)
+        steps = start.steps.to(device)
+        codes = model.encode(steps)
+        prediction, state = model.start(steps, codes)
+        last = Codes(codes.indices[:, -1:])
+        carry = None if dream.policy is None else burned_in(model, dream.policy, steps, codes)
+        moment = Moment(last.indices[0, 0].cpu(), _frame(model, last))
+        return cls(dream, seed, [moment], {0: Memory(state, last, prediction.h, carry)})
+
+    @property
+    def ended(self) -> bool:
+        return self.moments[-1].ended
+
+    def at(self, t: int) -> Moment:
+        """The moment at t, or the last one."""
+        return self.moments[min(t, len(self.moments) - 1)]
+
+    def cut(self, t: int) -> None:
+        """Forget what comes after t."""
+        del self.moments[t + 1 :]
+        self.memories = {k: memory for k, memory in self.memories.items() if k <= t}
+
+    def until(self, t: int) -> Future:
+        """The same future up to t, to be gone on with in another way."""
+        memories = {k: memory for k, memory in self.memories.items() if k <= t}
+        return Future(self.dream, self.seed, self.moments[: t + 1], memories)
+
+    def step(self, action: int | None, temperature: float) -> None:
+        """One step; without an action the policy chooses."""
+        t = len(self.moments) - 1
+        memory = self._memory(t)
+        by_policy = action is None
+        if by_policy:
+            action = self._choose(memory, t)
+        after, moment = self._advance(memory, t, action, temperature)
+        self.moments.append(replace(moment, by_policy=by_policy))
+        self.memories[t + 1] = after
+        old = t + 1 - KEPT
+        if old > 0 and old % KEPT:
+            self.memories.pop(old, None)
+
+    def _memory(self, t: int) -> Memory:
+        """Of time t: kept, or made again by the same steps, bit for bit."""
+        k = max(k for k in self.memories if k <= t)
+        memory = self.memories[k]
+        for i in range(k, t):
+            memory, _ = self._advance(memory, i, self.moments[i + 1].action, self.moments[i + 1].temperature)
+        self.memories[t] = memory
+        return memory
+
+    @torch.no_grad()
+    def _choose(self, memory: Memory, t: int) -> int:
+        view = self.dream.world_model.view_of(memory.codes, memory.h)
+        return int(self.dream.policy.act(view, memory.carry, self._noise(t)[:, -1])[0])
+
+    @torch.no_grad()
+    def _advance(self, memory: Memory, t: int, action: int, temperature: float) -> tuple[Memory, Moment]:
+        """From time t to t + 1."""
+        model, policy = _tempered(self.dream.world_model, temperature), self.dream.policy
+        noise, K = self._noise(t), model.shapes.codes
+        here = torch.zeros(1, dtype=torch.int64, device=noise.device)
+        taken = torch.full_like(here, action)
+        prediction, state = model.step(memory.state.select(here), taken, noise[:, :K])
+        reward = prediction.reward.mean if self.dream.expected_reward else prediction.reward.sample(noise[:, K])
+        carry = memory.carry
+        if carry is not None:
+            carry = policy.follow(model.view_of(memory.codes, memory.h), carry)
+        logprob = prediction.logprob
+        bits = None if logprob is None else (-logprob[0] / math.log(2)).clamp(min=0).cpu().numpy().reshape(model.shapes.grid)
+        codes = Codes(prediction.codes.indices)
+        moment = Moment(
+            codes.indices[0, 0].cpu(),
+            _frame(model, codes),
+            action=action,
+            temperature=temperature,
+            reward=float(reward),
+            p_end=float(prediction.terminated.mean),
+            ended=bool(prediction.terminated.sample(noise[:, K + 1])),
+            surprise=bits,
+        )
+        return Memory(state, codes, prediction.h, carry), moment
+
+    def _noise(self, t: int) -> torch.Tensor:
+        """(1, K + 3) uniform: codes, reward, termination, action, in the order of `imagination.imagine`."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + t)
+        return torch.rand(1, self.dream.world_model.shapes.codes + 3, generator=generator).to(_device(self.dream.world_model))
+
+
+def _tempered(world_model: WorldModel, temperature: float) -> WorldModel:
+    """The same weights with a temperature of its own: the model that others use is not touched."""
+    if getattr(world_model.decoding, "temperature", temperature) == temperature:
+        return world_model
+    twin, decoding = copy.copy(world_model), copy.copy(world_model.decoding)
+    decoding.temperature = temperature
+    twin._modules = world_model._modules | {"decoding": decoding}
+    return twin
+
+
+def _frame(world_model: WorldModel, codes: Codes) -> np.ndarray:
+    """codes with T = 1 -> (C, H, W) uint8."""
+    return (world_model.decode(codes)[0, 0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+
+def _device(world_model: WorldModel) -> torch.device:
+    return next(iter(world_model.dynamics_modules().parameters())).device

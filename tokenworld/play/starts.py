@@ -1,0 +1,135 @@
+"""Where a dream can begin: moments of the run's recorded episodes, with the real game at that moment where it can be had.
+
+A recorded episode is frames; to go on with the real game, the game itself is needed. MinAtar's games are repeatable, and a
+checkpoint holds every action that was sent to them: the games are played once more, and copied where a dream may begin.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokenworld.envs.minatar import MinAtarVector, to_bytes
+from tokenworld.interfaces import Steps, UserError
+from tokenworld.run import Run
+
+PROBES = 8  # moments looked at for each that is wanted: some are ends of games
+
+
+@dataclass(frozen=True)
+class Start:
+    """A moment to begin at: what the world model reads, and the real game if it can go on from here."""
+
+    name: str
+    steps: Steps  # (1, T), the last frame is the one to begin with
+    game: RealGame | None = None
+
+
+@dataclass(frozen=True)
+class RealGame:
+    """A MinAtar game at one moment, its luck included. A value: `step` leaves it as it is."""
+
+    game: Any
+    actions: tuple[int, ...]  # the package's number of each action
+    ended: bool = False
+
+    @property
+    def frame(self) -> np.ndarray:
+        """(C, H, W) uint8, as the world model's training frames."""
+        return to_bytes(self.game.state())
+
+    def step(self, action: int) -> tuple[RealGame, float]:
+        """The game one step later, and the reward. Where it has ended it stays as it is."""
+        if self.ended:
+            return self, 0.0
+        game = copy.deepcopy(self.game)
+        reward, ended = game.act(self.actions[action])
+        return RealGame(game, self.actions, bool(ended)), float(reward)
+
+
+def gallery(run: Run, collected: dict | None, count: int = 12) -> list[Start]:
+    """Up to `count` moments, evenly over what was recorded. collected: the saved state of the run's collector.
+
+    With the real game if that can be played again, from the frames alone if not. Raises UserError if there is no episode.
+    """
+    if not run.replay.rows and not run.held_out.rows:
+        raise UserError(f"{run.out} has no episodes to begin a dream from: add data=DIR, a folder that `collect` wrote")
+    return _replayed(run, collected, count) or _recorded(run, count)
+
+
+def _recorded(run: Run, count: int) -> list[Start]:
+    """From frames; of held-out episodes if there are any."""
+    held_out = run.held_out.rows > 0
+    replay = run.held_out if held_out else run.replay
+    acted = np.flatnonzero(replay.gather(np.arange(replay.rows)[None], frames=False).acted[0].numpy())
+    starts = []
+    for row in _spread(acted, count).tolist():
+        rows = np.arange(row - run.world_model.backbone.context + 1, row + 1)[None]  # (1, T)
+        steps = replay.gather(rows[:, rows[0] >= 0])
+        starts.append(Start(f"{'held-out' if held_out else 'recorded'} frame {row:,}", _this_episode(steps)))
+    return starts
+
+
+def _this_episode(steps: Steps) -> Steps:
+    """Without what lies before the first frame of the episode that the last frame (1, T) is in."""
+    begins = np.flatnonzero(steps.first[0].numpy())
+    return steps[:, begins[-1] :] if len(begins) else steps
+
+
+def _replayed(run: Run, collected: dict | None, count: int) -> list[Start]:
+    """Every action that was sent, sent again. Empty where that is impossible, or did not give what was recorded."""
+    if collected is None:
+        return []
+    log = np.asarray(collected["actions"]).astype(np.int64)  # (M, N)
+    env = run.make_env(log.shape[1] if log.ndim == 2 and log.shape[1] else 1)
+    if not isinstance(env, MinAtarVector) or not len(log):
+        env.close()
+        return []
+    M, N = log.shape
+    wanted = dict.fromkeys(_spread(np.arange(M), PROBES * count).tolist())
+    kept = {row.tobytes() for replay in (run.replay, run.held_out) for row in _frames(replay)}
+    T, obs = run.world_model.backbone.context, env.reset(seed=collected["seed"])[0]
+    first = np.ones(N, bool)
+    past: list[tuple] = []  # (obs, action, reward, first) of the last T vector steps
+    probes: list[Start] = []
+    for t in range(M):
+        i = t % N
+        past.append((obs, log[t], first))
+        past = past[-T:]
+        if t in wanted and not env._ended[i] and obs[i].tobytes() in kept:
+            steps = _this_episode(_steps([(o[i], a[i], f[i]) for o, a, f in past]))
+            game = RealGame(copy.deepcopy(env.games[i]), tuple(env.actions))
+            probes.append(Start(f"vector step {t:,}, game {i + 1}", steps, game))
+        first = env._ended.copy()  # the step that comes next begins an episode
+        obs = env.step(log[t])[0]
+    return [probes[i] for i in _spread(np.arange(len(probes)), count)]
+
+
+def _frames(replay) -> np.ndarray:
+    return replay.frames(np.arange(replay.rows)).numpy() if replay.rows else np.zeros((0, 1), np.uint8)
+
+
+def _steps(rows: list[tuple[np.ndarray, int, bool]]) -> Steps:
+    """(frame, action, first) of T consecutive steps -> Steps (1, T); nobody has acted on the last."""
+    T = len(rows)
+    obs = torch.from_numpy(np.stack([row[0] for row in rows]))[None]
+    action = torch.tensor([[int(row[1]) for row in rows]])
+    action[0, -1] = 0
+    first = torch.tensor([[bool(row[2]) for row in rows]])
+    acted = torch.ones(1, T, dtype=torch.bool)
+    acted[0, -1] = False
+    no = torch.zeros(1, T, dtype=torch.bool)
+    return Steps(obs, action, torch.zeros(1, T), no, no, first, acted, ~no)
+
+
+def _spread(values: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` of the values, evenly."""
+    return (
+        values[np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int))]
+        if len(values)
+        else values
+    )
