@@ -1,19 +1,20 @@
-"""Tier B: what a model says at branches, against brute force over all frames of a tiny one; MinAtar copied and gone on with."""
+"""Tier B: what a model says at branches, against brute force over all frames of a tiny one; simulators."""
 
-import copy
 import itertools
 import json
 import math
 import re
 import time
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
 
 from tokenworld import cli
-from tokenworld.envs import minatar
-from tokenworld.evaluation import branch_fidelity, branch_probe, cloned, film_probe, paired
+from tokenworld.evaluation import branch_fidelity, branch_probe, film_probe, paired, replayed
+from tokenworld.evaluation.simulator import simulator_of
+from tokenworld.evaluation.simulators import MinAtar
 from tokenworld.interfaces import UserError
 from tokenworld.world_model import WorldModel, frames_as_steps
 
@@ -138,56 +139,28 @@ def test_rollouts_share_actions_and_real_ones_differ_by_chance_only():
     assert np.ptp(rolled.real, axis=1).max() > 0 and not np.array_equal(rolled.real, rolled.second)
 
 
-# -------------------------------------------------------------------------------------------------------------- MinAtar
-
-
-def test_a_copied_game_shows_what_the_environment_shows():
-    simulator = cloned.MinAtar(id="MinAtar/Breakout-v1", sticky=0.3)
-    env = minatar.make(id="MinAtar/Breakout-v1", num_envs=1, sticky=0.3)
-    assert np.array_equal(simulator.reset(5), env.reset(seed=5)[0][0])
-    for a in np.random.default_rng(0).integers(simulator.actions, size=60).tolist():
-        obs, reward, ended = simulator.step(a)
-        real, r, terminated, _, _ = env.step(np.array([a]))
-        assert np.array_equal(obs, real[0]) and (reward, ended) == (r[0], terminated[0])
-        if ended:
-            break
-        here = simulator.snapshot()
-        simulator.step(0)  # elsewhere, and back
-        assert np.array_equal(simulator.restore(here), real[0])
-
-
-def test_common_random_numbers_and_other_ones():
-    simulator = cloned.MinAtar(id="MinAtar/SpaceInvaders-v1", sticky=0.5)
-    simulator.reset(0)
-    for _ in range(10):
-        simulator.step(1)
-    here, seen = simulator.snapshot(), []
-    for k in (0, 0, *range(1, 12)):
-        simulator.restore(here)
-        simulator.reseed(k)
-        seen.append(b"".join(simulator.step(2)[0].tobytes() for _ in range(6)))
-    assert seen[0] == seen[1] and len(set(seen)) > 1
+# ----------------------------------------------------------------------------------------------------------- simulators
 
 
 def test_a_simulator_that_forgets_is_refused():
-    class Leaky(cloned.MinAtar):
+    class Leaky(MinAtar):
         """Keeps the action that a sticky step repeats outside its snapshot."""
 
         def restore(self, x):
-            last = self.games.games[0].last_action
-            self.games = copy.deepcopy(x)
-            self.games.games[0].last_action = last
-            return self.games._obs()[0]
+            last = self.game.last_action
+            obs = super().restore(x)
+            self.game.last_action = last
+            return obs
 
     with pytest.raises(UserError, match="cannot be branched"):
         Leaky(id="MinAtar/Breakout-v1", sticky=0.9)
-    with pytest.raises(UserError, match="expected an Atari or a MinAtar game"):
-        cloned.simulator_of({"_target_": "tokenworld.envs.gym.make", "id": "ALE/Pong-v5"})
+    with pytest.raises(UserError, match="expected env._target_ tokenworld.envs.atari.make"):
+        simulator_of({"_target_": "tokenworld.envs.gym.make", "id": "ALE/Pong-v5"})
 
 
 def test_the_simulator_of_an_atari_recipe_lists_its_branches():
     env = {"_target_": "tokenworld.envs.atari.make", "id": "ALE/Breakout-v5", "sticky": 0.25, "max_steps": 100}
-    simulator = cloned.simulator_of(env)
+    simulator = simulator_of(env)
     place = branch_probe.places(simulator, 1, 2, math.inf)[0]
     listed = simulator.branches(place.snapshot, 1)
     assert simulator.exact and 1 <= len(listed) <= 5 and sum(p for p, *_ in listed) == pytest.approx(1)
@@ -222,3 +195,57 @@ def test_branch_states_are_compared_one_by_one(tmp_path):
     rows = {row.metric: row for row in paired.compare(tmp_path / "a", tmp_path / "b").rows}
     for id in ("M2.dcal_joint", "M2.dh", "M3.kl", "M3.missed", "M5.branch_hazard_error", "M6.shuffled", "M7.spurious"):
         assert "unpaired" not in rows[id].note and rows[id].difference == 0, rows[id]
+
+
+# ------------------------------------------------------------------------------------------------------- played again
+
+
+class Roll(gymnasium.Env):
+    """A die: its eyes are the picture; action 1 adds one. `outside` rolls it with numbers that no seed repeats."""
+
+    observation_space = gymnasium.spaces.Box(0, 255, (4, 4), np.uint8)
+    action_space = gymnasium.spaces.Discrete(2)
+
+    def __init__(self, outside=False):
+        self.outside = np.random.default_rng() if outside else None
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        return self.look(0), {}
+
+    def step(self, action):
+        eyes = (self.outside or self.np_random).integers(6) + 10 * action
+        return self.look(eyes), float(action), False, False, {}
+
+    def look(self, eyes):
+        return np.full((4, 4), eyes, np.uint8)
+
+
+gymnasium.register("Roll-v0", Roll, max_episode_steps=50)
+
+
+def test_an_environment_is_branched_by_playing_it_again():
+    simulator = simulator_of({"_target_": "tokenworld.envs.gym.make", "id": "Roll-v0"})
+    assert isinstance(simulator, replayed.Replay) and not simulator.exact and simulator.branches(None, 0) is None
+    simulator.reset(3)
+    path = [simulator.step(a)[0].copy() for a in (0, 1, 0)]
+    here = simulator.snapshot()
+    simulator.reset(9)
+    assert np.array_equal(simulator.restore(here), path[-1])
+    drawn = []
+    for k in (0, 0, *range(1, 30)):
+        simulator.restore(here)
+        simulator.reseed(k)
+        drawn.append(int(simulator.step(1)[0][0, 0, 0]))
+    assert drawn[0] == drawn[1] and set(drawn) == set(range(10, 16))  # the six eyes, and one more
+    simulator.restore(here)
+    simulator.reseed(5)
+    seen = [simulator.step(0)[0].copy() for _ in range(3)]
+    later = simulator.snapshot()  # holds the reseeding
+    assert np.array_equal(simulator.restore(later), seen[-1])
+
+
+def test_what_no_seed_repeats_cannot_be_played_again():
+    gymnasium.register("Outside-v0", lambda: Roll(outside=True), max_episode_steps=50)
+    with pytest.raises(UserError, match="Outside-v0 cannot be branched: "):
+        simulator_of({"_target_": "tokenworld.envs.gym.make", "id": "Outside-v0"})

@@ -11,9 +11,9 @@ from tokenworld.building import opened
 from tokenworld.envs import known_world
 from tokenworld.envs.known_world import DOOR, LEFT, RIGHT, STAY, TILES, USE, World
 from tokenworld.evaluation import branch_probe, findings, known, known_numbers, pair_probe, planted, response
-from tokenworld.evaluation.cloned import simulator_of
 from tokenworld.evaluation.evaluate import tier_b
 from tokenworld.evaluation.planted import DEFECTS, oracle, world
+from tokenworld.evaluation.simulator import simulator_of
 from tokenworld.evaluation.tabular import Tabular
 from tokenworld.interfaces import Steps
 from tokenworld.tokenizers.nearest import NearestPatches

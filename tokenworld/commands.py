@@ -17,8 +17,8 @@ from tokenworld.building import built, device_of, env_of, meta_of, new_run, open
 from tokenworld.data.collect import Collector, random_act
 from tokenworld.data.episodes import EpisodeWriter, describe
 from tokenworld.evaluation import paired, summary
-from tokenworld.evaluation.cloned import simulator_of
 from tokenworld.evaluation.report import Report, write
+from tokenworld.evaluation.simulator import simulator_of
 from tokenworld.interfaces import UserError
 from tokenworld.log import Log
 from tokenworld.run import Run

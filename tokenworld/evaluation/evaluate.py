@@ -116,7 +116,7 @@ def tier_a(
 def tier_b(
     world_model: WorldModel, simulator, *, states: int, budget: float, seed: int = 0, names: Sequence[str] = ()
 ) -> tuple[list[Metric], dict[str, Any]]:
-    """Metrics at `states` branch states of a simulator (see `cloned.py`), under random play, and arrays for pictures.
+    """Metrics at `states` branch states of a simulator (see `branchable.py`), under random play, and arrays for pictures.
     `names`: of the actions.
 
     Two thirds of `budget` seconds are for the branches, the rest for rollouts; what does not fit is left out, and counted.

@@ -1,4 +1,4 @@
-"""Simulators that can be branched: the same state, continued again and again (tier B of the evaluation).
+"""Atari and MinAtar as simulators that can be branched (see `branchable.py`).
 
 What was learnt the hard way about cloning, and is dealt with here:
 - ALE's snapshots leave out the action that a sticky step repeats, so what ran before a restore leaks into what comes after.
@@ -7,7 +7,6 @@ What was learnt the hard way about cloning, and is dealt with here:
 - The screen is the old one after a restore, until a frame has run: every snapshot brings its observation along.
 - Wrappers (frame stacks, lives, max-pooling, step limits) are outside a snapshot: there are none here. Frames are made by
   pure functions and equal those of `tokenworld.envs` bit for bit. There is no step limit: nothing is truncated.
-Every adapter tests itself when it is made, and refuses to be made if a clone does not go on as the original does.
 
     C channels · H, W image · A actions
 """
@@ -18,91 +17,13 @@ import copy
 import hashlib
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from tokenworld.envs import atari, minatar
+from tokenworld.evaluation.branchable import ENDED, Array, Branch, self_test
 from tokenworld.interfaces import UserError
-
-Array = np.ndarray
-Branch = tuple[float, Array, float, bool]  # probability, obs (C, H, W) uint8, reward, terminated
-ENDED = "the episode has ended: restore or reset before the next step"
-
-
-class Branchable(Protocol):
-    """A simulator whose state can be kept and returned to: obs (C, H, W) uint8, actions 0..A-1."""
-
-    exact: bool  # `branches` enumerates; if not, draw: restore, reseed, step
-    actions: int  # A
-
-    def reset(self, seed: int | None = None) -> Array:
-        """The first obs of an episode: of a new, seeded game, or of what comes after the last episode."""
-
-    def snapshot(self) -> Any:
-        """Everything that the future depends on, and the current obs."""
-
-    def restore(self, x: Any) -> Array:
-        """Return to a snapshot, as often as wanted; its obs. Randomness goes on as in the snapshot until `reseed`."""
-
-    def step(self, a: int) -> tuple[Array, float, bool]:
-        """Obs, reward, terminated. Raises `ValueError` after the end of an episode."""
-
-    def reseed(self, k: int) -> None:
-        """Let all randomness to come depend on k alone: equal k are common random numbers."""
-
-    def branches(self, x: Any, a: int) -> list[Branch] | None:
-        """All that can come of action a in snapshot x, or None if that cannot be listed; leaves the simulator as it is."""
-
-    def state_hash(self) -> int:
-        """64 bits of the state, without its randomness: equal for states with the same possible futures."""
-
-
-def self_test(simulator: Branchable, name: str, rounds: int = 10, steps: int = 20) -> None:
-    """Clone, run `steps` random steps in original and clone, compare; from `rounds` states. Raises `UserError` if they differ.
-
-    Between the two other actions run, so that what a restore forgets is not by chance what it was. Where branches are listed,
-    what happens must be among them.
-    """
-    rng = np.random.default_rng(0)
-    simulator.reset(1)
-    for round in range(rounds):
-        now = _play(simulator, rng.integers(0, simulator.actions, 7))[-1]
-        actions = rng.integers(0, simulator.actions, steps)
-        x = simulator.snapshot()
-        listed = simulator.branches(x, int(actions[0]))
-        simulator.reseed(round)
-        original = [now, *_play(simulator, actions)]
-        _play(simulator, np.full(3, rng.integers(simulator.actions)))
-        clone = [(simulator.restore(x), *now[1:3], simulator.state_hash())]
-        simulator.reseed(round)
-        clone += _play(simulator, actions)
-        for t, (one, two) in enumerate(zip(original, clone, strict=False)):
-            for what, u, v in zip(("observation", "reward", "end", "state"), one, two, strict=True):
-                if not np.array_equal(u, v):
-                    raise UserError(
-                        f"{name} cannot be branched: {t} steps after a snapshot the {what} of a clone differs from the "
-                        "original's, expected the same; use another version of its package, or do without a simulator"
-                    )
-        if listed is not None:
-            obs, reward, terminated, _ = original[1]
-            found = any(np.array_equal(obs, o) and (reward, terminated) == (r, e) for _, o, r, e in listed)
-            if not found or abs(sum(p for p, *_ in listed) - 1) > 1e-9:
-                raise UserError(
-                    f"{name} cannot be branched: a step gave what is not among its {len(listed)} listed branches, expected one "
-                    "of them; use another version of its package, or do without a simulator"
-                )
-
-
-def _play(simulator: Branchable, actions: Array) -> list[tuple[Array, float, bool, int]]:
-    """Take actions, through the ends of episodes: obs, reward, terminated and hash of all steps and of all first frames."""
-    path = []
-    for a in actions.tolist():
-        path.append((*simulator.step(a), simulator.state_hash()))
-        if path[-1][2]:
-            path.append((simulator.reset(len(path)), 0.0, False, simulator.state_hash()))
-    return path
-
 
 # ---- Atari
 

@@ -24,7 +24,7 @@ class World(Protocol):
 
 
 class Tabular:
-    """A world as a simulator to branch (see `cloned.py` for its methods); a snapshot is the state's number and the random
+    """A world as a simulator to branch (see `branchable.py` for its methods); a snapshot is the state's number and the random
     stream, so that there is nothing a clone could lose. scripted: questions of its own, (world model, this simulator, deadline,
     seed) -> metrics, pictures."""
 
