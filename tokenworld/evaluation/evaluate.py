@@ -17,6 +17,7 @@ import torch
 from tokenworld.data.episodes import read_episodes, read_meta
 from tokenworld.data.replay import Replay
 from tokenworld.evaluation import (
+    agent_probe,
     arrow,
     branch_probe,
     codelength,
@@ -114,10 +115,11 @@ def tier_a(
 
 
 def tier_b(
-    world_model: WorldModel, simulator, *, states: int, budget: float, seed: int = 0, names: Sequence[str] = ()
-) -> tuple[list[Metric], dict[str, Any]]:
+    world_model: WorldModel, simulator, *, states: int, budget: float, seed: int = 0, names: Sequence[str] = (), policy=None,
+    support: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> tuple[list[Metric], dict[str, Any]]:  # fmt: skip
     """Metrics at `states` branch states of a simulator (see `branchable.py`), under random play, and arrays for pictures.
-    `names`: of the actions.
+    `names`: of the actions · policy: with it a quarter as many states of its play, for M8 · support: as `agent_probe.gaps`.
 
     Two thirds of `budget` seconds are for the branches, the rest for rollouts; what does not fit is left out, and counted.
     """
@@ -130,7 +132,7 @@ def tier_b(
         return [absent("M3.kl", "KL divergence of the next frame", reason, tier="B")], {}
     branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3, seed)
     metrics: list[Metric] = []
-    for measure in (dispersion, branch_fidelity, counterfactual_effects, causal_gap, at_branches):
+    for measure in (dispersion, branch_fidelity, counterfactual_effects, at_branches):
         metrics += _timed(lambda measure=measure: _at(branches.hash, measure(branches)))
     pictures: dict[str, Any] = {"effects": effect_matrices(branches) | {"actions": names}, "plane": _plane(metrics)}
     pictures["filmstrips"] = film_probe.worst(world_model, simulator, places, branches, names, began + budget * 0.75, seed)
@@ -144,6 +146,14 @@ def tier_b(
     pictures["distance"] = distance_curves(rolled)
     if not (rolled.alive_real.all() and rolled.alive_model.all()):
         pictures["survival"] = outcomes.survival_curves(rolled)
+    if policy is None:
+        metrics += _at(branches.hash, causal_gap(branches))
+    else:
+        more, drawn = agent_probe.gaps(
+            world_model, policy, simulator, branches, count=max(8, states // 4), context=context, deadline=began + budget,
+            support=support, seed=seed,
+        )  # fmt: skip
+        metrics, pictures = metrics + more, pictures | drawn
     two = pair_probe.pairs(world_model, simulator, places, branches, began + budget, seed)
     if two is not None:
         metrics += _timed(lambda: state_identity(two))

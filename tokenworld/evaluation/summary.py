@@ -18,6 +18,7 @@ from tokenworld import viz
 from tokenworld.data.collect import random_act
 from tokenworld.data.replay import Replay
 from tokenworld.evaluation import codelength
+from tokenworld.evaluation.agent_probe import support_of
 from tokenworld.evaluation.dynamics import dynamics_metrics
 from tokenworld.evaluation.evaluate import held_out_of, tier_a, tier_b, tier_c
 from tokenworld.evaluation.findings import findings, verdict
@@ -127,7 +128,10 @@ def assess(
     if simulator is not None:
         left = end - time.monotonic() - each * policies
         names = run.meta.get("action_meanings") or ()
-        more, drawn = tier_b(run.world_model, simulator, states=states, budget=left, seed=seed, names=names)
+        policy = run.policy if run.count["policy"] else None
+        more, drawn = tier_b(
+            run.world_model, simulator, states=states, budget=left, seed=seed, names=names, policy=policy, support=_support(run)
+        )
         metrics, pictures = metrics + more, pictures | drawn
     if policies:
         policy = run.policy if run.count["policy"] else None
@@ -147,6 +151,15 @@ def assess(
         pictures=pictures,
         state=state,
     )
+
+
+def _support(run):
+    """How often the training data hold a frame's codes with an action; None without training data."""
+    if not run.replay.steps:
+        return None
+    rows = np.arange(run.replay.rows)[None]
+    steps, codes = run.replay.gather(rows, frames=False), run.codes(run.replay, rows).indices[0].cpu().numpy()
+    return support_of(codes, steps.action[0].numpy(), steps.acted[0].numpy(), run.world_model.shapes.actions)
 
 
 def _chosen(metrics: list[Metric], only: list[str]) -> list[Metric]:
