@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tokenworld import cli
+from tokenworld.evaluation import evaluate
 from tokenworld.evaluation import policy_probe as probe
 from tokenworld.evaluation.report import read
 from tokenworld.interfaces import Codes, View
@@ -120,6 +121,8 @@ def run(tmp_path_factory):
 def test_the_command_ranks_policies(run, tmp_path, monkeypatch, capsys):
     for name, small in (("EPISODES", 4), ("HORIZON", 8), ("PLANNED", 3), ("CANDIDATES", 4), ("DEPTH", 3)):
         monkeypatch.setattr(probe, name, small)
+    played, measure = [], evaluate.policy_agreement
+    monkeypatch.setattr(evaluate, "policy_agreement", lambda values: played.append(values.names) or measure(values))
     words = ["evaluate", str(run), "tier=C", "states=2", "frames=100", "device=cpu", "metrics=M12,M13.optimism"]
     assert cli.main([*words, f"out={tmp_path / 'report'}"]) == 0
     report, _ = read(tmp_path / "report")
@@ -128,7 +131,12 @@ def test_the_command_ranks_policies(run, tmp_path, monkeypatch, capsys):
     assert set(found) == {f"M12.{name}" for name in ranks} | {"M13.optimism"}
     assert all(metric["experimental"] and metric["tier"] == "C" for metric in found.values())
     assert found["M13.optimism"]["n_samples"] == 6 and report["capabilities"]["C"] == "policies that play"
+    assert cli.main([*words, f"policies={run}", f"out={tmp_path / 'more'}"]) == 0
+    assert played[1] == (str(run), *played[0])
     capsys.readouterr()
+    for word, told in (("policies=/nowhere", "nowhere"), ("tier=B", "add tier=C")):
+        assert cli.main([*words, f"policies={run}", word, f"out={tmp_path / 'other'}"]) == 2
+        assert told in capsys.readouterr().err
     assert cli.main([*words[:-1], "metrics=M77", f"out={tmp_path / 'other'}"]) == 2
     assert "metrics=M77 is none of this tier's numbers: did you mean M7" in capsys.readouterr().err
 

@@ -119,7 +119,7 @@ examples
 
   --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
     "evaluate": """tokenworld evaluate RUN [tier=A|B|C] [data=DIR] [frames=2000] [states=200] [budget=MINUTES] [metrics=ID,ID]
-                    [seed=0] [out=RUN/evaluation] [device=auto]
+                    [policies=RUN,RUN] [seed=0] [out=RUN/evaluation] [device=auto]
 
 Measures the run's world model on held-out episodes (its own, or the test episodes of data=DIR; where there are none, all of
 them), without a policy and without the real environment: what the tokenizer loses, code lengths beside simple predictors,
@@ -127,8 +127,9 @@ calibration, heed of actions, rewards, terminations, and how long a dream stays 
 interval over episodes; what could not be measured is in the report with the reason. Writes report.json, states.npz and
 report.html, one file that opens without a network.
 
-tier=B also branches the simulator (Atari, MinAtar): from the same states every action is taken, and what can come of it is
-held against what the model says: impossible frames, missed ones, the effects of actions, whole futures.
+tier=B also branches the simulator (Atari, MinAtar, the known world; others are played again from their seed): from the same
+states every action is taken, and what can come of it is held against what the model says: impossible frames, missed ones, the
+effects of actions, whole futures, the run's policy beside another agent.
 tier=C also lets some twenty policies play (the run's own, mixed with random actions in many shares, and constant ones), really
 and in dreams: does the model order them as the world does, and what does a planner without learning lose by planning in it?
 
@@ -140,6 +141,7 @@ examples
 
   frames=2000        held-out frames to measure on
   states=200         states to branch from (tier B)
+  policies=          runs whose policies play along (tier C); they must look at pixels, or share this run's tokenizer
   metrics=           only these numbers, or rows of them; default: all of the tier
   budget=3           minutes (10 with a simulator); what does not fit is reported as skipped, or done at fewer states
   --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
@@ -215,7 +217,7 @@ RECIPE_KEYS = {
     "show": ("recipe", "overlay"),
 }
 RUN_KEYS = {
-    "evaluate": ("out", "data", "tier", "frames", "states", "budget", "metrics", "seed", "device"),
+    "evaluate": ("out", "data", "tier", "frames", "states", "budget", "metrics", "policies", "seed", "device"),
     "score": ("episodes", "seed", "device"),
     "dream": ("out", "steps", "seed", "data", "device"),
     "play": ("port", "data", "device"),

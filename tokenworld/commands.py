@@ -17,7 +17,7 @@ from tokenworld.building import built, device_of, env_of, meta_of, new_run, open
 from tokenworld.data.collect import Collector, random_act
 from tokenworld.data.episodes import EpisodeWriter, describe
 from tokenworld.evaluation import paired, summary
-from tokenworld.evaluation.report import Report, write
+from tokenworld.evaluation.report import Report, fingerprint, write
 from tokenworld.evaluation.simulator import simulator_of
 from tokenworld.interfaces import UserError
 from tokenworld.log import Log
@@ -138,6 +138,8 @@ def evaluate(out: str, keys: dict) -> Report:
     if folder.exists() and any(folder.iterdir()) and not (folder / "report.json").is_file():
         raise UserError(f"{folder} holds something else than a report, nothing is overwritten: choose another out=DIR")
     tier, only = keys.get("tier", "A"), keys.get("metrics")
+    if "policies" in keys and tier != "C":
+        raise UserError(f"policies= play in tier C, got tier={tier}: add tier=C")
     simulator = None
     try:
         simulator = simulator_of(cfg["env"]) if tier in "BC" else None
@@ -146,15 +148,34 @@ def evaluate(out: str, keys: dict) -> Report:
             raise
         run.log.say(f"{error}; policies are measured all the same")
     minutes, frames, seed = keys.get("budget", 10 if simulator else 3), keys.get("frames", 2000), keys.get("seed", 0)
+    others = _policies(run, keys["policies"]) if "policies" in keys else {}
     report = summary.assess(
         run, frames=frames, budget=60.0 * minutes, seed=seed, data=keys.get("data"), simulator=simulator,
-        states=keys.get("states", 200), policies=tier == "C", only=only.split(",") if only else None,
+        states=keys.get("states", 200), policies=others if tier == "C" else None,
+        only=only.split(",") if only else None,
     )  # fmt: skip
     write(report, folder)
     print(report.verdict)
     measured = sum(metric.value is not None for metric in report.metrics)
     run.log.say(f"{measured} of {len(report.metrics)} numbers measured: {folder}/report.html")
     return report
+
+
+def _policies(run: Run, folders: str) -> dict[str, Any]:
+    """The policies of other runs, by name. Raises UserError for one that could not see this run's frames."""
+    found = {}
+    for folder in folders.split(","):
+        other, *_ = opened(folder, {})
+        if not other.count["policy"]:
+            raise UserError(f"policies={folder} has no trained policy: expected a run of `tokenworld train` or `train policy`")
+        same = fingerprint(other.world_model.tokenizer) == fingerprint(run.world_model.tokenizer)
+        if other.world_model.shapes.actions != run.world_model.shapes.actions or other.policy.needs_h:
+            why = "reads its own world model's summary" if other.policy.needs_h else "has other actions"
+            raise UserError(f"policies={folder} cannot play here, its policy {why}: expected one that looks at codes or pixels")
+        if not (same or other.policy.needs_pixels):
+            raise UserError(f"policies={folder} reads codes of another tokenizer: expected this run's, or a policy on pixels")
+        found[folder] = other.policy
+    return found
 
 
 def compare(a: str, b: str, metrics: list[str] | None) -> int:

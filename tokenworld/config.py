@@ -50,6 +50,7 @@ CLI_KEYS: dict[str, Any] = {
     "states": int,
     "tier": Literal["A", "B", "C"],
     "metrics": str,
+    "policies": str,
     "device": Literal["auto", "cpu", "cuda", "mps"],
     "precision": Literal["fp32", "bf16"],
     "load.tokenizer": str,

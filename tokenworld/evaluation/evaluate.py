@@ -168,11 +168,12 @@ def _told_apart(rolled) -> list[Metric]:
     return [replace(metric, tier="B") for metric in proxies.c2st_by_length(rolled)]
 
 
-def tier_c(world_model: WorldModel, policy, make_env, simulator=None, *, budget: float, seed: int = 0):
-    """M12 and M13 of the run's policy (or None) and of those made from it, in `budget` seconds; arrays for a picture."""
+def tier_c(world_model: WorldModel, policy, make_env, simulator=None, *, others: dict, budget: float, seed: int = 0):
+    """M12 and M13 of the run's policy (or None), of those made from it, and of `others` by name, in `budget` seconds; arrays
+    for a picture."""
     world_model.eval()
     values = policy_probe.policy_values(
-        world_model, policy, make_env, simulator, deadline=time.monotonic() + budget, seed=seed
+        world_model, policy, make_env, simulator, others=others, deadline=time.monotonic() + budget, seed=seed
     )
     if values is None:
         reason = f"the budget of {budget:.0f} s was over before three policies had played"

@@ -9,7 +9,7 @@ Rewards count by their sign, as the model predicts them.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,14 +69,15 @@ def policies_of(policy, actions: int) -> dict[str, Mixed]:
 
 
 def policy_values(
-    world_model: WorldModel, policy, make_env: Callable[[int], Any], simulator=None, *, deadline: float, seed: int = 0
-) -> PolicyValues | None:
-    """Returns of all policies, and of the planner where there is a simulator to plan in; whole policies until the deadline
-    passes, None if there was time for fewer than three."""
+    world_model: WorldModel, policy, make_env: Callable[[int], Any], simulator=None, *, others: Mapping[str, Any],
+    deadline: float, seed: int = 0,
+) -> PolicyValues | None:  # fmt: skip
+    """Returns of `others` by name, of all policies made from `policy`, and of the planner where there is a simulator for it;
+    whole policies until the deadline passes, None if there was time for fewer than three."""
     env = make_env(EPISODES)
     names, real, model = [], [], []
     starts = torch.from_numpy(env.reset(seed=seed + 77)[0])
-    for name, one in policies_of(policy, world_model.shapes.actions).items():
+    for name, one in {**others, **policies_of(policy, world_model.shapes.actions)}.items():
         if time.monotonic() > deadline:
             break
         names.append(name)

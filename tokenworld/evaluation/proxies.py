@@ -62,7 +62,7 @@ def c2st_by_length(rollouts: Rollouts, lengths: Sequence[int] = (1, 2, 4, 8)) ->
         parts = []
         for clips, alive in ((rollouts.real, rollouts.alive_real), (rollouts.model, rollouts.alive_model)):
             lives = alive[:, :, L - 1]
-            parts += [clips[:, :, :L][lives].reshape(int(lives.sum()), -1),
+            parts += [clips[:, :, :L][lives].reshape(int(lives.sum()), L * clips.shape[-1]),
                       np.repeat(rollouts.cluster, lives.shape[1])[lives.ravel()]]  # fmt: skip
         found += c2st(*parts, id=f"M15.c2st@{L}", name=f"Real and imagined clips of {L} frames told apart")
     return found

@@ -110,10 +110,11 @@ def code_counts(run) -> codelength.CodeCounts:
 
 def assess(
     run, *, frames: int, budget: float, seed: int = 0, data: str | None = None, simulator=None, states: int = 200,
-    policies: bool = False, only: list[str] | None = None,
+    policies: dict[str, Any] | None = None, only: list[str] | None = None,
 ) -> Report:  # fmt: skip
     """The evaluation of a run's world model on its held-out episodes, or on those of the folder `data` (tier A), and at
-    `states` states of a `simulator` (tier B), if one is given, and on what policies earn (tier C), if `policies`.
+    `states` states of a `simulator` (tier B), if one is given, and on what policies earn (tier C), if `policies` is a dict
+    (of further ones, by name).
 
     frames: about so many held-out frames · budget: seconds; a tier leaves to the next what it does not use. `only`: the
     numbers whose ids begin with one of these are reported. Raises UserError where there is nothing to measure on, and for an
@@ -121,21 +122,21 @@ def assess(
     """
     held_out = run.held_out if data is None else held_out_of(data, run.meta)
     counts = code_counts(run) if run.replay.steps else None
-    end, each = time.monotonic() + budget, budget / (1 + (simulator is not None) + policies)
+    policy = run.policy if run.count["policy"] else None
+    end, each = time.monotonic() + budget, budget / (1 + (simulator is not None) + (policies is not None))
     metrics, pictures, state = tier_a(
         run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=each, seed=seed
     )
     if simulator is not None:
-        left = end - time.monotonic() - each * policies
+        left = end - time.monotonic() - each * (policies is not None)
         names = run.meta.get("action_meanings") or ()
-        policy = run.policy if run.count["policy"] else None
         more, drawn = tier_b(
             run.world_model, simulator, states=states, budget=left, seed=seed, names=names, policy=policy, support=_support(run)
         )
         metrics, pictures = metrics + more, pictures | drawn
-    if policies:
-        policy = run.policy if run.count["policy"] else None
-        more, drawn = tier_c(run.world_model, policy, run.make_env, simulator, budget=end - time.monotonic(), seed=seed)
+    if policies is not None:
+        left = end - time.monotonic()
+        more, drawn = tier_c(run.world_model, policy, run.make_env, simulator, others=policies, budget=left, seed=seed)
         metrics, pictures = metrics + more, pictures | drawn
     if only is not None:
         metrics = _chosen(metrics, only)
@@ -147,7 +148,7 @@ def assess(
         verdict=verdict(metrics, found),
         provenance=provenance(run) | {"data": source, "seed": seed, "frames": frames},
         capabilities={"A": "held-out episodes", "B": _branched(simulator),
-                      "C": "policies that play" if policies else None},
+                      "C": "policies that play" if policies is not None else None},
         pictures=pictures,
         state=state,
     )
