@@ -302,7 +302,7 @@ ORIGIN = {"origin": "http://127.0.0.1:8642"}
 @pytest.fixture
 def client(dream):
     pytest.importorskip("starlette")
-    pytest.importorskip("httpx")
+    pytest.importorskip("httpx2")
     from starlette.testclient import TestClient
 
     return TestClient(server.make_app(dream, TOKEN), base_url="http://127.0.0.1:8642")
