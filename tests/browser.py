@@ -19,7 +19,14 @@ class Browser:
     def __init__(self, profile: Path):
         from websockets.sync.client import connect  # the file is also imported where it is not installed
 
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-dev-shm-usage", "--mute-audio"]
+        flags = [
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--no-first-run",
+            "--disable-dev-shm-usage",
+            "--hide-scrollbars",
+        ]
         command = [CHROMIUM, *flags, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         port = wait_for(lambda: (profile / "DevToolsActivePort").read_text().splitlines(), 30)
@@ -69,7 +76,9 @@ class Browser:
     def screenshot(self, path: Path, width: int, height: int):
         self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         time.sleep(0.3)
-        assert self.eval("document.documentElement.scrollWidth <= innerWidth"), f"the page is wider than {width} pixels"
+        assert self.eval("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), (
+            f"the page is wider than {width} pixels"
+        )
         path.write_bytes(base64.b64decode(self("Page.captureScreenshot", captureBeyondViewport=True)["data"]))
 
     def close(self):
