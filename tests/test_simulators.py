@@ -75,8 +75,9 @@ class Sticky:
         self.ale.setFloat("repeat_action_probability", STICKY)
         self.ale.setInt("random_seed", 7)
         self.ale.loadROM(simulator._rom)
-        while not self.ale.game_over():
-            self.ale.act(0 if self.ale.getFrameNumber() % 40 else 1)
+        rng = np.random.default_rng(0)
+        while not self.ale.game_over():  # at random: in some games nothing ever happens to who does nothing
+            self.ale.act(simulator.action_set[int(rng.integers(simulator.actions))])
         self.over = self.ale.cloneState()
 
     def draw(self, x, a):
