@@ -283,6 +283,15 @@ def test_longer_clips_are_easier_to_tell_apart():
     assert abs(found["M15.c2st@1"].value - 0.5) < 0.1 and found["M15.c2st@8"].value > 0.9
 
 
+def test_clips_that_no_rollout_lives_to_see_are_not_compared():
+    rng, alive = np.random.default_rng(0), np.ones((20, 3, 4), bool)
+    alive[:, :, 2:] = False
+    frames = [rng.normal(size=(20, 3, 4, 2)) for _ in range(3)]
+    record = Rollouts(np.arange(20), *frames, np.zeros((20, 2)), np.ones_like(alive), alive)
+    found = by_id(proxies.c2st_by_length(record, (1, 4)))
+    assert found["M15.c2st@1"].value is not None and found["M15.c2st@4"].status == "not_applicable"
+
+
 def test_disagreement_self_consistency_and_coverage_by_hand():
     q = np.array([[[1.0, 0]], [[0.0, 1]]]).repeat(20, 1)  # two models, sure of different codes
     assert proxies.disagreement(q, np.arange(20))[0].value == 1

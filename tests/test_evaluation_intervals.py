@@ -154,6 +154,27 @@ def test_rank_correlations_by_hand_and_against_scipy():
         assert ranking.ranks(a)[i] == pytest.approx(stats.rankdata(a[i]))
 
 
+def test_few_clusters_widen_an_interval_as_students_t_does():
+    drawn = np.random.default_rng(0).normal(size=400_000)
+    low, high = intervals.percentile(drawn, clusters=10)
+    wide = 2.262 * math.sqrt(10 / 9)  # t of 9 degrees of freedom; the bootstrap's own spread is too small by the root
+    assert high == pytest.approx(wide, abs=0.03) and low == pytest.approx(-wide, abs=0.03)
+    assert intervals.percentile(drawn) == pytest.approx((-1.96, 1.96), abs=0.02)
+
+
+def test_a_share_of_clustered_rows_counts_them_as_fewer():
+    """Rows alone: Wilson's interval; clusters of ten alike: that of a tenth of the rows, about; no variance: of all rows."""
+    rng = np.random.default_rng(0)
+    hit, asked = rng.random(4000) < 0.3, np.ones(4000, bool)
+    low, high = intervals.clustered_wilson(hit, asked, np.arange(4000))
+    assert (low, high) == pytest.approx(intervals.wilson(hit.sum(), 4000), abs=0.003)
+    blocks, ten = np.repeat(rng.random(400) < 0.3, 10), np.repeat(np.arange(400), 10)
+    low, high = intervals.clustered_wilson(blocks, asked, ten)
+    expected = intervals.wilson(blocks.mean() * 400, 400)
+    assert (low, high) == pytest.approx(expected, abs=0.01)
+    assert intervals.clustered_wilson(np.ones(20), np.ones(20), np.arange(20)) == intervals.wilson(20, 20)
+
+
 def test_student_quantiles():
     stats = pytest.importorskip("scipy.stats")
     for p in (0.6, 0.975, 0.025, 0.999):

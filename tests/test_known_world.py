@@ -151,6 +151,11 @@ def test_sequential_entropy_of_independent_tiles_is_the_joint_one():
     assert np.allclose(known_numbers.sequential_entropy(flat, flat), joint)
 
 
+def test_what_few_episodes_show_of_a_tokenizer_is_underpowered():
+    few, enough = (known_numbers.tokenizer(oracle(), episodes, seed=0) for episodes in (5, 12))
+    assert {m.status for m in few} == {"underpowered"} and {m.status for m in enough} == {"ok"}
+
+
 def test_values_are_those_of_played_returns():
     model, rng = planted.planted("forgets the colour", 0.5), np.random.default_rng(0)
     for policy in (known.policies()["door, 10% random"], known.planned(model)):

@@ -10,6 +10,7 @@ import torch
 from tokenworld import cli
 from tokenworld.evaluation import evaluate
 from tokenworld.evaluation import policy_probe as probe
+from tokenworld.evaluation.explained import EXPLAINED
 from tokenworld.evaluation.report import read
 from tokenworld.interfaces import Codes, View
 
@@ -137,8 +138,18 @@ def test_the_command_ranks_policies(run, tmp_path, monkeypatch, capsys):
     for word, told in (("policies=/nowhere", "nowhere"), ("tier=B", "add tier=C")):
         assert cli.main([*words, f"policies={run}", word, f"out={tmp_path / 'other'}"]) == 2
         assert told in capsys.readouterr().err
+    measured = len(played)
     assert cli.main([*words[:-1], "metrics=M77", f"out={tmp_path / 'other'}"]) == 2
-    assert "metrics=M77 is none of this tier's numbers: did you mean M7" in capsys.readouterr().err
+    assert "metrics=M77 is no number and no row of numbers: did you mean M7" in capsys.readouterr().err
+    assert len(played) == measured and not (tmp_path / "other").exists()  # at once, before anything is measured
+
+
+def test_what_is_asked_for_and_not_measured_is_said(run, tmp_path):
+    assert cli.main(["evaluate", str(run), "frames=100", "metrics=M1.bits,M7", f"out={tmp_path / 'r'}", "device=cpu"]) == 0
+    found = {metric["id"]: metric for metric in read(tmp_path / "r")[0]["metrics"]}
+    effects = {id for id in EXPLAINED if id.startswith("M7.")}
+    assert set(found) == {"M1.bits", *effects} and found["M1.bits"]["value"] is not None
+    assert all(found[id]["status"] == "skipped" and "tier=B" in found[id]["reason"] for id in effects)
 
 
 def test_real_and_dreamt_returns_stop_at_an_end():

@@ -116,6 +116,7 @@ examples
   policy.iterations=3    refits of the plan (cem)
   policy.elites=16       best futures that a refit keeps (cem)
   policy.gamma=0.995     discount per step
+  policy.keep=0.1        share of the last plan in a refit (cem)
 
   --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
     "evaluate": """tokenworld evaluate RUN [tier=A|B|C] [data=DIR] [frames=2000] [states=200] [budget=MINUTES] [metrics=ID,ID]

@@ -131,15 +131,17 @@ def score(out: str, keys: dict) -> dict[str, Any]:
 def evaluate(out: str, keys: dict) -> Report:
     """Measure a run's world model on held-out episodes, with tier=B also at branches of its simulator, with tier=C also on what
     policies earn: report.json, states.npz, report.html and one line."""
+    tier = keys.get("tier", "A")
+    only = summary.chosen_ids(keys["metrics"]) if "metrics" in keys else None
+    if "policies" in keys and tier != "C":
+        raise UserError(f"policies= play in tier C, got tier={tier}: add tier=C")
     run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "data"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to evaluate: expected a run of `train` or `train dynamics`")
     folder = Path(keys.get("out", Path(out) / "evaluation"))
     if folder.exists() and any(folder.iterdir()) and not (folder / "report.json").is_file():
         raise UserError(f"{folder} holds something else than a report, nothing is overwritten: choose another out=DIR")
-    tier, only = keys.get("tier", "A"), keys.get("metrics")
-    if "policies" in keys and tier != "C":
-        raise UserError(f"policies= play in tier C, got tier={tier}: add tier=C")
+    others = _policies(run, keys["policies"]) if "policies" in keys else {}
     simulator = None
     try:
         simulator = simulator_of(cfg["env"]) if tier in "BC" else None
@@ -148,11 +150,10 @@ def evaluate(out: str, keys: dict) -> Report:
             raise
         run.log.say(f"{error}; policies are measured all the same")
     minutes, frames, seed = keys.get("budget", 10 if simulator else 3), keys.get("frames", 2000), keys.get("seed", 0)
-    others = _policies(run, keys["policies"]) if "policies" in keys else {}
     report = summary.assess(
         run, frames=frames, budget=60.0 * minutes, seed=seed, data=keys.get("data"), simulator=simulator,
         states=keys.get("states", 200), policies=others if tier == "C" else None,
-        only=only.split(",") if only else None,
+        only=only,
     )  # fmt: skip
     write(report, folder)
     print(report.verdict)

@@ -21,7 +21,9 @@ from tokenworld.evaluation import codelength
 from tokenworld.evaluation.agent_probe import support_of
 from tokenworld.evaluation.dynamics import dynamics_metrics
 from tokenworld.evaluation.evaluate import held_out_of, tier_a, tier_b, tier_c
+from tokenworld.evaluation.explained import EXPLAINED
 from tokenworld.evaluation.findings import findings, verdict
+from tokenworld.evaluation.measured import absent
 from tokenworld.evaluation.records import Metric
 from tokenworld.evaluation.report import Report, provenance
 from tokenworld.evaluation.returns import episode_returns, mean_ci95
@@ -117,8 +119,7 @@ def assess(
     (of further ones, by name).
 
     frames: about so many held-out frames · budget: seconds; a tier leaves to the next what it does not use. `only`: the
-    numbers whose ids begin with one of these are reported. Raises UserError where there is nothing to measure on, and for an
-    unknown id.
+    ids that are reported. Raises UserError where there is nothing to measure on.
     """
     held_out = run.held_out if data is None else held_out_of(data, run.meta)
     counts = code_counts(run) if run.replay.steps else None
@@ -163,14 +164,22 @@ def _support(run):
     return support_of(codes, steps.action[0].numpy(), steps.acted[0].numpy(), run.world_model.shapes.actions)
 
 
+def chosen_ids(words: str) -> list[str]:
+    """metrics=M7,M12.regret -> the numbers that are named, or whose row is. Raises UserError for a word that names none."""
+    rows = {id.split(".")[0] for id in EXPLAINED}
+    for word in words.split(","):
+        if word not in EXPLAINED and word not in rows:
+            near = difflib.get_close_matches(word, [*EXPLAINED, *sorted(rows)], n=1, cutoff=0.0)[0]
+            raise UserError(f"metrics={word} is no number and no row of numbers: did you mean {near}?")
+    return [id for id in EXPLAINED if id in words.split(",") or id.split(".")[0] in words.split(",")]
+
+
 def _chosen(metrics: list[Metric], only: list[str]) -> list[Metric]:
-    """Those whose ids are, or begin with the row of, one of `only`: "M7" or "M7.effect_error"."""
-    for word in only:
-        if not any(metric.id == word or metric.id.startswith(f"{word}.") for metric in metrics):
-            known = sorted({metric.id for metric in metrics} | {metric.id.split(".")[0] for metric in metrics})
-            near = difflib.get_close_matches(word, known, n=1, cutoff=0.0)[0]
-            raise UserError(f"metrics={word} is none of this tier's numbers: did you mean {near}? M3, M7 and on take tier=B")
-    return [m for m in metrics if any(m.id == word or m.id.startswith(f"{word}.") for word in only)]
+    """The metrics that are asked for; of those that this evaluation does not have, that it does not."""
+    found = [metric for metric in metrics if metric.id.split("@")[0] in only]
+    have = {metric.id.split("@")[0] for metric in found}
+    why = "it was not part of this evaluation: M3 and M7 to M11 take tier=B, M12 and M13 tier=C"
+    return found + [absent(id, id, why, "skipped") for id in only if id not in have]
 
 
 def _branched(simulator) -> str | None:
