@@ -39,7 +39,6 @@ BACKBONES = {
     "gpt, from scratch": (),
     "llama, from scratch": (*SWAP, LLAMA),
     "llama, text weights, full": (*SWAP, "backbone.config=null", "backbone.path=TEXT"),
-    "llama, text weights, lora": (*SWAP, "backbone.config=null", "backbone.path=TEXT", "backbone.train_mode=lora"),
     "llama, text weights, frozen": (*SWAP, "backbone.config=null", "backbone.path=TEXT", "backbone.train_mode=frozen"),
     "llama, random weights, frozen": (*SWAP, LLAMA, "backbone.train_mode=frozen"),
 }
@@ -229,7 +228,7 @@ def measure(
                 runs[seed] = found
                 keep()
                 say(f"{name}, seed {seed}: {runs[seed]['bits']} bits per frame, {found['seconds']:.0f} s")
-    return page(kept["text"], kept["runs"], settings)
+    return page(kept["text"], {name: kept["runs"][name] for name in names or BACKBONES}, settings)
 
 
 if __name__ == "__main__":

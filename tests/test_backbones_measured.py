@@ -3,12 +3,14 @@
 import importlib.util
 import json
 import math
+import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from tokenworld import cli, config
 from tokenworld.evaluation.dynamics import dynamics_metrics
 from tokenworld.evaluation.summary import code_counts
 from tokenworld.interfaces import UserError
@@ -95,3 +97,16 @@ def test_bits_are_those_of_the_evaluation(measured):
     assert bits == pytest.approx(reference["bits_per_frame"], abs=1e-3)
     for name, value in simple.items():
         assert value == pytest.approx(reference[f"bits_per_frame_{name}"], abs=1e-6)
+
+
+def test_the_commands_of_the_page_parse():
+    text = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("tokenworld ")]
+    assert len(lines) >= 4
+    for line in lines:
+        words = shlex.split(line, comments=True)[1:]
+        assert callable(cli.parse(words)), line
+        cfg, _ = config.compose(words[1:])
+        config.check(cfg)
+        given = [key for key in ("name", "path", "config") if cfg["backbone"][key] is not None]
+        assert len(given) == 1, line
