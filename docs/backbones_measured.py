@@ -177,8 +177,8 @@ def page(text: dict, runs: dict[str, dict[str, dict]], settings: dict) -> str:
         f" layers and width 64, {text['parameters']:,} weights without its tables of bytes, {text['updates']:,} updates in"
         f" {text['seconds']:.0f} s; {text['bits_per_byte']:.2f} bits per byte of text that it has not seen (the frequencies of"
         f" bytes alone: {text['bits_per_byte_unigram']:.2f}).",
-        f"The game: MinAtar Breakout, {settings['steps']:,} steps of random play; everything else is the quick start's"
-        f" (parallel decoding, context 2, batch {BATCH}, learning rate {settings['lr']:g}).",
+        f"The game: MinAtar Breakout, {settings['steps']:,} steps of random play, evenly drawn in batches of {BATCH} windows;"
+        f" learning rate {settings['lr']:g} for all; the rest is the quick start's (parallel decoding, context 2).",
         f"## Bits per held-out frame\n\nMean over {settings['seeds']} seeds ± half of its 95 % interval (Student's t); lower is"
         f" better. Simple predictors on the same frames: {told}. Seconds are those of the training, on one core.",
         _table(rows),
