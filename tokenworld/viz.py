@@ -106,8 +106,9 @@ def figure_of(width: float = 6.0, height: float = 3.5):
 def draw_lines(lines: dict[str, tuple], xlabel: str, ylabel: str, *, log: bool = False, level: tuple[str, float] | None = None):
     """lines: name -> (x, y) or (x, y, low, high), a curve with its band; level: a horizontal line with its name."""
     figure, axes = figure_of()
-    for colour, (name, (x, y, *band)) in zip(COLOURS * (1 + len(lines) // len(COLOURS)), lines.items(), strict=False):
-        axes.plot(x, y, marker="o", markersize=3, color=colour, label=name)
+    for i, (name, (x, y, *band)) in enumerate(lines.items()):
+        colour, dash = COLOURS[i % len(COLOURS)], ("-", "--", "-.", ":")[i % 4]  # equal curves stay visible below each other
+        axes.plot(x, y, marker="o", markersize=3, color=colour, linestyle=dash, label=name)
         if band:
             axes.fill_between(x, *band, color=colour, alpha=0.2, linewidth=0)
     if level is not None:
@@ -171,7 +172,7 @@ def draw_bars(parts: dict[str, dict[str, float]], ylabel: str):
         axes.bar(list(parts), heights, bottom=below, color=colour, label=piece)
         below += heights
     axes.set_ylabel(ylabel)
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside upper center", ncols=len(pieces))
     return figure
 
 
