@@ -277,7 +277,7 @@ def test_what_cannot_serve_is_refused():
         assert kind in message and len(message) < 1500, message
     assert "neither be cut nor slide" in refusal(config=dict(model_type="mamba"))
     bert = dict(model_type="bert", hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    assert "cache of ours" in refusal(config=bert)
+    assert "needs a cache of its own" in refusal(config=bert)
     assert "must name a model_type" in refusal(config=dict(hidden_size=3))
     assert "did you mean hidden_size?" in refusal(config=dict(model_type="llama", hiden_size=3))
     assert "backbone.context must be at least 1" in refusal(**TINY | dict(context=0))

@@ -344,7 +344,7 @@ def _probed(model, H: int) -> tuple[int, int, int]:
     try:
         one, other, both = out(x[:, :2], causal), out(x[:, ::2], causal), out(x[:, :2], full)
     except (AttributeError, TypeError):  # it asks its cache for what only the model's own has
-        raise UserError(f"backbone cannot be a {kind}: it does not run on a cache of ours; choose gpt2, llama or qwen3") from None
+        raise UserError(f"backbone cannot be a {kind}: it needs a cache of its own; choose gpt2, llama or qwen3") from None
     model.train(training)
     shapes = {shape for pair in probe.shapes.values() for shape in pair}
     if not torch.equal(one, other) or torch.equal(one, both):
