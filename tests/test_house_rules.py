@@ -29,7 +29,7 @@ LAYERS = [
     ["run"],
     ["world_model"],
     ["tokenizers", "backbones", "decoding", "policies", "heads", "actions", "envs", "data"],
-    ["config", "nn", "checkpoint", "log", "viz"],
+    ["config", "nn", "checkpoint", "hub", "log", "viz"],
     ["kernels", "sharding"],
     ["distributed"],
     ["native"],

@@ -12,6 +12,7 @@ if (_root / "setup.cfg").is_file() and (_root / "tokenizers" / "vqvae.py").is_fi
 
 # Imported on first use, so that `import tokenworld` and `tokenworld --help` stay fast.
 _public = {
+    "Agent": "tokenworld.agent",
     "WorldModel": "tokenworld.world_model",
     "imagine": "tokenworld.imagination",
     "UserError": "tokenworld.interfaces",
