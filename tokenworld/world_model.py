@@ -103,6 +103,9 @@ class WorldModel(nn.Module):
         told = hub.read(folder)
         if trust_remote_code:
             config.trust(told["parts"])
+        elif ":" in str((told["parts"].get("env") or {}).get("id", "")):  # Gymnasium would import the module before the colon
+            raise UserError(f"{folder / hub.CONFIG} names an environment in a module of its own, {told['parts']['env']['id']}: pass"
+                            " trust_remote_code=True if you trust where it came from")  # fmt: skip
         for name in config.PARTS:
             if name in told["parts"] or name not in ("env", "policy"):
                 config.check_section(told["parts"], name)

@@ -136,7 +136,7 @@ class Pretrained(nn.Module):
         """The keywords that build the same architecture without the files that its weights came from."""
         told = self.model.config.to_diff_dict()
         left_out = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "architectures", "dtype", "transformers_version")
-        kept = {key: value for key, value in told.items() if key not in left_out and not key.startswith("_")}
+        kept = {key: value for key, value in told.items() if key in _keywords(self.model.config) and key not in left_out}
         return {"name": None, "path": None, "config": kept}
 
     def _slots(self, P: int) -> int:
@@ -269,7 +269,7 @@ def _configured(config: dict):
         made = AutoConfig.for_model(kind, **{"vocab_size": 8} | {k: v for k, v in config.items() if k != "model_type"})
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"backbone.config is no {kind} that transformers knows: {brief(error)}") from None
-    known = {*type(made).__dataclass_fields__, *made.attribute_map, "rope_theta", "rope_scaling"}
+    known = _keywords(made)
     for key in set(config) - known:
         near = difflib.get_close_matches(key, known, n=1)
         raise UserError(f"unknown key backbone.config.{key}: {f'did you mean {near[0]}? ' if near else ''}{type(made).__name__}"
@@ -278,6 +278,11 @@ def _configured(config: dict):
     if made.pad_token_id is not None and made.pad_token_id >= made.vocab_size:
         made.pad_token_id = None
     return made
+
+
+def _keywords(config) -> set[str]:
+    """What may be said of a model of this type; configs on the hub often say more."""
+    return {"model_type", *type(config).__dataclass_fields__, *config.attribute_map, "rope_theta", "rope_scaling"}
 
 
 def _refuse_unfit(config) -> None:
