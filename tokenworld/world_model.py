@@ -104,8 +104,8 @@ class WorldModel(nn.Module):
         if trust_remote_code:
             config.trust(told["parts"])
         elif ":" in str((told["parts"].get("env") or {}).get("id", "")):  # Gymnasium would import the module before the colon
-            raise UserError(f"{folder / hub.CONFIG} names an environment in a module of its own, {told['parts']['env']['id']}: pass"
-                            " trust_remote_code=True if you trust where it came from")  # fmt: skip
+            raise UserError(f"{folder / hub.CONFIG} names an environment in a module of its own, {told['parts']['env']['id']}:"
+                            " pass trust_remote_code=True if you trust where it came from")  # fmt: skip
         for name in config.PARTS:
             if name in told["parts"] or name not in ("env", "policy"):
                 config.check_section(told["parts"], name)
@@ -120,7 +120,7 @@ class WorldModel(nn.Module):
         return model.to(device).eval()
 
     def push_to_hub(self, repo: str, *, private: bool = False, token: str | None = None, **saved: Any) -> str:
-        """`save_pretrained` to the hub id `repo` -> its address. Raises UserError without a network, a login or the right to."""
+        """`save_pretrained` to the hub id `repo` -> its address. Raises UserError without a network or a login."""
         from tokenworld import hub
 
         with tempfile.TemporaryDirectory() as folder:
