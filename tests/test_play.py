@@ -1,6 +1,7 @@
 """Playing in a dream: the same actions are the same dream, futures do not disturb each other, nobody else can connect."""
 
 import copy
+import functools
 import io
 import json
 import os
@@ -26,6 +27,7 @@ from tokenworld.play import server
 from tokenworld.play.future import KEPT, Dream, _tempered
 from tokenworld.play.session import Session
 from tokenworld.play.starts import gallery
+from tokenworld.policies.planner import Planner
 
 pytest.importorskip("minatar")
 
@@ -159,12 +161,32 @@ def test_temperature_zero_has_no_luck_and_shares_the_weights(dream):
 
 
 def test_the_policy_chooses_and_is_repeated(dream):
-    session = played(dream, [None] * 6, seed=3)
-    assert all(m.by_policy for m in session.first.moments[1:])
+    session = played(dream, ["policy"] * 6, seed=3)
+    assert all(m.by == "policy" for m in session.first.moments[1:])
     by_hand = played(dream, [m.action for m in session.first.moments[1:]], seed=3)
-    assert same(session.first, by_hand.first) and not any(m.by_policy for m in by_hand.first.moments)
+    assert same(session.first, by_hand.first) and not any(m.by for m in by_hand.first.moments)
     with pytest.raises(UserError, match="no trained policy"):
-        Session(replace(dream, policy=None)).step(None)
+        Session(replace(dream, policy=None)).step("policy")
+
+
+def test_a_planner_chooses_and_is_repeated(dream):
+    """It takes what its search finds from here, and the dream that it searched in is not changed by that."""
+    planner = Planner(shapes=dream.world_model.shapes, horizon=4, samples=16, iterations=2, elites=4)
+    planned = replace(dream, planner=planner)
+    session = played(planned, ["planner"] * 5, seed=3)
+    assert all(m.by == "planner" for m in session.first.moments[1:])
+    by_hand = played(dream, [m.action for m in session.first.moments[1:]], seed=3)
+    assert same(session.first, by_hand.first)
+    again = Session(planned)
+    again.restore(session.script())
+    assert same(session.first, again.first) and again.script() == session.script()
+    future = session.first
+    memory = future._memory(2)
+    state = functools.partial(dream.world_model.rollout, memory.state)
+    view = replace(dream.world_model.view_of(memory.codes, memory.h), dream=state)
+    assert future.moments[3].action == int(planner.act(view, planner.start(1), future._noise(2)[:, -1])[0])
+    with pytest.raises(UserError, match="no trained planner"):
+        Session(dream).step("planner")
 
 
 def test_the_end_is_an_end(dream):
@@ -198,10 +220,10 @@ def test_keeping_the_second_future(dream):
 
 def test_a_script_makes_the_same_dream_again(dream):
     session = Session(dream, 2, 9)
-    for action, temperature in ((1, 1.0), (None, 0.7), (2, 1.5), (None, 1.0)):
+    for action, temperature in ((1, 1.0), ("policy", 0.7), (2, 1.5), ("policy", 1.0)):
         session.step(action, temperature)
     session.branch(1, 0)
-    for action in (None, 2, None):
+    for action in ("policy", 2, "policy"):
         session.step(action, 1.2)
     session.rewind(5)
     again = Session(dream)
@@ -492,6 +514,12 @@ def test_a_person_plays_in_a_browser(folder, tmp_path):
         browser.key("ArrowRight", 39)
         browser.until("seen.branch && !waiting && document.querySelectorAll('figure').length === 3")
         assert browser.eval("seen.branch.at === 5 && seen.length") == length
+        browser.type("m")
+        assert browser.eval("driver") == "policy"
+        browser.type("m")
+        assert browser.eval("driver") == "planner" and "Planner" in browser.eval("$('driver').textContent")
+        browser.type("m")
+        assert browser.eval("driver === null")
         browser.type("o")
         assert browser.eval("!document.querySelectorAll('.dream canvas')[1].hidden")
         browser.eval(f"rewind({length})")
