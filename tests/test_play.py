@@ -518,6 +518,16 @@ def test_a_person_plays_in_a_browser(folder, tmp_path):
         assert browser.eval("driver") == "policy"
         browser.type("m")
         assert browser.eval("driver") == "planner" and "Planner" in browser.eval("$('driver').textContent")
+        browser.eval(f"rewind({length})")
+        browser.until(f"{step} === {length}")
+        browser.type(".")  # the planner's step, and what one is asked who leaves the future there
+        browser.until(f"{step} === {length + 1} && !waiting")
+        assert browser.eval("script.log.at(-1)[0]") == "planner"
+        browser.eval(f"rewind({length})")
+        browser.until(f"{step} === {length}")
+        browser.type("b")
+        assert "instead of the planner's" in browser.eval("document.body.innerText")
+        browser.key("Escape", 27)
         browser.type("m")
         assert browser.eval("driver === null")
         browser.type("o")
@@ -534,7 +544,8 @@ def test_a_person_plays_in_a_browser(folder, tmp_path):
             file = wait_for(lambda k=kind: next(iter((tmp_path / "profile").glob(f"dream-*.{k}")), None), 15, kind)
             wait_for(lambda f=file: f.stat().st_size, 5)
         arrays = np.load(next((tmp_path / "profile").glob("*.npz")), allow_pickle=False)
-        assert len(arrays["action"]) == length and arrays["action"][:8].tolist() == [1] * 8 and arrays["branch_at"] == 5
+        assert len(arrays["action"]) == length + 1 and arrays["by_planner"].tolist() == [False] * length + [True]
+        assert arrays["action"][:8].tolist() == [1] * 8 and arrays["branch_at"] == 5
         foreign = {
             e["params"]["request"]["url"].split(":")[0] for e in browser.events if e["method"] == "Network.requestWillBeSent"
         }

@@ -276,7 +276,7 @@ def play(out: str, keys: dict) -> None:
         gallery(run, collected),
         run.meta["action_meanings"] or [f"action {a}" for a in range(A)],
         run.policy if run.count["policy"] else None,
-        Planner(shapes=run.world_model.shapes, horizon=10, samples=64, iterations=2, elites=8).to(run.device),
+        Planner(shapes=run.world_model.shapes, horizon=8, samples=32, iterations=2, elites=4).to(run.device),
         expected_reward=cfg["train"]["policy"].get("expected_reward", False),
         name=f"{cfg['env']['id']}, {out}",
     )
