@@ -8,7 +8,7 @@ from tokenworld import cli
 README = Path(__file__).resolve().parent.parent / "README.md"
 
 
-def test_a_model_is_loaded_and_acts_in_eight_lines(tmp_path, monkeypatch, capsys):
+def test_a_model_is_loaded_and_acts_in_eight_lines(tmp_path, monkeypatch):
     example, _ = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
     assert len([line for line in example.splitlines() if line.strip()]) <= 8
     monkeypatch.chdir(tmp_path)
@@ -16,7 +16,8 @@ def test_a_model_is_loaded_and_acts_in_eight_lines(tmp_path, monkeypatch, capsys
     assert cli.main(["export", "run", "out=breakout"]) == 0
     names: dict = {}
     exec(example, names)
-    assert "'episodes': 100" in capsys.readouterr().out and names["obs"].shape == (4, 10, 10)
+    assert names["obs"].shape == (4, 10, 10) and names["ended"]
+    assert names["agent"].score(episodes=2)["episodes"] == 2
 
 
 def test_the_example_runs():

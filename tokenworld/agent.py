@@ -87,8 +87,8 @@ class Agent:
         if tuple(frames.shape[1:]) != (C, H, W) or frames.dtype not in (torch.uint8, torch.bool):
             raise UserError(
                 f"obs has shape {tuple(np.shape(obs))} and type {np.asarray(obs).dtype}, expected ({C}, {H}, {W}) or"
-                f" ({H}, {W}, {C}) of bytes, or several of them: make the environment by agent.make_env(), which prepares frames"
-                " as in training"
+                f" ({H}, {W}, {C}) of bytes, or several of them: make the environment by agent.make_env(), which prepares"
+                " frames as in training"
             )
         if frames.dtype == torch.bool:
             frames = frames.to(torch.uint8) * 255
