@@ -124,9 +124,10 @@ def filmstrip(
     high = (width - 1.2) / T * H / W
     figure = _figure(width, len(rows) * (high + 0.2 + 0.22 * bool(captions)) + 0.35 * bool(titles) + 0.4 * bool(title), title)
     grid = figure.subplots(len(rows), T, squeeze=False)
-    top = max([float(np.max(values)) for values in heat.values()], default=1.0) or 1.0
+    heat = {name: np.asarray(values, float) for name, values in heat.items()}
+    top = max([values.max() for values in heat.values()], default=1.0) or 1.0
     overlay = None
-    for row, (name, frames) in zip(grid, pictures.items(), strict=True):
+    for i, (row, (name, frames)) in enumerate(zip(grid, pictures.items(), strict=True)):
         for t, axes in enumerate(row):
             if t >= len(frames):
                 axes.axis("off")
@@ -136,14 +137,14 @@ def filmstrip(
             axes.set_xticks([])
             axes.set_yticks([])
             if name in heat:
-                values = np.asarray(heat[name][t], float)
+                values = heat[name][t]
                 overlay = axes.imshow(values, extent=(0, W, H, 0), cmap=HEAT, vmin=0, vmax=top, interpolation="nearest",
                                       alpha=np.clip(values / top, 0, 1) ** 0.5)  # fmt: skip
             if name in marks:
                 _outline(axes, np.asarray(marks[name][t]), H, W)
             if name in captions and t < len(captions[name]):
                 axes.set_xlabel(captions[name][t], fontsize=8, labelpad=2)
-            if titles is not None and row is grid[0] and t < len(titles):
+            if titles is not None and i == 0 and t < len(titles):
                 axes.set_title(titles[t], fontsize=9)
         row[0].set_ylabel(name, fontsize=10)
     if overlay is not None:
