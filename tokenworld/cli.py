@@ -19,6 +19,8 @@ usage: tokenworld COMMAND [key=value ...]
   score      the return of a trained policy in the real environment
   dream      a picture of real, reconstructed and imagined frames side by side
   play       play inside the dream yourself, in a page of your browser
+  export     a trained model as a folder that others load in a line: weights, config, model card
+  push       the same, to the Hugging Face hub
   bench      how fast a recipe runs here, beside what this machine can do at best
   show       a recipe resolved: its settings, parameters and cost; or how two recipes differ
 
@@ -32,6 +34,7 @@ examples
   tokenworld evaluate runs/NAME                      is it overconfident, does it heed its actions, how far can it be trusted?
   tokenworld dream runs/NAME out=dream.gif
   tokenworld play runs/NAME                          then open the address that it prints
+  tokenworld export runs/NAME out=breakout           then, in Python: Agent.from_pretrained("breakout").act(obs)
   tokenworld show recipe=iris against=quickstart
 
 `tokenworld COMMAND --help` explains a command. Settings are key=value; `tokenworld show` lists them all."""
@@ -180,6 +183,32 @@ examples
   port=8642          of the address
   data=DIR           more episodes to begin from
   --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
+    "export": """tokenworld export RUN [out=RUN/model]
+
+The run's world model, and its policy if it has one, as a folder that needs no run: config.json, weights as safetensors, a few
+real moments to begin dreams at, and a model card with what was measured (return, evaluation). Loading it executes nothing.
+
+example
+  tokenworld export runs/NAME out=breakout
+
+then, in Python
+  from tokenworld import Agent, WorldModel
+  agent = Agent.from_pretrained("breakout")          agent.act(obs), agent.score(episodes=100)
+  world_model = WorldModel.from_pretrained("breakout")
+
+  out=DIR                a new folder
+  --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
+    "push": """tokenworld push RUN repo=user/name [private=false]
+
+The folder of `tokenworld export` on the Hugging Face hub: Agent.from_pretrained("user/name") loads it from anywhere. Log in
+once by `hf auth login`.
+
+example
+  tokenworld push runs/NAME repo=user/breakout private=true
+
+  repo=user/name         made if it is not there
+  private=false          true: only you can see it
+  --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
     "bench": f"""tokenworld bench imagine|dynamics|tokenizer|encode|decode|collect|loop [key=value ...] [--json FILE]
 
 Times the recipe's own phases and dreams after a warm-up and prints the median: units per second, forward passes per
@@ -222,6 +251,8 @@ RUN_KEYS = {
     "score": ("episodes", "seed", "device"),
     "dream": ("out", "steps", "seed", "data", "device"),
     "play": ("port", "data", "device"),
+    "export": ("out",),
+    "push": ("repo", "private"),
 }
 
 
