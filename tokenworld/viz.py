@@ -122,7 +122,8 @@ def filmstrip(
     T = max(len(frames) for frames in pictures.values())
     H, W = next(iter(pictures.values())).shape[1:3]
     high = (width - 1.2) / T * H / W
-    figure = _figure(width, len(rows) * (high + 0.2 + 0.22 * bool(captions)) + 0.35 * bool(titles) + 0.4 * bool(title), title)
+    row = high + 0.1 + 0.2 * bool(captions)
+    figure = _figure(width, len(rows) * row + 0.25 * bool(titles) + 0.35 * bool(title), title)
     grid = figure.subplots(len(rows), T, squeeze=False)
     heat = {name: np.asarray(values, float) for name, values in heat.items()}
     top = max([values.max() for values in heat.values()], default=1.0) or 1.0
