@@ -8,7 +8,9 @@ import functools
 import inspect
 import shutil
 import sys
+import tempfile
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,19 @@ def new_run(cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
         run = built(out, cfg, cli, phases)
         if "collect" in phases:
             run.writer = EpisodeWriter(_folder(out), run.meta)
+    return run
+
+
+def temporary_run(*words: str) -> Run:
+    """A run to look at while it learns, in a folder that goes with it, without evaluation: `run.loop()` trains it.
+
+    `words` are those of the command line: `temporary_run("recipe=quickstart", "overlay=minute", "device=cpu")`.
+    """
+    cfg, cli = config.compose(list(words))
+    config.check(cfg)
+    out = tempfile.mkdtemp(prefix="tokenworld-")
+    run = built(Path(out), cfg, cli, tuple(name for name in training.PHASES if name != "evaluate"), log=Log(None))
+    weakref.finalize(run, shutil.rmtree, out, ignore_errors=True)
     return run
 
 

@@ -156,6 +156,23 @@ class GPT(nn.Module):
         n = len(self.blocks)
         return Cache(zeros[:n], zeros[n:], torch.zeros((), **long), torch.zeros(batch, **long), positions, 0, S)
 
+    @torch.no_grad()
+    def attention(self, x: Tensor, within: str, first: Tensor | None = None) -> Tensor:
+        """Where each position of x (B, T, P, D) looks: shares (B, layers, N, L, L), query before key, that add up to 1."""
+        B, T, P, D = x.shape
+        place = torch.arange(T * P, device=x.device)
+        mask = self._mask_uncached(T, P, within, first, x.device)
+        mask = place <= place[:, None] if mask is None else mask  # (L, L) or (B, 1, L, L)
+        x, rotation, shares = x.reshape(B, T * P, D), self._rotation(place // P, place % P, computed_in(x)), []
+        added = additive(mask, T * P, computed_in(x), x.device, False)
+        for block in self.blocks:
+            qkv = block.qkv(block.norm1(x)).view(B, T * P, 3, self.heads, D // self.heads)
+            q, k = rotate(qkv[:, :, :2].transpose(1, 3), rotation).unbind(2)  # (B, N, L, D/N)
+            scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5  # (B, N, L, L)
+            shares.append(scores.masked_fill(~mask, -torch.inf).softmax(-1))
+            x = block(x, rotation, added, False, None)
+        return torch.stack(shares, 1)
+
     def _cached(self, x: Tensor, within: str, cache: Cache, first: Tensor | None):
         assert cache.alive, "this state was consumed by a step: keep a copy with state.select(index) before stepping"
         B, T, p, D = x.shape
