@@ -260,6 +260,21 @@ def test_a_score_is_of_its_agent_and_seed(folder, monkeypatch):
     assert "at least 1" in refusal(agent.score, episodes=0)
 
 
+def test_an_export_has_what_was_trained_and_held_out(folder, tmp_path, capsys):
+    """A run that never trained its policy is a world model alone; dreams begin at episodes that training did not see."""
+    from tokenworld.building import opened
+
+    words = ["train", "overlay=debug", "train.collect.held_out=2", "train.policy.start=99", "train.evaluate.every=99"]
+    assert cli.main([*words, f"out={tmp_path / 'run'}"]) == 0
+    assert cli.main(["export", str(tmp_path / "run"), f"out={tmp_path / 'model'}"]) == 0
+    assert "world model of" in capsys.readouterr().out and not (tmp_path / "model" / "policy.safetensors").exists()
+    assert "without a policy" in refusal(Agent.from_pretrained, tmp_path / "model")
+    run, *_ = opened(str(tmp_path / "run"), {"device": "cpu"})
+    seen, unseen = ({frame.tobytes() for frame in r.frames(np.arange(r.rows)).numpy()} for r in (run.replay, run.held_out))
+    last = [frame.tobytes() for frame in hub.read_starts(tmp_path / "model").obs[:, -1].numpy()]
+    assert set(last) <= unseen and not set(last) <= seen
+
+
 def test_what_a_hub_is_asked(tmp_path, monkeypatch):
     """Only a model's own files, of the revision that was asked for, with the token that was given."""
     import huggingface_hub

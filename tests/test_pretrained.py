@@ -260,6 +260,20 @@ def test_lora_needs_peft(monkeypatch):
     Pretrained(**TINY, train_mode="frozen")
 
 
+@torch.no_grad()
+def test_learned_positions_go_round():
+    """Past the context the places begin again, as the model itself does when it is told so, under the same band."""
+    body, x = made("gpt2"), torch.randn(2, LONG, P, 32)
+    places = torch.arange(LONG * P)
+    step = places // P
+    seen = (places <= places[:, None]) & (step > step[:, None] - 4)
+    mask = torch.zeros(1, 1, LONG * P, LONG * P).masked_fill(~seen, float("-inf"))
+    expected = body.model(
+        inputs_embeds=x.flatten(1, 2), attention_mask=mask, position_ids=(places % (4 * P))[None], use_cache=False
+    ).last_hidden_state.view(2, LONG, P, 32)
+    assert close(body(x, "causal")[0], expected)
+
+
 def still(body):
     """Without dropout, also in training."""
     for p in (m for m in body.model.modules() if isinstance(m, torch.nn.Dropout)):
