@@ -24,6 +24,7 @@ LAYERS = [
     ["play", "benchmark", "sweep"],
     ["building"],
     ["train", "agent"],
+    ["sb3"],
     ["evaluation", "dream_env"],
     ["imagination"],
     ["run"],

@@ -357,9 +357,8 @@ def test_weights_that_do_not_fit_are_named(copy):
     save_file(whole | {key: whole[key][:-1].contiguous()}, path)
     message = refusal(WorldModel.from_pretrained, copy)
     shape = tuple(whole[key].shape)
-    assert (
-        f"backbone: {key.partition('.')[2]}" in message and str(shape) in message and str((shape[0] - 1, shape[1])) in message
-    )
+    assert f"backbone: {key.partition('.')[2]}" in message
+    assert str(shape) in message and str((shape[0] - 1, shape[1])) in message
     save_file({k: v for k, v in whole.items() if k != key}, path)
     message = refusal(WorldModel.from_pretrained, copy)
     assert "lacks" in message and f"backbone: {key.partition('.')[2]}" in message and str(shape) in message

@@ -1,6 +1,7 @@
 """Playing in a dream: the same actions are the same dream, futures do not disturb each other, nobody else can connect."""
 
 import copy
+import functools
 import io
 import json
 import os
@@ -29,6 +30,7 @@ from tokenworld.play.future import KEPT, Dream, Future, _tempered
 from tokenworld.play.session import Session
 from tokenworld.play.starts import _this_episode, gallery
 from tokenworld.policies.actor_critic import ActorCritic
+from tokenworld.policies.planner import Planner
 
 pytest.importorskip("minatar")
 
@@ -171,12 +173,32 @@ def test_temperature_zero_has_no_luck_and_shares_the_weights(dream):
 
 
 def test_the_policy_chooses_and_is_repeated(dream):
-    session = played(dream, [None] * 6, seed=3)
-    assert all(m.by_policy for m in session.first.moments[1:])
+    session = played(dream, ["policy"] * 6, seed=3)
+    assert all(m.by == "policy" for m in session.first.moments[1:])
     by_hand = played(dream, [m.action for m in session.first.moments[1:]], seed=3)
-    assert same(session.first, by_hand.first) and not any(m.by_policy for m in by_hand.first.moments)
+    assert same(session.first, by_hand.first) and not any(m.by for m in by_hand.first.moments)
     with pytest.raises(UserError, match="no trained policy"):
-        Session(replace(dream, policy=None)).step(None)
+        Session(replace(dream, policy=None)).step("policy")
+
+
+def test_a_planner_chooses_and_is_repeated(dream):
+    """It takes what its search finds from here, and the dream that it searched in is not changed by that."""
+    planner = Planner(shapes=dream.world_model.shapes, horizon=4, samples=16, iterations=2, elites=4)
+    planned = replace(dream, planner=planner)
+    session = played(planned, ["planner"] * 5, seed=3)
+    assert all(m.by == "planner" for m in session.first.moments[1:])
+    by_hand = played(dream, [m.action for m in session.first.moments[1:]], seed=3)
+    assert same(session.first, by_hand.first)
+    again = Session(planned)
+    again.restore(session.script())
+    assert same(session.first, again.first) and again.script() == session.script()
+    future = session.first
+    memory = future._memory(2)
+    state = functools.partial(dream.world_model.rollout, memory.state)
+    view = replace(dream.world_model.view_of(memory.codes, memory.h), dream=state)
+    assert future.moments[3].action == int(planner.act(view, planner.start(1), future._noise(2)[:, -1])[0])
+    with pytest.raises(UserError, match="no trained planner"):
+        Session(dream).step("planner")
 
 
 def test_the_policy_dreams_as_in_imagination(dream):
@@ -201,7 +223,7 @@ def test_the_policy_dreams_as_in_imagination(dream):
         session = Session(replace(dream, world_model=model, policy=policy, starts=[start]), 0, seed)
         assert np.array_equal(session.first.moments[0].frame, (model.decode(Codes(codes.indices[:, -1:]))[0, 0] * 255).round())
         while not session.first.ended and session.t < H:
-            session.step(None)
+            session.step("policy")
         moments, n = session.first.moments, session.t
         assert [m.action for m in moments[1:]] == out.action[0, :n].tolist()
         assert torch.equal(torch.stack([m.codes for m in moments]), out.indices[0, : n + 1])
@@ -287,13 +309,13 @@ def test_each_future_has_its_own_end(counted):
 def test_what_was_rewound_is_forgotten_everywhere(counted):
     session = played(counted, [0, 1, 1, 0, 1, 0, 0, 1])
     session.branch(2, 0)
-    session.step(None)
+    session.step("policy")
     session.rewind(5)
     session.step(1, 2.0)
     assert session.length == 6 and len(session.log) == 6 and session.log[-1] == (1, 2.0)
     assert [game.actions for game, _ in session.real][-1] == (0, 1, 1, 0, 1, 1) and len(session.real) == 7
     assert session.parting.repeats == 5, "the sixth key went to both futures"
-    for action in (None, None, 0, 1):
+    for action in ("policy", "policy", 0, 1):
         session.step(action)
     restored(session)
     session.rewind(1)
@@ -373,17 +395,17 @@ def test_keeping_the_second_future(dream):
 
 def test_a_script_makes_the_same_dream_again(dream):
     session = Session(dream, 2, 9)
-    for action, temperature in ((1, 1.0), (None, 0.7), (2, 1.5), (None, 1.0)):
+    for action, temperature in ((1, 1.0), ("policy", 0.7), (2, 1.5), ("policy", 1.0)):
         session.step(action, temperature)
     session.branch(1, 0)
-    for action in (None, 2, None):
+    for action in ("policy", 2, "policy"):
         session.step(action, 1.2)
     session.rewind(5)
     again = Session(dream)
     again.restore(json.loads(json.dumps(session.script())))
     assert same(session.first, again.first) and same(session.second, again.second)
-    assert [m.by_policy for m in again.first.moments] == [m.by_policy for m in session.first.moments]
-    assert [m.by_policy for m in session.first.moments[1:]] == [False, True, False, True, True, False, True]
+    assert [m.by for m in again.first.moments] == [m.by for m in session.first.moments]
+    assert [m.by for m in session.first.moments[1:]] == [None, "policy", None, "policy", "policy", None, "policy"]
     a, b = session.view(), again.view()
     assert a[0] == b[0] and all(np.array_equal(x, y) for x, y in zip(a[1], b[1], strict=True))
     for wrong in (None, {}, {"start": 0}, {"start": 0, "seed": 0, "log": [[7, 1.0]], "t": 0, "branch": None}):
@@ -770,6 +792,22 @@ def test_a_person_plays_in_a_browser(folder, tmp_path):
         browser.key("ArrowRight", 39)
         browser.until("seen.branch && !waiting && document.querySelectorAll('figure').length === 3")
         assert browser.eval("seen.branch.at === 5 && seen.length") == length
+        browser.type("m")
+        assert browser.eval("driver") == "policy"
+        browser.type("m")
+        assert browser.eval("driver") == "planner" and "Planner" in browser.eval("$('driver').textContent")
+        browser.eval(f"rewind({length})")
+        browser.until(f"{step} === {length}")
+        browser.type(".")  # the planner's step, and what one is asked who leaves the future there
+        browser.until(f"{step} === {length + 1} && !waiting")
+        assert browser.eval("script.log.at(-1)[0]") == "planner"
+        browser.eval(f"rewind({length})")
+        browser.until(f"{step} === {length}")
+        browser.type("b")
+        assert "instead of the planner's" in browser.eval("document.body.innerText")
+        browser.key("Escape", 27)
+        browser.type("m")
+        assert browser.eval("driver === null")
         browser.type("o")
         assert browser.eval("!document.querySelectorAll('.dream canvas')[1].hidden")
         browser.eval(f"rewind({length})")
@@ -784,7 +822,8 @@ def test_a_person_plays_in_a_browser(folder, tmp_path):
             file = wait_for(lambda k=kind: next(iter((tmp_path / "profile").glob(f"dream-*.{k}")), None), 15, kind)
             wait_for(lambda f=file: f.stat().st_size, 5)
         arrays = np.load(next((tmp_path / "profile").glob("*.npz")), allow_pickle=False)
-        assert len(arrays["action"]) == length and arrays["action"][:8].tolist() == [1] * 8 and arrays["branch_at"] == 5
+        assert len(arrays["action"]) == length + 1 and arrays["by_planner"].tolist() == [False] * length + [True]
+        assert arrays["action"][:8].tolist() == [1] * 8 and arrays["branch_at"] == 5
         foreign = {
             e["params"]["request"]["url"].split(":")[0] for e in browser.events if e["method"] == "Network.requestWillBeSent"
         }

@@ -59,7 +59,7 @@ class Agent:
         self.world_model.save_pretrained(dir, policy=self.policy, starts=starts)
 
     def push_to_hub(self, repo: str, *, private: bool = False, token: str | None = None, starts: Steps | None = None) -> str:
-        """`save_pretrained` to the hub id `repo` -> its address. Raises UserError without a network, a login or the right to."""
+        """`save_pretrained` to the hub id `repo` -> its address. Raises UserError without a network or a login."""
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "model", starts=starts)
             return hub.push(Path(folder) / "model", repo, private=private, token=token)
@@ -74,8 +74,8 @@ class Agent:
     def act(self, obs: np.ndarray | torch.Tensor, first: np.ndarray | torch.Tensor | None = None) -> int | np.ndarray:
         """One frame -> an action; N frames -> actions (N,).
 
-        obs: (C, H, W) or (H, W, C), or N of them, bytes or bool, as the training environment gives them (`make_env`). first
-        (N,) bool: which rows begin an episode; by default all do at the first call after `reset`, and none later. Raises
+        obs: (C, H, W) or (H, W, C), or N of them, bytes or bool, as the training environment gives them (`make_env`).
+        first (N,) bool: which rows begin an episode; by default all do at the first call after `reset`, and none later. Raises
         UserError for frames of another size or type, and for another number of them than since `reset`.
         """
         frames = torch.as_tensor(np.asarray(obs))
@@ -86,8 +86,9 @@ class Agent:
             frames = frames.movedim(-1, 1)  # (N, C, H, W)
         if tuple(frames.shape[1:]) != (C, H, W) or frames.dtype not in (torch.uint8, torch.bool):
             raise UserError(
-                f"obs has shape {tuple(np.shape(obs))} and type {np.asarray(obs).dtype}, expected ({C}, {H}, {W}) or ({H}, {W}, {C})"
-                " of bytes, or several of them: make the environment by agent.make_env(), which prepares frames as in training"
+                f"obs has shape {tuple(np.shape(obs))} and type {np.asarray(obs).dtype}, expected ({C}, {H}, {W}) or"
+                f" ({H}, {W}, {C}) of bytes, or several of them: make the environment by agent.make_env(), which prepares"
+                " frames as in training"
             )
         if frames.dtype == torch.bool:
             frames = frames.to(torch.uint8) * 255
@@ -96,7 +97,8 @@ class Agent:
             raise UserError(
                 f"obs has {N} frames, the calls before it had {self._rows}, each the next of its episode: call reset()"
             )
-        first = torch.full((N,), self._rows is None) if first is None else torch.as_tensor(np.asarray(first), dtype=torch.bool)
+        begins = np.full(N, self._rows is None) if first is None else np.asarray(first)
+        first = torch.as_tensor(begins, dtype=torch.bool)
         if first.shape != (N,):
             raise UserError(f"first has shape {tuple(first.shape)}, expected ({N},), one for each of the {N} frames")
         self._rows = N

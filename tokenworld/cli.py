@@ -200,8 +200,8 @@ then, in Python
   --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
     "push": """tokenworld push RUN repo=user/name [private=false]
 
-The folder of `tokenworld export` on the Hugging Face hub: Agent.from_pretrained("user/name") loads it from anywhere. Log in once
-by `hf auth login`.
+The folder of `tokenworld export` on the Hugging Face hub: Agent.from_pretrained("user/name") loads it from anywhere. Log in
+once by `hf auth login`.
 
 example
   tokenworld push runs/NAME repo=user/breakout private=true

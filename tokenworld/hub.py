@@ -20,7 +20,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
@@ -144,7 +143,7 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def load_into(module: nn.Module, path: Path, part: str | None = None) -> None:
-    """The weights of a file into a module, all of them. part: what the module is called; None: what its tensors' names begin with.
+    """The weights of a file into a module, all of them. part: what the module is called; None: what tensors' names begin with.
 
     Raises UserError naming the part, the tensor and both shapes where file and module do not fit; the module is then as it was.
     """

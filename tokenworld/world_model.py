@@ -126,7 +126,7 @@ class WorldModel(nn.Module):
         return model.to(device).eval()
 
     def push_to_hub(self, repo: str, *, private: bool = False, token: str | None = None, **saved: Any) -> str:
-        """`save_pretrained` to the hub id `repo` -> its address. Raises UserError without a network, a login or the right to."""
+        """`save_pretrained` to the hub id `repo` -> its address. Raises UserError without a network or a login."""
         from tokenworld import hub
 
         with tempfile.TemporaryDirectory() as folder:

@@ -121,6 +121,7 @@ class GPT(nn.Module):
         if not 0 <= dropout < 1:
             raise UserError(f"backbone.dropout must be at least 0 and below 1, got {dropout}")
         self.D, self.context, self.heads, self.checkpoint = dim, context, heads, checkpoint
+        self.reach = layers * (context - 1) + 1  # steps that an output depends on: each layer looks back further
         self.drop = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)

@@ -65,6 +65,7 @@ class Pretrained(nn.Module):
         self.layers, self.heads, self.width = _probed(self.model, H)
         self.D, self.context, self.checkpoint, self.lr_scale = dim or H, context, checkpoint, lr_scale
         self.table = _learned_positions(self.model)
+        self.reach = None if self.table is not None else self.layers * (context - 1) + 1
         # tokens never come in; a table of them would only take memory
         self.model.set_input_embeddings(nn.Identity())
         _straighten(self.model)
@@ -135,7 +136,8 @@ class Pretrained(nn.Module):
     def portable(self) -> dict:
         """The keywords that build the same architecture without the files that its weights came from."""
         told = self.model.config.to_diff_dict()
-        left_out = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "architectures", "dtype", "transformers_version")
+        tokens = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
+        left_out = (*tokens, "architectures", "dtype", "transformers_version")
         kept = {key: value for key, value in told.items() if key in _keywords(self.model.config) and key not in left_out}
         return {"name": None, "path": None, "config": kept}
 

@@ -195,7 +195,7 @@ def _hello(dream: Dream) -> bytes:
         "size": [H, W],
         "grid": list(shapes.grid),
         "actions": dream.actions,
-        "policy": dream.policy is not None,
+        "drivers": [name for name in ("policy", "planner") if getattr(dream, name) is not None],
         "temperature": dream.temperature,
         "hottest": HOTTEST,
         "starts": [{"name": start.name, "real": start.game is not None} for start in dream.starts],
