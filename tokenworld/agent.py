@@ -69,14 +69,14 @@ class Agent:
         if seed is not None:
             self._generator = torch.Generator(self.device).manual_seed(seed)
         self._actor = Actor(self.world_model, self.policy, generator=self._generator, temperature=self.temperature)
-        self._begun = False
+        self._rows: int | None = None  # frames at a time, since the reset
 
     def act(self, obs: np.ndarray | torch.Tensor, first: np.ndarray | torch.Tensor | None = None) -> int | np.ndarray:
         """One frame -> an action; N frames -> actions (N,).
 
         obs: (C, H, W) or (H, W, C), or N of them, bytes or bool, as the training environment gives them (`make_env`).
         first (N,) bool: which rows begin an episode; by default all do at the first call after `reset`, and none later. Raises
-        UserError for frames of another size or type.
+        UserError for frames of another size or type, and for another number of them than since `reset`.
         """
         frames = torch.as_tensor(np.asarray(obs))
         C, H, W = self.world_model.shapes.frame
@@ -93,11 +93,15 @@ class Agent:
         if frames.dtype == torch.bool:
             frames = frames.to(torch.uint8) * 255
         N = len(frames)
-        begins = np.full(N, not self._begun) if first is None else np.asarray(first)
+        if self._rows not in (None, N):
+            raise UserError(
+                f"obs has {N} frames, the calls before it had {self._rows}, each the next of its episode: call reset()"
+            )
+        begins = np.full(N, self._rows is None) if first is None else np.asarray(first)
         first = torch.as_tensor(begins, dtype=torch.bool)
         if first.shape != (N,):
             raise UserError(f"first has shape {tuple(first.shape)}, expected ({N},), one for each of the {N} frames")
-        self._begun = True
+        self._rows = N
         actions = self._actor(frames.contiguous(), first)
         return int(actions[0]) if single else actions.numpy()
 

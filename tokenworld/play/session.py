@@ -137,6 +137,8 @@ class Session:
             raise UserError("this is no script of a dream: begin a new one") from None
         if len(log) > LONGEST:
             raise UserError(f"a dream has at most {LONGEST:,} steps, this script has {len(log):,}: begin a new one")
+        if branch:
+            _check_number("the last step of a branch", repeats, 1, len(log))
         self.begin(start, seed)
         for i, (taken, temperature) in enumerate(log):
             if branch and i == repeats:
