@@ -25,7 +25,6 @@ __all__ = sorted(_public)
 def __getattr__(name: str):
     if name not in _public:
         raise AttributeError(f"module 'tokenworld' has no attribute {name!r}")
-    register()
     return getattr(import_module(_public[name]), name)
 
 
@@ -37,5 +36,5 @@ def register() -> None:
         register("tokenworld/Dream-v0", entry_point="tokenworld.dream_env:make")
 
 
-if "gymnasium" in sys.modules:  # else its import would slow down `tokenworld --help`; using any of the names above does it too
+if "gymnasium" in sys.modules:  # else `tokenworld --help` would wait for its import; Agent and DreamEnv register, too
     register()

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld import config, hub
+from tokenworld import config, hub, register
 from tokenworld.evaluation.returns import scored
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import Steps, UserError
 from tokenworld.world_model import WorldModel
 
+register()  # who acts may want to act in a dream
 SCORED = {"max_steps": 10_000}  # where an episode is cut when an agent is scored, unless its config says otherwise
 
 
