@@ -85,7 +85,7 @@ def _opened_model(folder: Path, keys: dict) -> tuple[Run, dict, dict]:
     world_model = WorldModel.from_pretrained(folder)  # all that can be wrong with it is said here
     told = world_model.config
     if "training" not in told or "env" not in told["parts"]:
-        raise UserError(f"{folder} was saved without its run's settings: use it in Python, or give what `tokenworld export` wrote")
+        raise UserError(f"{folder} was saved without the settings of a run: use it in Python, or give a `tokenworld export`")
     cfg = told["parts"] | {"train": told["training"]}
     phases = ("policy", "evaluate") if "policy" in cfg else ("evaluate",)
     for phase in training.PHASES:

@@ -124,9 +124,9 @@ examples
 
 Measures the world model of a run, or of an exported model, on held-out episodes (the run's own, or the test episodes of
 data=DIR; where there are none, all of them), without a policy and without the real environment: what the tokenizer loses, code
-lengths beside simple predictors, calibration, heed of actions, rewards, terminations, and how long a dream stays with what really came. Every number has a 95 %
-interval over episodes; what could not be measured is in the report with the reason. Writes report.json, states.npz and
-report.html, one file that opens without a network.
+lengths beside simple predictors, calibration, heed of actions, rewards, terminations, and how long a dream stays with what
+really came. Every number has a 95 % interval over episodes; what could not be measured is in the report with the reason. Writes
+report.json, states.npz and report.html, one file that opens without a network.
 
 tier=B also branches the simulator (Atari, MinAtar, the known world; others are played again from their seed): from the same
 states every action is taken, and what can come of it is held against what the model says: impossible frames, missed ones, the
