@@ -393,6 +393,15 @@ def test_damaged_configs(copy, content):
     assert "config.json" in refusal(WorldModel.from_pretrained, copy)
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [({"library": "other"}, "not of a tokenworld model"), ({"format": 2}, "has format 2, this version reads 1")],
+)
+def test_configs_of_others_and_of_later_versions(copy, change, words):
+    edit(copy, lambda told: told.update(change))
+    assert words in refusal(WorldModel.from_pretrained, copy)
+
+
 def test_truncated_weights(copy):
     path = copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
