@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld import benchmark, checkpoint, config, distributed, viz
+from tokenworld import benchmark, checkpoint, config, distributed, hub, viz
 from tokenworld import train as training
 from tokenworld.building import built, device_of, env_of, meta_of, new_run, opened, resumed, with_loaded_sections
 from tokenworld.data.collect import Collector, random_act
@@ -21,8 +21,10 @@ from tokenworld.evaluation.report import Report, fingerprint, write
 from tokenworld.evaluation.simulator import simulator_of
 from tokenworld.interfaces import UserError
 from tokenworld.log import Log
+from tokenworld.policies.planner import Planner
 from tokenworld.run import Run
 
+STARTS = 64  # real moments that an exported model brings along
 COLLECT_ENVS = 8  # games that `collect` plays side by side: as many different starts
 
 
@@ -208,6 +210,54 @@ def dream(out: str, keys: dict) -> Path:
     return path
 
 
+def export(out: str, keys: dict) -> Path:
+    """A run's world model and policy as a folder that `WorldModel.from_pretrained` and `Agent.from_pretrained` load."""
+    folder = Path(keys["out"]) if "out" in keys else Path(out) / "model"
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"{folder} exists and is not empty, nothing is overwritten: choose another out=DIR")
+    what = _exported(out, folder)
+    print(f"{what}, {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB: {folder}")
+    return folder
+
+
+def push(out: str, keys: dict) -> str:
+    """`export` to the Hugging Face hub."""
+    if "repo" not in keys:
+        raise UserError("push needs to know where to, got no repo: add repo=user/name")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        what = _exported(out, folder)
+        address = hub.push(folder, keys["repo"], private=keys.get("private") == "true")
+    print(f"{what}: {address}")
+    return address
+
+
+def _exported(out: str, folder: Path) -> str:
+    """Write a run's model with its figures and some real moments to begin dreams at; what it is, in words."""
+    run, cfg, _ = opened(out, {})
+    if not run.count["dynamics"]:
+        raise UserError(f"{out} has no trained dynamics to export: expected a run of `train` or `train dynamics`")
+    model, policy = run.world_model, run.policy if run.count["policy"] else None
+    figures: dict[str, Any] = {"env_steps": run.count["env_steps"]}
+    if run.results.get("eval"):
+        figures["score"] = run.results["eval"]
+    if (Path(out) / "evaluation" / "report.json").is_file():
+        told = json.loads((Path(out) / "evaluation" / "report.json").read_text(encoding="utf-8"))
+        kept = [metric for metric in told["metrics"] if metric["status"] in ("ok", "underpowered")]
+        figures |= {"verdict": told["verdict"], "metrics": kept}
+    model.config |= {
+        "action_meanings": run.meta["action_meanings"],
+        "score_env": cfg["train"]["evaluate"].get("env") or {},
+        "training": cfg["train"],
+        "figures": figures,
+    }
+    replay, starts = run.held_out if run.held_out.rows else run.replay, None
+    if replay.rows:
+        starts = replay.sample(STARTS, model.backbone.context, np.random.default_rng(run.seed), ends="acted")[0]
+    model.save_pretrained(folder, policy=policy, starts=starts)
+    return f"world model{' and policy' if policy is not None else ''} of {cfg['env']['id']}"
+
+
 def play(out: str, keys: dict) -> None:
     """Serve the page on which a person plays in a run's world model, until Ctrl-C."""
     from tokenworld.play import server  # its packages are an extra
@@ -219,13 +269,15 @@ def play(out: str, keys: dict) -> None:
     run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "port"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to dream with: expected a run of `train` or `train dynamics`")
-    collected = checkpoint.load(Path(out) / "checkpoint")[1]["ranks"][0]["collector"]
+    saved = Path(out) / "checkpoint"
+    collected = checkpoint.load(saved)[1]["ranks"][0]["collector"] if checkpoint.exists(saved) else None
     A = run.world_model.shapes.actions
     dream = Dream(
         run.world_model.eval(),
         gallery(run, collected),
         run.meta["action_meanings"] or [f"action {a}" for a in range(A)],
         run.policy if run.count["policy"] else None,
+        Planner(shapes=run.world_model.shapes, horizon=8, samples=32, iterations=2, elites=4).to(run.device),
         expected_reward=cfg["train"]["policy"].get("expected_reward", False),
         name=f"{cfg['env']['id']}, {out}",
     )

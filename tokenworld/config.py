@@ -50,6 +50,8 @@ CLI_KEYS: dict[str, Any] = {
     "states": int,
     "tier": Literal["A", "B", "C"],
     "metrics": str,
+    "repo": str,
+    "private": Literal["true", "false"],
     "policies": str,
     "device": Literal["auto", "cpu", "cuda", "mps"],
     "precision": Literal["fp32", "bf16"],

@@ -141,7 +141,9 @@ class Backbone(Protocol):
 
     D: int
     context: int  # steps that a step can look back on, itself included
-    # Optional: `parameter_groups()` -> [(scale of the learning rate, parameters)], for what learns at another pace.
+    # Optional: `parameter_groups()` -> [(scale of the learning rate, parameters)], for what learns at another pace;
+    # `reach`: steps that an output depends on, if they are fewer than all; `portable()` -> keywords that build it again where
+    # the files it was made from are not there.
 
     def __call__(self, x: Tensor, within: str, cache: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
         """x (B, T, P, D) -> h (B, T, P, D), cache.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, View
+from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, UserError, View
 from tokenworld.nn import for_inference
+
+PARTS_OF_MODEL = ("tokenizer", "backbone", "decoding", "reward", "termination")
 
 
 class WorldModel(nn.Module):
@@ -26,11 +30,12 @@ class WorldModel(nn.Module):
         self.tokenizer, self.backbone, self.decoding = tokenizer, backbone, decoding
         self.reward, self.termination = reward, termination
         self.weights = {**decoding.weights, "reward": 1.0, "termination": 1.0}
+        self.config: dict[str, Any] = {}  # what its config.json says, see `save_pretrained`; empty if put together by hand
 
     @classmethod
     def from_config(cls, config: dict, *, frame: tuple[int, int, int], actions: int) -> WorldModel:
         """Build the parts that a recipe names for frames (C, H, W) and `actions` discrete actions."""
-        from tokenworld.config import build
+        from tokenworld.config import PARTS, build
 
         tokenizer = build(config["tokenizer"], frame_shape=tuple(frame))
         backbone = build(config["backbone"])
@@ -38,7 +43,9 @@ class WorldModel(nn.Module):
         shapes = Shapes(tuple(frame), actions, tuple(tokenizer.grid), K, V, tokenizer.E, D)
         decoding = build(config["decoding"], shapes=shapes, action=build(config["action"], actions=actions, dim=D))
         heads = {name: build(config[name], dim=D) for name in ("reward", "termination")}
-        return cls(shapes=shapes, tokenizer=tokenizer, backbone=backbone, decoding=decoding, **heads)
+        model = cls(shapes=shapes, tokenizer=tokenizer, backbone=backbone, decoding=decoding, **heads)
+        model.config = {"parts": {name: dict(config[name]) for name in PARTS if name in config}}
+        return model
 
     @classmethod
     def from_recipe(cls, recipe: str, *overrides: str, frame: tuple[int, int, int], actions: int) -> WorldModel:
@@ -48,6 +55,85 @@ class WorldModel(nn.Module):
 
         config, _ = compose([f"recipe={recipe}", *overrides])
         return cls.from_config(config, frame=frame, actions=actions)
+
+    # --- as a folder that others can load ---
+
+    def save_pretrained(self, dir: Path | str, *, policy: nn.Module | None = None, starts: Steps | None = None) -> None:
+        """Write config.json, model.safetensors and a model card to `dir`: all that `from_pretrained` needs.
+
+        `policy` is saved beside it (see `tokenworld.Agent`), `starts` (N, T) are real moments to begin dreams at. Raises
+        UserError for a folder that holds something else, a full disk, and a model whose parts no config names.
+        """
+        from tokenworld import config, hub
+
+        if not self.config:
+            raise UserError("this world model was put together by hand, so no config says how: make it by from_config")
+        parts = {name: section for name, section in self.config["parts"].items() if name != "policy" or policy is not None}
+        if hasattr(self.backbone, "portable"):
+            parts["backbone"] = parts["backbone"] | self.backbone.portable()
+        told = self.config | {
+            "parts": parts,
+            "frame": list(self.shapes.frame),
+            "actions": self.shapes.actions,
+            "shapes": asdict(self.shapes),
+            "made_with": config.meta(),
+        }
+        modules = {name: getattr(self, name) for name in PARTS_OF_MODEL} | ({"policy": policy} if policy is not None else {})
+        counts = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
+        tensors = {"model": self.state_dict()}
+        if policy is not None:
+            tensors["policy"] = policy.state_dict()
+        if starts is not None:
+            tensors["starts"] = hub.to_tensors(starts)
+        hub.save(dir, told, tensors, hub.card(told, counts))
+
+    @classmethod
+    def from_pretrained(
+        cls, source: Path | str, *, device: torch.device | str = "cpu", trust_remote_code: bool = False, **asked: Any
+    ) -> WorldModel:
+        """A world model that `save_pretrained` or `tokenworld export` wrote, in eval mode: a folder, or an id on the Hugging
+        Face hub (asked: revision, token, cache_dir, local_files_only).
+
+        Its config may only name classes of tokenworld's own part folders, unless trust_remote_code. Raises UserError for a
+        model that is not there, one that names anything else, and weights that do not fit.
+        """
+        from tokenworld import config, hub
+
+        folder = hub.find(source, **asked)
+        told = hub.read(folder)
+        if trust_remote_code:
+            config.trust(told["parts"])
+        for name in config.PARTS:
+            if name in told["parts"] or name not in ("env", "policy"):
+                config.check_section(told["parts"], name)
+        env, changes = told["parts"].get("env", {}), told.get("score_env") or {}
+        if changes and (not isinstance(changes, dict) or "_target_" in changes):
+            raise UserError(
+                f"{folder / hub.CONFIG} says score_env {changes}, expected keywords of its env: restore it from a copy"
+            )
+        for id in (env.get("id"), changes.get("id")):
+            if ":" in str(id) and not trust_remote_code:  # Gymnasium would import the module before the colon
+                raise UserError(f"{folder / hub.CONFIG} names an environment in a module of its own, {id}: pass"
+                                " trust_remote_code=True if you trust where it came from")  # fmt: skip
+        model = cls.from_config(told["parts"], frame=tuple(told["frame"]), actions=told["actions"])
+        for key, value in asdict(model.shapes).items():
+            said = told["shapes"].get(key)
+            if said != (list(value) if isinstance(value, tuple) else value):
+                raise UserError(f"{folder / hub.CONFIG} says {key} {said}, but its parts make {key} {value}: weights of another"
+                                " tokenizer or backbone do not fit, restore the file from a copy")  # fmt: skip
+        hub.load_into(model, folder / "model.safetensors")
+        model.config = {key: value for key, value in told.items() if key not in ("library", "format")}
+        return model.to(device).eval()
+
+    def push_to_hub(self, repo: str, *, private: bool = False, token: str | None = None, **saved: Any) -> str:
+        """`save_pretrained` to the hub id `repo` -> its address. Raises UserError without a network or a login."""
+        from tokenworld import hub
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "model", **saved)
+            return hub.push(Path(folder) / "model", repo, private=private, token=token)
+
+    # --- its parts ---
 
     def dynamics_modules(self) -> nn.ModuleList:
         """Everything but the tokenizer: what the dynamics' optimiser trains."""

@@ -121,6 +121,7 @@ class GPT(nn.Module):
         if not 0 <= dropout < 1:
             raise UserError(f"backbone.dropout must be at least 0 and below 1, got {dropout}")
         self.D, self.context, self.heads, self.checkpoint = dim, context, heads, checkpoint
+        self.reach = layers * (context - 1) + 1  # steps that an output depends on: each layer looks back further
         self.drop = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)
@@ -154,6 +155,23 @@ class GPT(nn.Module):
         long = dict(dtype=torch.int64, device=weight.device)
         n = len(self.blocks)
         return Cache(zeros[:n], zeros[n:], torch.zeros((), **long), torch.zeros(batch, **long), positions, 0, S)
+
+    @torch.no_grad()
+    def attention(self, x: Tensor, within: str, first: Tensor | None = None) -> Tensor:
+        """Where each position of x (B, T, P, D) looks: shares (B, layers, N, L, L), query before key, that add up to 1."""
+        B, T, P, D = x.shape
+        place = torch.arange(T * P, device=x.device)
+        mask = self._mask_uncached(T, P, within, first, x.device)
+        mask = place <= place[:, None] if mask is None else mask  # (L, L) or (B, 1, L, L)
+        x, rotation, shares = x.reshape(B, T * P, D), self._rotation(place // P, place % P, computed_in(x)), []
+        added = additive(mask, T * P, computed_in(x), x.device, False)
+        for block in self.blocks:
+            qkv = block.qkv(block.norm1(x)).view(B, T * P, 3, self.heads, D // self.heads)
+            q, k = rotate(qkv[:, :, :2].transpose(1, 3), rotation).unbind(2)  # (B, N, L, D/N)
+            scores = (q @ k.transpose(-1, -2)).float() * q.shape[-1] ** -0.5  # (B, N, L, L)
+            shares.append(scores.masked_fill(~mask, -torch.inf).softmax(-1))
+            x = block(x, rotation, added, False, None)
+        return torch.stack(shares, 1)
 
     def _cached(self, x: Tensor, within: str, cache: Cache, first: Tensor | None):
         assert cache.alive, "this state was consumed by a step: keep a copy with state.select(index) before stepping"

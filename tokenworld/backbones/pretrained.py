@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.backbones.gpt import Cache
+from tokenworld.hub import brief, downloaded
 from tokenworld.interfaces import UserError
 from tokenworld.kernels import additive, computed_in, ring_memory, write_ring
 
@@ -64,6 +65,7 @@ class Pretrained(nn.Module):
         self.layers, self.heads, self.width = _probed(self.model, H)
         self.D, self.context, self.checkpoint, self.lr_scale = dim or H, context, checkpoint, lr_scale
         self.table = _learned_positions(self.model)
+        self.reach = None if self.table is not None else self.layers * (context - 1) + 1
         # tokens never come in; a table of them would only take memory
         self.model.set_input_embeddings(nn.Identity())
         _straighten(self.model)
@@ -130,6 +132,14 @@ class Pretrained(nn.Module):
         """(scale of the learning rate, parameters): what was trained before may be moved with more care."""
         old = [p for name, p in self.model.named_parameters() if "lora_" not in name]
         return [(self.lr_scale, old)] if self.lr_scale != 1 else []
+
+    def portable(self) -> dict:
+        """The keywords that build the same architecture without the files that its weights came from."""
+        told = self.model.config.to_diff_dict()
+        tokens = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
+        left_out = (*tokens, "architectures", "dtype", "transformers_version")
+        kept = {key: value for key, value in told.items() if key in _keywords(self.model.config) and key not in left_out}
+        return {"name": None, "path": None, "config": kept}
 
     def _slots(self, P: int) -> int:
         """S, if the model has so many positions."""
@@ -230,7 +240,12 @@ def _model(name: str | None, path: str | None, config: dict | None, attention: s
     safely: dict = dict(trust_remote_code=False, attn_implementation=attention)
     if config is not None:
         return transformers.AutoModel.from_config(_configured(config), dtype=torch.float32, **safely)
-    where = _folder(path) if path is not None else _downloaded(name)
+    if path is not None:
+        where = _folder(path)
+    else:
+        wanted = ["config.json", "*.safetensors", "*.safetensors.index.json"]
+        label = f"backbone.name={name}"
+        where = downloaded(name, wanted, label, "download it where there is a network and give its folder as backbone.path")
     try:
         found = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=True)
         _refuse_unfit(found)
@@ -240,7 +255,7 @@ def _model(name: str | None, path: str | None, config: dict | None, attention: s
     except UserError:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise UserError(f"backbone.{next(iter(given))}={name or path} cannot be loaded: {_brief(error)}; expected a causal"
+        raise UserError(f"backbone.{next(iter(given))}={name or path} cannot be loaded: {brief(error)}; expected a causal"
                         " transformer's config.json and safetensors") from None  # fmt: skip
 
 
@@ -255,8 +270,8 @@ def _configured(config: dict):
     try:
         made = AutoConfig.for_model(kind, **{"vocab_size": 8} | {k: v for k, v in config.items() if k != "model_type"})
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"backbone.config is no {kind} that transformers knows: {_brief(error)}") from None
-    known = {*type(made).__dataclass_fields__, *made.attribute_map, "rope_theta", "rope_scaling"}
+        raise UserError(f"backbone.config is no {kind} that transformers knows: {brief(error)}") from None
+    known = _keywords(made)
     for key in set(config) - known:
         near = difflib.get_close_matches(key, known, n=1)
         raise UserError(f"unknown key backbone.config.{key}: {f'did you mean {near[0]}? ' if near else ''}{type(made).__name__}"
@@ -265,6 +280,11 @@ def _configured(config: dict):
     if made.pad_token_id is not None and made.pad_token_id >= made.vocab_size:
         made.pad_token_id = None
     return made
+
+
+def _keywords(config) -> set[str]:
+    """What may be said of a model of this type; configs on the hub often say more."""
+    return {"model_type", *type(config).__dataclass_fields__, *config.attribute_map, "rope_theta", "rope_scaling"}
 
 
 def _refuse_unfit(config) -> None:
@@ -293,36 +313,6 @@ def _folder(path: str) -> str:
     if not (folder / "config.json").is_file():
         raise UserError(f"backbone.path={path} has no config.json: give a folder that save_pretrained wrote")
     return str(folder)
-
-
-def _downloaded(name: str) -> str:
-    """The folder of a hub id's files: from the local cache if they are there, else fetched. UserError, at once, if not."""
-    from huggingface_hub import HfApi, constants, snapshot_download
-
-    wanted = ["config.json", "*.safetensors", "*.safetensors.index.json"]
-    try:
-        folder = snapshot_download(name, allow_patterns=wanted, local_files_only=True)
-        if any(Path(folder).glob("*.safetensors")):
-            return folder
-    except Exception:  # not in the cache, whatever the reason: it is asked for below
-        pass
-    advice = "check the name, or download it where there is a network and give its folder as backbone.path"
-    if constants.HF_HUB_OFFLINE:
-        raise UserError(
-            f"backbone.name={name} is not in the local cache and the hub is switched off (HF_HUB_OFFLINE): {advice}"
-        )
-    try:
-        HfApi().model_info(name, timeout=5)  # one question before anything is fetched, so that no retries follow
-        return snapshot_download(name, allow_patterns=wanted)
-    except Exception as error:  # of the network, the hub or the name: all of them end here
-        raise UserError(f"backbone.name={name} is not in the local cache and cannot be had from the hub"
-                        f" ({_brief(error)}): {advice}") from None  # fmt: skip
-
-
-def _brief(error: Exception) -> str:
-    """The first line of another library's complaint."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0].rstrip(".")[:200]
 
 
 @torch.no_grad()

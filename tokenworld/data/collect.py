@@ -18,6 +18,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from tokenworld.data.episodes import Episode
+from tokenworld.data.replay import Replay
 from tokenworld.interfaces import Steps, UserError
 
 Act = Callable[[Tensor, Tensor], Tensor]  # obs (N, C, H, W) uint8, first (N,) bool -> action (N,) int64
@@ -228,3 +229,12 @@ def random_act(action_count: int, rng: np.random.Generator) -> Act:
         return torch.from_numpy(rng.integers(0, action_count, size=len(obs)))
 
     return act
+
+
+def play_episode(env: VectorEnv, act: Act, *, seed: int) -> Steps:
+    """The first whole episode that ends in `env`, of n actions: Steps (1, n+1), the last of which nobody acted on."""
+    memory = Replay()
+    collector = Collector(env, seed=seed, on_episode=lambda episode: memory.episodes or memory.add(episode))
+    while not memory.episodes:
+        collector.collect(1, act)
+    return memory.gather(np.arange(memory.rows)[None])

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from tokenworld import viz
-from tokenworld.data.collect import random_act
 from tokenworld.data.replay import Replay
 from tokenworld.evaluation import codelength
 from tokenworld.evaluation.agent_probe import support_of
@@ -26,7 +25,7 @@ from tokenworld.evaluation.findings import findings, verdict
 from tokenworld.evaluation.measured import absent
 from tokenworld.evaluation.records import Metric
 from tokenworld.evaluation.report import Report, provenance
-from tokenworld.evaluation.returns import episode_returns, mean_ci95
+from tokenworld.evaluation.returns import scored
 from tokenworld.evaluation.tokens import codebook_usage, events, kmeans_baseline, perplexity, psnr
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import Codes, UserError
@@ -42,19 +41,10 @@ def score(
     generator = torch.Generator(run.device).manual_seed(seed)
     actor = Actor(run.world_model, run.policy, generator=generator, temperature=temperature)
     with run.log.progress(episodes, "evaluate") as bar:
-        returns, lengths = episode_returns(env, actor, episodes, seed, bar.update)
-    uniform = random_act(run.world_model.shapes.actions, np.random.default_rng(seed))
-    run.results["random"] = float(episode_returns(env, uniform, episodes, seed)[0].mean())
+        result = scored(env, actor, run.world_model.shapes.actions, episodes=episodes, seed=seed, progress=bar.update)
     env.close()
-    mean, interval = mean_ci95(returns)
-    return {
-        "return_mean": mean,
-        "return_ci95": interval,
-        "episodes": episodes,
-        "random_return_mean": run.results["random"],
-        "length_mean": float(lengths.mean()),
-        "temperature": temperature,
-    }
+    run.results["random"] = result["random_return_mean"]
+    return result | {"temperature": temperature}
 
 
 @torch.no_grad()

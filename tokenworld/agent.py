@@ -1,0 +1,127 @@
+"""A trained agent in three lines: `Agent.from_pretrained("DIR").act(obs)`."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokenworld import config, hub, register
+from tokenworld.evaluation.returns import scored
+from tokenworld.imagination import Actor
+from tokenworld.interfaces import Steps, UserError
+from tokenworld.world_model import WorldModel
+
+register()  # who acts may want to act in a dream
+SCORED = {"max_steps": 10_000}  # where an episode is cut when an agent is scored, unless its config says otherwise
+
+
+class Agent:
+    """A policy that sees through a world model. It remembers the episode that it is in: call `reset` where one begins.
+
+    temperature: of the choice of actions, 0 takes the most probable one · seed: of that choice.
+    """
+
+    def __init__(self, world_model: WorldModel, policy, *, temperature: float = 1.0, seed: int = 0):
+        if temperature < 0:
+            raise UserError(f"temperature must be at least 0 (the most probable action), got {temperature}")
+        self.world_model, self.policy, self.temperature = world_model.eval(), policy.eval(), temperature
+        self.device = next(iter(world_model.dynamics_modules().parameters())).device
+        self.reset(seed)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: Path | str,
+        *,
+        device: torch.device | str = "cpu",
+        temperature: float = 1.0,
+        seed: int = 0,
+        trust_remote_code: bool = False,
+        **asked: Any,
+    ) -> Agent:
+        """An agent that `tokenworld export` or `save_pretrained` wrote: a folder or a hub id, as `WorldModel.from_pretrained`.
+
+        Raises UserError as that does, and for a model without a policy.
+        """
+        folder = hub.find(source, **asked)
+        world_model = WorldModel.from_pretrained(folder, device=device, trust_remote_code=trust_remote_code)
+        if "policy" not in world_model.config["parts"]:
+            raise UserError(f"{source} is a world model without a policy: load it by WorldModel.from_pretrained")
+        policy = config.build(world_model.config["parts"]["policy"], shapes=world_model.shapes)
+        hub.load_into(policy, folder / "policy.safetensors", "policy")
+        return cls(world_model, policy.to(device), temperature=temperature, seed=seed)
+
+    def save_pretrained(self, dir: Path | str, *, starts: Steps | None = None) -> None:
+        """World model and policy as one folder, see `WorldModel.save_pretrained`."""
+        self.world_model.save_pretrained(dir, policy=self.policy, starts=starts)
+
+    def push_to_hub(self, repo: str, *, private: bool = False, token: str | None = None, starts: Steps | None = None) -> str:
+        """`save_pretrained` to the hub id `repo` -> its address. Raises UserError without a network or a login."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(Path(folder) / "model", starts=starts)
+            return hub.push(Path(folder) / "model", repo, private=private, token=token)
+
+    def reset(self, seed: int | None = None) -> None:
+        """Forget the episode; with a seed also begin its random choices anew."""
+        if seed is not None:
+            self._generator = torch.Generator(self.device).manual_seed(seed)
+        self._actor = Actor(self.world_model, self.policy, generator=self._generator, temperature=self.temperature)
+        self._rows: int | None = None  # frames at a time, since the reset
+
+    def act(self, obs: np.ndarray | torch.Tensor, first: np.ndarray | torch.Tensor | None = None) -> int | np.ndarray:
+        """One frame -> an action; N frames -> actions (N,).
+
+        obs: (C, H, W) or (H, W, C), or N of them, bytes or bool, as the training environment gives them (`make_env`).
+        first (N,) bool: which rows begin an episode; by default all do at the first call after `reset`, and none later. Raises
+        UserError for frames of another size or type, and for another number of them than since `reset`.
+        """
+        frames = torch.as_tensor(np.asarray(obs))
+        C, H, W = self.world_model.shapes.frame
+        single = frames.ndim == 3
+        frames = frames.unsqueeze(0) if single else frames
+        if tuple(frames.shape[1:]) == (H, W, C) != (C, H, W):
+            frames = frames.movedim(-1, 1)  # (N, C, H, W)
+        if tuple(frames.shape[1:]) != (C, H, W) or frames.dtype not in (torch.uint8, torch.bool):
+            raise UserError(
+                f"obs has shape {tuple(np.shape(obs))} and type {np.asarray(obs).dtype}, expected ({C}, {H}, {W}) or"
+                f" ({H}, {W}, {C}) of bytes, or several of them: make the environment by agent.make_env(), which prepares"
+                " frames as in training"
+            )
+        if frames.dtype == torch.bool:
+            frames = frames.to(torch.uint8) * 255
+        N = len(frames)
+        if self._rows not in (None, N):
+            raise UserError(
+                f"obs has {N} frames, the calls before it had {self._rows}, each the next of its episode: call reset()"
+            )
+        begins = np.full(N, self._rows is None) if first is None else np.asarray(first)
+        first = torch.as_tensor(begins, dtype=torch.bool)
+        if first.shape != (N,):
+            raise UserError(f"first has shape {tuple(first.shape)}, expected ({N},), one for each of the {N} frames")
+        self._rows = N
+        actions = self._actor(frames.contiguous(), first)
+        return int(actions[0]) if single else actions.numpy()
+
+    def make_env(self, num_envs: int = 1, **changes: Any):
+        """The environment it was trained in, with the same preprocessing: a gymnasium.vector.VectorEnv that autoresets on the
+        next step. changes: other keywords of it, such as max_steps=1000."""
+        parts = self.world_model.config.get("parts", {})
+        if "env" not in parts:
+            raise UserError("this agent's config names no environment: make one whose frames are those it was trained on")
+        return config.build(parts["env"] | changes, num_envs=num_envs)
+
+    def score(self, episodes: int = 100, seed: int = 0, envs: int = 16) -> dict[str, Any]:
+        """Its return in the real environment as `tokenworld score` measures it: mean, 95 % interval, random play beside it."""
+        if episodes < 1:
+            raise UserError(f"episodes must be at least 1, got {episodes}")
+        changes = SCORED | (self.world_model.config.get("score_env") or {})
+        env = self.make_env(min(envs, episodes), **changes)
+        generator = torch.Generator(self.device).manual_seed(seed + 20_000)
+        actor = Actor(self.world_model, self.policy, generator=generator, temperature=self.temperature)
+        result = scored(env, actor, self.world_model.shapes.actions, episodes=episodes, seed=seed + 20_000)
+        env.close()
+        return result | {"temperature": self.temperature}

@@ -1,0 +1,262 @@
+"""The dream as a Gymnasium environment: whatever learns or plans in an environment can do so inside a world model.
+
+`DreamEnv` dreams many games at once (a `gymnasium.vector.VectorEnv`); `gymnasium.make("tokenworld/Dream-v0", model=DIR)` is one
+of them. All that chance decides comes from the seed of `reset`: same seed and same actions, same dream.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.spaces import Box, Discrete
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from tokenworld import hub, register, viz
+from tokenworld.data.episodes import read_episodes
+from tokenworld.data.replay import Replay
+from tokenworld.interfaces import Codes, Steps, UserError
+from tokenworld.world_model import WorldModel, frames_as_steps
+
+Starts = Steps | Replay | str | Path
+
+
+class DreamEnv(VectorEnv):
+    """`num_envs` dreams: obs (N, C, H, W) uint8, the decoded codes. `load` makes one of an exported model.
+
+    starts: real moments to begin at, of which each reset draws one: Steps (M, T), a `Replay`, or a folder of episodes
+    horizon: steps after which a dream is truncated, because what goes wrong in it adds up
+    expected_reward: the mean of the reward head in place of a drawn reward
+    autoreset: a dream that ended begins anew on the "next_step", as the real environments do, or in the "same_step", with its
+    last frame in info["final_obs"]
+
+    A dream that begins anew does not disturb the others: what they remember is read again from their own codes.
+    """
+
+    def __init__(
+        self,
+        world_model: WorldModel,
+        starts: Starts,
+        num_envs: int = 1,
+        *,
+        horizon: int = 20,
+        expected_reward: bool = False,
+        autoreset: Literal["next_step", "same_step"] = "next_step",
+    ):
+        for name, value in (("num_envs", num_envs), ("horizon", horizon)):
+            if value < 1:
+                raise UserError(f"{name} must be at least 1, got {value}: choose e.g. 16")
+        if autoreset not in ("next_step", "same_step"):
+            raise UserError(f"autoreset must be next_step or same_step, got {autoreset!r}: choose one of these")
+        self.world_model, self.horizon, self.expected_reward = world_model.eval(), horizon, expected_reward
+        self.device = next(iter(world_model.dynamics_modules().parameters())).device
+        self.starts = _windows_of(starts, world_model)
+        C, H, W = world_model.shapes.frame
+        self.num_envs = num_envs
+        self.single_observation_space = Box(0, 255, (C, H, W), np.uint8)
+        self.single_action_space = Discrete(world_model.shapes.actions)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        meanings = world_model.config.get("action_meanings")
+        self.at_once = autoreset == "same_step"
+        mode = AutoresetMode.SAME_STEP if self.at_once else AutoresetMode.NEXT_STEP
+        self.metadata = {"autoreset_mode": mode, "action_meanings": meanings}
+        # as far back as the model can see: all of a dream, unless the backbone says that less is enough
+        reach, longest = getattr(world_model.backbone, "reach", None), world_model.backbone.context + horizon
+        self.memory = max(world_model.backbone.context, longest if reach is None else min(longest, reach + 1))
+        self._generator = torch.Generator(self.device)
+        self._rng = np.random.default_rng()
+        self._seed(int(self._rng.integers(2**31)))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        """options: {"obs": a frame (C, H, W), or one for each dream (N, C, H, W), uint8} begins at those frames. Without a seed
+        the random streams go on."""
+        if seed is not None:
+            self._seed(seed)
+        unknown = set(options or ()) - {"obs"}
+        if unknown:
+            raise UserError(f"reset takes the option obs, got {', '.join(sorted(unknown))}: leave it out")
+        N, K = self.num_envs, self.world_model.shapes.codes
+        self._codes = torch.zeros(N, self.memory, K, dtype=torch.int64, device=self.device)
+        self._action = torch.zeros(N, self.memory, dtype=torch.int64, device=self.device)
+        self._first = torch.zeros(N, self.memory, dtype=torch.bool, device=self.device)
+        self._length, self._ended = np.zeros(N, np.int64), np.zeros(N, bool)
+        frames = None if not options else self._frames(options["obs"])
+        self._begin(np.arange(N), frames)
+        self._remember()
+        return self._obs(self._codes[:, -1]), {}
+
+    @torch.no_grad()
+    def step(self, actions):
+        """actions (N,) -> obs, reward (N,) float32, terminated (N,), truncated (N,), {}. Rows that ended in the last step begin
+        anew: their action is ignored."""
+        actions = np.asarray(actions)
+        A, N, K = self.world_model.shapes.actions, self.num_envs, self.world_model.shapes.codes
+        if actions.shape != (N,) or actions.min() < 0 or actions.max() >= A:
+            raise ValueError(f"actions must be {N} numbers in 0..{A - 1}, got {actions}")
+        taken = torch.from_numpy(actions.astype(np.int64)).to(self.device)
+        noise = torch.rand(N, K + 2, generator=self._generator, device=self.device)
+        prediction, self._state = self.world_model.step(self._state, taken, noise[:, :K])
+        reward = prediction.reward.mean if self.expected_reward else prediction.reward.sample(noise[:, K])
+        begins, ends = self._ended, prediction.terminated.sample(noise[:, K + 1]).cpu().numpy()
+        self._action[:, -1] = taken
+        for history, newest in ((self._codes, prediction.codes.indices[:, 0]), (self._action, 0), (self._first, False)):
+            history[:, :-1] = history[:, 1:].clone()
+            history[:, -1] = newest
+        self._length += 1
+        if begins.any():
+            self._begin(np.flatnonzero(begins))
+            self._remember()
+        terminated = ends & ~begins
+        truncated = (self._length >= self.horizon) & ~terminated & ~begins
+        ended = terminated | truncated
+        reward = np.where(begins, 0, reward.float().cpu().numpy()).astype(np.float32)
+        obs = self._obs(self._codes[:, -1])
+        if not (self.at_once and ended.any()):
+            self._ended = ended
+            return obs, reward, terminated, truncated, {}
+        last = np.full(N, None, object)
+        for i in np.flatnonzero(ended):
+            last[i] = obs[i]
+        self._begin(np.flatnonzero(ended))
+        self._remember()
+        return self._obs(self._codes[:, -1]), reward, terminated, truncated, {"final_obs": last, "_final_obs": ended}
+
+    def render(self) -> np.ndarray:
+        """The dreams side by side, (H', W', 3) uint8."""
+        pictures = viz.to_rgb(self._obs(self._codes[:, -1]))
+        return viz.side_by_side(list(pictures[:, None]))[0]
+
+    def _begin(self, rows: np.ndarray, frames: torch.Tensor | None = None) -> None:
+        """New starts into the histories of these rows: drawn ones, or given frames (N, C, H, W)."""
+        index = torch.from_numpy(rows).to(self.device)
+        steps = self._drawn(len(rows)) if frames is None else frames_as_steps(frames)
+        steps = steps.to(self.device)
+        codes, T = self.world_model.encode(steps).indices, steps.obs.shape[1]
+        first = steps.first.clone()
+        first[:, 0] = True  # what came before is not known
+        for history, new in ((self._codes, codes), (self._action, steps.action), (self._first, first)):
+            history[index] = 0
+            history[index, -T:] = new.to(history.dtype)
+        self._action[index, -1] = 0
+        self._length[rows] = 0
+
+    def _drawn(self, count: int) -> Steps:
+        """Moments where somebody acted, with what came before: Steps (count, T)."""
+        if isinstance(self.starts, Replay):
+            return self.starts.sample(count, self.world_model.backbone.context, self._rng, ends="acted")[0]
+        return self.starts[torch.from_numpy(self._rng.integers(len(self.starts.obs), size=count))]
+
+    @torch.no_grad()
+    def _remember(self) -> None:
+        """The model's state, made anew from the histories."""
+        none = torch.zeros_like(self._first)
+        obs = torch.zeros(*self._first.shape, 0, 0, 0, dtype=torch.uint8, device=self.device)
+        steps = Steps(obs, self._action, none.float(), none, none, self._first, ~none, ~none)
+        _, self._state = self.world_model.start(steps, Codes(self._codes))
+
+    @torch.no_grad()
+    def _obs(self, codes: torch.Tensor) -> np.ndarray:
+        """codes (N, K) -> (N, C, H, W) uint8."""
+        frames = self.world_model.decode(Codes(codes.unsqueeze(1)))[:, 0].float()
+        return (frames.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+
+    def _frames(self, obs) -> torch.Tensor:
+        frames, shape = torch.as_tensor(np.asarray(obs)), self.single_observation_space.shape
+        if frames.dtype != torch.uint8 or tuple(frames.shape) not in (shape, (self.num_envs, *shape)):
+            raise UserError(
+                f"reset(options={{'obs': ...}}) takes frames {shape} or {(self.num_envs, *shape)} of bytes, got"
+                f" {tuple(frames.shape)} of {frames.dtype}: give them as the real environment does"
+            )
+        return frames.expand(self.num_envs, *shape)
+
+    def _seed(self, seed: int) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._generator.manual_seed(seed)
+
+
+class Dream(gymnasium.Env):
+    """One dream, as `gymnasium.make("tokenworld/Dream-v0", model=DIR)` gives it. See `DreamEnv`; render_mode: "rgb_array"."""
+
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 15}
+
+    def __init__(self, dreams: DreamEnv, render_mode: str | None = None):
+        if render_mode not in (None, "rgb_array"):
+            raise UserError(f"render_mode must be rgb_array or none, got {render_mode!r}")
+        self.dreams, self.render_mode = dreams, render_mode
+        self.observation_space, self.action_space = dreams.single_observation_space, dreams.single_action_space
+        self.ended = True
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        super().reset(seed=seed)
+        obs, info = self.dreams.reset(seed=None if seed is None else int(self.np_random.integers(2**31)), options=options)
+        self.ended = False
+        return obs[0], info
+
+    def step(self, action):
+        if self.ended:
+            raise gymnasium.error.ResetNeeded("the dream has ended, or was not begun: call reset() first")
+        obs, reward, terminated, truncated, info = self.dreams.step(np.array([action]))
+        self.ended = bool(terminated[0] or truncated[0])
+        return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
+
+    def render(self) -> np.ndarray | None:
+        return self.dreams.render() if self.render_mode == "rgb_array" else None
+
+
+def make(
+    model: str | Path,
+    starts: Starts | None = None,
+    render_mode: str | None = None,
+    *,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    **settings: Any,
+) -> Dream:
+    """The entry point of "tokenworld/Dream-v0". model: what `WorldModel.from_pretrained` takes · starts: by default the moments
+    that the model brought along · settings: of `DreamEnv`."""
+    return Dream(load(model, starts, device=device, trust_remote_code=trust_remote_code, **settings), render_mode)
+
+
+def load(
+    model: str | Path,
+    starts: Starts | None = None,
+    *,
+    num_envs: int = 1,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+    **settings: Any,
+) -> DreamEnv:
+    """A `DreamEnv` of a model's folder or hub id, from the real moments that it brought along if `starts` is None."""
+    folder = hub.find(model)
+    world_model = WorldModel.from_pretrained(folder, device=device, trust_remote_code=trust_remote_code)
+    starts = hub.read_starts(folder) if starts is None else starts
+    if starts is None:
+        raise UserError(f"{model} brings no moments to begin a dream at: give starts=, a folder of episodes or frames as Steps")
+    return DreamEnv(world_model, starts, num_envs, **settings)
+
+
+def _windows_of(starts: Starts, world_model: WorldModel) -> Steps | Replay:
+    """Whatever dreams may begin at, checked against the model's frames."""
+    if isinstance(starts, (str, Path)):
+        folder, starts = starts, Replay()
+        for episode in read_episodes(folder):
+            starts.add(episode)
+        if not starts.steps:
+            raise UserError(f"starts={folder} has no episodes to begin a dream at: expected a folder that `collect` wrote")
+    empty = not (starts.steps if isinstance(starts, Replay) else len(starts.obs))
+    if empty:
+        raise UserError("starts has no moment to begin a dream at: give episodes with at least one step")
+    frame = starts.frames(np.zeros(1, np.int64)).shape[1:] if isinstance(starts, Replay) else starts.obs.shape[2:]
+    if tuple(frame) != world_model.shapes.frame:
+        raise UserError(f"starts has frames {tuple(frame)}, expected {world_model.shapes.frame}: choose episodes of its game")
+    if isinstance(starts, Steps):
+        return starts[:, -world_model.backbone.context :]
+    return starts
+
+
+register()
