@@ -256,7 +256,7 @@ def curves(
     axes = figure.subplots()
     for (name, values), style in zip(series.items(), STYLES, strict=False):
         at = np.arange(len(values)) if x is None else np.asarray(x)
-        (line,) = axes.plot(at, values, label=name, markersize=4, **style)
+        (line,) = axes.plot(at, np.asarray(values, float), label=name, markersize=4, **style)
         if bands and name in bands:
             axes.fill_between(at, *bands[name], color=line.get_color(), alpha=0.2, linewidth=0)
     return _labelled(figure, axes, xlabel, ylabel, legend=len(series) > 1)
@@ -295,7 +295,7 @@ def fan(lines: Any, chosen: dict[str, Any], *, xlabel: str = "", ylabel: str = "
     axes = figure.subplots()
     axes.plot(np.asarray(lines).T, color="#999999", alpha=0.35, linewidth=0.8)
     for (name, values), style in zip(chosen.items(), STYLES, strict=False):
-        axes.plot(values, label=name, markersize=5, **style | {"linewidth": 2.5})
+        axes.plot(np.asarray(values, float), label=name, markersize=5, **style | {"linewidth": 2.5})
     return _labelled(figure, axes, xlabel, ylabel)
 
 
