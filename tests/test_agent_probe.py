@@ -9,6 +9,7 @@ from test_branch_probe import A, Dial, tiny
 
 from tokenworld.evaluation import agent_probe, branch_probe
 from tokenworld.evaluation.policy_probe import Constant, Mixed
+from tokenworld.interfaces import Codes, Steps
 from tokenworld.policies.actor_critic import ActorCritic
 
 
@@ -25,17 +26,32 @@ def test_probabilities_are_those_of_the_policy():
 
 
 @pytest.mark.parametrize("view", ["codes", "codes_h", "pixels"])
+@torch.no_grad()
 def test_probabilities_of_an_actor(view):
-    """Against its softmax, whether it looks at codes, at h or, with a memory, at pixels."""
+    """Against its softmax, whether it looks at codes, at h or, with a memory, at pixels: after all frames of the place."""
     torch.manual_seed(0)
     model, place = tiny(), branch_probe.places(Dial(), 1, 3, math.inf)[0]
     policy = ActorCritic(shapes=model.shapes, view=view, hidden=8).eval()
-    torch.nn.init.normal_(policy.actor.weight, std=1.0)
-    seen = []
-    original = policy.actor.forward
-    policy.actor.forward = lambda x: seen.append(original(x)) or seen[-1]
+    for parameter in policy.parameters():
+        torch.nn.init.normal_(parameter, std=1.0)
     found = agent_probe._probabilities(model, policy, place)
-    assert found == pytest.approx(seen[-1][0].softmax(-1).detach().numpy(), abs=1 / 32)
+
+    T, none = len(place.obs), torch.zeros(1, len(place.obs), dtype=torch.bool)
+    first, action = torch.arange(T).unsqueeze(0) == 0, torch.zeros(1, T, dtype=torch.int64)
+    action[0, :-1] = torch.as_tensor(place.action)
+    obs = torch.from_numpy(place.obs).unsqueeze(0)
+    steps = Steps(obs, action, torch.zeros(1, T), none, none, first, ~none, ~none)
+    codes, network = model.encode(steps), policy.network
+    carry = policy.start(1)
+    for t in range(T):
+        prediction, _ = model.start(steps[:, : t + 1])  # read anew, without a state
+        seen = network.look(model.view_of(Codes(codes.indices[:, t : t + 1]), prediction.h))
+        features, carry = network(seen, carry)
+    expected = policy.actor(features)[0].softmax(-1).numpy()
+    assert found == pytest.approx(expected, abs=0.01) and T > 1
+    blank, _ = network(seen, policy.start(1))
+    forgot = policy.actor(blank)[0].softmax(-1).numpy()
+    assert view != "pixels" or np.abs(forgot - expected).max() > 0.02, "memory must matter, or this test says nothing"
 
 
 def test_support_counts_codes_with_actions():

@@ -107,6 +107,24 @@ def test_branches_that_tokenise_alike_are_one():
     assert len(np.unique(found.cluster)) == 3  # four states of an episode
 
 
+def test_branches_that_tokenise_alike_share_reward_and_end():
+    """Of action 0 three quarters reward and end, which no frame shows; of action 1 the rarer frame does."""
+
+    class Secret(Dial):
+        def branches(self, x, a):
+            often, rare = (0.75, self.obs(a), float(a == 0), a == 0), (0.25, self.obs(0), float(a == 1), a == 1)
+            return [often, rare]
+
+    model, dial = tiny(), Secret()
+    found = branch_probe.branches(model, dial, branch_probe.places(dial, 4, 2, math.inf), math.inf)
+    for s in range(4):
+        for a, expected in ((0, [(1.0, 0.75)]), (1, [(0.25, 1.0), (0.75, 0.0)]), (2, [(0.25, 0.0), (0.75, 0.0)])):
+            used = found.p[s, a] > 0
+            for told in (found.reward, found.terminated):
+                pairs = sorted(zip(found.p[s, a][used], told[s, a][used], strict=True))
+                assert np.array(pairs) == pytest.approx(np.array(expected))
+
+
 def test_filmstrips_show_the_worst_states_frame_by_frame():
     model, dial = tiny(), Dial()
     places = branch_probe.places(dial, 12, 2, math.inf)

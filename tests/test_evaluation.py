@@ -4,6 +4,7 @@ import json
 import math
 import re
 import socket
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -116,6 +117,23 @@ def test_a_deaf_model_is_calibrated_and_still_found_out():
     heeding = by_id(effects.action_sensitivity(scored()))
     assert heeding["M6.shuffled"].ci[0] > 1 and heeding["M6.blind"].value < 0.1
     assert heeding["M6.inverse"].ci[0] > 0.6 > heeding["M6.inverse"].floor
+
+
+def test_the_interval_of_what_actions_save_redraws_how_often_each_was_taken():
+    """Against the same draws of episodes row by row; episodes have habits, so that the shares of actions matter."""
+    rng = np.random.default_rng(4)
+    cluster = np.repeat(np.arange(30), 10)
+    action = np.where(rng.random(300) < 0.8, cluster % 2, 2)
+    bits = np.array([1.0, 6.0, 20.0]) + rng.random((300, 3))
+    record = replace(scored(300), cluster=cluster, action=action, bits_by_action=bits)
+    found = by_id(effects.action_sensitivity(record))["M6.shuffled"]
+    own, drawn, fixed = bits[np.arange(300), action], [], []
+    for weights in intervals.draws_of(30)[:, cluster]:  # how often each row is in a draw
+        shares = np.bincount(action, weights, minlength=3) / weights.sum()
+        drawn.append(np.average(bits @ shares - own, weights=weights))
+        fixed.append(np.average(bits @ (np.bincount(action) / 300) - own, weights=weights))
+    assert found.ci == pytest.approx(intervals.percentile(np.array(drawn), clusters=30))
+    assert found.ci != pytest.approx(intervals.percentile(np.array(fixed), clusters=30), abs=0.05)
 
 
 def test_hazards_are_compared_with_how_often_episodes_end():

@@ -30,7 +30,7 @@ LAYERS = [
     ["run"],
     ["world_model"],
     ["tokenizers", "backbones", "decoding", "policies", "heads", "actions", "envs", "data"],
-    ["config", "nn", "checkpoint", "hub", "log", "viz"],
+    ["config", "nn", "checkpoint", "hub", "log", "viz", "help"],
     ["kernels", "sharding"],
     ["distributed"],
     ["native"],

@@ -16,6 +16,7 @@ from tokenworld import Agent, WorldModel, cli, config, hub
 from tokenworld.evaluation.returns import episode_returns
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import UserError
+from tokenworld.policies.actor_critic import ActorCritic
 from tokenworld.policies.planner import Planner
 
 FRAMES = {"known_world": (3, 10, 10), "quickstart": (4, 10, 10)}
@@ -146,6 +147,8 @@ def test_frames_come_in_every_usual_form(folder):
     for other in (frame.transpose(1, 2, 0), frame.astype(bool), frame.transpose(1, 2, 0) > 0, torch.from_numpy(frame)):
         agent.reset()
         assert agent.act(other) == action
+    assert "call reset()" in refusal(agent.act, np.stack([frame] * 5))
+    agent.reset()
     many = agent.act(np.stack([frame] * 5))
     assert many.shape == (5,) and (many == action).all()
 
@@ -180,6 +183,129 @@ def test_which_rows_begin_an_episode(folder):
     agent.act(frames, first=[True] * 3)
 
 
+def roused(folder: Path) -> tuple[WorldModel, torch.nn.Module]:
+    """The model and a policy whose weights make memory and frames matter."""
+    model = WorldModel.from_pretrained(folder)
+    policy = ActorCritic(shapes=model.shapes, view="pixels", hidden=8)
+    with torch.no_grad():
+        for p in (*policy.actor.parameters(), *policy.network.lstm.parameters()):
+            p.normal_()
+    return model, policy
+
+
+def chances(agent: Agent) -> list[torch.Tensor]:
+    """What its policy will have thought of each action, (rows, A) per call."""
+    seen, forward = [], agent.policy.actor.forward
+    agent.policy.actor.forward = lambda x: seen.append(forward(x)) or seen[-1]
+    return seen
+
+
+def test_an_agent_remembers_each_episode_for_itself(folder):
+    """A row that begins an episode acts as one that has seen nothing; the others go on; bits are bright bytes."""
+    agent = Agent(*roused(folder))
+    thought = chances(agent)
+    frames = torch.randint(0, 2, (4, 3, *FRAME), dtype=torch.uint8) * 255  # 4 steps of 3 rows
+    for t in range(3):
+        agent.act(frames[t])
+    agent.act(frames[3], first=[False, True, False])
+    went_on = thought[3]
+    agent.reset()
+    agent.act(frames[3])
+    anew = thought[4]
+    assert torch.allclose(went_on[1], anew[1], atol=1e-5)
+    for row in (0, 2):
+        agent.reset()
+        for t in range(4):
+            agent.act(frames[t, row])
+        assert torch.allclose(thought[-1][0], went_on[row], atol=1e-5)
+        assert not torch.allclose(went_on[row], anew[row], atol=1e-2), "memory must matter, or this test says nothing"
+    agent.reset()
+    agent.act(frames[3].numpy() > 0)
+    agent.reset()
+    agent.act(frames[3].permute(0, 2, 3, 1))
+    assert all(torch.allclose(other, anew, atol=1e-5) for other in thought[-2:])
+
+
+def test_temperature_and_seed_reach_the_choice(folder):
+    model, policy = roused(folder)
+    frame = np.zeros((400, *FRAME), np.uint8)
+    agents = [Agent(model, policy, temperature=temperature) for temperature in (0, 0.5, 1.0)]
+    thought = chances(agents[0])
+    chosen = [np.bincount(agent.act(frame), minlength=3) / 400 for agent in agents]
+    logits = thought[0][0]
+    assert chosen[0][logits.argmax()] == 1
+    for shares, temperature in zip(chosen[1:], (0.5, 1.0), strict=True):
+        assert shares == pytest.approx((logits / temperature).softmax(-1).numpy(), abs=0.1)
+    assert "at least 0" in refusal(Agent, model, policy, temperature=-1)
+
+
+def test_a_score_is_of_its_agent_and_seed(folder, monkeypatch):
+    from tokenworld import agent as module
+
+    asked = []
+    monkeypatch.setattr(module, "scored", lambda env, act, actions, **words: asked.append((env, act, actions, words)) or {})
+    agent = Agent.from_pretrained(folder, temperature=0.25)
+    agent.world_model.config["score_env"] = {"sticky": 0.0}
+    made, make = [], agent.make_env
+    agent.make_env = lambda num, **changes: made.append((num, changes)) or make(num, **changes)
+    drawn = []
+    for seed in (3, 4):
+        assert agent.score(episodes=5, seed=seed) == {"temperature": 0.25}
+        env, actor, actions, words = asked[-1]
+        assert env.num_envs == 5 and actor.temperature == 0.25 and actions == 3
+        drawn.append((words["seed"], actor.generator.initial_seed()))
+        assert words["episodes"] == 5
+    assert made[0] == (5, {"max_steps": 10_000, "sticky": 0.0})
+    assert drawn[0][0] != drawn[1][0] and drawn[0][1] != drawn[1][1]
+    assert "at least 1" in refusal(agent.score, episodes=0)
+
+
+def test_an_export_has_what_was_trained_and_held_out(folder, tmp_path, capsys):
+    """A run that never trained its policy is a world model alone; dreams begin at episodes that training did not see."""
+    from tokenworld.building import opened
+
+    words = ["train", "overlay=debug", "train.collect.held_out=2", "train.policy.start=99", "train.evaluate.every=99"]
+    assert cli.main([*words, f"out={tmp_path / 'run'}"]) == 0
+    assert cli.main(["export", str(tmp_path / "run"), f"out={tmp_path / 'model'}"]) == 0
+    assert "world model of" in capsys.readouterr().out and not (tmp_path / "model" / "policy.safetensors").exists()
+    assert "without a policy" in refusal(Agent.from_pretrained, tmp_path / "model")
+    run, *_ = opened(str(tmp_path / "run"), {"device": "cpu"})
+    seen, unseen = ({frame.tobytes() for frame in r.frames(np.arange(r.rows)).numpy()} for r in (run.replay, run.held_out))
+    last = [frame.tobytes() for frame in hub.read_starts(tmp_path / "model").obs[:, -1].numpy()]
+    assert set(last) <= unseen and not set(last) <= seen
+
+
+def test_what_a_hub_is_asked(tmp_path, monkeypatch):
+    """Only a model's own files, of the revision that was asked for, with the token that was given."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    asked = []
+
+    def snapshot(id, *, local_files_only=False, **words):
+        asked.append((id, local_files_only, words))
+        if local_files_only:
+            raise OSError("nothing here")
+        return str(tmp_path)
+
+    class Hub:
+        def model_info(self, id, timeout, **words):
+            asked.append((id, None, words))
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    assert hub.find("somebody/model", revision="v2", token="t", cache_dir="c") == tmp_path
+    words = {"allow_patterns": list(hub.FILES), "revision": "v2", "token": "t", "cache_dir": "c"}
+    assert asked == [
+        ("somebody/model", True, words),
+        ("somebody/model", None, {"revision": "v2", "token": "t"}),
+        ("somebody/model", False, words),
+    ]
+    asked.clear()
+    assert "only local files" in refusal(hub.find, "somebody/model", local_files_only=True) and len(asked) == 1
+
+
 # -------------------------------------------------------------------------------------------------------------- refusals
 
 
@@ -200,6 +326,18 @@ def test_nothing_from_outside_is_resolved(copy, part, target, monkeypatch):
 def test_a_module_that_gymnasium_would_import_is_refused(copy):
     edit(copy, lambda told: told["parts"].update(env={"_target_": "tokenworld.envs.gym.make", "id": "antigravity:Env-v0"}))
     assert "antigravity:Env-v0" in refusal(Agent.from_pretrained, copy)
+
+
+@pytest.mark.parametrize("changes", [{"id": "antigravity:Env-v0"}, {"_target_": "tokenworld.envs.gym.make"}, "no"])
+def test_nor_by_what_it_is_scored_in(copy, changes):
+    edit(copy, lambda told: told.update(score_env=changes))
+    assert str(changes.get("id", "score_env") if isinstance(changes, dict) else changes) in refusal(Agent.from_pretrained, copy)
+
+
+def test_trust_opens_an_environment_in_a_module_of_its_own(copy):
+    edit(copy, lambda told: told["parts"].update(env={"_target_": "tokenworld.envs.gym.make", "id": "no_such_module:Env-v0"}))
+    agent = Agent.from_pretrained(copy, trust_remote_code=True)
+    assert "no_such_module:Env-v0 is not registered" in refusal(agent.make_env)
 
 
 def test_trust_opens_what_the_config_names(copy, tmp_path, monkeypatch):
@@ -291,6 +429,23 @@ def test_a_folder_of_something_else_is_left_alone(folder, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     assert "nothing is overwritten" in refusal(WorldModel.from_pretrained(folder).save_pretrained, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_a_folder_of_another_library_is_left_alone(folder, tmp_path):
+    """It also has a config.json and a model.safetensors, which the first save would have replaced."""
+    AutoModel.from_config(AutoConfig.for_model("gpt2", vocab_size=7, n_layer=1, n_head=1, n_embd=8)).save_pretrained(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert "nothing is overwritten" in refusal(WorldModel.from_pretrained(folder).save_pretrained, tmp_path)
+    assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+
+def test_a_model_without_a_policy_replaces_one_with(copy):
+    model = WorldModel.from_pretrained(copy)
+    model.save_pretrained(copy)
+    assert sorted(path.name for path in copy.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert "without a policy" in refusal(Agent.from_pretrained, copy)
+    assert hub.read_starts(copy) is None
+    assert torch.equal(logits(WorldModel.from_pretrained(copy)), logits(model))
 
 
 def test_a_full_disk_leaves_the_old_model(copy, monkeypatch):

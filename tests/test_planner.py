@@ -65,6 +65,64 @@ def test_rows_plan_independently_and_a_seed_repeats(method):
     assert all(torch.equal(a[1:], b) for a, b in zip(both, alone, strict=True))
 
 
+class Spy:
+    """A dream that remembers what it was asked and pays random sums."""
+
+    def __init__(self, seed=0):
+        self.asked, self.returns, self.g = [], [], torch.Generator().manual_seed(seed)
+
+    def __call__(self, actions, noise):
+        B, S, H = actions.shape
+        assert noise.shape == (B, S, H, shapes().codes)
+        rewards = torch.rand(H, B * S, generator=self.g)
+        self.asked.append((actions, noise))
+        self.returns.append(rewards.sum(0).view(B, S))
+        return [SimpleNamespace(reward=Mean(reward), terminated=Mean(torch.zeros(B * S))) for reward in rewards]
+
+
+def test_every_refit_by_hand():
+    """Each iteration: shares of the elites' actions, mixed with the last distribution; the best of all iterations is told."""
+    B, S, n, keep = 4, 12, 3, 0.25
+    policy, dream = planner(samples=S, elites=n, keep=keep, iterations=4, gamma=1.0), Spy()
+    plan, best = policy.search(dream, policy.start(B), torch.tensor([0.2, 0.4, 0.6, 0.8]))
+    assert len(dream.asked) == 4
+    expected = torch.full((B, 4, 3), 1 / 3)
+    for (actions, _), returns in zip(dream.asked, dream.returns, strict=True):
+        for b in range(B):
+            elite = sorted(range(S), key=lambda s, b=b, returns=returns: -returns[b, s])[:n]
+            for t in range(4):
+                for a in range(3):
+                    share = sum(actions[b, s, t].item() == a for s in elite) / n
+                    expected[b, t, a] = keep * expected[b, t, a] + (1 - keep) * share
+    assert torch.allclose(plan, expected, atol=1e-6)
+    for b in range(B):
+        tried = [(returns[b, s].item(), actions[b, s].tolist())
+                 for (actions, _), returns in zip(dream.asked, dream.returns, strict=True) for s in range(S)]  # fmt: skip
+        assert best[b].tolist() == max(tried)[1]
+    assert any(dream.returns[-1][b].max() < max(r[b].max() for r in dream.returns) for b in range(B))
+
+
+def test_shooting_draws_uniformly_once():
+    policy, dream = planner("shooting", samples=3000, iterations=3), Spy()
+    policy.search(dream, policy.start(1), torch.tensor([0.4]))
+    ((actions, noise),) = dream.asked
+    assert torch.allclose(torch.bincount(actions.flatten()) / actions.numel(), torch.full((3,), 1 / 3), atol=0.02)
+    for k in range(noise.shape[-1]):  # the luck of the dream has nothing to do with the actions
+        agree = ((noise[..., k] * 3).long() == actions).float().mean()
+        assert abs(agree - 1 / 3) < 0.03
+
+
+def test_the_seed_of_a_search_matters_and_its_plan_is_carried_on():
+    policy, drawn = planner(samples=20, elites=4), []
+    for seed in (0.3, 0.31):
+        dream, noise = Spy(), torch.tensor([seed])
+        action, carry = policy.act(View(None, None, None, dream), policy.start(1), noise)
+        plan, _ = policy.search(Spy(), policy.start(1), noise)
+        assert action.item() == plan[0, 0].argmax() and torch.equal(carry[:, :-1], plan[:, 1:])
+        drawn.append(dream.asked[0])
+    assert all(not torch.equal(one, other) for one, other in zip(*drawn, strict=True))
+
+
 def test_a_plan_moves_on_by_one_step():
     policy = planner(horizon=3)
     plan = torch.eye(3).unsqueeze(0)  # 0, then 1, then 2
@@ -83,7 +141,8 @@ def test_returns_by_hand():
 
 
 @pytest.mark.parametrize(
-    "keywords, words", [(dict(elites=300), "elites"), (dict(horizon=0), "horizon"), (dict(gamma=2.0), "gamma")]
+    "keywords, words",
+    [(dict(elites=300), "elites"), (dict(horizon=0), "horizon"), (dict(gamma=2.0), "gamma"), (dict(keep=1.0), "keep")],
 )
 def test_impossible_settings_are_refused(keywords, words):
     with pytest.raises(UserError, match=words):

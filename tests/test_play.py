@@ -1,6 +1,7 @@
 """Playing in a dream: the same actions are the same dream, futures do not disturb each other, nobody else can connect."""
 
 import copy
+import functools
 import io
 import json
 import os
@@ -17,15 +18,19 @@ import numpy as np
 import pytest
 import torch
 from browser import CHROMIUM, Browser, wait_for
+from conftest import steps_of
 
-from tokenworld import checkpoint, cli
+from tokenworld import checkpoint, cli, viz
 from tokenworld.building import opened
 from tokenworld.data.episodes import read_episodes
+from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes, Steps, UserError
 from tokenworld.play import server
-from tokenworld.play.future import KEPT, Dream, _tempered
+from tokenworld.play.future import KEPT, Dream, Future, _tempered
 from tokenworld.play.session import Session
-from tokenworld.play.starts import gallery
+from tokenworld.play.starts import _this_episode, gallery
+from tokenworld.policies.actor_critic import ActorCritic
+from tokenworld.policies.planner import Planner
 
 pytest.importorskip("minatar")
 
@@ -103,15 +108,16 @@ def test_steps_are_those_of_the_world_model(dream):
     assert np.allclose([m.surprise.sum() for m in session.first.moments[1:]], bits.numpy(), rtol=1e-3, atol=1e-3)
 
 
-def test_rewound_and_played_again_is_the_same(dream):
+@pytest.mark.parametrize("temperature", [None, 3.0])
+def test_rewound_and_played_again_is_the_same(dream, temperature):
     """Also from a time whose state was not kept."""
-    session, again = played(dream, ACTIONS), played(dream, ACTIONS)
+    session, again = (played(dream, ACTIONS, temperature=temperature) for _ in range(2))
     t = len(ACTIONS) - KEPT - 3
     assert t not in again.first.memories and t % KEPT
     again.rewind(t)
     assert again.length == len(ACTIONS), "looking back forgets nothing"
     for action in ACTIONS[t:]:
-        again.step(action)
+        again.step(action, temperature)
     assert same(session.first, again.first)
     other = played(dream, ACTIONS, seed=1)
     assert not same(session.first, other.first), "the seed must matter, or this test says nothing"
@@ -138,6 +144,14 @@ def test_a_branch_differs_by_its_action_only(dream):
     assert session.second is None, "before it leaves the first there is no second future"
 
 
+def test_a_branch_at_the_last_step_leaves_the_first_future_its_state(dream):
+    control, session = played(dream, ACTIONS[:6]), played(dream, ACTIONS[:6])
+    session.branch(5, (ACTIONS[5] + 1) % 3)
+    for each in (session, control):
+        each.step(ACTIONS[6])
+    assert same(session.first, control.first) and not same(session.first, session.second)
+
+
 def test_sessions_share_nothing_but_weights(dream):
     weights = [p.clone() for p in dream.world_model.parameters()]
     alone = [played(dream, ACTIONS[:15], seed, temperature, seed) for seed, temperature in ((0, 0.5), (1, 2.0))]
@@ -159,12 +173,195 @@ def test_temperature_zero_has_no_luck_and_shares_the_weights(dream):
 
 
 def test_the_policy_chooses_and_is_repeated(dream):
-    session = played(dream, [None] * 6, seed=3)
-    assert all(m.by_policy for m in session.first.moments[1:])
+    session = played(dream, ["policy"] * 6, seed=3)
+    assert all(m.by == "policy" for m in session.first.moments[1:])
     by_hand = played(dream, [m.action for m in session.first.moments[1:]], seed=3)
-    assert same(session.first, by_hand.first) and not any(m.by_policy for m in by_hand.first.moments)
+    assert same(session.first, by_hand.first) and not any(m.by for m in by_hand.first.moments)
     with pytest.raises(UserError, match="no trained policy"):
-        Session(replace(dream, policy=None)).step(None)
+        Session(replace(dream, policy=None)).step("policy")
+
+
+def test_a_planner_chooses_and_is_repeated(dream):
+    """It takes what its search finds from here, and the dream that it searched in is not changed by that."""
+    planner = Planner(shapes=dream.world_model.shapes, horizon=4, samples=16, iterations=2, elites=4)
+    planned = replace(dream, planner=planner)
+    session = played(planned, ["planner"] * 5, seed=3)
+    assert all(m.by == "planner" for m in session.first.moments[1:])
+    by_hand = played(dream, [m.action for m in session.first.moments[1:]], seed=3)
+    assert same(session.first, by_hand.first)
+    again = Session(planned)
+    again.restore(session.script())
+    assert same(session.first, again.first) and again.script() == session.script()
+    future = session.first
+    memory = future._memory(2)
+    state = functools.partial(dream.world_model.rollout, memory.state)
+    view = replace(dream.world_model.view_of(memory.codes, memory.h), dream=state)
+    assert future.moments[3].action == int(planner.act(view, planner.start(1), future._noise(2)[:, -1])[0])
+    with pytest.raises(UserError, match="no trained planner"):
+        Session(dream).step("planner")
+
+
+def test_the_policy_dreams_as_in_imagination(dream):
+    """With the same noise `imagine` gives the same actions, codes, rewards and ends; the policy remembers what it saw."""
+    model, K, H = copy.deepcopy(dream.world_model), dream.world_model.shapes.codes, 16
+    policy = ActorCritic(shapes=model.shapes, view="pixels", hidden=8).eval()
+    with torch.no_grad():
+        list(model.termination.parameters())[-1].add_(27)  # ends are probable, but not certain
+        for parameter in (*policy.actor.parameters(), *policy.network.lstm.parameters()):
+            parameter.normal_()
+    start = max(dream.starts, key=lambda start: start.steps.obs.shape[1])
+    codes, T = model.encode(start.steps), start.steps.obs.shape[1]
+    assert T > 1 and not torch.equal(codes.indices[:, 0], codes.indices[:, -1])
+    forgot = ended = 0
+    for seed in range(12):
+        noise = [torch.rand(1, K + 3, generator=torch.Generator().manual_seed(seed * 1_000_003 + t)) for t in range(H)]
+        carry = policy.start(1)
+        for t in range(T - 1):
+            carry = policy.follow(model.view_of(Codes(codes.indices[:, t : t + 1])), carry)
+        out = imagine(model, *model.start(start.steps, codes), policy, H, torch.stack(noise, 1), carry)
+        blank = imagine(model, *model.start(start.steps, codes), policy, H, torch.stack(noise, 1), policy.start(1))
+        session = Session(replace(dream, world_model=model, policy=policy, starts=[start]), 0, seed)
+        assert np.array_equal(session.first.moments[0].frame, (model.decode(Codes(codes.indices[:, -1:]))[0, 0] * 255).round())
+        while not session.first.ended and session.t < H:
+            session.step("policy")
+        moments, n = session.first.moments, session.t
+        assert [m.action for m in moments[1:]] == out.action[0, :n].tolist()
+        assert torch.equal(torch.stack([m.codes for m in moments]), out.indices[0, : n + 1])
+        assert [m.reward for m in moments[1:]] == out.reward[0, :n].tolist()
+        assert [m.ended for m in moments[1:]] == out.terminated[0, :n].tolist()
+        forgot, ended = forgot + (not torch.equal(out.action, blank.action)), ended + (0 < n < H)
+    assert forgot and 0 < ended < 12, "memory and ends must matter, or this test says nothing"
+
+
+def test_expected_rewards_are_means(dream):
+    session = played(replace(dream, expected_reward=True), ACTIONS[:3], seed=5)
+    _, state = dream.world_model.start(dream.starts[0].steps)
+    for t, action in enumerate(ACTIONS[:3]):
+        noise = torch.rand(1, dream.world_model.shapes.codes + 3, generator=torch.Generator().manual_seed(5 * 1_000_003 + t))
+        prediction, state = dream.world_model.step(state, torch.tensor([action]), noise[:, :-3])
+        assert (
+            session.first.moments[t + 1].reward
+            == prediction.reward.mean.item()
+            != prediction.reward.sample(noise[:, -3]).item()
+        )
+
+
+class Counter:
+    """A real game without an end, whose every step rewards and which keeps the actions it was sent."""
+
+    ended = False
+
+    def __init__(self, actions=()):
+        self.actions, self.frame = actions, np.full((4, 10, 10), len(actions), np.uint8)
+
+    def step(self, action):
+        return Counter((*self.actions, action)), 1.0
+
+
+@pytest.fixture
+def counted(dream, monkeypatch):
+    """The dream beside a game that counts; action 2 ends it, and the reward of an action is one more than its number."""
+    advance = Future._advance
+
+    def ruled(self, memory, t, action, temperature):
+        after, moment = advance(self, memory, t, action, temperature)
+        return after, replace(moment, ended=action == 2, reward=action + 1.0)
+
+    monkeypatch.setattr(Future, "_advance", ruled)
+    policy = copy.deepcopy(dream.policy)
+    with torch.no_grad():
+        policy.actor.bias[2] -= 100  # it does not choose to end
+    return replace(dream, policy=policy, starts=[replace(start, game=Counter()) for start in dream.starts])
+
+
+def restored(session):
+    again = Session(session.dream)
+    again.restore(json.loads(json.dumps(session.script())))
+    assert again.view()[0] == session.view()[0]
+    assert same(again.first, session.first) and (session.second is None or same(again.second, session.second))
+    return again
+
+
+def test_each_future_has_its_own_end(counted):
+    session = played(counted, [0, 1, 0, 1])
+    session.branch(1, 2)
+    assert [len(f.moments) for f in session._futures()] == [5, 3], "what has ended takes no later actions"
+    session.step(1)
+    assert [len(f.moments) for f in session._futures()] == [6, 3] and session.length == session.t == 5
+    restored(session)
+    session = played(counted, [0, 2])
+    session.branch(1, 0)
+    session.step(1)
+    assert [len(f.moments) for f in session._futures()] == [3, 4] and session.length == session.t == 3
+    assert session.real[-1][0].actions == (0, 2), "the real game goes with the first future"
+    restored(session)
+    session.step(2)
+    with pytest.raises(UserError, match="has ended"):
+        session.step(0)
+    session.rewind(3)
+    session.step(1)
+    restored(session)
+    session.unbranch()
+    assert session.t == session.length == 2 and session.log == [(0, 1.0), (2, 1.0)]
+    restored(session)
+
+
+def test_what_was_rewound_is_forgotten_everywhere(counted):
+    session = played(counted, [0, 1, 1, 0, 1, 0, 0, 1])
+    session.branch(2, 0)
+    session.step("policy")
+    session.rewind(5)
+    session.step(1, 2.0)
+    assert session.length == 6 and len(session.log) == 6 and session.log[-1] == (1, 2.0)
+    assert [game.actions for game, _ in session.real][-1] == (0, 1, 1, 0, 1, 1) and len(session.real) == 7
+    assert session.parting.repeats == 5, "the sixth key went to both futures"
+    for action in ("policy", "policy", 0, 1):
+        session.step(action)
+    restored(session)
+    session.rewind(1)
+    session.branch(4, 0)
+    assert session.t == 5, "what is shown is where they part"
+
+
+def test_a_branch_keeps_temperatures(dream):
+    session = Session(dream)
+    for action, temperature in zip(ACTIONS[:6], (0.3, 2.0, 0.5, 4.0, 1.0, 0.2), strict=True):
+        session.step(action, temperature)
+    session.branch(1, ACTIONS[1])
+    assert same(session.first, session.second)
+
+
+def test_what_is_told_adds_up(counted):
+    session = played(counted, [0, 1, 1, 0])
+    session.branch(1, 0)
+    for t, (mine, other) in enumerate([(0, 0), (1, 1), (3, 2), (5, 4), (6, 5)]):
+        session.rewind(t)
+        told, pictures = session.view()
+        assert (told["dream"]["return"], told["branch"]["return"], told["real"]["return"]) == (mine, other, t)
+        assert told["panes"] == ["dream", "branch", "real"] and len(pictures) == 3
+        assert np.array_equal(pictures[2], viz.to_rgb(session.real[t][0].frame, scale=1))
+        assert np.array_equal(pictures[1], viz.to_rgb(session.second.moments[t].frame, scale=1))
+    lines = told["timeline"]
+    assert lines["dream"]["reward"] == [1, 2, 2, 1] and lines["branch"]["reward"] == [1, 1, 2, 1]
+    bits = [m.surprise.sum() for m in session.second.moments[1:]]
+    assert lines["branch"]["bits"] == pytest.approx(bits, abs=1e-3)
+
+
+def test_a_dream_has_a_longest_length(dream, monkeypatch):
+    monkeypatch.setattr("tokenworld.play.session.LONGEST", 3)
+    session = played(dream, [0, 1, 0])
+    with pytest.raises(UserError, match="at most 3 steps"):
+        session.step(0)
+    script = session.script()
+    with pytest.raises(UserError, match="this script has 4"):
+        session.restore(script | {"log": [[0, 1.0]] * 4})
+    assert session.script() == script
+
+
+def test_the_recipe_has_a_temperature(dream):
+    cool = replace(dream, world_model=_tempered(dream.world_model, 0.25))
+    assert played(cool, [0]).first.moments[1].temperature == 0.25
+    assert same(played(cool, ACTIONS[:5]).first, played(dream, ACTIONS[:5], temperature=0.25).first)
 
 
 def test_the_end_is_an_end(dream):
@@ -198,15 +395,17 @@ def test_keeping_the_second_future(dream):
 
 def test_a_script_makes_the_same_dream_again(dream):
     session = Session(dream, 2, 9)
-    for action, temperature in ((1, 1.0), (None, 0.7), (2, 1.5), (None, 1.0)):
+    for action, temperature in ((1, 1.0), ("policy", 0.7), (2, 1.5), ("policy", 1.0)):
         session.step(action, temperature)
     session.branch(1, 0)
-    for action in (None, 2, None):
+    for action in ("policy", 2, "policy"):
         session.step(action, 1.2)
     session.rewind(5)
     again = Session(dream)
     again.restore(json.loads(json.dumps(session.script())))
     assert same(session.first, again.first) and same(session.second, again.second)
+    assert [m.by for m in again.first.moments] == [m.by for m in session.first.moments]
+    assert [m.by for m in session.first.moments[1:]] == [None, "policy", None, "policy", "policy", None, "policy"]
     a, b = session.view(), again.view()
     assert a[0] == b[0] and all(np.array_equal(x, y) for x, y in zip(a[1], b[1], strict=True))
     for wrong in (None, {}, {"start": 0}, {"start": 0, "seed": 0, "log": [[7, 1.0]], "t": 0, "branch": None}):
@@ -224,6 +423,8 @@ def test_a_script_makes_the_same_dream_again(dream):
         (lambda s: s.rewind(3), "t must"),
         (lambda s: s.rewind(-1), "t must"),
         (lambda s: s.begin(99), "start must"),
+        (lambda s: s.begin(1, -1), "seed must"),
+        (lambda s: s.begin(1, 2**31 + 1), "seed must"),
         (lambda s: s.branch(2, 0), "t must"),
         (lambda s: s.branch(0, "x"), "action must"),
     ],
@@ -248,7 +449,7 @@ def test_the_real_game_is_the_recorded_one(dream, folder):
     for start in dream.starts:
         frames, actions = start.steps.obs[0].numpy(), start.steps.action[0].numpy()
         T = len(frames)
-        found = 0
+        found = ends = 0
         for episode in episodes:
             for t in range(len(episode.action) - T + 1):
                 alike = np.array_equal(episode.obs[t : t + T], frames) and np.array_equal(
@@ -262,15 +463,34 @@ def test_the_real_game_is_the_recorded_one(dream, folder):
                     game, reward = game.step(int(episode.action[i]))
                     path.append((np.array_equal(game.frame, episode.obs[i + 1]), reward == episode.reward[i]))
                 found += all(map(all, path)) and game.ended == episode.terminated[-1]
+                if game.ended:
+                    after, reward = game.step(1)
+                    ends += after is game and reward == 0
         assert found, start.name
+        assert ends or not game.ended, "after the end there is nothing"
+
+
+def test_a_start_has_the_frames_of_one_episode():
+    """The one that its last frame is in; a window inside an episode stays whole."""
+    steps = steps_of(1, 6, first=[(0, 1), (0, 3)], frame=(1, 2, 2))
+    assert torch.equal(_this_episode(steps).obs, steps.obs[:, 3:])
+    assert _this_episode(steps[:, 4:]).obs.shape[1] == 2
 
 
 def test_starts_without_a_repeatable_game(folder):
     run, _, _ = opened(str(folder), {"device": "cpu"})
     starts = gallery(run, None, count=5)
     assert len(starts) == 5 and all(start.game is None for start in starts)
+    held_out = run.held_out.rows > 0
+    frames = (run.held_out if held_out else run.replay).frames(np.arange((run.held_out if held_out else run.replay).rows))
     for start in starts:
         assert start.steps.acted[0, -1] and not start.steps.first[0, 1:].any()
+        kind, _, row = start.name.split()
+        row, T = int(row.replace(",", "")), start.steps.obs.shape[1]
+        assert kind == ("held-out" if held_out else "recorded") and torch.equal(
+            start.steps.obs[0], frames[row + 1 - T : row + 1]
+        )
+        assert T == run.world_model.backbone.context or start.steps.first[0, 0]
     run.replay, run.held_out = type(run.replay)(), type(run.held_out)()
     with pytest.raises(UserError, match="data=DIR"):
         gallery(run, None)
@@ -282,15 +502,21 @@ def test_starts_without_a_repeatable_game(folder):
 def test_what_is_saved_is_what_was_seen(dream):
     from PIL import Image
 
-    session = played(dream, ACTIONS[:7])
+    session = played(dream, ACTIONS[:7], seed=9, start=1)
     session.branch(3, (ACTIONS[3] + 1) % 3)
     arrays = np.load(io.BytesIO(session.npz()), allow_pickle=False)
     assert np.array_equal(arrays["obs"], np.stack([m.frame for m in session.first.moments]))
+    for name, field in (("reward", "reward"), ("p_end", "p_end"), ("terminated", "ended"), ("temperature", "temperature")):
+        assert np.allclose(arrays[name], [getattr(m, field) for m in session.first.moments[1:]]), name
+        assert np.allclose(arrays[f"branch_{name}"], [getattr(m, field) for m in session.second.moments[1:]]), name
+    assert (arrays["seed"], arrays["start"]) == (9, 1)
     assert arrays["action"].tolist() == ACTIONS[:7] and arrays["branch_at"] == 3
     assert arrays["surprise_bits"].shape == (7, *dream.world_model.shapes.grid)
     assert np.array_equal(arrays["branch_obs"][:4], arrays["obs"][:4]) and len(arrays["real_obs"]) == 8
     gif = Image.open(io.BytesIO(session.gif()))
-    assert gif.size == (3 * 200 + 2 * 4, 200) and 1 < gif.n_frames <= 8  # equal neighbours are one frame
+    assert gif.size == (3 * 200 + 2 * 4, 200) and gif.n_frames > 1
+    shown = [[f.at(t).frame.tobytes() for f in session._futures()] + [session.real[t][0].frame.tobytes()] for t in range(8)]
+    assert gif.n_frames == 1 + sum(a != b for a, b in zip(shown, shown[1:], strict=False))  # equal neighbours are one frame
 
 
 # --------------------------------------------------------------------------------------------------------------- server
@@ -325,6 +551,7 @@ def test_the_page_needs_its_token_and_this_machine(client):
     nonce = re.search(r"'nonce-([^']+)'", policy)[1]
     assert "default-src 'none'" in policy and f'<script nonce="{nonce}">' in good.text
     assert nonce not in client.get(f"/?token={TOKEN}").text
+    assert good.headers["cache-control"] == "no-store" and good.headers["referrer-policy"] == "no-referrer"
     for url in ("/", "/?token=", "/?token=secreu", "/?token=%C3%A9"):
         assert client.get(url).status_code == 403
     assert client.get(f"/?token={TOKEN}", headers={"origin": "http://evil.example"}).status_code == 403
@@ -363,8 +590,6 @@ def test_two_tabs_are_two_dreams(client, dream):
             told_a, body = asked(a, op="step", action=action)
             told_b, _ = asked(b, op="step", action=2 - action, temperature=0.5)
         assert told_a["t"] == told_b["t"] == 5 and (told_a["seed"], told_b["seed"]) == (4, 5)
-        from tokenworld import viz
-
         expected = played(dream, ACTIONS[:5], seed=4)
         assert body[: 10 * 10 * 3] == viz.to_rgb(expected.first.moments[-1].frame, scale=1).tobytes()
         assert told_a["dream"]["bits"] == pytest.approx(float(expected.first.moments[-1].surprise.sum()), abs=1e-3)
@@ -376,6 +601,77 @@ def test_two_tabs_are_two_dreams(client, dream):
         told, content = asked(a, op="save", kind="npz")
         assert told["file"].endswith(".npz") and told["bytes"] == len(content)
         assert np.load(io.BytesIO(content))["action"].tolist() == ACTIONS[:5]
+
+
+def told_by(session, **message) -> dict:
+    answer = server.answer_to(session, json.dumps(message))
+    return json.loads(answer) if isinstance(answer, str) else unpacked(answer)[0]
+
+
+def test_messages_do_what_they_say(dream):
+    session = Session(dream)
+    for action in (0, 2, 1):
+        told = told_by(session, op="step", action=action, temperature=2.0)
+        assert told["dream"]["action"] == action and told["script"]["last"] == [action, 2.0]
+    assert told_by(session, op="branch", t=0, action=1)["script"]["branch"] == [0, 1, 3]
+    assert told_by(session, op="unbranch")["panes"] == ["dream", "real"]
+    told_by(session, op="branch", t=1, action=0)
+    assert told_by(session, op="adopt")["script"]["log"] == [[0, 2.0], [0, 2.0], [1, 2.0]]
+    told = told_by(session, op="begin", start=1, seed=6)
+    assert (told["start"], told["seed"], told["length"]) == (1, 6, 0)
+
+
+@pytest.mark.parametrize("op", [[], {}, 3, None, ["step"]])
+@pytest.mark.parametrize("kind", [[], {}, 3, None])
+def test_words_of_any_type_are_answered(dream, op, kind):
+    session = Session(dream)
+    assert "op must be one of" in told_by(session, op=op)["error"]
+    assert "kind must be one of" in told_by(session, op="save", kind=kind)["error"]
+
+
+LOG = [[0, 1.0], [1, 1.0]]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"log": [[0, 1.0], [9, 1.0]]},
+        {"branch": [0, 1, "2"]},
+        {"branch": [0, 1, None]},
+        {"branch": [0, 1, []]},
+        {"branch": [0, 1, -1]},
+        {"branch": [0, 1, 9]},
+        {"branch": "abc"},
+        {"branch": 5},
+        {"branch": [[], {}, 2]},
+        {"log": [[[], 1.0]]},
+        {"log": [[0, {}]]},
+        {"t": "1"},
+        {"start": {}},
+        {"seed": []},
+    ],
+)
+def test_a_wrong_script_begins_a_new_dream(dream, wrong):
+    session = played(dream, [0, 1, 1], start=2)
+    script = {"start": 1, "seed": 0, "log": LOG, "branch": None, "t": 2}
+    assert told_by(session, op="restore", script=script)["t"] == 2
+    assert told_by(session, op="restore", script=script | wrong)["error"]
+    assert (session.start, session.length, session.second) == (0, 0, None)
+    assert told_by(session, op="step", action=0)["t"] == 1
+
+
+def test_a_tab_too_many_waits_for_another_to_close(client, monkeypatch):
+    from starlette.websockets import WebSocketDisconnect
+
+    monkeypatch.setattr(server, "VIEWERS", 1)
+    address = f"ws://127.0.0.1:8642/socket?token={TOKEN}"
+    for _ in range(2):
+        with client.websocket_connect(address, headers=ORIGIN) as one:
+            one.receive_bytes()
+            with client.websocket_connect(address, headers=ORIGIN) as other, pytest.raises(WebSocketDisconnect) as told:
+                other.receive_bytes()
+            assert told.value.code == 1013 and "close a tab" in told.value.reason
+            assert asked(one, op="step", action=0)[0]["t"] == 1
 
 
 def test_the_token_is_kept_for_its_user_only(tmp_path, monkeypatch):
@@ -429,7 +725,7 @@ class Served:
 def test_a_real_server_answers_403(folder, tmp_path):
     pytest.importorskip("uvicorn")
     client = pytest.importorskip("websockets.sync.client")
-    from websockets.exceptions import InvalidStatus
+    from websockets.exceptions import ConnectionClosed, InvalidStatus
 
     served = Served(folder, port := free_port(), tmp_path)
     address, own = served.url.replace("http", "ws").replace("/?", "/socket?"), f"http://127.0.0.1:{port}"
@@ -440,6 +736,10 @@ def test_a_real_server_answers_403(folder, tmp_path):
             assert refused.value.response.status_code == 403
         with client.connect(address, origin=own) as websocket:
             assert "hello" in unpacked(websocket.recv(timeout=10))[0]
+            websocket.send("x" * (server.LARGEST + 1))
+            with pytest.raises(ConnectionClosed) as closed:
+                websocket.recv(timeout=10)
+            assert closed.value.rcvd.code == 1009  # too big
         with pytest.raises(OSError), socket.create_connection(("127.0.0.2", port), 2):  # nothing listens on other addresses
             pass
     finally:
@@ -492,6 +792,22 @@ def test_a_person_plays_in_a_browser(folder, tmp_path):
         browser.key("ArrowRight", 39)
         browser.until("seen.branch && !waiting && document.querySelectorAll('figure').length === 3")
         assert browser.eval("seen.branch.at === 5 && seen.length") == length
+        browser.type("m")
+        assert browser.eval("driver") == "policy"
+        browser.type("m")
+        assert browser.eval("driver") == "planner" and "Planner" in browser.eval("$('driver').textContent")
+        browser.eval(f"rewind({length})")
+        browser.until(f"{step} === {length}")
+        browser.type(".")  # the planner's step, and what one is asked who leaves the future there
+        browser.until(f"{step} === {length + 1} && !waiting")
+        assert browser.eval("script.log.at(-1)[0]") == "planner"
+        browser.eval(f"rewind({length})")
+        browser.until(f"{step} === {length}")
+        browser.type("b")
+        assert "instead of the planner's" in browser.eval("document.body.innerText")
+        browser.key("Escape", 27)
+        browser.type("m")
+        assert browser.eval("driver === null")
         browser.type("o")
         assert browser.eval("!document.querySelectorAll('.dream canvas')[1].hidden")
         browser.eval(f"rewind({length})")
@@ -506,7 +822,8 @@ def test_a_person_plays_in_a_browser(folder, tmp_path):
             file = wait_for(lambda k=kind: next(iter((tmp_path / "profile").glob(f"dream-*.{k}")), None), 15, kind)
             wait_for(lambda f=file: f.stat().st_size, 5)
         arrays = np.load(next((tmp_path / "profile").glob("*.npz")), allow_pickle=False)
-        assert len(arrays["action"]) == length and arrays["action"][:8].tolist() == [1] * 8 and arrays["branch_at"] == 5
+        assert len(arrays["action"]) == length + 1 and arrays["by_planner"].tolist() == [False] * length + [True]
+        assert arrays["action"][:8].tolist() == [1] * 8 and arrays["branch_at"] == 5
         foreign = {
             e["params"]["request"]["url"].split(":")[0] for e in browser.events if e["method"] == "Network.requestWillBeSent"
         }

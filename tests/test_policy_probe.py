@@ -153,7 +153,8 @@ def test_what_is_asked_for_and_not_measured_is_said(run, tmp_path):
 
 
 def test_real_and_dreamt_returns_stop_at_an_end():
-    """A world whose every step rewards and whose third step ends: three rewards, in both."""
+    """A world whose every step rewards, in which one row ends with its third step and one with its fifth, in both."""
+    last = np.array([3, 5])
 
     class Env:
         num_envs, t = 2, 0
@@ -164,7 +165,7 @@ def test_real_and_dreamt_returns_stop_at_an_end():
 
         def step(self, action):
             self.t += 1
-            end = np.full(2, self.t == 3)
+            end = last == self.t
             return np.zeros((2, 1, 1, 1), np.uint8), np.full(2, 5.0), end, np.zeros(2, bool), {}
 
     codes = Codes(torch.zeros(2, 1, 1, dtype=torch.int64), torch.zeros(2, 1, 1, 1))
@@ -179,9 +180,9 @@ def test_real_and_dreamt_returns_stop_at_an_end():
         def step(self, state, action, noise):
             ones = torch.ones(2)
             reward = SimpleNamespace(mean=ones, sample=lambda noise: ones)
-            ends = SimpleNamespace(sample=lambda noise: torch.full((2,), state == 2))
+            ends = SimpleNamespace(sample=lambda noise: torch.from_numpy(last == state + 1))
             return SimpleNamespace(codes=codes, h=torch.zeros(2, 1), reward=reward, terminated=ends), state + 1
 
-    assert probe._played(Ending(), probe.Constant(0), Env(), 0).tolist() == [3, 3]
+    assert probe._played(Ending(), probe.Constant(0), Env(), 0).tolist() == [3, 5]
     starts = torch.zeros(2, 1, 1, 1, dtype=torch.uint8)
-    assert probe._dreamt(Ending(), probe.Constant(0), starts, 0).tolist() == [3, 3]
+    assert probe._dreamt(Ending(), probe.Constant(0), starts, 0).tolist() == [3, 5]

@@ -4,6 +4,7 @@ import json
 import socket
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from transformers import AutoConfig, AutoModel
 
 from tokenworld import config
 from tokenworld.actions import DiscreteAction
-from tokenworld.backbones.pretrained import TINY, Pretrained
+from tokenworld.backbones.pretrained import TINY, Pretrained, _probed
 from tokenworld.interfaces import Codes, UserError
 from tokenworld.nn import for_inference, make_optimizer, total_loss
 from tokenworld.world_model import WorldModel
@@ -239,8 +240,18 @@ def test_lora():
     moved, losses = learn(model, codes, steps, updates=5)
     adapters = [name for name in moved if "lora_" in name]
     assert len(adapters) == 2 * 2 * 7  # A and B, two layers, seven linear layers in each
+    weights = dict(model.backbone.named_parameters())
+    assert {min(weights[name].shape) for name in adapters} == {2}  # the rank
     assert all((change > 0) == ("lora_" in name or not name.startswith("model.")) for name, change in moved.items())
     assert losses[-1] < losses[0]
+
+
+def test_adapters_are_new_weights_to_lr_scale():
+    pytest.importorskip("peft")
+    body = made("llama", train_mode="lora", lr_scale=0.1)
+    ((scale, old),) = body.parameter_groups()
+    own = {id(p) for name, p in body.named_parameters() if name.startswith("model.") and "lora_" not in name}
+    assert scale == 0.1 and {id(p) for p in old} == own
 
 
 def test_lora_needs_peft(monkeypatch):
@@ -249,18 +260,51 @@ def test_lora_needs_peft(monkeypatch):
     Pretrained(**TINY, train_mode="frozen")
 
 
-def test_learned_positions_enter_training_at_a_random_place():
-    """In training each row of one window starts elsewhere in the ring; in evaluation the ring begins with the episode."""
-    body, x = made("gpt2"), torch.randn(1, 3, P, 32).repeat(64, 1, 1, 1)
-    rows = body(x, "full")[0]
-    assert close(rows[0], rows[1])
+@torch.no_grad()
+def test_learned_positions_go_round():
+    """Past the context the places begin again, as the model itself does when it is told so, under the same band."""
+    body, x = made("gpt2"), torch.randn(2, LONG, P, 32)
+    places = torch.arange(LONG * P)
+    step = places // P
+    seen = (places <= places[:, None]) & (step > step[:, None] - 4)
+    mask = torch.zeros(1, 1, LONG * P, LONG * P).masked_fill(~seen, float("-inf"))
+    expected = body.model(
+        inputs_embeds=x.flatten(1, 2), attention_mask=mask, position_ids=(places % (4 * P))[None], use_cache=False
+    ).last_hidden_state.view(2, LONG, P, 32)
+    assert close(body(x, "causal")[0], expected)
+
+
+def still(body):
+    """Without dropout, also in training."""
     for p in (m for m in body.model.modules() if isinstance(m, torch.nn.Dropout)):
         p.p = 0.0
     for block in body.model.h:
         block.attn.attn_dropout.p = 0.0
-    trained = body.train()(x, "full")[0].detach()
-    distinct = torch.unique((trained * 1e3).round().flatten(1), dim=0)
-    assert len(distinct) >= 4 and any(close(row, rows[0], 1e-4) for row in trained)
+    return body
+
+
+@torch.no_grad()
+def test_learned_positions_enter_training_at_a_random_place():
+    """In training each row of one window starts at another step of the ring, as the model itself does when it is told these
+    positions; without a gradient, and in evaluation, the ring begins with the episode."""
+    body, x = still(made("gpt2")), torch.randn(1, 3, P, 32).repeat(64, 1, 1, 1)
+    places = torch.arange(3 * P)
+    mask = torch.zeros(1, 1, 3 * P, 3 * P).masked_fill(~(places // P <= places[:, None] // P), float("-inf"))
+    entered = [
+        body.model(
+            inputs_embeds=x[:1].flatten(1, 2),
+            attention_mask=mask,
+            position_ids=((places + P * n) % (4 * P))[None],
+            use_cache=False,
+        ).last_hidden_state.view(3, P, 32)
+        for n in range(4)
+    ]
+    for rows in (body(x, "full")[0], body.train()(x, "full")[0]):
+        assert all(close(row, entered[0]) for row in rows)
+    with torch.enable_grad():
+        trained = body(x, "full")[0].detach()
+    came = [[close(row, one, 1e-4) for one in entered] for row in trained]
+    assert all(sum(row) == 1 for row in came) and all(any(row[n] for row in came) for n in range(4))
 
 
 # -------------------------------------------------------------------------------------------------------------- refusals
@@ -280,8 +324,49 @@ def test_what_cannot_serve_is_refused():
     assert "did you mean hidden_size?" in refusal(config=dict(model_type="llama", hiden_size=3))
     assert "backbone.context must be at least 1" in refusal(**TINY | dict(context=0))
     assert "train_mode=frozen" in refusal(**TINY, lr_scale=0.0)
-    rope = dict(rope_type="dynamic", factor=2.0, rope_theta=1e4)
-    assert "change with the length" in refusal(config=dict(model_type="llama", rope_parameters=rope))
+    long = dict(short_factor=[1.0] * 4, long_factor=[2.0] * 4)
+    for rope in (dict(rope_type="dynamic", factor=2.0), dict(rope_type="longrope", factor=2.0, **long)):
+        told = dict(model_type="llama", hidden_size=32, num_attention_heads=4, rope_parameters=dict(rope_theta=1e4, **rope))
+        assert "change with the length" in refusal(config=told)
+
+
+class Blind(torch.nn.Module):
+    """A model that does as `obeys` says with the mask that it is given, and keeps the keys of so many layers."""
+
+    def __init__(self, obeys="mask", kept=2, widths=(8, 8)):
+        super().__init__()
+        self.obeys, self.kept, self.widths = obeys, kept, widths
+        self.config = AutoConfig.for_model("llama", num_hidden_layers=2)
+
+    def forward(self, inputs_embeds, attention_mask, past_key_values, **_):
+        for layer in range(self.kept):
+            k = inputs_embeds.new_zeros(1, 4, 2, self.widths[layer])
+            past_key_values.update(k, k, layer)
+        seen = {"mask": attention_mask[0, 0], "all": torch.zeros(2, 2), "causal": torch.full((2, 2), -torch.inf).triu(1)}
+        return SimpleNamespace(last_hidden_state=seen[self.obeys].softmax(-1) @ inputs_embeds)
+
+
+def test_what_does_not_attend_or_remember_as_it_should_is_found_out():
+    assert _probed(Blind(), 6) == (2, 4, 8)
+    for wrong, told in (
+        (Blind("all"), "does not attend as the mask says"),
+        (Blind("causal"), "does not attend as the mask says"),
+        (Blind(kept=1), "do not all keep"),
+        (Blind(widths=(8, 6)), "do not all keep"),
+    ):
+        with pytest.raises(UserError, match=told):
+            _probed(wrong, 6)
+
+
+def test_a_padding_token_of_a_table_that_is_not_needed():
+    """Phi-3's is number 32000."""
+    sizes = dict(hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2)
+    assert Pretrained(config=dict(model_type="phi3", **sizes), context=4).layers == 1
+
+
+def test_the_cache_has_the_type_that_is_asked_for():
+    cache = made("llama").make_cache(2, P, torch.bfloat16)
+    assert {x.dtype for x in (*cache.keys, *cache.values)} == {torch.bfloat16}
 
 
 def test_more_positions_than_were_learned():

@@ -36,5 +36,5 @@ def register() -> None:
         register("tokenworld/Dream-v0", entry_point="tokenworld.dream_env:make")
 
 
-if "gymnasium" in sys.modules:  # else `import gymnasium` would slow down all who do not need it; dream_env registers too
+if "gymnasium" in sys.modules:  # else `tokenworld --help` would wait for its import; Agent and DreamEnv register, too
     register()

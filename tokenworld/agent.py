@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld import config, hub
+from tokenworld import config, hub, register
 from tokenworld.evaluation.returns import scored
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import Steps, UserError
 from tokenworld.world_model import WorldModel
 
+register()  # who acts may want to act in a dream
 SCORED = {"max_steps": 10_000}  # where an episode is cut when an agent is scored, unless its config says otherwise
 
 
@@ -69,14 +70,14 @@ class Agent:
         if seed is not None:
             self._generator = torch.Generator(self.device).manual_seed(seed)
         self._actor = Actor(self.world_model, self.policy, generator=self._generator, temperature=self.temperature)
-        self._begun = False
+        self._rows: int | None = None  # frames at a time, since the reset
 
     def act(self, obs: np.ndarray | torch.Tensor, first: np.ndarray | torch.Tensor | None = None) -> int | np.ndarray:
         """One frame -> an action; N frames -> actions (N,).
 
         obs: (C, H, W) or (H, W, C), or N of them, bytes or bool, as the training environment gives them (`make_env`).
         first (N,) bool: which rows begin an episode; by default all do at the first call after `reset`, and none later. Raises
-        UserError for frames of another size or type.
+        UserError for frames of another size or type, and for another number of them than since `reset`.
         """
         frames = torch.as_tensor(np.asarray(obs))
         C, H, W = self.world_model.shapes.frame
@@ -87,17 +88,21 @@ class Agent:
         if tuple(frames.shape[1:]) != (C, H, W) or frames.dtype not in (torch.uint8, torch.bool):
             raise UserError(
                 f"obs has shape {tuple(np.shape(obs))} and type {np.asarray(obs).dtype}, expected ({C}, {H}, {W}) or"
-                f" ({H}, {W}, {C}) of bytes, or several of them: make the environment by agent.make_env(), which prepares frames"
-                " as in training"
+                f" ({H}, {W}, {C}) of bytes, or several of them: make the environment by agent.make_env(), which prepares"
+                " frames as in training"
             )
         if frames.dtype == torch.bool:
             frames = frames.to(torch.uint8) * 255
         N = len(frames)
-        begins = np.full(N, not self._begun) if first is None else np.asarray(first)
+        if self._rows not in (None, N):
+            raise UserError(
+                f"obs has {N} frames, the calls before it had {self._rows}, each the next of its episode: call reset()"
+            )
+        begins = np.full(N, self._rows is None) if first is None else np.asarray(first)
         first = torch.as_tensor(begins, dtype=torch.bool)
         if first.shape != (N,):
             raise UserError(f"first has shape {tuple(first.shape)}, expected ({N},), one for each of the {N} frames")
-        self._begun = True
+        self._rows = N
         actions = self._actor(frames.contiguous(), first)
         return int(actions[0]) if single else actions.numpy()
 

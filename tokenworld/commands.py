@@ -21,6 +21,7 @@ from tokenworld.evaluation.report import Report, fingerprint, write
 from tokenworld.evaluation.simulator import simulator_of
 from tokenworld.interfaces import UserError
 from tokenworld.log import Log
+from tokenworld.policies.planner import Planner
 from tokenworld.run import Run
 
 STARTS = 64  # real moments that an exported model brings along
@@ -275,6 +276,7 @@ def play(out: str, keys: dict) -> None:
         gallery(run, collected),
         run.meta["action_meanings"] or [f"action {a}" for a in range(A)],
         run.policy if run.count["policy"] else None,
+        Planner(shapes=run.world_model.shapes, horizon=8, samples=32, iterations=2, elites=4).to(run.device),
         expected_reward=cfg["train"]["policy"].get("expected_reward", False),
         name=f"{cfg['env']['id']}, {out}",
     )

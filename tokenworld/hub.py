@@ -39,7 +39,7 @@ def save(dir: Path | str, config: dict[str, Any], tensors: dict[str, dict[str, T
     then, and where the folder holds something else than a model.
     """
     dir = Path(dir)
-    if dir.exists() and not (dir.is_dir() and ((dir / CONFIG).is_file() or not any(dir.iterdir()))):
+    if dir.exists() and not (dir.is_dir() and (_ours(dir / CONFIG) or not any(dir.iterdir()))):
         raise UserError(f"{dir} exists and is no model's folder, nothing is overwritten: choose another one")
     texts = {CONFIG: json.dumps({"library": "tokenworld", "format": FORMAT, **config}, indent=1) + "\n", CARD: card}
     contents = {name: text.encode() for name, text in texts.items()}
@@ -61,6 +61,15 @@ def save(dir: Path | str, config: dict[str, Any], tensors: dict[str, dict[str, T
         raise UserError(f"{dir} cannot be written ({error.strerror}): free some space or choose another folder") from None
     for name in set(FILES) - set(contents):
         (dir / name).unlink(missing_ok=True)  # of the model that this one replaces
+
+
+def _ours(path: Path) -> bool:
+    """Other libraries, too, call their file config.json."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(told, dict) and told.get("library") == "tokenworld"
 
 
 def find(source: Path | str, **asked: Any) -> Path:

@@ -103,12 +103,18 @@ class WorldModel(nn.Module):
         told = hub.read(folder)
         if trust_remote_code:
             config.trust(told["parts"])
-        elif ":" in str((told["parts"].get("env") or {}).get("id", "")):  # Gymnasium would import the module before the colon
-            raise UserError(f"{folder / hub.CONFIG} names an environment in a module of its own, {told['parts']['env']['id']}:"
-                            " pass trust_remote_code=True if you trust where it came from")  # fmt: skip
         for name in config.PARTS:
             if name in told["parts"] or name not in ("env", "policy"):
                 config.check_section(told["parts"], name)
+        env, changes = told["parts"].get("env", {}), told.get("score_env") or {}
+        if changes and (not isinstance(changes, dict) or "_target_" in changes):
+            raise UserError(
+                f"{folder / hub.CONFIG} says score_env {changes}, expected keywords of its env: restore it from a copy"
+            )
+        for id in (env.get("id"), changes.get("id")):
+            if ":" in str(id) and not trust_remote_code:  # Gymnasium would import the module before the colon
+                raise UserError(f"{folder / hub.CONFIG} names an environment in a module of its own, {id}: pass"
+                                " trust_remote_code=True if you trust where it came from")  # fmt: skip
         model = cls.from_config(told["parts"], frame=tuple(told["frame"]), actions=told["actions"])
         for key, value in asdict(model.shapes).items():
             said = told["shapes"].get(key)

@@ -7,6 +7,7 @@ dream, and two futures that differ in one action differ by that action only, not
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -30,6 +31,7 @@ class Dream:
     starts: list[Start]
     actions: list[str]  # their names
     policy: Any = None
+    planner: Any = None  # searches in the dream before each step; nothing of it is trained
     expected_reward: bool = False  # rewards are the head's mean, not drawn
     name: str = ""
 
@@ -46,7 +48,7 @@ class Moment:
     codes: torch.Tensor  # (K,) int64, on the CPU
     frame: np.ndarray  # (C, H, W) uint8, the decoded codes
     action: int | None = None
-    by_policy: bool = False
+    by: str | None = None  # "policy" or "planner" chose the action; None: a person
     temperature: float = 1.0
     reward: float = 0.0
     p_end: float = 0.0  # the probability of a termination that the model gave
@@ -103,15 +105,15 @@ class Future:
         memories = {k: memory for k, memory in self.memories.items() if k <= t}
         return Future(self.dream, self.seed, self.moments[: t + 1], memories)
 
-    def step(self, action: int | None, temperature: float) -> None:
-        """One step; without an action the policy chooses."""
+    def step(self, action: int | str, temperature: float) -> None:
+        """One step; instead of an action, "policy" or "planner" chooses one."""
         t = len(self.moments) - 1
         memory = self._memory(t)
-        by_policy = action is None
-        if by_policy:
-            action = self._choose(memory, t)
+        by = action if isinstance(action, str) else None
+        if by is not None:
+            action = self._choose(by, memory, t)
         after, moment = self._advance(memory, t, action, temperature)
-        self.moments.append(replace(moment, by_policy=by_policy))
+        self.moments.append(replace(moment, by=by))
         self.memories[t + 1] = after
         old = t + 1 - KEPT
         if old > 0 and old % KEPT:
@@ -127,9 +129,12 @@ class Future:
         return memory
 
     @torch.no_grad()
-    def _choose(self, memory: Memory, t: int) -> int:
-        view = self.dream.world_model.view_of(memory.codes, memory.h)
-        return int(self.dream.policy.act(view, memory.carry, self._noise(t)[:, -1])[0])
+    def _choose(self, by: str, memory: Memory, t: int) -> int:
+        model, noise = self.dream.world_model, self._noise(t)[:, -1]
+        view = replace(model.view_of(memory.codes, memory.h), dream=functools.partial(model.rollout, memory.state))
+        if by == "policy":
+            return int(self.dream.policy.act(view, memory.carry, noise)[0])
+        return int(self.dream.planner.act(view, self.dream.planner.start(1), noise)[0])
 
     @torch.no_grad()
     def _advance(self, memory: Memory, t: int, action: int, temperature: float) -> tuple[Memory, Moment]:

@@ -107,7 +107,7 @@ def answer_to(session: Session, message: str) -> str | bytes:
     """What the page gets for one message; a wrong one changes nothing and is told so in one sentence."""
     try:
         asked = json.loads(message)
-        if not isinstance(asked, dict) or asked.get("op") not in OPS:
+        if not isinstance(asked, dict) or not _named(asked.get("op"), OPS):
             raise UserError(f"op must be one of {', '.join(OPS)}: reload the page")
         return OPS[asked["op"]](session, asked)
     except UserError as error:
@@ -158,10 +158,15 @@ def _restore(session: Session, asked: dict) -> bytes:
 
 def _save(session: Session, asked: dict) -> bytes:
     kinds = {"gif": session.gif, "npz": session.npz}
-    if asked.get("kind") not in kinds:
+    if not _named(asked.get("kind"), kinds):
         raise UserError(f"kind must be one of {', '.join(kinds)}, got {asked.get('kind')!r}: choose one of these")
     content = kinds[asked["kind"]]()
     return _packed({"file": f"dream-{session.start}-{session.length}.{asked['kind']}", "bytes": len(content)}, content)
+
+
+def _named(word: Any, known: dict) -> bool:
+    """A page can send anything, and not all of it can be looked up."""
+    return isinstance(word, str) and word in known
 
 
 OPS = {
@@ -190,7 +195,7 @@ def _hello(dream: Dream) -> bytes:
         "size": [H, W],
         "grid": list(shapes.grid),
         "actions": dream.actions,
-        "policy": dream.policy is not None,
+        "drivers": [name for name in ("policy", "planner") if getattr(dream, name) is not None],
         "temperature": dream.temperature,
         "hottest": HOTTEST,
         "starts": [{"name": start.name, "real": start.game is not None} for start in dream.starts],

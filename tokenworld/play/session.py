@@ -45,22 +45,22 @@ class Session:
         self.parting: Branch | None = None
         game = self.dream.starts[start].game
         self.real: list[tuple[RealGame, float]] = [] if game is None else [(game, 0.0)]  # beside the first future
-        self.log: list[tuple[int | None, float]] = []  # what each step was asked for: action (None: the policy), temperature
+        self.log: list[tuple[int | str, float]] = []  # what each step was asked for: action (or who chooses), temperature
 
     @property
     def length(self) -> int:
         """The latest time there is."""
         return max(len(f.moments) for f in self._futures()) - 1
 
-    def step(self, action: int | None, temperature: float | None = None) -> None:
-        """One step of all futures; without an action the policy chooses, in each for itself.
+    def step(self, action: int | str, temperature: float | None = None) -> None:
+        """One step of all futures; instead of an action, "policy" or "planner" chooses one, in each for itself.
 
         Raises UserError for an action or a temperature that cannot be, and at the end of all futures.
         """
         temperature = self._temperature(temperature)
-        if action is None:
-            if self.dream.policy is None:
-                raise UserError("this run has no trained policy to choose actions: choose them yourself")
+        if action in ("policy", "planner"):
+            if getattr(self.dream, action) is None:
+                raise UserError(f"this run has no trained {action} to choose actions: choose them yourself")
         else:
             self._check_action(action)
         if all(f.at(self.t).ended and self.t >= len(f.moments) - 1 for f in self._futures()):
@@ -137,6 +137,8 @@ class Session:
             raise UserError("this is no script of a dream: begin a new one") from None
         if len(log) > LONGEST:
             raise UserError(f"a dream has at most {LONGEST:,} steps, this script has {len(log):,}: begin a new one")
+        if branch:
+            _check_number("the last step of a branch", repeats, 1, len(log))
         self.begin(start, seed)
         for i, (taken, temperature) in enumerate(log):
             if branch and i == repeats:
@@ -178,7 +180,7 @@ class Session:
         return {
             "t": i,
             "action": moment.action,
-            "by_policy": moment.by_policy,
+            "by": moment.by,
             "reward": round(moment.reward, 4),
             "return": round(sum(m.reward for m in future.moments[: i + 1]), 4),
             "p_end": round(moment.p_end, 4),
@@ -232,7 +234,7 @@ class Session:
             self.parting = Branch(self.parting.t, self.parting.action, min(self.parting.repeats, self.t))
 
     def _log_of_first(self) -> None:
-        self.log = [(None if m.by_policy else m.action, m.temperature) for m in self.first.moments[1:]]
+        self.log = [(m.action if m.by is None else m.by, m.temperature) for m in self.first.moments[1:]]
 
     def _real_step(self, action: int) -> None:
         if self.real:
@@ -279,7 +281,8 @@ def _arrays(future: Future) -> dict[str, np.ndarray]:
         "reward": np.array([m.reward for m in steps], np.float32),
         "terminated": np.array([m.ended for m in steps], bool),
         "p_end": np.array([m.p_end for m in steps], np.float32),
-        "by_policy": np.array([m.by_policy for m in steps], bool),
+        "by_policy": np.array([m.by == "policy" for m in steps], bool),
+        "by_planner": np.array([m.by == "planner" for m in steps], bool),
         "temperature": np.array([m.temperature for m in steps], np.float32),
     }
     if steps and steps[0].surprise is not None:
