@@ -279,16 +279,6 @@ def bars(
     return _labelled(figure, axes, "", ylabel, legend=False)
 
 
-def scatter(x: Any, y: Any, *, xlabel: str = "", ylabel: str = "", title: str = "", width: float = 5.5):
-    """Points with the axes through the origin, so that the four signs are seen."""
-    figure = _figure(width, 3.8, title)
-    axes = figure.subplots()
-    axes.scatter(x, y, s=10, alpha=0.35, color=BLUE, linewidth=0)
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.axvline(0, color="black", linewidth=0.8)
-    return _labelled(figure, axes, xlabel, ylabel, legend=False)
-
-
 def fan(lines: Any, chosen: dict[str, Any], *, xlabel: str = "", ylabel: str = "", title: str = "", width: float = 8.0):
     """Many thin lines (S, H), and on top of them a few with names."""
     figure = _figure(width, 3.8, title)
