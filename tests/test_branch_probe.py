@@ -15,7 +15,7 @@ from tokenworld import cli
 from tokenworld.evaluation import branch_fidelity, branch_probe, film_probe, paired, replayed
 from tokenworld.evaluation.simulator import simulator_of
 from tokenworld.evaluation.simulators import MinAtar
-from tokenworld.interfaces import UserError
+from tokenworld.interfaces import Codes, UserError
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 V, K, A = 3, 4, 3
@@ -70,6 +70,12 @@ class Dial:
         return [(0.75, self.obs(a), float(a == 2), False), (0.25, self.obs(0), float(a == 2), False)]
 
 
+def by_frame(steps):
+    """Codes 0 for frame 0 and 1 for the others."""
+    first = (steps.obs.flatten(2).float().argmax(-1) // 100)[..., None]
+    return Codes(first.repeat(1, 1, K).clamp(max=1))
+
+
 @pytest.mark.parametrize("decoding", ["parallel.Parallel", "autoregressive.Autoregressive"])
 def test_what_the_model_says_is_what_it_would_draw(decoding, monkeypatch):
     model = tiny(decoding)
@@ -94,8 +100,7 @@ def test_what_the_model_says_is_what_it_would_draw(decoding, monkeypatch):
 
 def test_branches_that_tokenise_alike_are_one():
     model, dial = tiny(), Dial()
-    model.tokenizer.encode = lambda steps: type("C", (), {"indices": (steps.obs.flatten(2).float().argmax(-1) // 100)[..., None]
-                                                          .repeat(1, 1, K).clamp(max=1)})()  # fmt: skip
+    model.tokenizer.encode = by_frame
     places = branch_probe.places(dial, 12, 2, math.inf)
     found = branch_probe.branches(model, dial, places, math.inf)
     assert found.exact and found.p.shape[:2] == (12, A) and found.p.sum(-1) == pytest.approx(np.ones((12, A)))
@@ -116,6 +121,7 @@ def test_branches_that_tokenise_alike_share_reward_and_end():
             return [often, rare]
 
     model, dial = tiny(), Secret()
+    model.tokenizer.encode = by_frame
     found = branch_probe.branches(model, dial, branch_probe.places(dial, 4, 2, math.inf), math.inf)
     for s in range(4):
         for a, expected in ((0, [(1.0, 0.75)]), (1, [(0.25, 1.0), (0.75, 0.0)]), (2, [(0.25, 0.0), (0.75, 0.0)])):

@@ -1,5 +1,8 @@
 """The dream as an environment: what it does is what the world model does, and the rules of Gymnasium hold."""
 
+import json
+import shutil
+
 import gymnasium
 import numpy as np
 import pytest
@@ -7,7 +10,7 @@ import torch
 from conftest import rouse
 from gymnasium.utils.env_checker import check_env
 
-from tokenworld import DreamEnv, WorldModel, cli
+from tokenworld import DreamEnv, WorldModel, cli, config, dream_env
 from tokenworld.data.episodes import Episode
 from tokenworld.data.replay import Replay
 from tokenworld.interfaces import Codes, Steps, UserError
@@ -178,6 +181,61 @@ def test_starts_are_drawn_from_all_there_are():
     assert len(begun) == 6
 
 
+def test_a_dream_begins_with_the_last_frame_of_a_long_start():
+    model = model_of()
+    starts = starts_of(4, model.backbone.context + 3)
+    begins = {frame.tobytes() for frame in DreamEnv(model, starts[:, -1:], 1)._obs(model.encode(starts).indices[:, -1])}
+    env = DreamEnv(model, starts, 5)
+    assert {frame.tobytes() for k in range(30) for frame in env.reset(seed=k)[0]} == begins and len(begins) == 4
+
+
+def test_a_dream_begins_where_somebody_acted():
+    """Not at an episode's last frame: what comes after it is another episode."""
+    replay, model = Replay(), model_of()
+    obs = starts_of(1, 2, seed=5).obs[0].numpy()
+    no, zero = np.zeros(1, bool), np.zeros(1, np.int64)
+    for seed in range(3):
+        told = dict(action=zero, reward=zero.astype(np.float32), terminated=~no, truncated=no)
+        replay.add(Episode(obs=obs, **told, seed=seed, split="train"))
+    env = DreamEnv(model, replay, 5)
+    expected, other = env._obs(model.encode(Steps(*(getattr(starts_of(1, 2), f) if f != "obs" else torch.from_numpy(obs)[None]
+                                                    for f in Steps.__dataclass_fields__))).indices[0])  # fmt: skip
+    assert not np.array_equal(expected, other)
+    for k in range(10):
+        assert all(np.array_equal(frame, expected) for frame in env.reset(seed=k)[0])
+
+
+def test_ends_have_a_luck_of_their_own():
+    model, starts = model_of(), starts_of(1, 1)
+    with torch.no_grad():
+        bias = [p for p in model.termination.parameters() if p.shape == (1,)][0]
+        env = DreamEnv(model, starts, 64)
+        _, state = model.start(starts[torch.zeros(64, dtype=torch.int64)])
+        prediction, _ = model.step(state, torch.zeros(64, dtype=torch.int64), torch.rand(64, model.shapes.codes))
+        bias -= torch.logit(prediction.terminated.mean.mean())  # about every second dream ends
+    starts.first[:, 0] = True
+    noise = torch.rand(64, model.shapes.codes + 2, generator=torch.Generator().manual_seed(7))
+    _, state = model.start(starts[torch.zeros(64, dtype=torch.int64)])
+    prediction, _ = model.step(state, torch.ones(64, dtype=torch.int64), noise[:, :-2])
+    env.reset(seed=7)
+    _, reward, terminated, _, _ = env.step(np.ones(64, int))
+    assert np.array_equal(terminated, (noise[:, -1] < prediction.terminated.mean).numpy()) and 0 < terminated.sum() < 64
+    assert np.array_equal(reward, prediction.reward.sample(noise[:, -2]).numpy())
+
+
+def test_a_single_dream_repeats_its_seed(folder):
+    env = gymnasium.make("tokenworld/Dream-v0", model=folder, horizon=20).unwrapped
+
+    def seen(seed):
+        frames = [env.reset(seed=seed)[0]]
+        for action in ACTIONS[:4, 0]:
+            if not env.ended:
+                frames.append(env.step(action)[0])
+        return np.concatenate(frames).tobytes()
+
+    assert seen(1) == seen(1) and len({seen(seed) for seed in range(8)}) > 4
+
+
 def test_a_given_frame_begins_the_dream():
     env = DreamEnv(model_of(), starts_of(), 3)
     frames = starts_of(3, 1, seed=9).obs[:, 0].numpy()
@@ -220,6 +278,25 @@ def test_what_cannot_be_is_refused(call, words):
     with pytest.raises(UserError) as caught:
         call()
     assert words in str(caught.value)
+
+
+def test_frames_of_another_game_are_refused():
+    other = Steps(*(getattr(starts_of(), f) if f != "obs" else starts_of().obs[:, :, :1] for f in Steps.__dataclass_fields__))
+    with pytest.raises(UserError, match="choose episodes of its game"):
+        DreamEnv(model_of(), other)
+
+
+def test_code_of_a_model_is_not_trusted_unasked(folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    told = json.loads((copy / "config.json").read_text())
+    told["parts"]["backbone"]["_target_"] = "no_such_package.Mine"
+    (copy / "config.json").write_text(json.dumps(told))
+    for load in (dream_env.load, dream_env.make):
+        with pytest.raises(UserError, match="trust_remote_code=True"):
+            load(copy)
+        with pytest.raises(UserError, match="cannot be imported"):
+            load(copy, trust_remote_code=True)
+        config._trusted.discard("no_such_package.Mine")
 
 
 def test_a_model_without_starts_asks_for_them(tmp_path):

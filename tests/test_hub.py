@@ -393,6 +393,15 @@ def test_damaged_configs(copy, content):
     assert "config.json" in refusal(WorldModel.from_pretrained, copy)
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [({"library": "other"}, "not of a tokenworld model"), ({"format": 2}, "has format 2, this version reads 1")],
+)
+def test_configs_of_others_and_of_later_versions(copy, change, words):
+    edit(copy, lambda told: told.update(change))
+    assert words in refusal(WorldModel.from_pretrained, copy)
+
+
 def test_truncated_weights(copy):
     path = copy / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
@@ -503,3 +512,30 @@ def test_a_push_without_a_network_says_so(folder, monkeypatch, capsys):
     monkeypatch.setattr(socket.socket, "connect", blocked)
     assert cli.main(["push", str(folder.parent / "run"), "repo=somebody/breakout"]) == 2
     assert "repo=somebody/breakout cannot be written on the hub" in capsys.readouterr().err
+
+
+def test_commands_take_an_exported_model_for_a_run(folder, tmp_path, capsys):
+    """score and evaluate give what they give for the run; what needs episodes asks for them."""
+    run, results = folder.parent / "run", []
+    data = ["data=" + str(run / "replay")]
+    for where in (run, folder):
+        capsys.readouterr()
+        assert cli.main(["score", str(where), "episodes=4"]) == 0
+        results.append(capsys.readouterr().out.splitlines()[0])
+        out = tmp_path / where.name
+        assert cli.main(["evaluate", str(where), *data, f"out={out}", "frames=200", "metrics=M1"]) == 0
+        told = json.loads((out / "report.json").read_text())
+        results.append([metric["value"] for metric in told["metrics"] if metric["id"] == "M1.bits"])
+    assert results[0] == results[2] and results[1] == results[3] and results[1][0] > 0
+    assert cli.main(["dream", str(folder), f"out={tmp_path / 'dream.png'}", *data]) == 0
+    capsys.readouterr()
+    for words in (["dream", str(folder)], ["evaluate", str(folder)], ["play", str(folder)]):
+        assert cli.main(words) == 2
+        assert "add data=DIR" in capsys.readouterr().err
+
+
+def test_a_tampered_model_is_refused_by_commands(copy, capsys):
+    edit(copy, lambda told: told["training"]["collect"].update(_target_="os.system"))
+    assert cli.main(["score", str(copy)]) == 2 and "os.system" in capsys.readouterr().err
+    edit(copy, lambda told: told.pop("training"))
+    assert cli.main(["score", str(copy)]) == 2 and "tokenworld export" in capsys.readouterr().err

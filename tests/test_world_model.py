@@ -10,9 +10,12 @@ from tokenworld import building, config
 from tokenworld.actions import DiscreteAction
 from tokenworld.backbones.gpt import GPT
 from tokenworld.heads import SignReward, Termination
+from tokenworld.imagination import Actor
 from tokenworld.interfaces import Codes, Shapes
 from tokenworld.nn import make_optimizer, masked_mean, sample_categorical, total_loss
+from tokenworld.policies.actor_critic import ActorCritic
 from tokenworld.tokenizers.patch import PatchTokenizer
+from tokenworld.train import burned_in
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 FRAME = (1, 4, 6)  # 2 x 3 patches
@@ -281,3 +284,27 @@ def test_the_bf16_copy_dreams_nearly_the_same():
     assert (dreams[0].reward.mean - dreams[1].reward.mean).abs().max() < 0.1
     assert all(p.dtype == torch.float32 for p in model.parameters())
     assert twin.decode(dreams[1].codes).dtype == torch.float32
+
+
+@torch.no_grad()
+def test_a_policys_memory_begins_with_the_episode(model):
+    """Burnt in before a dream or in play: the memory of a row is that of its last episode alone."""
+    policy = ActorCritic(shapes=model.shapes, view="pixels", hidden=8).eval()
+    for parameter in policy.network.lstm.parameters():
+        parameter.normal_()
+    steps = real([*FIRST, (3, T - 1)], rows=4)
+    codes = model.encode(steps)
+    actor = Actor(model, policy, generator=torch.Generator())
+    actor.burn_in(steps)
+    memory = burned_in(model, policy, steps, codes)
+
+    def after(row, begin):
+        carry = policy.start(1)
+        for t in range(begin, T - 1):
+            carry = policy.follow(model.view_of(Codes(codes.indices[row : row + 1, t : t + 1])), carry)
+        return carry[0]
+
+    for row, begin in ((0, 0), (1, 5), (2, 9)):
+        assert close(memory[row], after(row, begin)) and close(actor.carry[row], after(row, begin))
+    assert not close(after(2, 9), after(2, 0), 1e-2), "memory must matter, or this test says nothing"
+    assert torch.equal(memory[3], policy.start(1)[0])  # the frame to go on from is the first of its episode

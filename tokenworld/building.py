@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokenworld import checkpoint, config, distributed, sharding
+from tokenworld import checkpoint, config, distributed, hub, sharding
 from tokenworld import train as training
 from tokenworld.data.episodes import EpisodeWriter, make_meta, read_episodes, read_meta
 from tokenworld.interfaces import UserError
@@ -65,7 +65,10 @@ def temporary_run(*words: str) -> Run:
 
 
 def opened(out: str, keys: dict) -> tuple[Run, dict, dict]:
-    """A finished or stopped run, to look at: weights, counters and held-out episodes; nothing is written to its folder."""
+    """A finished or stopped run, or an exported model, to look at: weights, counters and, of a run, held-out episodes.
+    Nothing is written to its folder."""
+    if hub.is_model(out):
+        return _opened_model(Path(out), keys)
     cfg, cli = config.load(out)
     config.check(cfg)
     modules, state = checkpoint.load(Path(out) / "checkpoint")
@@ -74,6 +77,31 @@ def opened(out: str, keys: dict) -> tuple[Run, dict, dict]:
     run = built(Path(out), cfg, cli, phases, log=Log(None), load=False)
     _restore(run, modules, state, Path(out))
     _read_replay(run, Path(out) / "replay")
+    return run, cfg, cli
+
+
+def _opened_model(folder: Path, keys: dict) -> tuple[Run, dict, dict]:
+    """An exported model as a run without episodes."""
+    world_model = WorldModel.from_pretrained(folder)  # all that can be wrong with it is said here
+    told = world_model.config
+    if "training" not in told or "env" not in told["parts"]:
+        raise UserError(f"{folder} was saved without the settings of a run: use it in Python, or give a `tokenworld export`")
+    cfg = told["parts"] | {"train": told["training"]}
+    phases = ("policy", "evaluate") if "policy" in cfg else ("evaluate",)
+    for phase in training.PHASES:
+        config.check_section(cfg, f"train.{phase}")
+    cli = {"recipe": folder.name} | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
+    run = built(folder, cfg, {key: value for key, value in cli.items() if key != "data"}, phases, log=Log(None), load=False)
+    run.world_model.load_state_dict(world_model.state_dict())
+    if run.policy is not None:
+        hub.load_into(run.policy, folder / "policy.safetensors", "policy")
+    figures = told.get("figures", {})
+    run.count |= {"tokenizer": 1, "dynamics": 1, "policy": int(run.policy is not None)}
+    run.count["env_steps"] = figures.get("env_steps", 0)
+    run.results = {"eval": figures["score"]} if "score" in figures else {}
+    if "data" in cli:
+        _check_data(Path(cli["data"]), run.meta)
+        _read_replay(run, Path(cli["data"]))
     return run, cfg, cli
 
 

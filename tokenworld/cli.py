@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from pathlib import Path
 
 from tokenworld.help import COMMAND_HELP, HELP
 
@@ -166,14 +167,15 @@ def _planner(words: list[str]) -> dict:
 
 
 def _run_of(words: list[str]) -> tuple[str, list[str]]:
-    """The one run folder among the words, and the others. With --trust-remote-code the user vouches for its config."""
-    from tokenworld import config
+    """The one folder of a run or model among the words, and the others. With --trust-remote-code the user vouches for its
+    config."""
+    from tokenworld import config, hub
 
     others = [word for word in words if "=" in word or word.startswith("-")]
     runs = [word for word in words if word not in others]
     if len(runs) != 1:
         raise _fault(f"expected the folder of one run, got {' '.join(runs) or 'none'}: for example runs/NAME")
-    cfg, _ = config.load(runs[0])
+    cfg = hub.read(Path(runs[0]))["parts"] if hub.is_model(runs[0]) else config.load(runs[0])[0]
     if "--trust-remote-code" in others:
         others.remove("--trust-remote-code")
         config.trust(cfg)

@@ -269,7 +269,8 @@ def play(out: str, keys: dict) -> None:
     run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "port"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to dream with: expected a run of `train` or `train dynamics`")
-    collected = checkpoint.load(Path(out) / "checkpoint")[1]["ranks"][0]["collector"]
+    saved = Path(out) / "checkpoint"
+    collected = checkpoint.load(saved)[1]["ranks"][0]["collector"] if checkpoint.exists(saved) else None
     A = run.world_model.shapes.actions
     dream = Dream(
         run.world_model.eval(),

@@ -103,8 +103,9 @@ example
   tokenworld data info data/breakout""",
     "score": """tokenworld score RUN [policy=cem|shooting] [episodes=100] [seed=0] [device=auto]
 
-The return of the run's policy in the real environment: actions sampled at temperature 1, at most 10,000 steps each. With
-policy=, a planner acts instead: before each step it searches action sequences inside the run's world model.
+The return of the policy of a run, or of an exported model, in the real environment: actions sampled at temperature 1, at
+most 10,000 steps each. With policy=, a planner acts instead: before each step it searches action sequences inside the world
+model.
 
 examples
   tokenworld score runs/NAME episodes=100
@@ -121,11 +122,11 @@ examples
     "evaluate": """tokenworld evaluate RUN [tier=A|B|C] [data=DIR] [frames=2000] [states=200] [budget=MINUTES] [metrics=ID,ID]
                     [policies=RUN,RUN] [seed=0] [out=RUN/evaluation] [device=auto]
 
-Measures the run's world model on held-out episodes (its own, or the test episodes of data=DIR; where there are none, all of
-them), without a policy and without the real environment: what the tokenizer loses, code lengths beside simple predictors,
-calibration, heed of actions, rewards, terminations, and how long a dream stays with what really came. Every number has a 95 %
-interval over episodes; what could not be measured is in the report with the reason. Writes report.json, states.npz and
-report.html, one file that opens without a network.
+Measures the world model of a run, or of an exported model, on held-out episodes (the run's own, or the test episodes of
+data=DIR; where there are none, all of them), without a policy and without the real environment: what the tokenizer loses, code
+lengths beside simple predictors, calibration, heed of actions, rewards, terminations, and how long a dream stays with what
+really came. Every number has a 95 % interval over episodes; what could not be measured is in the report with the reason. Writes
+report.json, states.npz and report.html, one file that opens without a network.
 
 tier=B also branches the simulator (Atari, MinAtar, the known world; others are played again from their seed): from the same
 states every action is taken, and what can come of it is held against what the model says: impossible frames, missed ones, the

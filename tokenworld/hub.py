@@ -63,6 +63,11 @@ def save(dir: Path | str, config: dict[str, Any], tensors: dict[str, dict[str, T
         (dir / name).unlink(missing_ok=True)  # of the model that this one replaces
 
 
+def is_model(folder: Path | str) -> bool:
+    """Is this the folder of a model, and not that of a run?"""
+    return (Path(folder) / CONFIG).is_file() and not (Path(folder) / "config.yaml").is_file()
+
+
 def _ours(path: Path) -> bool:
     """Other libraries, too, call their file config.json."""
     try:
