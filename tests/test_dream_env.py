@@ -150,6 +150,35 @@ def test_a_dream_that_begins_anew_does_not_disturb_the_others(words):
     assert len(env._codes.unique(dim=0)) > 1
 
 
+@pytest.mark.parametrize("autoreset", ["next_step", "same_step"])
+def test_a_dream_that_began_anew_remembers_only_itself(autoreset):
+    """At every step each row predicts what the model does that reads this row's dream alone, from its start on."""
+    model = model_of(ends=-1.0)
+    env = DreamEnv(model, starts_of(), 5, horizon=4, autoreset=autoreset)
+    env.reset(seed=3)
+    here, ends = torch.arange(5), 0
+    for t in range(14):
+        obs, _, terminated, truncated, _ = env.step(ACTIONS[t])
+        ends += (terminated | truncated).sum()
+        assert np.array_equal(obs, env._obs(env._codes[:, -1]))
+        action, noise = torch.from_numpy(ACTIONS[t + 1]), torch.rand(5, model.shapes.codes)
+        kept, _ = model.step(env._state.select(here), action, noise)
+        for i in range(5):
+            begins = env._first[i].nonzero().flatten().tolist()
+            begin = begins[-1] if begins else 0  # else the start is further back than the model sees
+            codes, taken = env._codes[i : i + 1, begin:], env._action[i : i + 1, begin:]
+            no = torch.zeros(taken.shape, dtype=torch.bool)
+            first = no.clone()
+            first[0, 0] = True
+            _, state = model.start(
+                Steps(torch.zeros(*no.shape, 0, 0, 0), taken, no.float(), no, no, first, ~no, ~no), Codes(codes)
+            )
+            alone, _ = model.step(state, action[i : i + 1], noise[i : i + 1])
+            assert torch.allclose(kept.score()[i], alone.score()[0], atol=2e-5), (t, i)
+            assert torch.allclose(kept.reward.mean[i], alone.reward.mean[0], atol=2e-5), (t, i)
+    assert ends > 10
+
+
 def test_dreams_may_begin_anew_in_the_same_step():
     """The same as on the next step, without the step that only begins anew; the last frame is in the info."""
     model = model_of(ends=-1.0)

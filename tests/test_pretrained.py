@@ -344,7 +344,8 @@ class Blind(torch.nn.Module):
         for layer in range(self.kept):
             k = inputs_embeds.new_zeros(1, 4, 2, self.widths[layer])
             past_key_values.update(k, k, layer)
-        seen = {"mask": attention_mask[0, 0], "all": torch.zeros(2, 2), "causal": torch.full((2, 2), -torch.inf).triu(1)}
+        mask, none = attention_mask[0, 0], torch.zeros(2, 2)
+        seen = {"mask": mask, "leaks": mask.clamp(min=-3), "all": none, "causal": torch.full((2, 2), -torch.inf).triu(1)}
         return SimpleNamespace(last_hidden_state=seen[self.obeys].softmax(-1) @ inputs_embeds)
 
 
@@ -352,6 +353,7 @@ def test_what_does_not_attend_or_remember_as_it_should_is_found_out():
     assert _probed(Blind(), 6) == (2, 4, 8)
     for wrong, told in (
         (Blind("all"), "does not attend as the mask says"),
+        (Blind("leaks"), "does not attend as the mask says"),
         (Blind("causal"), "does not attend as the mask says"),
         (Blind(kept=1), "do not all keep"),
         (Blind(widths=(8, 6)), "do not all keep"),
@@ -396,13 +398,15 @@ def test_folders_that_hold_no_model(tmp_path):
 def test_nothing_from_a_folder_is_executed(tmp_path):
     """Neither a pickle in place of safetensors nor code that the config names."""
     model = saved("gpt2", tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
+    (tmp_path / "config.json").write_text(json.dumps(told | {"auto_map": {"AutoModel": "own.Model"}}))
+    assert Pretrained(path=str(tmp_path), context=4).D == 32 and not (tmp_path / "executed").exists()
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     assert "cannot be loaded" in refusal(path=str(tmp_path))
-    told = json.loads((tmp_path / "config.json").read_text())
     told |= {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
     (tmp_path / "config.json").write_text(json.dumps(told))
-    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'executed')!r}, 'w')")
     assert "cannot be loaded" in refusal(path=str(tmp_path))
     assert not (tmp_path / "executed").exists()
 
@@ -423,7 +427,7 @@ def test_a_hub_id_without_a_network(switched_off, tmp_path, monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     message = refusal(name="nobody/nothing")
     assert "backbone.name=nobody/nothing is not in the local cache" in message and "backbone.path" in message
-    assert ("HF_HUB_OFFLINE" in message) == switched_off and len(tried) <= (0 if switched_off else 4)
+    assert ("the hub is switched off (HF_HUB_OFFLINE)" in message) == switched_off and len(tried) <= (0 if switched_off else 4)
 
 
 # --------------------------------------------------------------------------------------------------------------- recipes

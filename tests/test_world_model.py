@@ -308,3 +308,9 @@ def test_a_policys_memory_begins_with_the_episode(model):
         assert close(memory[row], after(row, begin)) and close(actor.carry[row], after(row, begin))
     assert not close(after(2, 9), after(2, 0), 1e-2), "memory must matter, or this test says nothing"
     assert torch.equal(memory[3], policy.start(1)[0])  # the frame to go on from is the first of its episode
+
+
+def test_single_frames_begin_an_episode_where_they_are_said_to():
+    obs = torch.zeros(3, *FRAME, dtype=torch.uint8)
+    assert frames_as_steps(obs).first.tolist() == [[True]] * 3
+    assert frames_as_steps(obs, torch.tensor([True, False, True])).first.tolist() == [[True], [False], [True]]
