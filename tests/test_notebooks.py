@@ -149,7 +149,7 @@ def test_numbers_stand_below_the_frames_that_they_belong_to():
     assert value.lines[0].get_ydata().tolist() == [1, 2, 3]
 
 
-def test_curves_bars_scatter_fan_and_shares_hold_their_numbers():
+def test_curves_bars_fan_and_shares_hold_their_numbers():
     figure = viz.curves({"a": [1, 2], "b": [3, 4]}, x=[10, 20], bands={"a": ([0, 1], [2, 3])}, xlabel="x", ylabel="y")
     drawn(figure)
     (axes,) = figure.axes
@@ -162,10 +162,6 @@ def test_curves_bars_scatter_fan_and_shares_hold_their_numbers():
     assert [bar.get_height() for bar in figure.axes[0].patches] == [2, 3]
     (whisker,) = [c for c in figure.axes[0].collections if hasattr(c, "get_segments")]
     assert whisker.get_segments()[0].tolist() == [[1, 2.5], [1, 4.5]]
-
-    figure = viz.scatter([1, 2], [3, -4], xlabel="x")
-    drawn(figure)
-    assert figure.axes[0].collections[0].get_offsets().tolist() == [[1, 3], [2, -4]]
 
     figure = viz.fan([[0, 1], [0, 2], [0, 3]], {"best": [0, 3]})
     drawn(figure)

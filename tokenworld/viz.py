@@ -256,7 +256,7 @@ def curves(
     axes = figure.subplots()
     for (name, values), style in zip(series.items(), STYLES, strict=False):
         at = np.arange(len(values)) if x is None else np.asarray(x)
-        (line,) = axes.plot(at, values, label=name, markersize=4, **style)
+        (line,) = axes.plot(at, np.asarray(values, float), label=name, markersize=4, **style)
         if bands and name in bands:
             axes.fill_between(at, *bands[name], color=line.get_color(), alpha=0.2, linewidth=0)
     return _labelled(figure, axes, xlabel, ylabel, legend=len(series) > 1)
@@ -279,23 +279,13 @@ def bars(
     return _labelled(figure, axes, "", ylabel, legend=False)
 
 
-def scatter(x: Any, y: Any, *, xlabel: str = "", ylabel: str = "", title: str = "", width: float = 5.5):
-    """Points with the axes through the origin, so that the four signs are seen."""
-    figure = _figure(width, 3.8, title)
-    axes = figure.subplots()
-    axes.scatter(x, y, s=10, alpha=0.35, color=BLUE, linewidth=0)
-    axes.axhline(0, color="black", linewidth=0.8)
-    axes.axvline(0, color="black", linewidth=0.8)
-    return _labelled(figure, axes, xlabel, ylabel, legend=False)
-
-
 def fan(lines: Any, chosen: dict[str, Any], *, xlabel: str = "", ylabel: str = "", title: str = "", width: float = 8.0):
     """Many thin lines (S, H), and on top of them a few with names."""
     figure = _figure(width, 3.8, title)
     axes = figure.subplots()
     axes.plot(np.asarray(lines).T, color="#999999", alpha=0.35, linewidth=0.8)
     for (name, values), style in zip(chosen.items(), STYLES, strict=False):
-        axes.plot(values, label=name, markersize=5, **style | {"linewidth": 2.5})
+        axes.plot(np.asarray(values, float), label=name, markersize=5, **style | {"linewidth": 2.5})
     return _labelled(figure, axes, xlabel, ylabel)
 
 
