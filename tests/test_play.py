@@ -13,6 +13,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -199,6 +200,18 @@ def test_a_planner_chooses_and_is_repeated(dream):
     assert future.moments[3].action == int(planner.act(view, planner.start(1), future._noise(2)[:, -1])[0])
     with pytest.raises(UserError, match="no trained planner"):
         Session(dream).step("planner")
+
+
+def test_each_search_of_a_planner_has_a_seed_of_its_own(dream):
+    seen = []
+    planner = SimpleNamespace(
+        start=lambda batch: None, act=lambda view, carry, noise: (torch.tensor([1]), seen.append(noise.item()))
+    )
+    session = played(replace(dream, planner=planner), ["planner"] * 4, seed=3)
+    assert [m.action for m in session.first.moments[1:]] == [1] * 4 and len(set(seen)) == 4
+    K = dream.world_model.shapes.codes
+    drawn = [torch.rand(1, K + 3, generator=torch.Generator().manual_seed(3 * 1_000_003 + t)) for t in range(4)]
+    assert seen == [noise[0, -1].item() for noise in drawn]
 
 
 def test_the_policy_dreams_as_in_imagination(dream):
