@@ -2,8 +2,10 @@
 
 import functools
 import json
+import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -42,21 +44,18 @@ def executed(path: Path) -> tuple[int, float]:
     import time
 
     import nbformat
-    from jupyter_client.kernelspec import KernelSpecManager
-    from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
 
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "this").mkdir()
+        (Path(folder) / "kernels" / "this").mkdir(parents=True)
         command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
         spec = {"argv": command, "display_name": "this", "language": "python", "env": {"PYTHONPATH": str(ROOT)}}
-        (Path(folder) / "this" / "kernel.json").write_text(json.dumps(spec))
-        found = KernelSpecManager(kernel_dirs=[folder], ensure_native_kernel=False)
-        manager = AsyncKernelManager(kernel_name="this", kernel_spec_manager=found)
+        (Path(folder) / "kernels" / "this" / "kernel.json").write_text(json.dumps(spec))
         notebook = nbformat.read(path, as_version=4)
         began = time.monotonic()
         resources = {"metadata": {"path": str(path.parent)}}
-        NotebookClient(notebook, km=manager, kernel_name="this", timeout=SECONDS, resources=resources).execute()
+        with mock.patch.dict(os.environ, JUPYTER_PATH=folder):
+            NotebookClient(notebook, kernel_name="this", timeout=SECONDS, resources=resources).execute()
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert not [output for output in outputs if output.output_type == "error"]
     return sum("image/png" in output.get("data", {}) for output in outputs), time.monotonic() - began
