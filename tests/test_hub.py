@@ -334,6 +334,24 @@ def test_nor_by_what_it_is_scored_in(copy, changes):
     assert str(changes.get("id", "score_env") if isinstance(changes, dict) else changes) in refusal(Agent.from_pretrained, copy)
 
 
+def test_nor_by_what_the_training_was_scored_in(copy, capsys):
+    """The commands, too, play in the environment that was checked."""
+    changes = {"id": "antigravity:Env-v0"}
+    edit(copy, lambda told: told["training"]["evaluate"].update(env=changes))
+    assert cli.main(["score", str(copy), "episodes=2"]) == 0
+    assert "MinAtar/Breakout-v1: return" in "".join(capsys.readouterr())
+    edit(copy, lambda told: told.update(training="no"))
+    assert cli.main(["score", str(copy)]) == 2 and "tokenworld export" in capsys.readouterr().err
+
+
+def test_a_policy_that_the_config_does_not_name_is_not_saved(folder, tmp_path):
+    model = WorldModel.from_pretrained(folder)
+    agent = Agent(model, Planner(shapes=model.shapes, horizon=2, samples=4, iterations=1, elites=2))
+    assert "Planner" in refusal(agent.save_pretrained, tmp_path / "x") and not (tmp_path / "x").exists()
+    del model.config["parts"]["policy"]
+    assert "names None" in refusal(model.save_pretrained, tmp_path / "x", policy=Agent.from_pretrained(folder).policy)
+
+
 def test_trust_opens_an_environment_in_a_module_of_its_own(copy):
     edit(copy, lambda told: told["parts"].update(env={"_target_": "tokenworld.envs.gym.make", "id": "no_such_module:Env-v0"}))
     agent = Agent.from_pretrained(copy, trust_remote_code=True)

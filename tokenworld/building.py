@@ -84,12 +84,14 @@ def _opened_model(folder: Path, keys: dict) -> tuple[Run, dict, dict]:
     """An exported model as a run without episodes."""
     world_model = WorldModel.from_pretrained(folder)  # all that can be wrong with it is said here
     told = world_model.config
-    if "training" not in told or "env" not in told["parts"]:
+    if not isinstance(told.get("training"), dict) or "env" not in told["parts"]:
         raise UserError(f"{folder} was saved without the settings of a run: use it in Python, or give a `tokenworld export`")
     cfg = told["parts"] | {"train": told["training"]}
     phases = ("policy", "evaluate") if "policy" in cfg else ("evaluate",)
     for phase in training.PHASES:
         config.check_section(cfg, f"train.{phase}")
+    # what it is scored in was checked when it was loaded; the training's own words for it were not
+    cfg["train"] = cfg["train"] | {"evaluate": cfg["train"]["evaluate"] | {"env": told.get("score_env") or {}}}
     cli = {"recipe": folder.name} | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
     run = built(folder, cfg, {key: value for key, value in cli.items() if key != "data"}, phases, log=Log(None), load=False)
     run.world_model.load_state_dict(world_model.state_dict())

@@ -175,7 +175,11 @@ def _run_of(words: list[str]) -> tuple[str, list[str]]:
     runs = [word for word in words if word not in others]
     if len(runs) != 1:
         raise _fault(f"expected the folder of one run, got {' '.join(runs) or 'none'}: for example runs/NAME")
-    cfg = hub.read(Path(runs[0]))["parts"] if hub.is_model(runs[0]) else config.load(runs[0])[0]
+    if hub.is_model(runs[0]):
+        told = hub.read(Path(runs[0]))
+        cfg = told["parts"] | {"train": told.get("training")}
+    else:
+        cfg, _ = config.load(runs[0])
     if "--trust-remote-code" in others:
         others.remove("--trust-remote-code")
         config.trust(cfg)

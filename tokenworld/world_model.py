@@ -68,6 +68,12 @@ class WorldModel(nn.Module):
 
         if not self.config:
             raise UserError("this world model was put together by hand, so no config says how: make it by from_config")
+        if policy is not None:
+            section = self.config["parts"].get("policy")
+            made = None if section is None else config.resolve(section["_target_"])
+            if made is None or isinstance(made, type) and not isinstance(policy, made):
+                raise UserError(f"the model's config names {section and section['_target_']} as its policy, got a"
+                                f" {type(policy).__name__}: save the policy of its run, or the world model alone")  # fmt: skip
         parts = {name: section for name, section in self.config["parts"].items() if name != "policy" or policy is not None}
         if hasattr(self.backbone, "portable"):
             parts["backbone"] = parts["backbone"] | self.backbone.portable()
