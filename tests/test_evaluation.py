@@ -176,8 +176,8 @@ def test_the_energy_score_prefers_the_right_spread():
 # ---------------------------------------------------------------------------------------------------------------- probe
 
 
-@pytest.mark.parametrize("decoding", ["autoregressive.Autoregressive", "parallel.Parallel"])
-def test_the_probe_scores_what_decoding_scores(decoding):
+def awake_model(decoding: str) -> WorldModel:
+    """Tiny, of random weights that are far from their start: four codes out of five."""
     torch.manual_seed(0)
     model = WorldModel.from_recipe(
         "quickstart", f"decoding._target_=tokenworld.decoding.{decoding}", "~decoding.weight", "backbone.dim=16",
@@ -185,6 +185,12 @@ def test_the_probe_scores_what_decoding_scores(decoding):
     ).eval()  # fmt: skip
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
+    return model
+
+
+@pytest.mark.parametrize("decoding", ["autoregressive.Autoregressive", "parallel.Parallel"])
+def test_the_probe_scores_what_decoding_scores(decoding):
+    model = awake_model(decoding)
     from conftest import steps_of
 
     steps = steps_of(2, 6, first=[(0, 0), (1, 0), (1, 3)])
@@ -205,13 +211,7 @@ def test_the_probe_scores_what_decoding_scores(decoding):
 @pytest.mark.parametrize("decoding", ["autoregressive.Autoregressive", "parallel.Parallel"])
 def test_dreamt_bits_are_those_of_the_frames_that_were_drawn(decoding):
     """The first dreamt frame, scored by teacher forcing in the same state."""
-    torch.manual_seed(0)
-    model = WorldModel.from_recipe(
-        "quickstart", f"decoding._target_=tokenworld.decoding.{decoding}", "~decoding.weight", "backbone.dim=16",
-        "tokenizer.vocab_size=5", "tokenizer.patch=5", frame=(1, 10, 10), actions=3,
-    ).eval()  # fmt: skip
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.5)
+    model = awake_model(decoding)
     from conftest import steps_of
 
     steps, codes = steps_of(2, 5, first=[(0, 0), (1, 0)]), Codes(torch.randint(0, 5, (2, 5, 4)))

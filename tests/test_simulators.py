@@ -151,6 +151,7 @@ def test_branches_leave_the_simulator_alone_and_sum_to_one():
     assert simulator.state_hash() == state
     path = [simulator.step(a) for a in (5, 6, 7)]
     simulator.reset(4)  # a new game, the ROM loaded anew
+    # pickled and read here, in this test: nothing of a file is unpickled
     np.testing.assert_array_equal(simulator.restore(pickle.loads(pickle.dumps(x))), x.obs)
     again = [simulator.step(a) for a in (5, 6, 7)]
     assert all(np.array_equal(one[0], two[0]) and one[1:] == two[1:] for one, two in zip(path, again, strict=True))
