@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from tokenworld.actions import DiscreteAction
-from tokenworld.interfaces import Codes, Shapes, Steps, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Codes, Shapes, Steps
 
 ROOT = Path(__file__).resolve().parent.parent
 # What code passes to a part beside its TINY: how the part is told from its file's helpers.

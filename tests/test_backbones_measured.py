@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from tokenworld import cli, config
+from tokenworld.errors import UserError
 from tokenworld.evaluation.dynamics import dynamics_metrics
 from tokenworld.evaluation.summary import code_counts
-from tokenworld.interfaces import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 spec = importlib.util.spec_from_file_location("backbones_measured", ROOT / "docs" / "backbones_measured.py")

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from tokenworld import cli
+from tokenworld.errors import UserError
 from tokenworld.evaluation import branch_fidelity, branch_probe, film_probe, paired, replayed
 from tokenworld.evaluation.simulator import simulator_of
 from tokenworld.evaluation.simulators import MinAtar
-from tokenworld.interfaces import Codes, UserError
+from tokenworld.interfaces import Codes
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 V, K, A = 3, 4, 3

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from tokenworld import checkpoint
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 
 
 def net(value: float) -> nn.Module:

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from tokenworld import cli, config
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from tokenworld import config
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 
 
 class Part:

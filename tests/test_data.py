@@ -28,7 +28,8 @@ from tokenworld.data.episodes import (
 )
 from tokenworld.data.replay import Replay
 from tokenworld.envs import atari, gym, minatar
-from tokenworld.interfaces import Steps, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Steps
 
 META = make_meta(env_id="Test-v0", frame_shape=(1, 2, 3), action_count=5, seed=7)
 

@@ -13,7 +13,8 @@ from gymnasium.utils.env_checker import check_env
 from tokenworld import DreamEnv, WorldModel, cli, config, dream_env
 from tokenworld.data.episodes import Episode
 from tokenworld.data.replay import Replay
-from tokenworld.interfaces import Codes, Steps, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Codes, Steps
 
 FRAME = (4, 10, 10)
 

@@ -8,7 +8,7 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from tokenworld.envs import atari, gym, minatar
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 
 
 class Pattern(gymnasium.Env):

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from tokenworld import cli
+from tokenworld.errors import UserError
 from tokenworld.evaluation import calibration, drift, effects, intervals, outcomes, paired, probe, report
 from tokenworld.evaluation.findings import RULES, findings, verdict
 from tokenworld.evaluation.records import Drift, Metric, Scored
-from tokenworld.interfaces import Codes, UserError
+from tokenworld.interfaces import Codes
 from tokenworld.world_model import WorldModel
 
 # ------------------------------------------------------------------------------------------------------------ intervals

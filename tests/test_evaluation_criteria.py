@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tokenworld.errors import UserError
 from tokenworld.evaluation import arrow, histories, proxies, usefulness
 from tokenworld.evaluation.records import Metric, Pairs, PolicyValues, Recalls, Rollouts, Undos
-from tokenworld.interfaces import UserError
 
 
 def by_id(metrics):

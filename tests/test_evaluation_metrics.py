@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tokenworld.errors import UserError
 from tokenworld.evaluation import branch_fidelity, calibration, drift, effects, outcomes, transfer
 from tokenworld.evaluation.records import Branches, Pairs, Rollouts, Scored
-from tokenworld.interfaces import UserError
 
 S, A, K, V = 12, 3, 2, 3
 FRAMES = np.array(list(itertools.product(range(V), repeat=K)))  # (V ** K, K)

@@ -8,7 +8,7 @@ from conftest import close, rouse
 
 from tokenworld.backbones import gpt
 from tokenworld.backbones.gpt import GPT
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 
 
 def by_hand(model: GPT, x, within, begins):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import close
 
+from tokenworld.errors import UserError
 from tokenworld.heads import Bernoulli, Sign, SignReward, Termination, TwoHot, TwoHotReward, symexp, symlog
-from tokenworld.interfaces import UserError
 
 N = 4000
 EVEN = (torch.arange(N) + 0.5) / N  # evenly spread noise: frequencies are right up to 1 / N

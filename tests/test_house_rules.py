@@ -35,6 +35,8 @@ LAYERS = [
     ["distributed"],
     ["native"],
     ["interfaces"],
+    ["files", "origins"],
+    ["errors"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

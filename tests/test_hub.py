@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from tokenworld import Agent, WorldModel, cli, config, hub
+from tokenworld.errors import UserError
 from tokenworld.evaluation.returns import episode_returns
 from tokenworld.imagination import Actor
-from tokenworld.interfaces import UserError
 from tokenworld.policies.actor_critic import ActorCritic
 from tokenworld.policies.planner import Planner
 

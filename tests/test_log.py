@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tokenworld import log as log_module
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 from tokenworld.log import Log
 
 

@@ -17,9 +17,9 @@ from tokenworld.backbones.gpt import GPT
 from tokenworld.building import temporary_run
 from tokenworld.data.collect import play_episode
 from tokenworld.envs import known_world
+from tokenworld.errors import UserError
 from tokenworld.evaluation.attention import attention
 from tokenworld.imagination import Actor
-from tokenworld.interfaces import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tokenworld.errors import UserError
 from tokenworld.evaluation import paired, report
 from tokenworld.evaluation.records import Metric
-from tokenworld.interfaces import UserError
 
 HARD = np.random.default_rng(0).normal(10, 5, 2000)  # what a state costs any model
 

@@ -10,7 +10,8 @@ import torch
 from conftest import shapes
 
 from tokenworld import cli, commands, config
-from tokenworld.interfaces import UserError, View
+from tokenworld.errors import UserError
+from tokenworld.interfaces import View
 from tokenworld.policies.planner import Planner, expected_returns
 
 

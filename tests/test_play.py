@@ -24,8 +24,9 @@ from conftest import steps_of
 from tokenworld import checkpoint, cli, viz
 from tokenworld.building import opened
 from tokenworld.data.episodes import read_episodes
+from tokenworld.errors import UserError
 from tokenworld.imagination import imagine
-from tokenworld.interfaces import Codes, Steps, UserError
+from tokenworld.interfaces import Codes, Steps
 from tokenworld.play import server
 from tokenworld.play.future import KEPT, Dream, Future, _tempered
 from tokenworld.play.session import Session

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModel
 from tokenworld import config
 from tokenworld.actions import DiscreteAction
 from tokenworld.backbones.pretrained import TINY, Pretrained, _probed
-from tokenworld.interfaces import Codes, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Codes
 from tokenworld.nn import for_inference, make_optimizer, total_loss
 from tokenworld.world_model import WorldModel
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tokenworld.errors import UserError
 from tokenworld.evaluation import (
     arrow,
     branch_fidelity,
@@ -30,7 +31,6 @@ from tokenworld.evaluation.drawings import DRAWINGS
 from tokenworld.evaluation.filmstrips import MOST, Branching
 from tokenworld.evaluation.findings import findings, verdict
 from tokenworld.evaluation.records import Metric
-from tokenworld.interfaces import UserError
 
 EVIL = "<script>alert('x')</script>\"onload=&"
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from tokenworld.envs import atari, minatar
+from tokenworld.errors import UserError
 from tokenworld.evaluation.branchable import self_test
 from tokenworld.evaluation.simulators import Atari, MinAtar, shrink
-from tokenworld.interfaces import UserError
 
 STICKY = 0.25
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tokenworld.interfaces import Codes, Steps, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Codes, Steps
 from tokenworld.tokenizers import patch, vqvae
 from tokenworld.tokenizers.nearest import NearestPatches
 from tokenworld.tokenizers.patch import PatchTokenizer

@@ -8,7 +8,7 @@ import torch
 
 from tokenworld import building, checkpoint, commands, config
 from tokenworld import train as training
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 
 
 def composed(*words):

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenworld.interfaces import Codes, Losses, Steps, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Codes, Losses, Steps
 from tokenworld.tokenizers.patches import cut, distinct, hash_weights, join
 from tokenworld.tokenizers.quantizers import Kind, Quantizer, check
 from tokenworld.tokenizers.vqvae import pixel_weights

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ, VectorQuantize
 
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 
 Kind = Literal["vq", "vq_mse", "cosine", "fsq", "lfq"]
 

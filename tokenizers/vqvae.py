@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tokenworld.interfaces import Codes, Losses, Steps, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Codes, Losses, Steps
 from tokenworld.kernels import GroupNorm
 from tokenworld.tokenizers.quantizers import Kind, Quantizer, check
 

@@ -17,7 +17,7 @@ _public = {
     "DreamEnv": "tokenworld.dream_env",
     "WorldModel": "tokenworld.world_model",
     "imagine": "tokenworld.imagination",
-    "UserError": "tokenworld.interfaces",
+    "UserError": "tokenworld.errors",
 }
 __all__ = sorted(_public)
 

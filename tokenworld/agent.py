@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from tokenworld import config, hub, register
+from tokenworld.errors import UserError
 from tokenworld.evaluation.returns import scored
 from tokenworld.imagination import Actor
-from tokenworld.interfaces import Steps, UserError
+from tokenworld.interfaces import Steps
 from tokenworld.world_model import WorldModel
 
 register()  # who acts may want to act in a dream

@@ -24,8 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tokenworld.errors import UserError
 from tokenworld.imagination import Actor, imagine
-from tokenworld.interfaces import Codes, Steps, UserError
+from tokenworld.interfaces import Codes, Steps
 from tokenworld.nn import total_loss
 from tokenworld.run import Run
 from tokenworld.train import burned_in

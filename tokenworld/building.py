@@ -19,7 +19,7 @@ import torch
 from tokenworld import checkpoint, config, distributed, hub, sharding
 from tokenworld import train as training
 from tokenworld.data.episodes import EpisodeWriter, make_meta, read_episodes, read_meta
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 from tokenworld.log import Log, check_sinks
 from tokenworld.run import Run, restore_model
 from tokenworld.world_model import WorldModel

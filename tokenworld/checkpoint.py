@@ -28,7 +28,7 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 
 MANIFEST = "manifest.json"
 SHARDS = "shards"  # a folder of files that several processes wrote

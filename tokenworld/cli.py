@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.close()
         return 0
     except Exception as error:
-        from tokenworld.interfaces import UserError
+        from tokenworld.errors import UserError
 
         if not isinstance(error, UserError):
             raise
@@ -300,7 +300,7 @@ def _near(word: str, known) -> str:
 
 def _fault(message: str) -> Exception:
     """A UserError; imported late because its module imports torch."""
-    from tokenworld.interfaces import UserError
+    from tokenworld.errors import UserError
 
     return UserError(message)
 

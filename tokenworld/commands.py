@@ -16,10 +16,10 @@ from tokenworld import train as training
 from tokenworld.building import built, device_of, env_of, meta_of, new_run, opened, resumed, with_loaded_sections
 from tokenworld.data.collect import Collector, random_act
 from tokenworld.data.episodes import EpisodeWriter, describe
+from tokenworld.errors import UserError
 from tokenworld.evaluation import paired, summary
 from tokenworld.evaluation.report import Report, fingerprint, write
 from tokenworld.evaluation.simulator import simulator_of
-from tokenworld.interfaces import UserError
 from tokenworld.log import Log
 from tokenworld.policies.planner import Planner
 from tokenworld.run import Run

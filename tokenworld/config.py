@@ -68,7 +68,7 @@ _trusted: set[str] = set()
 
 def _user_error(message: str) -> Exception:
     """A UserError; imported here because `interfaces` imports torch."""
-    from tokenworld.interfaces import UserError
+    from tokenworld.errors import UserError
 
     return UserError(message)
 

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 
 PATIENCE = timedelta(minutes=30)  # how long a rank waits for the others, an evaluation on the first one included
 

@@ -19,7 +19,8 @@ from gymnasium.vector.utils import batch_space
 from tokenworld import hub, register, viz
 from tokenworld.data.episodes import read_episodes
 from tokenworld.data.replay import Replay
-from tokenworld.interfaces import Codes, Steps, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Codes, Steps
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 Starts = Steps | Replay | str | Path

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 from tokenworld.nn import log_prob, mlp, sample_categorical
 
 

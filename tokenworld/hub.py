@@ -25,7 +25,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from tokenworld.interfaces import Steps, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Steps
 
 CONFIG, CARD, FORMAT = "config.json", "README.md", 1
 FILES = (CONFIG, "model.safetensors", "policy.safetensors", "starts.safetensors", CARD)

@@ -26,10 +26,6 @@ from torch import Tensor
 Losses = dict[str, Tensor]  # each (B, T), (B, T-1) or () for a loss that has no step; unweighted and unmasked
 
 
-class UserError(Exception):
-    """Something the user can mend: one sentence that says what, got, expected and what to do. Exit code 2."""
-
-
 @dataclass(frozen=True)
 class Shapes:
     """The numbers that follow from the environment and the tokenizer: passed to parts by code, never written in a recipe."""

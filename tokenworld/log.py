@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 
 SINKS = ("tensorboard", "wandb")
 PLAIN_EVERY = 10.0  # seconds between the progress lines of a piped run

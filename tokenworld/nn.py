@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenworld import distributed
-from tokenworld.interfaces import Losses, Steps, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Losses, Steps
 
 
 class ExactLinear(nn.Linear):

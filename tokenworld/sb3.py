@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tokenworld.dream_env import DreamEnv
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 
 try:
     from stable_baselines3.common.vec_env import VecEnv

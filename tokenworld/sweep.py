@@ -24,8 +24,8 @@ from typing import Any
 import torch
 
 from tokenworld import config
+from tokenworld.errors import UserError
 from tokenworld.evaluation.comparison import compare, markdown
-from tokenworld.interfaces import UserError
 from tokenworld.log import Log
 
 Settings = dict[str, str | None]  # key -> the word's value; ~key -> None

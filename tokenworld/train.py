@@ -19,12 +19,13 @@ import torch
 from tokenworld import distributed
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode
+from tokenworld.errors import UserError
 from tokenworld.evaluation import summary
 from tokenworld.evaluation.report import write
 from tokenworld.evaluation.summary import measure_dynamics, score, tokenizer_metrics
 from tokenworld.evaluation.tokens import codebook_usage, perplexity
 from tokenworld.imagination import Actor, Trajectory, imagine
-from tokenworld.interfaces import Codes, Steps, UserError
+from tokenworld.interfaces import Codes, Steps
 from tokenworld.nn import total_loss
 from tokenworld.run import Run
 from tokenworld.world_model import WorldModel

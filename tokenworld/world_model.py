@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, UserError, View
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, View
 from tokenworld.nn import for_inference
 
 PARTS_OF_MODEL = ("tokenizer", "backbone", "decoding", "reward", "termination")

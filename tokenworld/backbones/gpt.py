@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 from tokenworld.kernels import Dropout, additive, attend, attend_ring, computed_in, ring_memory, rotate, write_ring
 
 # A stricter world for tests: using a cache that a later call has consumed raises instead of reading spoilt memory.

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.backbones.gpt import Cache
+from tokenworld.errors import UserError
 from tokenworld.hub import brief, downloaded
-from tokenworld.interfaces import UserError
 from tokenworld.kernels import additive, computed_in, ring_memory, write_ring
 
 

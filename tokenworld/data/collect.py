@@ -19,7 +19,8 @@ from torch import Tensor
 
 from tokenworld.data.episodes import Episode
 from tokenworld.data.replay import Replay
-from tokenworld.interfaces import Steps, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Steps
 
 Act = Callable[[Tensor, Tensor], Tensor]  # obs (N, C, H, W) uint8, first (N,) bool -> action (N,) int64
 

@@ -43,7 +43,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 
 FORMAT = "tokenworld-episodes"
 VERSION = 1

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from tokenworld.data.episodes import Episode
-from tokenworld.interfaces import Steps, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Steps
 
 Ends = Literal["any", "acted"]
 NEWEST = 0.1  # the share of rows that `recent` draws from

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps
 from tokenworld.nn import log_prob, mlp, sample_categorical
 
 

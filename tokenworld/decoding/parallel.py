@@ -22,7 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps
 from tokenworld.nn import ExactLinear, categorical_entropy, log_prob, mlp, sample_categorical
 
 

@@ -18,7 +18,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.vector.utils import batch_space
 from torch.nn.functional import interpolate
 
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 
 
 def make(

@@ -18,7 +18,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 
 ID = "KnownWorld-v0"
 LEFT, RIGHT, STAY, USE = range(4)

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import numpy as np
 
+from tokenworld.errors import UserError
 from tokenworld.evaluation import intervals, ranking
 from tokenworld.evaluation.classifier import fit, fold_of
 from tokenworld.evaluation.measured import absent, mean, number, share
 from tokenworld.evaluation.records import Metric, Rollouts, Undos
-from tokenworld.interfaces import UserError
 
 IDS = ("M11.undo", "M11.arrow_gap", "M11.reachability")
 ARROW = 0.55  # below this area under the curve real data have no arrow to speak of

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tokenworld.interfaces import Codes, Steps, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Codes, Steps
 from tokenworld.world_model import WorldModel
 
 

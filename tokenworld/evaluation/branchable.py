@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 
 Array = np.ndarray
 Branch = tuple[float, Array, float, bool]  # probability, obs (C, H, W) uint8, reward, terminated

@@ -16,6 +16,7 @@ import torch
 
 from tokenworld.data.episodes import read_episodes, read_meta
 from tokenworld.data.replay import Replay
+from tokenworld.errors import UserError
 from tokenworld.evaluation import (
     agent_probe,
     arrow,
@@ -40,7 +41,7 @@ from tokenworld.evaluation.outcomes import at_branches
 from tokenworld.evaluation.records import Metric, Scored
 from tokenworld.evaluation.transfer import causal_gap
 from tokenworld.evaluation.usefulness import planning, policy_agreement
-from tokenworld.interfaces import Codes, Steps, UserError
+from tokenworld.interfaces import Codes, Steps
 from tokenworld.world_model import WorldModel
 
 SHORTEST = 32  # steps of a window, at least, if there are as many

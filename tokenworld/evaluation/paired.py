@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tokenworld.errors import UserError
 from tokenworld.evaluation import intervals
 from tokenworld.evaluation.report import read
-from tokenworld.interfaces import UserError
 
 OF_CODES = ("M1.", "M2.", "M3.", "M4.", "M6.", "M7.", "M8.", "M9.", "M14.", "M15.")  # depend on the tokenizer, except:
 OF_FRAMES = ("M3.energy", "M4.first", "M4.last", "M4.distance", "M4.valid_horizon", "M4.median_horizon", "M4.spread_skill")

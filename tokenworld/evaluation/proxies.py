@@ -10,12 +10,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tokenworld.errors import UserError
 from tokenworld.evaluation import intervals, ranking
 from tokenworld.evaluation.branch_fidelity import capped
 from tokenworld.evaluation.classifier import out_of_fold
 from tokenworld.evaluation.measured import absent, mean, number
 from tokenworld.evaluation.records import Drift, Metric, Rollouts
-from tokenworld.interfaces import UserError
 
 IDS = ("M15.c2st", "M15.disagreement", "M15.self_consistency", "M15.uncovered")
 TOLD = "Real and imagined told apart"

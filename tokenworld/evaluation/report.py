@@ -32,9 +32,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from tokenworld.errors import UserError
 from tokenworld.evaluation.page import page
 from tokenworld.evaluation.records import Metric
-from tokenworld.interfaces import UserError
 
 SCHEMA = 1
 KEYS = ("schema", "verdict", "provenance", "capabilities", "metrics", "findings")

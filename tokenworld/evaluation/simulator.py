@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from tokenworld.envs.known_world import World
+from tokenworld.errors import UserError
 from tokenworld.evaluation import known_probe
 from tokenworld.evaluation.branchable import Branchable, self_test
 from tokenworld.evaluation.replayed import Replay
 from tokenworld.evaluation.simulators import Atari, MinAtar
 from tokenworld.evaluation.tabular import Tabular
-from tokenworld.interfaces import UserError
 
 
 def simulator_of(env: dict[str, Any]) -> Branchable:

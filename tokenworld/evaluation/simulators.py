@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from tokenworld.envs import atari, minatar
+from tokenworld.errors import UserError
 from tokenworld.evaluation.branchable import ENDED, Array, Branch, self_test
-from tokenworld.interfaces import UserError
 
 # ---- Atari
 

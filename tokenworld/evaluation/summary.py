@@ -16,6 +16,7 @@ import torch
 
 from tokenworld import viz
 from tokenworld.data.replay import Replay
+from tokenworld.errors import UserError
 from tokenworld.evaluation import codelength
 from tokenworld.evaluation.agent_probe import support_of
 from tokenworld.evaluation.dynamics import dynamics_metrics
@@ -28,7 +29,7 @@ from tokenworld.evaluation.report import Report, provenance
 from tokenworld.evaluation.returns import scored
 from tokenworld.evaluation.tokens import codebook_usage, events, kmeans_baseline, perplexity, psnr
 from tokenworld.imagination import Actor
-from tokenworld.interfaces import Codes, UserError
+from tokenworld.interfaces import Codes
 
 
 def score(

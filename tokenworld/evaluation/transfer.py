@@ -11,10 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from tokenworld.errors import UserError
 from tokenworld.evaluation import branch_fidelity, intervals
 from tokenworld.evaluation.measured import absent, mean, number, share
 from tokenworld.evaluation.records import Branches, Metric, Pairs
-from tokenworld.interfaces import UserError
 
 IDS = ("M8.kl_behaviour", "M8.kl_do", "M8.do_gap", "M8.do_gap_supported", "M8.kl_other", "M8.transfer_gap",
        "M8.spurious_feature", "M8.matrix_gap")  # fmt: skip

@@ -11,10 +11,10 @@ from functools import partial
 
 import numpy as np
 
+from tokenworld.errors import UserError
 from tokenworld.evaluation import intervals, ranking
 from tokenworld.evaluation.measured import absent, mean, number
 from tokenworld.evaluation.records import Array, Metric, PolicyValues
-from tokenworld.interfaces import UserError
 
 IDS = ("M12.spearman", "M12.kendall", "M12.regret", "M12.abs_error", "M12.mmrv", "M12.within_tertile", "M13.value_error",
        "M13.oracle_gain", "M13.planner_regret", "M13.optimism", "M14.knee", "M14.fragility")  # fmt: skip

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenworld import viz
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 from tokenworld.play.future import Dream
 from tokenworld.play.session import HOTTEST, Session
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from tokenworld import viz
-from tokenworld.interfaces import UserError
+from tokenworld.errors import UserError
 from tokenworld.play.future import Dream, Future, Moment
 from tokenworld.play.starts import RealGame
 

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from tokenworld.envs.minatar import MinAtarVector, to_bytes
-from tokenworld.interfaces import Steps, UserError
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Steps
 from tokenworld.run import Run
 
 PROBES = 8  # moments looked at for each that is wanted: some are ends of games

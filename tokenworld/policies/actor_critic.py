@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld import distributed
-from tokenworld.interfaces import Losses, Shapes, UserError, View
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Losses, Shapes, View
 from tokenworld.nn import categorical_entropy, log_prob, sample_categorical
 from tokenworld.policies.networks import NETWORKS
 from tokenworld.policies.returns import ReturnScale, lambda_return

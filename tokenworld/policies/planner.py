@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from tokenworld.interfaces import Losses, Shapes, UserError, View
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Losses, Shapes, View
 from tokenworld.nn import sample_categorical
 
 
