@@ -35,7 +35,7 @@ LAYERS = [
     ["distributed"],
     ["native"],
     ["interfaces"],
-    ["files", "origins"],
+    ["files", "origins", "private"],
     ["errors"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
