@@ -1,4 +1,4 @@
-"""Machine code and tokens that are kept between two starts: only what is this user's alone is trusted, and nothing is needed."""
+"""Machine code and tokens that are kept between two starts: only what is this user's alone is trusted, nothing is needed."""
 
 import ctypes
 import os
