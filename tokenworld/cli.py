@@ -197,7 +197,7 @@ def _run_of(words: list[str], keys: Sequence[str]) -> tuple[str, list[str]]:
 def _folders(words: list[str], wanted: int, keys: Sequence[str]) -> tuple[list[str], list[str]]:
     """The folders among the words, and the settings. A word with an = is a folder if folders are missing and it is one on this
     disk, first where its key is none of the command's: a folder may be called lr=0.1, even seed=3."""
-    found = [word for word in words if "=" not in word and not word.startswith(("-", "~"))]
+    found = [word for word in words if "=" not in word and (not word.startswith(("-", "~")) or Path(word).is_dir())]
     for candidates in (lambda word: word.partition("=")[0] not in keys, lambda word: True):
         for word in words:
             if len(found) < wanted and "=" in word and word not in found and candidates(word) and Path(word).is_dir():

@@ -113,6 +113,14 @@ def check_writable(folder: Path | str) -> None:
             pass
 
 
+def user_path(word: str | Path) -> Path:
+    """The path that a user means: as it is written if that is there, else with ~ as the home folder, if there is one."""
+    path = Path(word)
+    with contextlib.suppress(RuntimeError):  # no such user, or no home
+        return path if path.exists() else path.expanduser()
+    return path
+
+
 def is_empty(folder: Path | str) -> bool:
     """Is there nothing in this folder but a lock and unfinished files? True for a folder that does not exist."""
     folder = Path(folder)
