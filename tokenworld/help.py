@@ -37,8 +37,8 @@ examples
 
 TRUST = "  --trust-remote-code    import code that the folders of this command name (only if you trust their origin)"
 
-COMMON = """  recipe=NAME        a shipped recipe (default quickstart) or the path of a YAML file of your own, which may begin with
-                     `defaults: [iris, _self_]` and then only says what differs
+COMMON = """  recipe=NAME        a shipped recipe (default quickstart) or the path of a YAML file of your own, which may begin
+                     with `defaults: [iris, _self_]` and then only says what differs
   overlay=debug      shrink any recipe to seconds; or the path of a YAML file; several are merged in their order
   SECTION.KEY=VALUE  any setting of the recipe: env.id=MinAtar/Asterix-v1 backbone.layers=4 train.loop.epochs=20
   env.id=ID          ALE/NAME, MinAtar/NAME, any Gymnasium id; MODULE:ID imports the module that registers it, also from
