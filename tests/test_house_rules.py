@@ -27,15 +27,15 @@ LAYERS = [
     ["sb3"],
     ["evaluation", "dream_env"],
     ["imagination"],
-    ["run"],
+    ["run", "folders"],
     ["world_model"],
     ["tokenizers", "backbones", "decoding", "policies", "heads", "actions", "envs", "data"],
-    ["config", "nn", "checkpoint", "hub", "log", "viz", "help"],
+    ["config", "nn", "checkpoint", "hub", "log", "viz", "help", "sweep_folder"],
     ["kernels", "sharding"],
     ["distributed"],
     ["native"],
     ["interfaces"],
-    ["files", "origins"],
+    ["files", "origins", "signals"],
     ["errors"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

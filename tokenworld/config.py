@@ -18,6 +18,8 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from tokenworld import files
+
 DEFAULT_RECIPE = "quickstart"
 
 # A part's section -> the module or folder of tokenworld that its class must come from.
@@ -448,9 +450,7 @@ def save(path: Path | str, cfg: dict, cli: dict) -> None:
     import yaml
 
     body = {key: value for key, value in cfg.items() if key != "meta"} | {"command": cli, "meta": meta()}
-    temporary = Path(path).with_suffix(".tmp")
-    temporary.write_text(yaml.safe_dump(body, sort_keys=False), encoding="utf-8")
-    temporary.replace(path)
+    files.write(path, yaml.safe_dump(body, sort_keys=False))
 
 
 def load(path: Path | str) -> tuple[dict, dict]:
