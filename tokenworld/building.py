@@ -9,14 +9,13 @@ import inspect
 import shutil
 import sys
 import tempfile
-import time
 import weakref
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tokenworld import checkpoint, config, distributed, env_section, hub, origins, sharding
+from tokenworld import checkpoint, config, distributed, env_section, folders, hub, origins, sharding
 from tokenworld import train as training
 from tokenworld.costs import warn_of_costs
 from tokenworld.data.episodes import EpisodeWriter, make_meta, read_episodes, read_meta
@@ -28,22 +27,13 @@ from tokenworld.world_model import WorldModel
 MODEL_SECTIONS = ("tokenizer", "backbone", "decoding", "action", "reward", "termination")
 
 
-def new_run(cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
-    """A run in a folder of its own. A folder that holds the same config is gone on with, any other is refused."""
+def new_run(cfg: dict, cli: dict, phases: tuple[str, ...], out: Path | None = None) -> Run:
+    """A run in the folder `out`, which is empty or holds a run of the same config: that one is resumed. None: as `cli` says."""
     device_of(cli.get("device", "auto"))
-    seed, recipe = cli.get("seed", 0), Path(cli["recipe"]).stem
-    if distributed.world() > 1 and "out" not in cli:
-        raise UserError("training on several processes needs a folder that a restart finds again, got no out: add out=DIR")
-    out = Path(cli.get("out") or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{recipe}-{seed}")
-    if distributed.agreed(out.exists() and any(out.iterdir())):
-        if (out / "config.yaml").is_file() and config.load(out) == (cfg, cli):
-            return resumed(out, cfg, cli, phases)
-        raise UserError(
-            f"{out} exists and is not this run, nothing is overwritten: choose another out=DIR,"
-            f" or go on with it by tokenworld train --resume {out}"
-        )
-    with _removed_on_error(out):
-        out.mkdir(parents=True, exist_ok=True)
+    out = Path(cli["out"]) if out is None else out
+    if distributed.agreed((out / "config.yaml").is_file()):
+        return resumed(out, cfg, cli, phases)
+    with folders.emptied_on_error(out):
         if distributed.rank() == 0:
             config.save(out / "config.yaml", cfg, cli)  # first: a run that is killed from here on can be gone on with
         run = built(out, cfg, cli, phases)
@@ -129,15 +119,7 @@ def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
                         f" tokenworld train --resume {out} data=DIR")  # fmt: skip
     device_of(cli.get("device", "auto"), f"add device=cpu: tokenworld train --resume {out} device=cpu")
     if not distributed.agreed(checkpoint.exists(out / "checkpoint")):
-        if distributed.rank() == 0:
-            for name in ("replay", "metrics.jsonl"):  # killed before its first checkpoint: from the start, in the same folder
-                path = out / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        distributed.wait()
-        run = built(out, cfg, cli, phases)
-        if "collect" in phases:
-            run.writer = EpisodeWriter(_folder(out), run.meta)
-        return run
+        return _started_over(out, cfg, cli, phases)
     modules, state = checkpoint.load(out / "checkpoint")
     run = built(out, cfg, cli, phases, log=_log(out, wall=state["wall"]), load=False)
     run.log.truncate(state["log_lines"])
@@ -165,6 +147,25 @@ def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
     if same:
         _restore_rank(run, ranks[distributed.rank()])
     run.log.say(f"resumed {out} after epoch {run.epoch}")
+    return run
+
+
+def _started_over(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
+    """A run that was killed before its first checkpoint, from its start in the same folder."""
+    aside, refused = None, None
+    if distributed.rank() == 0:
+        try:
+            aside = folders.start_over(out, cfg["train"]["loop"].get("checkpoint_every", 1))
+        except UserError as error:
+            refused = str(error)
+    refused = distributed.agreed(refused)
+    if refused:
+        raise UserError(refused)
+    run = built(out, cfg, cli, phases)
+    if aside is not None:
+        run.log.say(f"{out} had no checkpoint yet and starts over; what it had written is kept in {aside}")
+    if "collect" in phases:
+        run.writer = EpisodeWriter(_folder(out), run.meta)
     return run
 
 
@@ -395,17 +396,3 @@ def _keep_freed_memory() -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the most that it takes
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-class _removed_on_error:
-    """A folder that was not there before is removed again if what fills it fails."""
-
-    def __init__(self, path: Path):
-        self.path, self.existed = path, path.exists()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *_):
-        if kind is not None and not self.existed:
-            shutil.rmtree(self.path, ignore_errors=True)

@@ -28,6 +28,7 @@ from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
+from tokenworld import files
 from tokenworld.errors import UserError
 
 MANIFEST = "manifest.json"
@@ -64,14 +65,14 @@ def save(
         buffer = io.BytesIO()
         torch.save(state, buffer)
         _write(new, "state.pt", buffer.getvalue(), manifest)
-        _write(new, MANIFEST, json.dumps(manifest, indent=1).encode(), None)  # last: its presence means complete
+        files.write(new / MANIFEST, json.dumps(manifest, indent=1))  # last: its presence means complete
         _sync_folder(new)
-    except OSError as error:
+    except (OSError, UserError) as error:
         shutil.rmtree(new, ignore_errors=True)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(f"no space left for the checkpoint {dir}: free some space and resume; "
-                        f"the previous checkpoint is intact") from None
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise UserError(f"no space left for the checkpoint {dir}: free some space and resume; "
+                            f"the previous checkpoint is intact") from None
+        raise
     if dir.exists():
         dir.rename(old)
     new.rename(dir)
@@ -113,6 +114,11 @@ def shards(dir: Path | str) -> Path | None:
 def exists(dir: Path | str) -> bool:
     """Is there a complete checkpoint, be it under its temporary name?"""
     return any((folder / MANIFEST).is_file() for folder in _candidates(Path(dir)))
+
+
+def settle(dir: Path | str) -> None:
+    """Give a checkpoint that a kill left under its temporary name its own one, and delete unfinished ones: for its writer."""
+    _settle(Path(dir), _sibling(Path(dir), "new"), _sibling(Path(dir), "old"))
 
 
 def _sibling(dir: Path, suffix: str) -> Path:
