@@ -35,6 +35,8 @@ LAYERS = [
     ["distributed"],
     ["native"],
     ["interfaces"],
+    ["forms"],
+    ["weights", "safe_load"],
     ["files", "origins"],
     ["errors"],
 ]
