@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shlex
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld import benchmark, checkpoint, config, distributed, hub, viz
+from tokenworld import benchmark, checkpoint, config, distributed, hub, origins, viz
 from tokenworld import train as training
 from tokenworld.building import built, device_of, env_of, meta_of, new_run, opened, resumed, with_loaded_sections
 from tokenworld.data.collect import Collector, random_act
@@ -43,20 +44,35 @@ def train_phase(phase: str, cfg: dict, cli: dict) -> dict[str, Any]:
     cfg, cli = with_loaded_sections(cfg, cli)
     if "data" not in cli:
         raise UserError(f"train {phase} learns from episodes on disk, got no data: add data=DIR, a folder that `collect` wrote")
-    if phase == "dynamics" and "load.tokenizer" not in cli:
-        raise UserError("train dynamics needs a trained tokenizer: add load.tokenizer=RUN, the out= of `train tokenizer`")
+    if phase == "dynamics" and not {"load.tokenizer", "load.world_model"} & set(cli):
+        raise UserError("train dynamics needs a trained tokenizer: add load.tokenizer=RUN, the out= of `train tokenizer`, or"
+                        " load.world_model=RUN to continue a trained dynamics")  # fmt: skip
     if phase == "policy" and "load.world_model" not in cli:
         raise UserError("train policy needs a trained world model: add load.world_model=RUN, the out= of `train dynamics`")
     cli = cli | {"phase": phase}
     return _fit(new_run(cfg, cli, (phase, "evaluate")))
 
 
-def resume(out: str) -> dict[str, Any]:
-    """Go on with a run from its last checkpoint."""
+def resume(out: str, keys: dict, changes: dict[str, Any]) -> dict[str, Any]:
+    """Continue a run from its last checkpoint. keys: where its episodes are now (data), and another device, for this time.
+    changes: settings of the recipe that the run keeps from now on."""
     cfg, cli = config.load(out)
+    if "data" in keys:
+        cli["data"] = str(Path(keys["data"]).resolve())
+    if changes:
+        cfg = config.with_settings(cfg, changes)
+        cli["given"] = sorted({*cli.get("given", []), *changes})
     config.check(cfg)
     phases = (cli["phase"], "evaluate") if "phase" in cli else training.PHASES
-    return _fit(resumed(Path(out), cfg, cli, phases))
+    device = {"device": keys["device"]} if "device" in keys else {}
+    run = resumed(Path(out), cfg, cli | device, phases)
+    run.resume_keys = device
+    epochs = cfg["train"]["loop"].get("epochs")
+    if "train.loop.epochs" in changes and epochs < run.epoch:
+        raise UserError(f"{out} has trained {run.epoch} epochs, got train.loop.epochs={epochs}: give at least {run.epoch}")
+    if ("data" in keys or changes) and distributed.rank() == 0:
+        config.save(Path(out) / "config.yaml", cfg, cli)
+    return _fit(run)
 
 
 def sweep(out: Path, members: list, jobs: int, words: list[str]) -> int:
@@ -215,7 +231,7 @@ def export(out: str, keys: dict) -> Path:
     folder = Path(keys["out"]) if "out" in keys else Path(out) / "model"
     if folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} exists and is not empty, nothing is overwritten: choose another out=DIR")
-    what = _exported(out, folder)
+    what = _exported(out, folder, keys)
     print(f"{what}, {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB: {folder}")
     return folder
 
@@ -226,15 +242,15 @@ def push(out: str, keys: dict) -> str:
         raise UserError("push needs to know where to, got no repo: add repo=user/name")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
-        what = _exported(out, folder)
+        what = _exported(out, folder, keys)
         address = hub.push(folder, keys["repo"], private=keys.get("private") == "true")
     print(f"{what}: {address}")
     return address
 
 
-def _exported(out: str, folder: Path) -> str:
+def _exported(out: str, folder: Path, keys: dict) -> str:
     """Write a run's model with its figures and some real moments to begin dreams at; what it is, in words."""
-    run, cfg, _ = opened(out, {})
+    run, cfg, _ = opened(out, {"device": "cpu"} | {key: keys[key] for key in ("device", "data") if key in keys})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to export: expected a run of `train` or `train dynamics`")
     model, policy = run.world_model, run.policy if run.count["policy"] else None
@@ -356,4 +372,6 @@ def _fit(run: Run) -> dict[str, Any]:
 def _resume_command(run: Run) -> str:
     ranks = distributed.world()
     start = "tokenworld" if ranks == 1 else f"torchrun --nproc-per-node={ranks} -m tokenworld.cli"
-    return f"{start} train --resume {run.out}"
+    words = [str(run.out), *(f"{key}={value}" for key, value in run.resume_keys.items())]
+    trust = [origins.FLAG] if any(origins.names(run.config)) else []  # a run never vouches for itself
+    return f"{start} train --resume {shlex.join([*words, *trust])}"
