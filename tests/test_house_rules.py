@@ -37,6 +37,8 @@ LAYERS = [
     ["distributed"],
     ["native"],
     ["interfaces"],
+    ["forms"],
+    ["weights", "safe_load"],
     ["files", "origins", "signals"],
     ["errors"],
 ]
