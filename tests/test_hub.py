@@ -23,11 +23,6 @@ FRAMES = {"known_world": (3, 10, 10), "quickstart": (4, 10, 10)}
 FRAME = (4, 10, 10)
 
 
-@pytest.fixture(autouse=True)
-def nothing_trusted(monkeypatch):
-    monkeypatch.setattr(config, "_trusted", set())
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A run of moments, exported."""

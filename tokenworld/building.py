@@ -9,15 +9,15 @@ import inspect
 import shutil
 import sys
 import tempfile
-import time
 import weakref
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tokenworld import checkpoint, config, distributed, hub, sharding
+from tokenworld import checkpoint, config, distributed, env_section, folders, hub, origins, sharding
 from tokenworld import train as training
+from tokenworld.costs import warn_of_costs
 from tokenworld.data.episodes import EpisodeWriter, make_meta, read_episodes, read_meta
 from tokenworld.errors import UserError
 from tokenworld.log import Log, check_sinks
@@ -27,27 +27,19 @@ from tokenworld.world_model import WorldModel
 MODEL_SECTIONS = ("tokenizer", "backbone", "decoding", "action", "reward", "termination")
 
 
-def new_run(cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
-    """A run in a folder of its own. A folder that holds the same config is gone on with, any other is refused."""
+def new_run(cfg: dict, cli: dict, phases: tuple[str, ...], out: Path | None = None) -> Run:
+    """A run in the folder `out`, which is empty or holds a run of the same config: that one is resumed. None: as `cli` says."""
     device_of(cli.get("device", "auto"))
-    seed, recipe = cli.get("seed", 0), Path(cli["recipe"]).stem
-    if distributed.world() > 1 and "out" not in cli:
-        raise UserError("training on several processes needs a folder that a restart finds again, got no out: add out=DIR")
-    out = Path(cli.get("out") or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{recipe}-{seed}")
-    if distributed.agreed(out.exists() and any(out.iterdir())):
-        if (out / "config.yaml").is_file() and config.load(out) == (cfg, cli):
-            return resumed(out, cfg, cli, phases)
-        raise UserError(
-            f"{out} exists and is not this run, nothing is overwritten: choose another out=DIR,"
-            f" or go on with it by tokenworld train --resume {out}"
-        )
-    with _removed_on_error(out):
-        out.mkdir(parents=True, exist_ok=True)
+    out = Path(cli["out"]) if out is None else out
+    if distributed.agreed((out / "config.yaml").is_file()):
+        return resumed(out, cfg, cli, phases)
+    with folders.emptied_on_error(out):
         if distributed.rank() == 0:
             config.save(out / "config.yaml", cfg, cli)  # first: a run that is killed from here on can be gone on with
         run = built(out, cfg, cli, phases)
         if "collect" in phases:
             run.writer = EpisodeWriter(_folder(out), run.meta)
+        warn_of_costs(run, cfg["train"])
     return run
 
 
@@ -66,15 +58,21 @@ def temporary_run(*words: str) -> Run:
 
 def opened(out: str, keys: dict) -> tuple[Run, dict, dict]:
     """A finished or stopped run, or an exported model, to look at: weights, counters and, of a run, held-out episodes.
-    Nothing is written to its folder."""
+    Nothing is written to its folder. Its own device, where it is not here, and its episodes, where they were moved, are done
+    without; the log says so."""
     if hub.is_model(out):
         return _opened_model(Path(out), keys)
     cfg, cli = config.load(out)
     config.check(cfg)
     modules, state = checkpoint.load(Path(out) / "checkpoint")
+    log = Log(None)
+    if "device" not in keys and not is_here(cli.get("device", "auto")):
+        log.say(f"{out} was trained with device={cli.pop('device')}, which is not here: using {device_of('auto')}")
+    if "data" not in keys and not Path(cli.get("data", ".")).is_dir():
+        log.say(f"{out} learned from {cli.pop('data')}, which is not there now: if its episodes are needed, add data=DIR")
     cli = cli | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
     phases = (cli["phase"], "evaluate") if "phase" in cli else training.PHASES
-    run = built(Path(out), cfg, cli, phases, log=Log(None), load=False)
+    run = built(Path(out), cfg, cli, phases, log=log, load=False)
     _restore(run, modules, state, Path(out))
     _read_replay(run, Path(out) / "replay")
     return run, cfg, cli
@@ -116,17 +114,12 @@ def _folder(out: Path, rank: int | None = None) -> Path:
 def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
     """A run as its last checkpoint has it. With as many ranks as wrote it, it goes on bit for bit (on a CPU); with another
     number the episodes on disk are dealt out anew, games in progress are lost, and what each rank draws is drawn anew."""
-    device_of(cli.get("device", "auto"))
+    if "data" in cli and not Path(cli["data"]).is_dir():
+        raise UserError(f"{out} learns from episodes in {cli['data']}, which is not there now: tell where they are,"
+                        f" tokenworld train --resume {out} data=DIR")  # fmt: skip
+    device_of(cli.get("device", "auto"), f"add device=cpu: tokenworld train --resume {out} device=cpu")
     if not distributed.agreed(checkpoint.exists(out / "checkpoint")):
-        if distributed.rank() == 0:
-            for name in ("replay", "metrics.jsonl"):  # killed before its first checkpoint: from the start, in the same folder
-                path = out / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        distributed.wait()
-        run = built(out, cfg, cli, phases)
-        if "collect" in phases:
-            run.writer = EpisodeWriter(_folder(out), run.meta)
-        return run
+        return _started_over(out, cfg, cli, phases)
     modules, state = checkpoint.load(out / "checkpoint")
     run = built(out, cfg, cli, phases, log=_log(out, wall=state["wall"]), load=False)
     run.log.truncate(state["log_lines"])
@@ -154,6 +147,25 @@ def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
     if same:
         _restore_rank(run, ranks[distributed.rank()])
     run.log.say(f"resumed {out} after epoch {run.epoch}")
+    return run
+
+
+def _started_over(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
+    """A run that was killed before its first checkpoint, from its start in the same folder."""
+    aside, refused = None, None
+    if distributed.rank() == 0:
+        try:
+            aside = folders.start_over(out, cfg["train"]["loop"].get("checkpoint_every", 1))
+        except UserError as error:
+            refused = str(error)
+    refused = distributed.agreed(refused)
+    if refused:
+        raise UserError(refused)
+    run = built(out, cfg, cli, phases)
+    if aside is not None:
+        run.log.say(f"{out} had no checkpoint yet and starts over; what it had written is kept in {aside}")
+    if "collect" in phases:
+        run.writer = EpisodeWriter(_folder(out), run.meta)
     return run
 
 
@@ -209,11 +221,11 @@ def _log(out: Path, wall: float = 0.0) -> Log:
 
 def built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | None = None, load: bool = True) -> Run:
     """The parts of a run, untrained or (`load`) with what load.* names, and with the episodes of `data`."""
-    seed = cli.get("seed", 0)
+    seed = cli.get("seed", 0) % 2**48  # any whole number is a seed; what is derived from it stays within 64 bits
     check_sinks(cfg["train"]["loop"].get("sinks"))
     training.check_settings(cfg["train"])
     torch.manual_seed(seed)
-    np.random.seed(seed)
+    np.random.seed(seed % 2**32)
     device, shard = device_of(cli.get("device", "auto")), cfg["train"]["loop"].get("shard", False)
     if shard and cli.get("phase") != "dynamics":
         raise UserError("train.loop.shard keeps a part of the dynamics in each process, and a policy needs it whole: use"
@@ -306,44 +318,72 @@ def _read_replay(run: Run, folder: Path) -> None:
 
 
 def with_loaded_sections(cfg: dict, cli: dict) -> tuple[dict, dict]:
-    """What is loaded brings its own architecture, environment and episodes, and episodes their environment; the rest is the
-    recipe's. A setting of the user's that this would replace is refused."""
+    """What is loaded brings its own architecture, and its environment and episodes unless others are given; episodes bring
+    their environment; the rest is the recipe's. A setting of the user's that this would replace is refused."""
     asked = config.flatten(cfg)
     if "load.tokenizer" in cli and "load.world_model" in cli:
         raise UserError("load.world_model brings its own tokenizer: leave out load.tokenizer")
-    for key, sections in (("load.tokenizer", ("env", "tokenizer")), ("load.world_model", ("env", *MODEL_SECTIONS))):
+    meta = None
+    if "data" in cli:
+        meta = read_meta(cli["data"])
+        origins.check({"env": {"id": meta["env_id"], **meta["preprocessing"]}}, f"{cli['data']}/meta.json")
+    for key, sections in (("load.tokenizer", ("tokenizer",)), ("load.world_model", MODEL_SECTIONS)):
         if key in cli:
             theirs, their_cli = config.load(cli[key])
             config.check(theirs)
             cfg = cfg | {name: theirs[name] for name in sections}
-            evaluate = cfg["train"]["evaluate"] | {"env": theirs["train"]["evaluate"].get("env")}
-            cfg = cfg | {"train": cfg["train"] | {"evaluate": evaluate}}
-            if "data" in their_cli:
-                cli = {"data": their_cli["data"]} | cli
-            elif (Path(cli[key]) / "replay").is_dir():
-                cli = {"data": str(Path(cli[key]) / "replay")} | cli
-    if "data" in cli and not any(key in cli for key in ("load.tokenizer", "load.world_model")):
-        meta = read_meta(cli["data"])
-        known = {key: value for key, value in meta["preprocessing"].items() if key in cfg["env"]}
-        cfg = cfg | {"env": cfg["env"] | {"id": meta["env_id"]} | known}
-    loaded = config.flatten(cfg)
+            cfg = _with_their_env(cfg, theirs, cli.get("given", []), meta)
+            if "data" not in cli and cfg["env"]["id"] == theirs["env"]["id"]:
+                cli = _with_their_data(cli, key, their_cli)
+    if meta is not None and (meta["env_id"] != cfg["env"]["id"] or not {"load.tokenizer", "load.world_model"} & set(cli)):
+        cfg = env_section.of_data(cfg, meta)
+    _refuse_contradictions(asked, config.flatten(cfg), cli)
+    # a run can be opened from any folder
+    folders = {key: str(Path(cli[key]).resolve()) for key in ("data", "load.tokenizer", "load.world_model") if key in cli}
+    return cfg, cli | {key: folder for key, folder in folders.items() if Path(folder).exists()}
+
+
+def _with_their_env(cfg: dict, theirs: dict, given: list[str], meta: dict | None) -> dict:
+    """The environment that a loaded part was trained in, with the user's changes to it; unless other episodes are given."""
+    if meta is not None and meta["env_id"] != theirs["env"]["id"]:
+        return cfg
+    changes = {key: value for key, value in cfg["env"].items() if any(g.split(".")[:2] == ["env", key] for g in given)}
+    evaluate = cfg["train"]["evaluate"] | {"env": theirs["train"]["evaluate"].get("env")}
+    cfg = cfg | {"env": theirs["env"] | changes, "train": cfg["train"] | {"evaluate": evaluate}}
+    return env_section.choose(cfg, theirs["env"]["_target_"], given)
+
+
+def _with_their_data(cli: dict, key: str, their_cli: dict) -> dict:
+    """The episodes that a loaded part learned from. Raises UserError if they were moved."""
+    if "data" in their_cli:
+        if not Path(their_cli["data"]).is_dir():
+            raise UserError(f"{key}={cli[key]} learned from {their_cli['data']}, which is not there now: add data=DIR")
+        return {"data": their_cli["data"]} | cli
+    replay = Path(cli[key]) / "replay"
+    return {"data": str(replay)} | cli if replay.is_dir() else cli
+
+
+def _refuse_contradictions(asked: dict, loaded: dict, cli: dict) -> None:
     for key in cli.get("given", []):
         if asked.get(key) != loaded.get(key):
             source = next(name for name in ("load.world_model", "load.tokenizer", "data") if name in cli)
             raise UserError(
                 f"{key}={asked.get(key)} contradicts {source}={cli[source]}, which has {loaded.get(key)}: leave out {key}"
             )
-    # a run can be opened from any folder
-    folders = {key: str(Path(cli[key]).resolve()) for key in ("data", "load.tokenizer", "load.world_model") if key in cli}
-    return cfg, cli | {key: folder for key, folder in folders.items() if Path(folder).exists()}
 
 
-def device_of(name: str) -> torch.device:
+def is_here(name: str) -> bool:
+    """Can a device of this name be used on this machine?"""
+    return {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(name, lambda: True)()
+
+
+def device_of(name: str, advice: str = "") -> torch.device:
+    """The device that a command asks for, ready for use. Raises UserError where it is not here; `advice` ends the sentence."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not usable[name]:
-        raise UserError(f"device={name} is not available here: expected one of {', '.join(k for k, v in usable.items() if v)}")
+    if not is_here(name):
+        here = ", ".join(each for each in ("cpu", "cuda", "mps") if is_here(each))
+        raise UserError(f"device={name} is not available here: expected one of {here}{advice and '; ' + advice}")
     if name == "cpu":
         _keep_freed_memory()
     return distributed.start(torch.device(name))
@@ -356,17 +396,3 @@ def _keep_freed_memory() -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the most that it takes
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-class _removed_on_error:
-    """A folder that was not there before is removed again if what fills it fails."""
-
-    def __init__(self, path: Path):
-        self.path, self.existed = path, path.exists()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *_):
-        if kind is not None and not self.existed:
-            shutil.rmtree(self.path, ignore_errors=True)

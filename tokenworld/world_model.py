@@ -104,24 +104,22 @@ class WorldModel(nn.Module):
         Its config may only name classes of tokenworld's own part folders, unless trust_remote_code. Raises UserError for a
         model that is not there, one that names anything else, and weights that do not fit.
         """
-        from tokenworld import config, hub
+        from tokenworld import config, hub, origins
 
         folder = hub.find(source, **asked)
         told = hub.read(folder)
+        code = {"parts": told["parts"], "score_env": told.get("score_env")}
         if trust_remote_code:
-            config.trust(told["parts"])
+            origins.trust(code)
+        origins.check(code, folder / hub.CONFIG)
         for name in config.PARTS:
             if name in told["parts"] or name not in ("env", "policy"):
                 config.check_section(told["parts"], name)
-        env, changes = told["parts"].get("env", {}), told.get("score_env") or {}
-        if changes and (not isinstance(changes, dict) or "_target_" in changes):
+        changes = told.get("score_env") or {}
+        if not isinstance(changes, dict) or "_target_" in changes:
             raise UserError(
                 f"{folder / hub.CONFIG} says score_env {changes}, expected keywords of its env: restore it from a copy"
             )
-        for id in (env.get("id"), changes.get("id")):
-            if ":" in str(id) and not trust_remote_code:  # Gymnasium would import the module before the colon
-                raise UserError(f"{folder / hub.CONFIG} names an environment in a module of its own, {id}: pass"
-                                " trust_remote_code=True if you trust where it came from")  # fmt: skip
         model = cls.from_config(told["parts"], frame=tuple(told["frame"]), actions=told["actions"])
         for key, value in asdict(model.shapes).items():
             said = told["shapes"].get(key)
