@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from tokenworld import config, hub, register
+from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
 from tokenworld.evaluation.returns import scored
 from tokenworld.imagination import Actor
@@ -113,7 +114,7 @@ class Agent:
         parts = self.world_model.config.get("parts", {})
         if "env" not in parts:
             raise UserError("this agent's config names no environment: make one whose frames are those it was trained on")
-        return config.build(parts["env"] | changes, num_envs=num_envs)
+        return make_checked(parts["env"], num_envs, **changes)
 
     def score(self, episodes: int = 100, seed: int = 0, envs: int = 16) -> dict[str, Any]:
         """Its return in the real environment as `tokenworld score` measures it: mean, 95 % interval, random play beside it."""

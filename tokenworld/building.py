@@ -19,6 +19,7 @@ from tokenworld import checkpoint, config, distributed, env_section, folders, hu
 from tokenworld import train as training
 from tokenworld.costs import warn_of_costs
 from tokenworld.data.episodes import EpisodeWriter, make_meta, read_episodes, read_meta
+from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
 from tokenworld.log import Log, check_sinks
 from tokenworld.run import Run, restore_model
@@ -284,7 +285,7 @@ def built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | N
 
 
 def env_of(cfg: dict, num_envs: int, **changes):
-    return config.build(cfg["env"] | changes, num_envs=num_envs)
+    return make_checked(cfg["env"], num_envs, **changes)
 
 
 def meta_of(cfg: dict, env, seed: int) -> dict:
