@@ -28,10 +28,10 @@ LAYERS = [
     ["sb3"],
     ["evaluation", "dream_env"],
     ["imagination"],
-    ["run"],
+    ["run", "folders"],
     ["world_model"],
     ["tokenizers", "backbones", "decoding", "policies", "heads", "actions", "envs", "data"],
-    ["config", "nn", "checkpoint", "hub", "log", "viz", "help", "costs"],
+    ["config", "nn", "checkpoint", "hub", "log", "viz", "help", "costs", "sweep_folder"],
     ["env_section"],
     ["targets"],
     ["kernels", "sharding"],
@@ -40,7 +40,7 @@ LAYERS = [
     ["interfaces"],
     ["forms"],
     ["weights", "safe_load"],
-    ["files", "origins"],
+    ["files", "origins", "signals"],
     ["errors"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

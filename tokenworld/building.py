@@ -9,14 +9,13 @@ import inspect
 import shutil
 import sys
 import tempfile
-import time
 import weakref
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tokenworld import checkpoint, config, distributed, env_section, hub, origins, restore
+from tokenworld import checkpoint, config, distributed, env_section, folders, hub, origins, restore
 from tokenworld import train as training
 from tokenworld.costs import warn_of_costs
 from tokenworld.data.episodes import EpisodeWriter, make_meta, read_episodes, read_meta
@@ -29,22 +28,13 @@ from tokenworld.world_model import WorldModel
 MODEL_SECTIONS = ("tokenizer", "backbone", "decoding", "action", "reward", "termination")
 
 
-def new_run(cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
-    """A run in a folder of its own. A folder that holds the same config is gone on with, any other is refused."""
+def new_run(cfg: dict, cli: dict, phases: tuple[str, ...], out: Path | None = None) -> Run:
+    """A run in the folder `out`, which is empty or holds a run of the same config: that one is resumed. None: as `cli` says."""
     device_of(cli.get("device", "auto"))
-    seed, recipe = cli.get("seed", 0), Path(cli["recipe"]).stem
-    if distributed.world() > 1 and "out" not in cli:
-        raise UserError("training on several processes needs a folder that a restart finds again, got no out: add out=DIR")
-    out = Path(cli.get("out") or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{recipe}-{seed}")
-    if distributed.agreed(out.exists() and any(out.iterdir())):
-        if (out / "config.yaml").is_file() and config.load(out) == (cfg, cli):
-            return resumed(out, cfg, cli, phases)
-        raise UserError(
-            f"{out} exists and is not this run, nothing is overwritten: choose another out=DIR,"
-            f" or go on with it by tokenworld train --resume {out}"
-        )
-    with _removed_on_error(out):
-        out.mkdir(parents=True, exist_ok=True)
+    out = Path(cli["out"]) if out is None else out
+    if distributed.agreed((out / "config.yaml").is_file()):
+        return resumed(out, cfg, cli, phases)
+    with folders.emptied_on_error(out):
         if distributed.rank() == 0:
             config.save(out / "config.yaml", cfg, cli)  # first: a run that is killed from here on can be gone on with
         run = built(out, cfg, cli, phases)
@@ -129,23 +119,13 @@ def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
                         f" tokenworld train --resume {out} data=DIR")  # fmt: skip
     device_of(cli.get("device", "auto"), f"add device=cpu: tokenworld train --resume {out} device=cpu")
     if not distributed.agreed(checkpoint.exists(out / "checkpoint")):
-        if distributed.rank() == 0:
-            for name in ("replay", "metrics.jsonl"):  # killed before its first checkpoint: from the start, in the same folder
-                path = out / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        distributed.wait()
-        run = built(out, cfg, cli, phases)
-        if "collect" in phases:
-            run.writer = EpisodeWriter(_folder(out), run.meta)
-        return run
-    if distributed.rank() == 0:
-        checkpoint.settle(out / "checkpoint")
-    distributed.wait()
+        return _started_over(out, cfg, cli, phases)
     saved = restore.load(out)
     state, where = saved.state, out / "checkpoint" / checkpoint.STATE
     run = built(out, cfg, cli, phases, log=_log(out, wall=state["wall"]), saved=saved)
     _restore(run, saved)
     restore.put_optimizers(run, saved)
+    restore.check_ranks(run, state["ranks"], where)
     ranks, same = state["ranks"], len(state["ranks"]) == distributed.world()
     run.spread = state["spread"] or not same
     run.log.truncate(state["log_lines"])
@@ -154,8 +134,27 @@ def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
     own = ranks[distributed.rank()] if same else ranks[0]
     restore.put_generators(run, own, ranks[0]["generator"], ranks[0]["shuffler"], same)
     if same:
-        _restore_rank(run, own, where)
+        _restore_rank(run, own)
     run.log.say(f"resumed {out} after epoch {run.epoch}")
+    return run
+
+
+def _started_over(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
+    """A run that was killed before its first checkpoint, from its start in the same folder."""
+    aside, refused = None, None
+    if distributed.rank() == 0:
+        try:
+            aside = folders.start_over(out, cfg["train"]["loop"].get("checkpoint_every", 1))
+        except UserError as error:
+            refused = str(error)
+    refused = distributed.agreed(refused)
+    if refused:
+        raise UserError(refused)
+    run = built(out, cfg, cli, phases)
+    if aside is not None:
+        run.log.say(f"{out} had no checkpoint yet and starts over; what it had written is kept in {aside}")
+    if "collect" in phases:
+        run.writer = EpisodeWriter(_folder(out), run.meta)
     return run
 
 
@@ -180,10 +179,10 @@ def _reopen(run: Run, positions: list[dict | None]) -> None:
     run.writer = EpisodeWriter(_folder(run.out), run.meta)
 
 
-def _restore_rank(run: Run, own: dict, where: Path) -> None:
-    """What a rank alone knows: its games, and the codes of its episodes; `where` it was saved."""
+def _restore_rank(run: Run, own: dict) -> None:
+    """What a rank alone knows: its games, and the codes of its episodes."""
     run.learnt_rows = own["learnt_rows"]
-    games = restore.collector_state(own, run.world_model.shapes.actions, where)
+    games = restore.collector_state(own)
     if games is not None and "collect" in run.phases:
         run.play_seed = games["seed"]
         keywords = run.phases["collect"].keywords
@@ -191,7 +190,6 @@ def _restore_rank(run: Run, own: dict, where: Path) -> None:
         training.ensure_collector(run, **{k: keywords.get(k, defaults[k].default) for k in ("envs", "held_out")})
         run.collector.load_state_dict(games)
     if not run.spread:
-        restore.check_codes(run, own, where)
         for name, replay in (("replay", run.replay), ("held_out", run.held_out)):
             replay.load_code_state(own["code_cache"][name])
     restore.put_global_generators(run, own)
@@ -399,17 +397,3 @@ def _keep_freed_memory() -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the most that it takes
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-class _removed_on_error:
-    """A folder that was not there before is removed again if what fills it fails."""
-
-    def __init__(self, path: Path):
-        self.path, self.existed = path, path.exists()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *_):
-        if kind is not None and not self.existed:
-            shutil.rmtree(self.path, ignore_errors=True)

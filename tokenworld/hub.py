@@ -56,7 +56,7 @@ def save(dir: Path | str, config: dict[str, Any], tensors: dict[str, dict[str, T
     then, and where the folder holds something else than a model.
     """
     dir = Path(dir)
-    if not is_free(dir) and not (dir.is_dir() and _ours(dir / CONFIG)):
+    if not _is_free(dir) and not (dir.is_dir() and _ours(dir / CONFIG)):
         raise UserError(f"{dir} exists and is no model's folder, nothing is overwritten: choose another one")
     texts = {CONFIG: json.dumps({"library": "tokenworld", "format": FORMAT, **config}, indent=1) + "\n", CARD: card}
     contents = {name: text.encode() for name, text in texts.items()}
@@ -76,7 +76,7 @@ def save(dir: Path | str, config: dict[str, Any], tensors: dict[str, dict[str, T
             leftover.unlink(missing_ok=True)
 
 
-def is_free(dir: Path | str) -> bool:
+def _is_free(dir: Path | str) -> bool:
     """Can a new model be written to this folder? Not if it holds anything but what a killed save left."""
     dir = Path(dir)
     if not dir.is_dir():

@@ -262,32 +262,39 @@ def _put(generator: torch.Generator, state: Tensor, seed: int) -> bool:
         return False
 
 
-def collector_state(own: dict, actions: int, where: Path) -> dict[str, Any] | None:
-    """The saved state of the games that a process plays, with arrays, or None if it plays none. Raises UserError for actions
-    that the environment does not have."""
+def collector_state(own: dict) -> dict[str, Any] | None:
+    """The saved state of the games that a process plays, with arrays; None if it plays none."""
     if own["collector"] is None:
         return None
-    state = {key: value.numpy() if torch.is_tensor(value) else value for key, value in own["collector"].items()}
+    return {key: value.numpy() if torch.is_tensor(value) else value for key, value in own["collector"].items()}
+
+
+def collector_of(out: Path | str, actions: int) -> dict[str, Any] | None:
+    """The checked `collector_state` of the first process of a run in a folder."""
+    saved = load(out)
+    _check_games(saved.state["ranks"][0], actions, saved.model.source / checkpoint.STATE)
+    return collector_state(saved.state["ranks"][0])
+
+
+def check_ranks(run: Run, ranks: list[dict], where: Path) -> None:
+    """Raise UserError for games and codes that this run's environment and tokenizer cannot have; nothing is written yet."""
+    K, V = run.world_model.shapes.codes, run.world_model.shapes.vocab_size
+    for own in ranks:
+        _check_games(own, run.world_model.shapes.actions, where)
+        for name, state in own["code_cache"].items():
+            codes, version = state.get("codes"), state.get("version")
+            if (codes is None) != (version is None) or codes is not None and codes.shape != (len(version), K):
+                raise UserError(f"{where} is damaged, the codes of {name} are not {K} for each row: restore it from a copy")
+            if codes is not None and codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < V:
+                raise UserError(f"{where} has codes {codes.min()}..{codes.max()}, the tokenizer has 0..{V - 1}: {MISMATCH}")
+
+
+def _check_games(own: dict, actions: int, where: Path) -> None:
+    state = collector_state(own)
+    if state is None:
+        return
     log, cuts = state["actions"], state["cuts"]
     if log.size and not 0 <= int(log.min()) <= int(log.max()) < actions:
         raise UserError(f"{where} has actions {log.min()}..{log.max()}, the environment has 0..{actions - 1}: {MISMATCH}")
     if cuts.shape[1] != 2 or cuts.size and not (0 <= int(cuts.min()) and int(cuts[:, 0].max()) <= len(log)):
         raise UserError(f"{where} is damaged, it says that games were cut which were not played: restore it from a copy")
-    return state
-
-
-def collector_of(out: Path | str, actions: int) -> dict[str, Any] | None:
-    """`collector_state` of the first process of a run in a folder."""
-    saved = load(out)
-    return collector_state(saved.state["ranks"][0], actions, saved.model.source / checkpoint.STATE)
-
-
-def check_codes(run: Run, own: dict, where: Path) -> None:
-    """Raise UserError for cached codes that the tokenizer does not have."""
-    K, V = run.world_model.shapes.codes, run.world_model.shapes.vocab_size
-    for name, state in own["code_cache"].items():
-        codes, version = state.get("codes"), state.get("version")
-        if (codes is None) != (version is None) or codes is not None and codes.shape != (len(version), K):
-            raise UserError(f"{where} is damaged, the codes of {name} are not {K} for each row: restore it from a copy")
-        if codes is not None and codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < V:
-            raise UserError(f"{where} has codes from {codes.min()} to {codes.max()}, the tokenizer has 0..{V - 1}: {MISMATCH}")
