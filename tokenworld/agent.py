@@ -53,8 +53,9 @@ class Agent:
         world_model = WorldModel.from_pretrained(folder, device=device, trust_remote_code=trust_remote_code)
         if "policy" not in world_model.config["parts"]:
             raise UserError(f"{source} is a world model without a policy: load it by WorldModel.from_pretrained")
-        policy = config.build(world_model.config["parts"]["policy"], shapes=world_model.shapes)
-        hub.load_into(policy, folder / "policy.safetensors", "policy")
+        section = world_model.config["parts"]["policy"]
+        stored = hub.stored(folder / "policy.safetensors", "policy")
+        policy = stored.fitted(lambda: config.build(section, shapes=world_model.shapes), [section])
         return cls(world_model, policy.to(device), temperature=temperature, seed=seed)
 
     def save_pretrained(self, dir: Path | str, *, starts: Steps | None = None) -> None:

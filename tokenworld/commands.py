@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld import benchmark, checkpoint, config, distributed, files, folders, hub, signals, viz
+from tokenworld import benchmark, checkpoint, config, distributed, files, folders, hub, restore, signals, viz
 from tokenworld import train as training
 from tokenworld.building import built, device_of, env_of, meta_of, new_run, opened, resumed, with_loaded_sections
 from tokenworld.data.collect import Collector, random_act
@@ -297,9 +297,8 @@ def play(out: str, keys: dict) -> None:
     run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "port"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to dream with: expected a run of `train` or `train dynamics`")
-    saved = Path(out) / "checkpoint"
-    collected = checkpoint.load(saved)[1]["ranks"][0]["collector"] if checkpoint.exists(saved) else None
-    A = run.world_model.shapes.actions
+    A, saved = run.world_model.shapes.actions, Path(out) / "checkpoint"
+    collected = restore.collector_of(out, A) if checkpoint.exists(saved) else None
     dream = Dream(
         run.world_model.eval(),
         gallery(run, collected),
