@@ -650,7 +650,7 @@ class Richer(Counter):
 @pytest.mark.parametrize(
     "other, reason",
     [
-        (lambda: Longer(3), "gave .* steps and 0 episodes"),
+        (lambda: Longer(3), "gave .* steps and 3 episodes"),
         (lambda: Brighter(3), "other frames or rewards"),
         (lambda: Richer(3), "other frames or rewards"),
         (lambda: Counter(2), "of 3 games and there are 2 now"),
