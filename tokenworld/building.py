@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import inspect
+import random
 import shutil
 import sys
 import tempfile
@@ -18,7 +19,7 @@ import torch
 from tokenworld import checkpoint, config, distributed, env_section, folders, hub, origins, restore
 from tokenworld import train as training
 from tokenworld.costs import warn_of_costs
-from tokenworld.data.episodes import EpisodeWriter, make_meta, read_episodes, read_meta
+from tokenworld.data.episodes import EpisodeWriter, check_trainable, load_episodes, make_meta, read_episodes, read_meta
 from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
 from tokenworld.log import Log, check_sinks
@@ -102,7 +103,7 @@ def _opened_model(folder: Path, keys: dict) -> tuple[Run, dict, dict]:
     run.results = {"eval": figures["score"]} if "score" in figures else {}
     if "data" in cli:
         _check_data(Path(cli["data"]), run.meta)
-        _read_replay(run, Path(cli["data"]))
+        load_episodes(cli["data"], run.add, run.log.say)
     return run, cfg, cli
 
 
@@ -165,7 +166,7 @@ def _reopen(run: Run, positions: list[dict | None]) -> None:
         return
     if distributed.rank() == 0:
         for rank, position in enumerate(positions):
-            EpisodeWriter.open_at(_folder(run.out, rank), position).close()
+            EpisodeWriter.open_at(_folder(run.out, rank), position, meta=run.meta, say=run.log.say).close()
     distributed.wait()
     if run.spread:
         number = 0
@@ -182,17 +183,19 @@ def _reopen(run: Run, positions: list[dict | None]) -> None:
 
 def _restore_rank(run: Run, own: dict) -> None:
     """What a rank alone knows: its games, and the codes of its episodes."""
-    run.learnt_rows = own["learnt_rows"]
+    run.learnt_rows = min(own["learnt_rows"], run.replay.rows)
     games = restore.collector_state(own)
     if games is not None and "collect" in run.phases:
         run.play_seed = games["seed"]
         keywords = run.phases["collect"].keywords
         defaults = inspect.signature(run.phases["collect"].func).parameters
         training.ensure_collector(run, **{k: keywords.get(k, defaults[k].default) for k in ("envs", "held_out")})
-        run.collector.load_state_dict(games)
+        if dropped := run.collector.load_state_dict(games):
+            run.log.say(dropped)
     if not run.spread:
-        for name, replay in (("replay", run.replay), ("held_out", run.held_out)):
-            replay.load_code_state(own["code_cache"][name])
+        saved = own["code_cache"]
+        if not all([run.replay.load_code_state(saved["replay"]), run.held_out.load_code_state(saved["held_out"])]):
+            run.log.say("the saved codes are of other episodes than those that can be read: the frames are encoded again")
     restore.put_global_generators(run, own)
 
 
@@ -215,8 +218,9 @@ def built(
     seed = cli.get("seed", 0) % 2**48  # any whole number is a seed; what is derived from it stays within 64 bits
     check_sinks(cfg["train"]["loop"].get("sinks"))
     training.check_settings(cfg["train"])
-    torch.manual_seed(seed)
+    random.seed(seed)
     np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
     device, shard = device_of(cli.get("device", "auto")), cfg["train"]["loop"].get("shard", False)
     if shard and cli.get("phase") != "dynamics":
         raise UserError("train.loop.shard keeps a part of the dynamics in each process, and a policy needs it whole: use"
@@ -266,7 +270,9 @@ def built(
         run.count["dynamics"] += key == "load.world_model"
     if "data" in cli:
         _check_data(Path(cli["data"]), meta)
-        _read_replay(run, Path(cli["data"]))
+        counts = load_episodes(cli["data"], run.add, run.log.say)
+        if saved is None:
+            check_trainable(cli["data"], counts, collects="collect" in phases)
     return run
 
 
@@ -277,11 +283,18 @@ def _loaded(cfg: dict, cli: dict, frame: tuple[int, ...], actions: int) -> dict[
         part = "tokenizer" if key == "load.tokenizer" else "dynamics"
         if saved.state["count"][part] == 0:
             raise UserError(f"{key}={cli[key]} has an untrained {part}: expected the out= of `train {part}`")
-        if part == "dynamics":
-            saved.check_sizes(cfg, frame, actions)
-        else:
-            section = cfg["tokenizer"]
-            saved.tokenizer().outline(lambda section=section: config.build(section, frame_shape=frame), [section])
+        try:
+            if part == "dynamics":
+                saved.check_sizes(cfg, frame, actions)
+            else:
+                section = cfg["tokenizer"]
+                saved.tokenizer().outline(lambda section=section: config.build(section, frame_shape=frame), [section])
+        except UserError as error:
+            source, here = config.load(cli[key])[0]["env"]["id"], cfg["env"]["id"]
+            if source == here:
+                raise
+            raise UserError(f"{key}={cli[key]} was trained on {source} and does not fit {here}, which has frames {frame} and"
+                            f" {actions} actions: {error}") from None  # fmt: skip
     return found
 
 
@@ -312,11 +325,12 @@ def _check_data(data: Path, meta: dict) -> None:
 
 
 def _read_replay(run: Run, folder: Path) -> None:
-    """Episodes of a folder into the run's memory; damaged ones are named, counted and left out."""
-    if not folder.is_dir():
-        return
-    for episode in read_episodes(folder, on_corrupt=lambda damage: run.log.say(f"skipped: {damage}")):
-        run.add(episode)
+    """A run's own episodes into its memory, as far as they can be read: its weights are whole without them."""
+    if folder.is_dir():
+        try:
+            load_episodes(folder, run.add, run.log.say)
+        except UserError as error:
+            run.log.say(f"skipped: {error}")
 
 
 def with_loaded_sections(cfg: dict, cli: dict) -> tuple[dict, dict]:

@@ -43,7 +43,7 @@ GENERATORS = record(
 )
 COLLECTOR = record(
     actions=tensor(2, *INTEGERS), cuts=tensor(2, torch.int64), began=whole(0, 1), seed=whole(), steps=whole(), episodes=whole(),
-    target=whole(),
+    target=whole(), before=maybe(listed(whole(), 2)), checksum=maybe(WORD),
 )  # fmt: skip
 RANK = record(
     learnt_rows=whole(),
