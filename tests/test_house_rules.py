@@ -40,7 +40,7 @@ LAYERS = [
     ["interfaces"],
     ["forms"],
     ["weights", "safe_load"],
-    ["files", "origins", "signals"],
+    ["files", "origins", "private", "signals"],
     ["errors"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
