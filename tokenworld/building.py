@@ -293,8 +293,9 @@ def _loaded(cfg: dict, cli: dict, frame: tuple[int, ...], actions: int) -> dict[
             source, here = config.load(cli[key])[0]["env"]["id"], cfg["env"]["id"]
             if source == here:
                 raise
+            reason = str(error).removesuffix(f": {restore.MISMATCH}")
             raise UserError(f"{key}={cli[key]} was trained on {source} and does not fit {here}, which has frames {frame} and"
-                            f" {actions} actions: {error}") from None  # fmt: skip
+                            f" {actions} actions ({reason}): train a new one") from None  # fmt: skip
     return found
 
 
