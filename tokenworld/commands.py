@@ -51,9 +51,10 @@ def train_phase(phase: str, cfg: dict, cli: dict) -> dict[str, Any]:
     return _begun(cfg, cli | {"phase": phase}, (phase, "evaluate"))
 
 
-def resume(out: str, keys: dict, changes: dict[str, Any]) -> dict[str, Any]:
+def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """Continue a run from its last checkpoint. keys: where its episodes are now (data), and another device, for this time.
     changes: settings of the recipe that the run keeps from now on."""
+    keys, changes = keys or {}, changes or {}
     cfg, cli = config.load(out)
     if "data" in keys:
         cli["data"] = str(Path(keys["data"]).resolve())
