@@ -23,6 +23,7 @@ LAYERS = [
     ["commands"],
     ["play", "benchmark", "sweep"],
     ["building"],
+    ["restore"],
     ["train", "agent"],
     ["sb3"],
     ["evaluation", "dream_env"],

@@ -301,9 +301,10 @@ def _costs(cfg: dict) -> list[tuple[str, ...]]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from tokenworld import config
+    from tokenworld.envs.checked import make_checked
     from tokenworld.world_model import WorldModel, frames_as_steps
 
-    env = config.build(cfg["env"], num_envs=1)
+    env = make_checked(cfg["env"], 1)
     space, actions = env.single_observation_space, int(env.single_action_space.n)
     env.close()
     C, H, W = space.shape

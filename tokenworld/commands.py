@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld import benchmark, checkpoint, config, distributed, files, folders, hub, signals, viz
+from tokenworld import benchmark, checkpoint, config, distributed, files, folders, hub, restore, signals, viz
 from tokenworld import train as training
 from tokenworld.building import built, device_of, env_of, meta_of, new_run, opened, resumed, with_loaded_sections
-from tokenworld.data.collect import Collector, random_act
-from tokenworld.data.episodes import EpisodeWriter, describe
+from tokenworld.data import collection
+from tokenworld.data.describe import describe
 from tokenworld.errors import UserError
 from tokenworld.evaluation import paired, summary
 from tokenworld.evaluation.report import Report, check_folder, fingerprint, write
@@ -26,7 +26,6 @@ from tokenworld.policies.planner import Planner
 from tokenworld.run import Run
 
 STARTS = 64  # real moments that an exported model brings along
-COLLECT_ENVS = 8  # games that `collect` plays side by side: as many different starts
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -52,9 +51,10 @@ def train_phase(phase: str, cfg: dict, cli: dict) -> dict[str, Any]:
     return _begun(cfg, cli | {"phase": phase}, (phase, "evaluate"))
 
 
-def resume(out: str, keys: dict, changes: dict[str, Any]) -> dict[str, Any]:
+def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """Continue a run from its last checkpoint. keys: where its episodes are now (data), and another device, for this time.
     changes: settings of the recipe that the run keeps from now on."""
+    keys, changes = keys or {}, changes or {}
     cfg, cli = config.load(out)
     if "data" in keys:
         cli["data"] = str(Path(keys["data"]).resolve())
@@ -95,43 +95,21 @@ def sweep(out: Path, members: list, jobs: int, words: list[str]) -> int:
 
 def collect(cfg: dict, cli: dict) -> dict[str, Any]:
     """Random play into a folder of episodes: `steps` for training and a fifth as many (at least 1,000) from other seeds to
-    test on."""
+    test on. The same command continues a collection that was interrupted."""
     if "out" not in cli:
         raise UserError("collect writes to a folder, got no out: add out=DIR, for example out=data/breakout")
-    with files.locked(cli["out"]), files.writing(cli["out"]):
-        return _collected(cfg, cli)
-
-
-def _collected(cfg: dict, cli: dict) -> dict[str, Any]:
     out, seed, steps = Path(cli["out"]), cli.get("seed", 0), cli.get("steps", 5000)
-    if not files.is_empty(out):
-        raise UserError(f"{out} exists and is not empty, nothing is overwritten: choose another out=DIR or remove it first")
-    files.remove_unfinished(out)
+    command = json.loads(json.dumps(config.flatten({"env": cfg["env"], "seed": seed, "steps": steps})))
+    collection.check_folder(out, command)
     log = Log(None)
     make_env = functools.partial(env_of, cfg)
     env = make_env(1)
     meta = meta_of(cfg, env, seed)
     env.close()
-    counts = {"train": steps, "test": max(1000, steps // 5)}
-    with EpisodeWriter(out, meta) as writer:
-        for split, wanted in counts.items():
-            env = make_env(COLLECT_ENVS)
-            rng = np.random.default_rng([seed, split == "test"])
-            # game i of a vector environment is seeded with seed + i: far apart, so no test game is a training game
-            split_seed = 1_000_003 * seed + 500_000 * (split == "test")
-            collector = Collector(env, seed=split_seed, on_episode=writer.append, split=split)
-            act = random_act(int(env.single_action_space.n), rng)
-            with log.progress(wanted, f"collect {split}") as bar:
-                done = 0
-                while done < wanted:
-                    part = min(500, wanted - done)
-                    collector.collect(part, act)
-                    done += part
-                    bar.update(part)
-            collector.cut()
-            env.close()
-    log.say(f"collected {counts['train']} training and {counts['test']} test steps of {cfg['env']['id']}: {out}")
-    return counts
+    wanted = {"train": steps, "test": max(1000, steps // 5)}
+    collection.collect_episodes(out, make_env, meta, command, wanted, log)
+    log.say(f"collected {wanted['train']} training and {wanted['test']} test steps of {cfg['env']['id']}: {out}")
+    return wanted
 
 
 def score(out: str, keys: dict) -> dict[str, Any]:
@@ -297,9 +275,8 @@ def play(out: str, keys: dict) -> None:
     run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "port"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to dream with: expected a run of `train` or `train dynamics`")
-    saved = Path(out) / "checkpoint"
-    collected = checkpoint.load(saved)[1]["ranks"][0]["collector"] if checkpoint.exists(saved) else None
-    A = run.world_model.shapes.actions
+    A, saved = run.world_model.shapes.actions, Path(out) / "checkpoint"
+    collected = restore.collector_of(out, A) if checkpoint.exists(saved) else None
     dream = Dream(
         run.world_model.eval(),
         gallery(run, collected),
@@ -344,9 +321,10 @@ def data_info(folder: str) -> dict[str, Any]:
                 f"{name}: {split['episodes']} episodes, {split['steps']} steps, {split['terminated']} terminated;"
                 f" return {mean:.2f} (from {low:g} to {high:g})"
             )
-    damage = "" if not found["damage"] else "; skipped: " + "; ".join(found["damage"])
-    intact = "intact" if not found["damage"] else f"{found['corrupt']} corrupt, {found['torn']} torn"
-    print(f"{found['bytes'] / 2**20:.1f} MB in {found['shards']} files, {intact}{damage}")
+    state = "intact" if not found["damage"] else f"{found['corrupt']:,} corrupt, {found['torn']:,} torn"
+    print(f"{found['bytes'] / 2**20:.1f} MB in {found['shards']} files, {'; '.join([state, *found['problems']])}")
+    for line in found["damage"]:
+        print(f"skipped: {line}")
     return found
 
 

@@ -243,7 +243,7 @@ examples
   tokenworld show recipe=iris
   tokenworld show recipe=iris against=quickstart
   tokenworld show recipe=iris env.id=ALE/Pong-v5 backbone.layers=4
-  tokenworld show recipe=quickstart --yaml > mine.yaml
+  tokenworld show recipe=quickstart --yaml   > mine.yaml
 
 settings
 {COMMON}""",

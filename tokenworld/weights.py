@@ -60,14 +60,11 @@ class Stored:
             return
         for section in sections:
             self._check_numbers(section)
-        limit = CALLS[0] + CALLS[1] * len(self.tensors)
         try:
-            with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):
-                with torch.device("meta"), _Counted(limit):
-                    module = build()
+            module = sketch(build, len(self.tensors))
         except (UserError, ImportError):
             raise
-        except _TooMany:
+        except TooMany:
             raise UserError(f"{self.source} has {len(self.tensors)} tensors, {self.config} names parts of many more:"
                             f" {self.mismatch}") from None  # fmt: skip
         except Exception as error:  # of any library, on sizes that nothing can have
@@ -132,8 +129,8 @@ class Stored:
                                 f" {self.bytes} bytes: {self.mismatch}")  # fmt: skip
 
 
-class _TooMany(Exception):
-    pass
+class TooMany(BaseException):
+    """Parts have many more tensors than the file with their weights. No error that others may catch and explain."""
 
 
 class _Counted(TorchFunctionMode):
@@ -146,8 +143,18 @@ class _Counted(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         self.left -= 1
         if self.left < 0:
-            raise _TooMany
+            raise TooMany
         return func(*args, **(kwargs or {}))
+
+
+def sketch(build: Callable[[], nn.Module], count: int) -> nn.Module:
+    """The module that `build` makes, without memory, if it has about `count` tensors. Raises TooMany if it has many more.
+
+    Draws nothing from the global generator.
+    """
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):
+        with torch.device("meta"), _Counted(CALLS[0] + CALLS[1] * count):
+            return build()
 
 
 def on_meta() -> bool:

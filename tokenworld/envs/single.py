@@ -14,8 +14,8 @@ from typing import Any
 import gymnasium
 from gymnasium.error import DependencyNotInstalled, DeprecatedEnv, Error, VersionNotFound
 
+from tokenworld.env_section import GYM, maker_of
 from tokenworld.envs.failures import describe
-from tokenworld.envs.select import ANY, maker_of
 from tokenworld.errors import UserError, first_line
 
 # Ids that begin so are registered by this module of a package.
@@ -104,8 +104,8 @@ def _unregistered(id: str, module: str, name: str, error: Error) -> str:
         else:
             hint = f'it registers no environment: call gymnasium.register("{name or "Name-v0"}", entry_point=YourClass) in it'
         return f"env.id={id}: the module {module} ({where}) was imported, but it does not register {name or 'that'}: {hint}"
-    if maker_of(name) != ANY and not name.startswith("ALE/"):
-        return f"env.id={id} is made by {maker_of(name)}, not by {ANY}: leave out env._target_, or set it to that"
+    if maker_of(name, GYM) != GYM:
+        return f"env.id={id} is made by {maker_of(name, GYM)}, not by {GYM}: leave out env._target_, or set it to that"
     known = next((package for prefix, package in MODULES.items() if name.startswith(prefix)), None)
     if known:
         return f"env.id={id} is not registered until its package is imported: write env.id={known}:{name}"
