@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tokenworld import origins
 from tokenworld.actions import DiscreteAction
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Shapes, Steps
@@ -30,6 +31,12 @@ BY_CODE = {
 @pytest.fixture(autouse=True)
 def _seeded():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_trusted(monkeypatch):
+    """What one test trusts, the next does not."""
+    monkeypatch.setattr(origins, "_trusted", set())
 
 
 # ------------------------------------------------------------------------------------------------------------ discovery

@@ -71,18 +71,10 @@ def test_collect(calls):
 def test_commands_on_a_run(calls, run_folder):
     assert cli.main(["score", run_folder, "episodes=7"]) == 0
     assert cli.main(["dream", run_folder, "out=a.gif", "--trust-remote-code"]) == 0
-    assert cli.main(["train", "--resume", run_folder]) == 0
+    assert cli.main(["train", "--resume", run_folder, "device=cpu", "train.loop.epochs=40"]) == 0
     assert calls[0] == ("score", run_folder, {"episodes": 7})
-    assert calls[1:] == [("dream", run_folder, {"out": "a.gif"}), ("resume", run_folder)]
-
-
-def test_trust_is_given_by_its_flag_only(calls, run_folder, monkeypatch):
-    trusted = []
-    monkeypatch.setattr(config, "trust", trusted.append)
-    cli.main(["score", run_folder])
-    assert not trusted
-    cli.main(["score", run_folder, "--trust-remote-code"])
-    assert len(trusted) == 1
+    assert calls[1] == ("dream", run_folder, {"out": "a.gif"})
+    assert calls[2] == ("resume", run_folder, {"device": "cpu"}, {"train.loop.epochs": 40})
 
 
 @pytest.mark.parametrize(
@@ -108,8 +100,10 @@ def test_bad_words_are_one_sentence_and_exit_code_2(capsys, words, part):
     assert part in fails(capsys, *words)
 
 
-def test_settings_are_no_business_of_a_resumed_run(capsys, calls, run_folder):
-    assert "no settings" in fails(capsys, "train", "--resume", run_folder, "seed=1")
+def test_a_resumed_run_keeps_most_of_its_settings(capsys, calls, run_folder):
+    for word in ("seed=1", "train.dynamics.lr=0.1", "recipe=iris"):
+        said = fails(capsys, "train", "--resume", run_folder, word)
+        assert "keeps its settings" in said and "train.loop.epochs" in said and "load.world_model=" in said
     assert "did you mean episodes?" in fails(capsys, "score", run_folder, "episode=3")
 
 

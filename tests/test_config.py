@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from tokenworld import config
+from tokenworld import config, origins
 from tokenworld.errors import UserError
 
 
@@ -39,7 +39,6 @@ def plugin(monkeypatch):
     module = types.ModuleType("somebodys_package")
     module.Part, module.Other = Part, Other
     monkeypatch.setitem(sys.modules, "somebodys_package", module)
-    monkeypatch.setattr(config, "_trusted", set())
 
 
 @pytest.fixture
@@ -172,7 +171,7 @@ def test_an_untrusted_package_is_not_even_imported(tmp_path, monkeypatch):
 
 
 def test_trust_opens_what_it_names_and_nothing_else(plugin):
-    config.trust({"tokenizer": {"_target_": "somebodys_package.Part"}})
+    origins.trust({"tokenizer": {"_target_": "somebodys_package.Part"}})
     assert config.resolve("somebodys_package.Part") is Part
     with pytest.raises(UserError):
         config.resolve("somebodys_package.Other")

@@ -10,7 +10,7 @@ import torch
 from conftest import rouse
 from gymnasium.utils.env_checker import check_env
 
-from tokenworld import DreamEnv, WorldModel, cli, config, dream_env
+from tokenworld import DreamEnv, WorldModel, cli, dream_env, origins
 from tokenworld.data.episodes import Episode
 from tokenworld.data.replay import Replay
 from tokenworld.errors import UserError
@@ -326,7 +326,7 @@ def test_code_of_a_model_is_not_trusted_unasked(folder, tmp_path):
             load(copy)
         with pytest.raises(UserError, match="cannot be imported"):
             load(copy, trust_remote_code=True)
-        config._trusted.discard("no_such_package.Mine")
+        origins._trusted.clear()
 
 
 def test_a_model_without_starts_asks_for_them(tmp_path):

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from tokenworld import config, hub, register
+from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
 from tokenworld.evaluation.returns import scored
 from tokenworld.imagination import Actor
@@ -52,8 +53,9 @@ class Agent:
         world_model = WorldModel.from_pretrained(folder, device=device, trust_remote_code=trust_remote_code)
         if "policy" not in world_model.config["parts"]:
             raise UserError(f"{source} is a world model without a policy: load it by WorldModel.from_pretrained")
-        policy = config.build(world_model.config["parts"]["policy"], shapes=world_model.shapes)
-        hub.load_into(policy, folder / "policy.safetensors", "policy")
+        section = world_model.config["parts"]["policy"]
+        stored = hub.stored(folder / "policy.safetensors", "policy")
+        policy = stored.fitted(lambda: config.build(section, shapes=world_model.shapes), [section])
         return cls(world_model, policy.to(device), temperature=temperature, seed=seed)
 
     def save_pretrained(self, dir: Path | str, *, starts: Steps | None = None) -> None:
@@ -113,7 +115,7 @@ class Agent:
         parts = self.world_model.config.get("parts", {})
         if "env" not in parts:
             raise UserError("this agent's config names no environment: make one whose frames are those it was trained on")
-        return config.build(parts["env"] | changes, num_envs=num_envs)
+        return make_checked(parts["env"], num_envs, **changes)
 
     def score(self, episodes: int = 100, seed: int = 0, envs: int = 16) -> dict[str, Any]:
         """Its return in the real environment as `tokenworld score` measures it: mean, 95 % interval, random play beside it."""

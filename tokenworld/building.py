@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import inspect
+import random
 import shutil
 import sys
 import tempfile
@@ -15,12 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokenworld import checkpoint, config, distributed, folders, hub, sharding
+from tokenworld import checkpoint, config, distributed, env_section, folders, hub, origins, restore
 from tokenworld import train as training
-from tokenworld.data.episodes import EpisodeWriter, make_meta, read_episodes, read_meta
+from tokenworld.costs import warn_of_costs
+from tokenworld.data.episodes import EpisodeWriter, check_trainable, load_episodes, make_meta, read_episodes, read_meta
+from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
 from tokenworld.log import Log, check_sinks
-from tokenworld.run import Run, restore_model
+from tokenworld.restore import Saved
+from tokenworld.run import Run
 from tokenworld.world_model import WorldModel
 
 MODEL_SECTIONS = ("tokenizer", "backbone", "decoding", "action", "reward", "termination")
@@ -38,6 +42,7 @@ def new_run(cfg: dict, cli: dict, phases: tuple[str, ...], out: Path | None = No
         run = built(out, cfg, cli, phases)
         if "collect" in phases:
             run.writer = EpisodeWriter(_folder(out), run.meta)
+        warn_of_costs(run, cfg["train"])
     return run
 
 
@@ -56,16 +61,21 @@ def temporary_run(*words: str) -> Run:
 
 def opened(out: str, keys: dict) -> tuple[Run, dict, dict]:
     """A finished or stopped run, or an exported model, to look at: weights, counters and, of a run, held-out episodes.
-    Nothing is written to its folder."""
+    Nothing is written to its folder. Its own device, where it is not here, and its episodes, where they were moved, are done
+    without; the log says so."""
     if hub.is_model(out):
         return _opened_model(Path(out), keys)
     cfg, cli = config.load(out)
     config.check(cfg)
-    modules, state = checkpoint.load(Path(out) / "checkpoint")
+    saved, log = restore.load(out), Log(None)
+    if "device" not in keys and not is_here(cli.get("device", "auto")):
+        log.say(f"{out} was trained with device={cli.pop('device')}, which is not here: using {device_of('auto')}")
+    if "data" not in keys and not Path(cli.get("data", ".")).is_dir():
+        log.say(f"{out} learned from {cli.pop('data')}, which is not there now: if its episodes are needed, add data=DIR")
     cli = cli | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
     phases = (cli["phase"], "evaluate") if "phase" in cli else training.PHASES
-    run = built(Path(out), cfg, cli, phases, log=Log(None), load=False)
-    _restore(run, modules, state, Path(out))
+    run = built(Path(out), cfg, cli, phases, log=log, saved=saved)
+    _restore(run, saved)
     _read_replay(run, Path(out) / "replay")
     return run, cfg, cli
 
@@ -83,17 +93,17 @@ def _opened_model(folder: Path, keys: dict) -> tuple[Run, dict, dict]:
     # what it is scored in was checked when it was loaded; the training's own words for it were not
     cfg["train"] = cfg["train"] | {"evaluate": cfg["train"]["evaluate"] | {"env": told.get("score_env") or {}}}
     cli = {"recipe": folder.name} | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
-    run = built(folder, cfg, {key: value for key, value in cli.items() if key != "data"}, phases, log=Log(None), load=False)
-    run.world_model.load_state_dict(world_model.state_dict())
-    if run.policy is not None:
-        hub.load_into(run.policy, folder / "policy.safetensors", "policy")
+    policy = hub.stored(folder / "policy.safetensors", "policy") if "policy" in cfg else None
+    saved = Saved(hub.stored(folder / "model.safetensors"), policy)
+    run = built(folder, cfg, {key: value for key, value in cli.items() if key != "data"}, phases, log=Log(None), saved=saved)
+    saved.put(run.world_model, run.policy)
     figures = told.get("figures", {})
     run.count |= {"tokenizer": 1, "dynamics": 1, "policy": int(run.policy is not None)}
     run.count["env_steps"] = figures.get("env_steps", 0)
     run.results = {"eval": figures["score"]} if "score" in figures else {}
     if "data" in cli:
         _check_data(Path(cli["data"]), run.meta)
-        _read_replay(run, Path(cli["data"]))
+        load_episodes(cli["data"], run.add, run.log.say)
     return run, cfg, cli
 
 
@@ -106,35 +116,27 @@ def _folder(out: Path, rank: int | None = None) -> Path:
 def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
     """A run as its last checkpoint has it. With as many ranks as wrote it, it goes on bit for bit (on a CPU); with another
     number the episodes on disk are dealt out anew, games in progress are lost, and what each rank draws is drawn anew."""
-    device_of(cli.get("device", "auto"))
+    if "data" in cli and not Path(cli["data"]).is_dir():
+        raise UserError(f"{out} learns from episodes in {cli['data']}, which is not there now: tell where they are,"
+                        f" tokenworld train --resume {out} data=DIR")  # fmt: skip
+    device_of(cli.get("device", "auto"), f"add device=cpu: tokenworld train --resume {out} device=cpu")
     if not distributed.agreed(checkpoint.exists(out / "checkpoint")):
         return _started_over(out, cfg, cli, phases)
-    modules, state = checkpoint.load(out / "checkpoint")
-    run = built(out, cfg, cli, phases, log=_log(out, wall=state["wall"]), load=False)
-    run.log.truncate(state["log_lines"])
-    _restore(run, modules, state, out)
+    saved = restore.load(out)
+    state, where = saved.state, out / "checkpoint" / checkpoint.STATE
+    run = built(out, cfg, cli, phases, log=_log(out, wall=state["wall"]), saved=saved)
+    _restore(run, saved)
+    restore.put_optimizers(run, saved)
+    restore.check_ranks(run, state["ranks"], where)
     ranks, same = state["ranks"], len(state["ranks"]) == distributed.world()
     run.spread = state["spread"] or not same
+    run.log.truncate(state["log_lines"])
     _reopen(run, [each["writer"] for each in ranks])
-    for name, saved in state["optimizers"].items():
-        module = {
-            "tokenizer": run.world_model.tokenizer,
-            "dynamics": run.world_model.dynamics_modules(),
-            "policy": run.policy,
-        }[name]
-        run.optimizer(name, module, lr=1.0).load_state_dict(saved)
-    if state["groups"] is not None:
-        run.shard()
-        modules = run.world_model.dynamics_modules()
-        optimizer = run.optimizer("dynamics", modules, lr=1.0)
-        for group, saved in zip(optimizer.param_groups, state["groups"], strict=True):
-            group.update({key: value for key, value in saved.items() if key != "params"})
-        sharding.read(checkpoint.shards(out / "checkpoint"), modules, optimizer)
     run.seed_ranks()
-    run.generator.set_state(ranks[0]["generator"].cpu())
-    run.shuffler.set_state(ranks[0]["shuffler"])
+    own = ranks[distributed.rank()] if same else ranks[0]
+    restore.put_generators(run, own, ranks[0]["generator"], ranks[0]["shuffler"], same)
     if same:
-        _restore_rank(run, ranks[distributed.rank()])
+        _restore_rank(run, own)
     run.log.say(f"resumed {out} after epoch {run.epoch}")
     return run
 
@@ -164,7 +166,7 @@ def _reopen(run: Run, positions: list[dict | None]) -> None:
         return
     if distributed.rank() == 0:
         for rank, position in enumerate(positions):
-            EpisodeWriter.open_at(_folder(run.out, rank), position).close()
+            EpisodeWriter.open_at(_folder(run.out, rank), position, meta=run.meta, say=run.log.say).close()
     distributed.wait()
     if run.spread:
         number = 0
@@ -180,27 +182,27 @@ def _reopen(run: Run, positions: list[dict | None]) -> None:
 
 
 def _restore_rank(run: Run, own: dict) -> None:
-    """What a rank alone knows: its games, and all that it draws."""
-    run.learnt_rows = own["learnt_rows"]
-    run.rng.bit_generator.state = own["batches"]
-    run.acting.set_state(own["acting"].cpu())
-    if own["collector"] is not None:
-        state = {key: value.numpy() if torch.is_tensor(value) else value for key, value in own["collector"].items()}
-        run.play_seed = state["seed"]
+    """What a rank alone knows: its games, and the codes of its episodes."""
+    run.learnt_rows = min(own["learnt_rows"], run.replay.rows)
+    games = restore.collector_state(own)
+    if games is not None and "collect" in run.phases:
+        run.play_seed = games["seed"]
         keywords = run.phases["collect"].keywords
         defaults = inspect.signature(run.phases["collect"].func).parameters
         training.ensure_collector(run, **{k: keywords.get(k, defaults[k].default) for k in ("envs", "held_out")})
-        run.collector.load_state_dict(state)
+        if dropped := run.collector.load_state_dict(games):
+            run.log.say(dropped)
     if not run.spread:
-        for name, replay in (("replay", run.replay), ("held_out", run.held_out)):
-            replay.load_code_state(own["code_cache"][name])
-    checkpoint.set_rng_state(own["rng"])
+        saved = own["code_cache"]
+        if not all([run.replay.load_code_state(saved["replay"]), run.held_out.load_code_state(saved["held_out"])]):
+            run.log.say("the saved codes are of other episodes than those that can be read: the frames are encoded again")
+    restore.put_global_generators(run, own)
 
 
-def _restore(run: Run, modules: dict, state: dict, out: Path) -> None:
-    run.restore_weights(modules, checkpoint.shards(out / "checkpoint"))
+def _restore(run: Run, saved: Saved) -> None:
+    saved.put(run.world_model, run.policy)
     for name in ("epoch", "count", "seconds", "results", "curve"):
-        setattr(run, name, state[name])
+        setattr(run, name, saved.state[name])
 
 
 def _log(out: Path, wall: float = 0.0) -> Log:
@@ -208,13 +210,17 @@ def _log(out: Path, wall: float = 0.0) -> Log:
     return Log(out, wall=wall) if distributed.rank() == 0 else Log(None, wall=wall, silent=True)
 
 
-def built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | None = None, load: bool = True) -> Run:
-    """The parts of a run, untrained or (`load`) with what load.* names, and with the episodes of `data`."""
-    seed = cli.get("seed", 0)
+def built(
+    out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | None = None, saved: Saved | None = None
+) -> Run:
+    """The parts of a run, untrained or with what load.* names, and with the episodes of `data`. saved: whose weights the run
+    will have, which are compared with its parts before these are built."""
+    seed = cli.get("seed", 0) % 2**48  # any whole number is a seed; what is derived from it stays within 64 bits
     check_sinks(cfg["train"]["loop"].get("sinks"))
     training.check_settings(cfg["train"])
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    np.random.seed(seed)
     device, shard = device_of(cli.get("device", "auto")), cfg["train"]["loop"].get("shard", False)
     if shard and cli.get("phase") != "dynamics":
         raise UserError("train.loop.shard keeps a part of the dynamics in each process, and a policy needs it whole: use"
@@ -224,21 +230,18 @@ def built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | N
     frame, actions = tuple(env.single_observation_space.shape), int(env.single_action_space.n)
     meta = meta_of(cfg, env, seed)
     env.close()
+    loaded = _loaded(cfg, cli, frame, actions) if saved is None else {}
+    if saved is not None:
+        saved.check_sizes(cfg, frame, actions)
     world_model = WorldModel.from_config(cfg, frame=frame, actions=actions)
     if cfg["train"]["evaluate"].get("kmeans") and not hasattr(world_model.tokenizer, "patch"):
         raise UserError("train.evaluate.kmeans compares with a tokenizer of patches: set it to false for this tokenizer")
-    policy = config.build(cfg["policy"], shapes=world_model.shapes) if "policy" in phases else None
-    if load:
-        for key in ("load.tokenizer", "load.world_model"):
-            if key in cli:
-                modules, state = checkpoint.load(Path(cli[key]) / "checkpoint")
-                part = "tokenizer" if key == "load.tokenizer" else "dynamics"
-                if state["count"][part] == 0:
-                    raise UserError(f"{key}={cli[key]} has an untrained {part}: expected the out= of `train {part}`")
-                if key == "load.tokenizer":
-                    world_model.tokenizer.load_state_dict(modules["tokenizer"])
-                else:
-                    restore_model(world_model, modules, checkpoint.shards(Path(cli[key]) / "checkpoint"))
+    policy = None
+    if "policy" in phases:
+        section, shapes = cfg["policy"], world_model.shapes
+        policy = config.build(section, shapes=shapes) if saved is None else saved.build_policy(cfg, shapes)
+    for key, found in loaded.items():
+        (found.put_tokenizer if key == "load.tokenizer" else found.put)(world_model)
     bound = {}
     for name in phases:
         section = {key: value for key, value in cfg["train"][name].items() if key != "_target_"}
@@ -262,18 +265,42 @@ def built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | N
         world_model.to(device)
     section = {key: value for key, value in cfg["train"]["loop"].items() if key != "_target_"}
     run.config, run.loop = cfg | {"recipe": cli["recipe"]}, functools.partial(training.loop, run, **section)
-    for key in ("load.tokenizer", "load.world_model"):
-        if load and key in cli:
-            run.count["tokenizer"] = 1  # trained elsewhere: prepared, and its codes are version 1
-            run.count["dynamics"] += key == "load.world_model"
+    for key in loaded:
+        run.count["tokenizer"] = 1  # trained elsewhere: prepared, and its codes are version 1
+        run.count["dynamics"] += key == "load.world_model"
     if "data" in cli:
         _check_data(Path(cli["data"]), meta)
-        _read_replay(run, Path(cli["data"]))
+        counts = load_episodes(cli["data"], run.add, run.log.say)
+        if saved is None:
+            check_trainable(cli["data"], counts, collects="collect" in phases)
     return run
 
 
+def _loaded(cfg: dict, cli: dict, frame: tuple[int, ...], actions: int) -> dict[str, Saved]:
+    """What load.* names, trained and of the sizes that the config says."""
+    found = {key: restore.load(cli[key]) for key in ("load.tokenizer", "load.world_model") if key in cli}
+    for key, saved in found.items():
+        part = "tokenizer" if key == "load.tokenizer" else "dynamics"
+        if saved.state["count"][part] == 0:
+            raise UserError(f"{key}={cli[key]} has an untrained {part}: expected the out= of `train {part}`")
+        try:
+            if part == "dynamics":
+                saved.check_sizes(cfg, frame, actions)
+            else:
+                section = cfg["tokenizer"]
+                saved.tokenizer().outline(lambda section=section: config.build(section, frame_shape=frame), [section])
+        except UserError as error:
+            source, here = config.load(cli[key])[0]["env"]["id"], cfg["env"]["id"]
+            if source == here:
+                raise
+            reason = str(error).removesuffix(f": {restore.MISMATCH}")
+            raise UserError(f"{key}={cli[key]} was trained on {source} and does not fit {here}, which has frames {frame} and"
+                            f" {actions} actions ({reason}): train a new one") from None  # fmt: skip
+    return found
+
+
 def env_of(cfg: dict, num_envs: int, **changes):
-    return config.build(cfg["env"] | changes, num_envs=num_envs)
+    return make_checked(cfg["env"], num_envs, **changes)
 
 
 def meta_of(cfg: dict, env, seed: int) -> dict:
@@ -299,52 +326,81 @@ def _check_data(data: Path, meta: dict) -> None:
 
 
 def _read_replay(run: Run, folder: Path) -> None:
-    """Episodes of a folder into the run's memory; damaged ones are named, counted and left out."""
-    if not folder.is_dir():
-        return
-    for episode in read_episodes(folder, on_corrupt=lambda damage: run.log.say(f"skipped: {damage}")):
-        run.add(episode)
+    """A run's own episodes into its memory, as far as they can be read: its weights are whole without them."""
+    if folder.is_dir():
+        try:
+            load_episodes(folder, run.add, run.log.say)
+        except UserError as error:
+            run.log.say(f"skipped: {error}")
 
 
 def with_loaded_sections(cfg: dict, cli: dict) -> tuple[dict, dict]:
-    """What is loaded brings its own architecture, environment and episodes, and episodes their environment; the rest is the
-    recipe's. A setting of the user's that this would replace is refused."""
+    """What is loaded brings its own architecture, and its environment and episodes unless others are given; episodes bring
+    their environment; the rest is the recipe's. A setting of the user's that this would replace is refused."""
     asked = config.flatten(cfg)
     if "load.tokenizer" in cli and "load.world_model" in cli:
         raise UserError("load.world_model brings its own tokenizer: leave out load.tokenizer")
-    for key, sections in (("load.tokenizer", ("env", "tokenizer")), ("load.world_model", ("env", *MODEL_SECTIONS))):
+    meta = None
+    if "data" in cli:
+        meta = read_meta(cli["data"])
+        origins.check({"env": {"id": meta["env_id"], **meta["preprocessing"]}}, f"{cli['data']}/meta.json")
+    for key, sections in (("load.tokenizer", ("tokenizer",)), ("load.world_model", MODEL_SECTIONS)):
         if key in cli:
             theirs, their_cli = config.load(cli[key])
             config.check(theirs)
             cfg = cfg | {name: theirs[name] for name in sections}
-            evaluate = cfg["train"]["evaluate"] | {"env": theirs["train"]["evaluate"].get("env")}
-            cfg = cfg | {"train": cfg["train"] | {"evaluate": evaluate}}
-            if "data" in their_cli:
-                cli = {"data": their_cli["data"]} | cli
-            elif (Path(cli[key]) / "replay").is_dir():
-                cli = {"data": str(Path(cli[key]) / "replay")} | cli
-    if "data" in cli and not any(key in cli for key in ("load.tokenizer", "load.world_model")):
-        meta = read_meta(cli["data"])
-        known = {key: value for key, value in meta["preprocessing"].items() if key in cfg["env"]}
-        cfg = cfg | {"env": cfg["env"] | {"id": meta["env_id"]} | known}
-    loaded = config.flatten(cfg)
+            cfg = _with_their_env(cfg, theirs, cli.get("given", []), meta)
+            if "data" not in cli and cfg["env"]["id"] == theirs["env"]["id"]:
+                cli = _with_their_data(cli, key, their_cli)
+    if meta is not None and (meta["env_id"] != cfg["env"]["id"] or not {"load.tokenizer", "load.world_model"} & set(cli)):
+        cfg = env_section.of_data(cfg, meta)
+    _refuse_contradictions(asked, config.flatten(cfg), cli)
+    # a run can be opened from any folder
+    folders = {key: str(Path(cli[key]).resolve()) for key in ("data", "load.tokenizer", "load.world_model") if key in cli}
+    return cfg, cli | {key: folder for key, folder in folders.items() if Path(folder).exists()}
+
+
+def _with_their_env(cfg: dict, theirs: dict, given: list[str], meta: dict | None) -> dict:
+    """The environment that a loaded part was trained in, with the user's changes to it; unless other episodes are given."""
+    if meta is not None and meta["env_id"] != theirs["env"]["id"]:
+        return cfg
+    changes = {key: value for key, value in cfg["env"].items() if any(g.split(".")[:2] == ["env", key] for g in given)}
+    evaluate = cfg["train"]["evaluate"] | {"env": theirs["train"]["evaluate"].get("env")}
+    cfg = cfg | {"env": theirs["env"] | changes, "train": cfg["train"] | {"evaluate": evaluate}}
+    return env_section.choose(cfg, theirs["env"]["_target_"], given)
+
+
+def _with_their_data(cli: dict, key: str, their_cli: dict) -> dict:
+    """The episodes that a loaded part learned from. Raises UserError if they were moved."""
+    if "data" in their_cli:
+        if not Path(their_cli["data"]).is_dir():
+            raise UserError(f"{key}={cli[key]} learned from {their_cli['data']}, which is not there now: add data=DIR")
+        return {"data": their_cli["data"]} | cli
+    replay = Path(cli[key]) / "replay"
+    return {"data": str(replay)} | cli if replay.is_dir() else cli
+
+
+def _refuse_contradictions(asked: dict, loaded: dict, cli: dict) -> None:
     for key in cli.get("given", []):
         if asked.get(key) != loaded.get(key):
             source = next(name for name in ("load.world_model", "load.tokenizer", "data") if name in cli)
             raise UserError(
                 f"{key}={asked.get(key)} contradicts {source}={cli[source]}, which has {loaded.get(key)}: leave out {key}"
             )
-    # a run can be opened from any folder
-    folders = {key: str(Path(cli[key]).resolve()) for key in ("data", "load.tokenizer", "load.world_model") if key in cli}
-    return cfg, cli | {key: folder for key, folder in folders.items() if Path(folder).exists()}
 
 
-def device_of(name: str) -> torch.device:
+def is_here(name: str) -> bool:
+    """Can a device of this name be used on this machine?"""
+    return {"cuda": torch.cuda.is_available, "mps": torch.backends.mps.is_available}.get(name, lambda: True)()
+
+
+def device_of(name: str, advice: str = "") -> torch.device:
+    """The device that a command asks for, ready for use. Raises UserError where it is not here; `advice` ends the sentence."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not usable[name]:
-        raise UserError(f"device={name} is not available here: expected one of {', '.join(k for k, v in usable.items() if v)}")
+    if not is_here(name):
+        here = ", ".join(each for each in ("cpu", "cuda", "mps") if is_here(each))
+        raise UserError(f"device={name} is not available here: expected one of {here}{advice and '; ' + advice}")
     if name == "cpu":
         _keep_freed_memory()
     return distributed.start(torch.device(name))

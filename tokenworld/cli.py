@@ -8,9 +8,10 @@ import os
 import select
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from tokenworld import files, signals
+from tokenworld import files, origins, signals
 from tokenworld.errors import UserError
 from tokenworld.help import COMMAND_HELP, HELP
 
@@ -24,12 +25,15 @@ RECIPE_KEYS = {
 }
 RUN_KEYS = {
     "evaluate": ("out", "data", "tier", "frames", "states", "budget", "metrics", "policies", "seed", "device"),
-    "score": ("episodes", "seed", "device"),
+    "score": ("episodes", "seed", "device", "data"),
     "dream": ("out", "steps", "seed", "data", "device"),
     "play": ("port", "data", "device"),
-    "export": ("out",),
-    "push": ("repo", "private"),
+    "export": ("out", "data", "device"),
+    "push": ("repo", "private", "data", "device"),
+    "--resume": ("data", "device"),
 }
+RESUMED = ("train.loop.epochs", "train.loop.checkpoint_every")  # settings that a run may change on its way
+TRUSTING = ("train", "sweep", *RUN_KEYS)  # commands that read folders which may name code
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     128 + the number of the signal that ended it: 130 for Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        with signals.ending():
+        with signals.ending(), origins.command_line(words):
             code = _run(words)
             sys.stdout.flush()  # here, where an error is told
         return code
@@ -105,8 +109,10 @@ def parse(words: list[str]):
     """The call that a command line asks for, with its settings checked and nothing done yet. Raises UserError."""
     command, *rest = words
     if command not in COMMAND_HELP:
-        raise _fault(f"there is no command {command!r}: {_near(command, COMMAND_HELP)}"
+        raise UserError(f"there is no command {command!r}: {_near(command, COMMAND_HELP)}"
                      f"expected one of {', '.join(COMMAND_HELP)}")
+    if command in TRUSTING:  # `origins` has read it already
+        rest = [word for word in rest if word != origins.FLAG]
     if command == "data":
         return _parse_data(rest)
     if command == "compare":
@@ -125,7 +131,7 @@ def parse(words: list[str]):
     if command == "train" and rest and "=" not in rest[0] and not rest[0].startswith(("-", "~")):
         phase, *rest = rest
         if phase not in PHASES:
-            raise _fault(f"there is no phase {phase!r} to train: {_near(phase, PHASES)}expected {', '.join(PHASES)}, "
+            raise UserError(f"there is no phase {phase!r} to train: {_near(phase, PHASES)}expected {', '.join(PHASES)}, "
                          f"or none for the whole loop")
     cfg, cli = _recipe(command, rest)
     if phase is not None:
@@ -145,7 +151,7 @@ def _recipe(command: str, words: list[str]) -> tuple[dict, dict]:
 
     for key in (word.partition("=")[0] for word in words):
         if key in config.CLI_KEYS and key not in RECIPE_KEYS[command]:
-            raise _fault(f"{command} takes no key {key}: expected some of {', '.join(RECIPE_KEYS[command])}, or settings")
+            raise UserError(f"{command} takes no key {key}: expected some of {', '.join(RECIPE_KEYS[command])}, or settings")
     given, recipe = dict(word.partition("=")[::2] for word in words), config.DEFAULT_RECIPE
     for key in ("load.tokenizer", "load.world_model"):
         if key in given:  # what was trained with one recipe goes on with it; a file that a run names is not opened
@@ -157,25 +163,32 @@ def _recipe(command: str, words: list[str]) -> tuple[dict, dict]:
 
 
 def _parse_resume(words: list[str]):
-    run, words = _run_of(words)
-    if words != ["--resume"]:
-        raise _fault(f"--resume takes the folder of a run and no settings, got {' '.join(words[1:])!r}: "
-                     f"write tokenworld train --resume runs/NAME")
-    return lambda: _commands().resume(run)
+    """train --resume RUN: the run's own config, where its episodes are now, on which device, and how long it shall train."""
+    from tokenworld import config
+
+    takes = (*RUN_KEYS["--resume"], *RESUMED)
+    run, words = _run_of([word for word in words if word != "--resume"], takes)
+    for key in (word.partition("=")[0] for word in words):
+        if key not in takes:
+            raise UserError(f"a resumed run keeps its settings, got {key!r}: expected some of {', '.join(takes)}; "
+                            f"to change others, start a new run with load.world_model={run}")
+    keys = config.cli_keys([word for word in words if word.partition("=")[0] not in RESUMED])
+    changes = config.cli_keys([word for word in words if word.partition("=")[0] in RESUMED], dict.fromkeys(RESUMED, int))
+    return lambda: _commands().resume(run, keys, changes)
 
 
 def _parse_run(command: str, words: list[str]):
     """score RUN and dream RUN: the run's own config, and a few keys of the command line."""
     from tokenworld import config
 
-    run, words = _run_of(words)
+    run, words = _run_of(words, RUN_KEYS[command])
     planner = [word for word in words if word.partition("=")[0] == "policy" or word.startswith("policy.")]
     if command == "score" and planner:
         words = [word for word in words if word not in planner]
     for key in (word.partition("=")[0] for word in words):
         if key not in RUN_KEYS[command]:
-            raise _fault(f"{command} takes no key {key!r}: {_near(key, RUN_KEYS[command])}"
-                         f"expected some of {', '.join(RUN_KEYS[command])} (the run's own config says the rest)")
+            raise UserError(f"{command} takes no key {key!r}: {_near(key, RUN_KEYS[command])}"
+                            f"expected some of {', '.join(RUN_KEYS[command])} (the run's own config says the rest)")
     keys = config.cli_keys(words)
     if command == "score" and planner:
         keys["policy"] = _planner(planner)
@@ -191,50 +204,60 @@ def _planner(words: list[str]) -> dict:
     given = dict(word.partition("=")[::2] for word in words)
     method = given.pop("policy", None)
     if method not in ("cem", "shooting") or "policy.method" in given:
-        raise _fault(f"policy must be cem or shooting, got {method or 'none'}: leave policy and policy.* out for the run's own")
+        raise UserError(f"policy must be cem or shooting, got {method or 'none'}: "
+                        f"leave policy and policy.* out for the run's own")
     try:
         section = {key.removeprefix("policy."): yaml.safe_load(value) for key, value in given.items()}
     except yaml.YAMLError:
-        raise _fault(f"cannot read {' '.join(words)!r}: write for example policy=cem policy.horizon=8") from None
+        raise UserError(f"cannot read {' '.join(words)!r}: write for example policy=cem policy.horizon=8") from None
     section = {"_target_": "tokenworld.policies.planner.Planner", **section, "method": method}
     config.check_keywords({}, "policy", section, config.resolve(section["_target_"]))
     return section
 
 
-def _run_of(words: list[str]) -> tuple[str, list[str]]:
-    """The one folder of a run or model among the words, and the others. With --trust-remote-code the user vouches for its
-    config."""
+def _run_of(words: list[str], keys: Sequence[str]) -> tuple[str, list[str]]:
+    """The one folder of a run or model among the words, and the others. Raises UserError if its config cannot be read."""
     from tokenworld import config, hub
 
-    others = [word for word in words if "=" in word or word.startswith("-")]
-    runs = [word for word in words if word not in others]
+    config.refuse_repeats(words)
+    runs, others = _folders(words, 1, keys)
     if len(runs) != 1:
-        raise _fault(f"expected the folder of one run, got {' '.join(runs) or 'none'}: for example runs/NAME")
+        raise UserError(f"expected the folder of one run, got {' and '.join(runs) or 'none'}: for example runs/NAME")
     if hub.is_model(runs[0]):
-        told = hub.read(Path(runs[0]))
-        cfg = told["parts"] | {"train": told.get("training")}
+        hub.read(Path(runs[0]))
     else:
-        cfg, _ = config.load(runs[0])
-    if "--trust-remote-code" in others:
-        others.remove("--trust-remote-code")
-        config.trust(cfg)
+        config.load(runs[0])
     return runs[0], others
+
+
+def _folders(words: list[str], wanted: int, keys: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The folders among the words, and the settings. A word with an = is a folder if folders are missing and it is one on this
+    disk, first where its key is none of the command's: a folder may be called lr=0.1, even seed=3."""
+    found = [word for word in words if "=" not in word and (not word.startswith(("-", "~")) or Path(word).is_dir())]
+    for candidates in (lambda word: word.partition("=")[0] not in keys, lambda word: True):
+        for word in words:
+            if len(found) < wanted and "=" in word and word not in found and candidates(word) and Path(word).is_dir():
+                found.append(word)
+    return [word for word in words if word in found], [word for word in words if word not in found]
 
 
 def _parse_data(words: list[str]):
     if len(words) != 2 or words[0] != "info":
-        raise _fault(f"data takes `info` and a folder of episodes, got {' '.join(words) or 'nothing'}: "
+        raise UserError(f"data takes `info` and a folder of episodes, got {' '.join(words) or 'nothing'}: "
                      f"write tokenworld data info data/breakout")
 
     return lambda: _commands().data_info(words[1])
 
 
 def _parse_compare(words: list[str]):
-    folders = [word for word in words if "=" not in word]
-    chosen = [word.partition("=")[2].split(",") for word in words if word.startswith("metrics=")]
-    if len(folders) != 2 or len(chosen) + 2 != len(words):
-        raise _fault(f"compare takes two folders of reports and metrics=, got {' '.join(words) or 'nothing'}: "
-                     f"write tokenworld compare runs/A/evaluation runs/B/evaluation")
+    from tokenworld import config
+
+    config.refuse_repeats([word for word in words if word.startswith("metrics=")])
+    folders, settings = _folders(words, 2, ("metrics",))
+    chosen = [word.partition("=")[2].split(",") for word in settings if word.startswith("metrics=")]
+    if len(folders) != 2 or len(chosen) != len(settings):
+        raise UserError(f"compare takes two folders of reports and metrics=, got {' '.join(words) or 'nothing'}: "
+                        f"write tokenworld compare runs/A/evaluation runs/B/evaluation")
     return lambda: _commands().compare(*folders, chosen[0] if chosen else None)
 
 
@@ -243,11 +266,11 @@ def _parse_bench(words: list[str]):
     if "--json" in words:
         at = words.index("--json")
         if at + 1 == len(words) or "=" in words[at + 1]:
-            raise _fault("--json needs the file to write, for example --json bench.json")
+            raise UserError("--json needs the file to write, for example --json bench.json")
         json_file = words[at + 1]
         del words[at : at + 2]
     if not words or "=" in words[0]:
-        raise _fault("bench needs to know what to time: write for example tokenworld bench imagine recipe=iris")
+        raise UserError("bench needs to know what to time: write for example tokenworld bench imagine recipe=iris")
     cfg, cli = _recipe("bench", words[1:])
     return lambda: _commands().bench(words[0], cfg, cli, json_file)
 
@@ -262,6 +285,9 @@ def _parse_sweep(words: list[str]):
 def _parse_show(words: list[str]):
     from tokenworld import config
 
+    if "--yaml" in words:
+        cfg, _ = _recipe("show", [word for word in words if word != "--yaml"])
+        return lambda: print(_yaml(cfg), end="")
     against = [word for word in words if word.startswith("against=")]
     cfg, cli = _recipe("show", [word for word in words if word not in against])
     if not against:
@@ -272,10 +298,14 @@ def _parse_show(words: list[str]):
 
 
 def _show(cfg: dict) -> None:
+    print(_yaml(cfg))
+    print(_table(_costs(cfg)))
+
+
+def _yaml(cfg: dict) -> str:
     import yaml
 
-    print(yaml.safe_dump(cfg, sort_keys=False))
-    print(_table(_costs(cfg)))
+    return yaml.safe_dump(cfg, sort_keys=False)
 
 
 def _costs(cfg: dict) -> list[tuple[str, ...]]:
@@ -284,9 +314,10 @@ def _costs(cfg: dict) -> list[tuple[str, ...]]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from tokenworld import config
+    from tokenworld.envs.checked import make_checked
     from tokenworld.world_model import WorldModel, frames_as_steps
 
-    env = config.build(cfg["env"], num_envs=1)
+    env = make_checked(cfg["env"], 1)
     space, actions = env.single_observation_space, int(env.single_action_space.n)
     env.close()
     C, H, W = space.shape
@@ -331,13 +362,6 @@ def _word(value) -> str:
 def _near(word: str, known) -> str:
     near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"did you mean {near[0]}? " if near else ""
-
-
-def _fault(message: str) -> Exception:
-    """A UserError; imported late because its module imports torch."""
-    from tokenworld.errors import UserError
-
-    return UserError(message)
 
 
 if __name__ == "__main__":

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld import benchmark, checkpoint, config, distributed, files, folders, hub, signals, viz
+from tokenworld import benchmark, checkpoint, config, distributed, files, folders, hub, restore, signals, viz
 from tokenworld import train as training
 from tokenworld.building import built, device_of, env_of, meta_of, new_run, opened, resumed, with_loaded_sections
-from tokenworld.data.collect import Collector, random_act
-from tokenworld.data.episodes import EpisodeWriter, describe
+from tokenworld.data import collection
+from tokenworld.data.describe import describe
 from tokenworld.errors import UserError
 from tokenworld.evaluation import paired, summary
 from tokenworld.evaluation.report import Report, check_folder, fingerprint, write
@@ -26,7 +26,6 @@ from tokenworld.policies.planner import Planner
 from tokenworld.run import Run
 
 STARTS = 64  # real moments that an exported model brings along
-COLLECT_ENVS = 8  # games that `collect` plays side by side: as many different starts
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -44,21 +43,37 @@ def train_phase(phase: str, cfg: dict, cli: dict) -> dict[str, Any]:
     cfg, cli = with_loaded_sections(cfg, cli)
     if "data" not in cli:
         raise UserError(f"train {phase} learns from episodes on disk, got no data: add data=DIR, a folder that `collect` wrote")
-    if phase == "dynamics" and "load.tokenizer" not in cli:
-        raise UserError("train dynamics needs a trained tokenizer: add load.tokenizer=RUN, the out= of `train tokenizer`")
+    if phase == "dynamics" and not {"load.tokenizer", "load.world_model"} & set(cli):
+        raise UserError("train dynamics needs a trained tokenizer: add load.tokenizer=RUN, the out= of `train tokenizer`, or"
+                        " load.world_model=RUN to continue a trained dynamics")  # fmt: skip
     if phase == "policy" and "load.world_model" not in cli:
         raise UserError("train policy needs a trained world model: add load.world_model=RUN, the out= of `train dynamics`")
     return _begun(cfg, cli | {"phase": phase}, (phase, "evaluate"))
 
 
-def resume(out: str) -> dict[str, Any]:
-    """Go on with a run from its last checkpoint."""
+def resume(out: str, keys: dict, changes: dict[str, Any]) -> dict[str, Any]:
+    """Continue a run from its last checkpoint. keys: where its episodes are now (data), and another device, for this time.
+    changes: settings of the recipe that the run keeps from now on."""
     cfg, cli = config.load(out)
+    if "data" in keys:
+        cli["data"] = str(Path(keys["data"]).resolve())
+    if changes:
+        cfg = config.with_settings(cfg, changes)
+        cli["given"] = sorted({*cli.get("given", []), *changes})
     config.check(cfg)
     phases = (cli["phase"], "evaluate") if "phase" in cli else training.PHASES
-    device_of(cli.get("device", "auto"))  # joins the other processes, if there are any
+    device = {"device": keys["device"]} if "device" in keys else {}
+    advice = f"add device=cpu: tokenworld train --resume {out} device=cpu"
+    device_of((cli | device).get("device", "auto"), advice)  # joins the other processes, if there are any
     with folders.locked(Path(out)):
-        return _fit(resumed(Path(out), cfg, cli, phases))
+        run = resumed(Path(out), cfg, cli | device, phases)
+        run.resume_keys = device
+        epochs = cfg["train"]["loop"].get("epochs")
+        if "train.loop.epochs" in changes and epochs < run.epoch:
+            raise UserError(f"{out} has trained {run.epoch} epochs, got train.loop.epochs={epochs}: give at least {run.epoch}")
+        if ("data" in keys or changes) and distributed.rank() == 0:
+            config.save(Path(out) / "config.yaml", cfg, cli)
+        return _fit(run)
 
 
 def sweep(out: Path, members: list, jobs: int, words: list[str]) -> int:
@@ -79,43 +94,21 @@ def sweep(out: Path, members: list, jobs: int, words: list[str]) -> int:
 
 def collect(cfg: dict, cli: dict) -> dict[str, Any]:
     """Random play into a folder of episodes: `steps` for training and a fifth as many (at least 1,000) from other seeds to
-    test on."""
+    test on. The same command continues a collection that was interrupted."""
     if "out" not in cli:
         raise UserError("collect writes to a folder, got no out: add out=DIR, for example out=data/breakout")
-    with files.locked(cli["out"]), files.writing(cli["out"]):
-        return _collected(cfg, cli)
-
-
-def _collected(cfg: dict, cli: dict) -> dict[str, Any]:
     out, seed, steps = Path(cli["out"]), cli.get("seed", 0), cli.get("steps", 5000)
-    if not files.is_empty(out):
-        raise UserError(f"{out} exists and is not empty, nothing is overwritten: choose another out=DIR or remove it first")
-    files.remove_unfinished(out)
+    command = json.loads(json.dumps(config.flatten({"env": cfg["env"], "seed": seed, "steps": steps})))
+    collection.check_folder(out, command)
     log = Log(None)
     make_env = functools.partial(env_of, cfg)
     env = make_env(1)
     meta = meta_of(cfg, env, seed)
     env.close()
-    counts = {"train": steps, "test": max(1000, steps // 5)}
-    with EpisodeWriter(out, meta) as writer:
-        for split, wanted in counts.items():
-            env = make_env(COLLECT_ENVS)
-            rng = np.random.default_rng([seed, split == "test"])
-            # game i of a vector environment is seeded with seed + i: far apart, so no test game is a training game
-            split_seed = 1_000_003 * seed + 500_000 * (split == "test")
-            collector = Collector(env, seed=split_seed, on_episode=writer.append, split=split)
-            act = random_act(int(env.single_action_space.n), rng)
-            with log.progress(wanted, f"collect {split}") as bar:
-                done = 0
-                while done < wanted:
-                    part = min(500, wanted - done)
-                    collector.collect(part, act)
-                    done += part
-                    bar.update(part)
-            collector.cut()
-            env.close()
-    log.say(f"collected {counts['train']} training and {counts['test']} test steps of {cfg['env']['id']}: {out}")
-    return counts
+    wanted = {"train": steps, "test": max(1000, steps // 5)}
+    collection.collect_episodes(out, make_env, meta, command, wanted, log)
+    log.say(f"collected {wanted['train']} training and {wanted['test']} test steps of {cfg['env']['id']}: {out}")
+    return wanted
 
 
 def score(out: str, keys: dict) -> dict[str, Any]:
@@ -227,7 +220,7 @@ def export(out: str, keys: dict) -> Path:
     """A run's world model and policy as a folder that `WorldModel.from_pretrained` and `Agent.from_pretrained` load."""
     folder = Path(keys["out"]) if "out" in keys else Path(out) / "model"
     with files.filling(folder, hub.FILES, last=hub.CONFIG) as stage:
-        what = _exported(out, stage)
+        what = _exported(out, stage, keys)
     print(f"{what}, {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB: {folder}")
     return folder
 
@@ -238,15 +231,15 @@ def push(out: str, keys: dict) -> str:
         raise UserError("push needs to know where to, got no repo: add repo=user/name")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
-        what = _exported(out, folder)
+        what = _exported(out, folder, keys)
         address = hub.push(folder, keys["repo"], private=keys.get("private") == "true")
     print(f"{what}: {address}")
     return address
 
 
-def _exported(out: str, folder: Path) -> str:
+def _exported(out: str, folder: Path, keys: dict) -> str:
     """Write a run's model with its figures and some real moments to begin dreams at; what it is, in words."""
-    run, cfg, _ = opened(out, {})
+    run, cfg, _ = opened(out, {"device": "cpu"} | {key: keys[key] for key in ("device", "data") if key in keys})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to export: expected a run of `train` or `train dynamics`")
     model, policy = run.world_model, run.policy if run.count["policy"] else None
@@ -281,9 +274,8 @@ def play(out: str, keys: dict) -> None:
     run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "port"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to dream with: expected a run of `train` or `train dynamics`")
-    saved = Path(out) / "checkpoint"
-    collected = checkpoint.load(saved)[1]["ranks"][0]["collector"] if checkpoint.exists(saved) else None
-    A = run.world_model.shapes.actions
+    A, saved = run.world_model.shapes.actions, Path(out) / "checkpoint"
+    collected = restore.collector_of(out, A) if checkpoint.exists(saved) else None
     dream = Dream(
         run.world_model.eval(),
         gallery(run, collected),
@@ -328,9 +320,10 @@ def data_info(folder: str) -> dict[str, Any]:
                 f"{name}: {split['episodes']} episodes, {split['steps']} steps, {split['terminated']} terminated;"
                 f" return {mean:.2f} (from {low:g} to {high:g})"
             )
-    damage = "" if not found["damage"] else "; skipped: " + "; ".join(found["damage"])
-    intact = "intact" if not found["damage"] else f"{found['corrupt']} corrupt, {found['torn']} torn"
-    print(f"{found['bytes'] / 2**20:.1f} MB in {found['shards']} files, {intact}{damage}")
+    state = "intact" if not found["damage"] else f"{found['corrupt']:,} corrupt, {found['torn']:,} torn"
+    print(f"{found['bytes'] / 2**20:.1f} MB in {found['shards']} files, {'; '.join([state, *found['problems']])}")
+    for line in found["damage"]:
+        print(f"skipped: {line}")
     return found
 
 

@@ -7,33 +7,27 @@ This module imports neither torch nor Hydra, so that the command line can answer
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
 import inspect
 import math
 import subprocess
 import types
 import typing
 from collections.abc import Callable
-from importlib import import_module, metadata
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from tokenworld import files
+from tokenworld import env_section, files, origins
+from tokenworld.errors import UserError, first_line
+from tokenworld.targets import PARTS, is_part, resolve
 
 DEFAULT_RECIPE = "quickstart"
 
-# A part's section -> the module or folder of tokenworld that its class must come from.
-PARTS = {
-    "env": "envs",
-    "tokenizer": "tokenizers",
-    "backbone": "backbones",
-    "decoding": "decoding",
-    "action": "actions",
-    "reward": "heads",
-    "termination": "heads",
-    "policy": "policies",
-}
 PHASES = ("loop", "collect", "tokenizer", "dynamics", "policy", "evaluate")
+DEEPEST, MOST_VALUES, MOST_BYTES = 12, 10_000, 2**20  # of a config; the shipped ones have about 100 values
 
 # Keys that belong to one command, not to a recipe; the annotations are checked like those of a constructor.
 CLI_KEYS: dict[str, Any] = {
@@ -68,13 +62,6 @@ BY_CODE = frozenset({"num_envs"})
 _trusted: set[str] = set()
 
 
-def _user_error(message: str) -> Exception:
-    """A UserError; imported here because `interfaces` imports torch."""
-    from tokenworld.errors import UserError
-
-    return UserError(message)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # Composing
 
@@ -92,38 +79,56 @@ def recipes() -> list[str]:
 def compose(words: list[str], recipe: str = DEFAULT_RECIPE) -> tuple[dict, dict]:
     """`key=value` words -> the resolved recipe (a nested dict), the command line's own keys (those given, and recipe).
 
-    `recipe=` names a shipped recipe or a YAML file of the user's. `overlay=` merges a file over it; it may only set
-    keys that the recipe has, but where it names another class for a part, its section replaces the recipe's. `~key`
-    removes a key. Raises UserError; does not check the recipe (see `check`).
+    `recipe=` names a shipped recipe or a YAML file of the user's. `overlay=` merges a file over it, several in their order; it
+    may only set keys that the recipe has, but where it names another class for a part, its section replaces the recipe's.
+    `~key` removes a key. The id of the environment decides which function makes it. What the words name may be imported from
+    now on (see `origins`). Raises UserError; does not check the recipe (see `check`).
     """
     cli, overrides, given = {"recipe": recipe}, [], []
+    refuse_repeats([word for word in words if not word.startswith("overlay=")])
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in CLI_KEYS:
-            cli[key] = _cli_value(key, value)
+            value = _cli_value(key, value)
+            cli[key] = f"{cli[key]},{value}" if key == "overlay" and key in cli else value
         elif equals and key and not key.startswith(("+", "~", "-")):
             overrides.append("++" + word)  # a keyword that the recipe leaves at its default may be given too
         elif key.startswith("~"):
             overrides.append(word)
         else:
-            raise _user_error(f"cannot read {word!r}: expected key=value, for example {_example_override(word)}")
+            raise UserError(f"cannot read {word!r}: expected key=value, for example {_example_override(word)}")
         if key not in CLI_KEYS:
             given.append(key.lstrip("~"))
     if given:
         cli["given"] = sorted(given)  # so that nothing the user set is silently replaced by what is loaded
-    cfg = _hydra(cli["recipe"], cli.get("overlay"), overrides)
-    trust(cfg)
-    return cfg, cli
+    cfg, maker, overlaid = _hydra(cli["recipe"], split_paths(cli.get("overlay", "")), overrides)
+    origins.trust(cfg)
+    return env_section.choose(cfg, maker, [*given, *overlaid]), cli
 
 
-def trust(cfg: dict) -> None:
-    """Let `resolve` import what this recipe names: the user wrote it, or passed trust_remote_code=True."""
-    _trusted.update(str(value) for key, value in flatten(cfg).items() if key.endswith("._target_"))
+def refuse_repeats(words: list[str]) -> None:
+    """Raises UserError for a key that is given twice: the first one would be dropped without a word. (`~key key=value` is no
+    repeat: the section is removed before the new one is set.)"""
+    keys = [word.partition("=")[0] for word in words if "=" in word or word.startswith("~")]
+    for key in keys:
+        if keys.count(key) > 1:
+            both = " and ".join(word for word in words if word.partition("=")[0] == key)
+            raise UserError(f"{key} is given twice, {both}: leave one of them out")
 
 
-def cli_keys(words: list[str]) -> dict:
+def split_paths(text: str) -> list[str]:
+    """`a,b` -> [a, b]; a part with commas that is a path on this disk stays whole."""
+    words, found = text.split(",") if text else [], []
+    while words:
+        longest = next((n for n in range(len(words), 1, -1) if Path(",".join(words[:n])).exists()), 1)
+        found.append(",".join(words[:longest]))
+        words = words[longest:]
+    return found
+
+
+def cli_keys(words: list[str], kinds: dict[str, Any] = CLI_KEYS) -> dict:
     """The command line's own keys where no recipe is composed (`score RUN episodes=100`). Raises UserError."""
-    return {key: _cli_value(key, value) for key, _, value in (word.partition("=") for word in words)}
+    return {key: _cli_value(key, value, kinds) for key, _, value in (word.partition("=") for word in words)}
 
 
 def _example_override(word: str) -> str:
@@ -131,27 +136,24 @@ def _example_override(word: str) -> str:
     return f"{near[0]}=..." if near else "recipe=iris or tokenizer.vocab_size=512"
 
 
-def _cli_value(key: str, text: str) -> Any:
+def _cli_value(key: str, text: str, kinds: dict[str, Any] = CLI_KEYS) -> Any:
     value: Any = text
-    if CLI_KEYS[key] is int:
+    if kinds[key] is int:
         try:
             value = int(text)
         except ValueError:
-            raise _user_error(f"{key} must be a whole number, got {text!r}: write for example {key}=1") from None
+            raise UserError(f"{key} must be a whole number, got {text!r}: write for example {key}=1") from None
         if value < (0 if key == "seed" else 1):
-            raise _user_error(f"{key} must be at least {0 if key == 'seed' else 1}, got {value}: write e.g. {key}=1")
-    if not text or not _fits(value, CLI_KEYS[key]):
-        raise _user_error(f"{key} must be {_words(CLI_KEYS[key])}, got {text!r}: write for example {_example(key)}")
+            raise UserError(f"{key} must be at least {0 if key == 'seed' else 1}, got {value}: write e.g. {key}=1")
+    if not text or not _fits(value, kinds[key]):
+        choices = typing.get_args(kinds[key]) if typing.get_origin(kinds[key]) is Literal else ("NAME",)
+        raise UserError(f"{key} must be {_words(kinds[key])}, got {text!r}: write for example {key}={choices[0]}")
     return value
 
 
-def _example(key: str) -> str:
-    kind = CLI_KEYS[key]
-    return f"{key}={typing.get_args(kind)[0] if typing.get_origin(kind) is Literal else 'NAME'}"
-
-
-def _hydra(recipe: str, overlay: str | None, overrides: list[str]) -> dict:
-    """The recipe, its overlay merged over it, the overrides applied: plain dicts and lists."""
+def _hydra(recipe: str, overlays: list[str], overrides: list[str]) -> tuple[dict, str | None, list[str]]:
+    """The recipe, its overlays merged over it, the overrides applied: plain dicts and lists; what makes the environment before
+    the overrides; the keys that the overlays set."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -166,40 +168,53 @@ def _hydra(recipe: str, overlay: str | None, overrides: list[str]) -> dict:
         with initialize_config_dir(str(path.parent), version_base="1.3"):
             cfg = hydra_compose(path.stem, overrides=[search])
         OmegaConf.set_struct(cfg, False)
-        if overlay is not None:
-            over = OmegaConf.load(_yaml_path(overlay, "overlay", recipe_dir() / "overlay"))
-            for name in over if OmegaConf.is_dict(over) else ():
-                section = over[name]
-                other = OmegaConf.is_dict(section) and section.get("_target_")
-                if other and name in PARTS and other != OmegaConf.select(cfg, f"{name}._target_"):
-                    cfg[name] = section  # another class: its keywords are not those of the one that it replaces
-            _refuse_new_keys(OmegaConf.to_container(over), OmegaConf.to_container(cfg), f"overlay {overlay}", "")
-            cfg = OmegaConf.merge(cfg, over)
+        overlaid: list[str] = []
+        for overlay in overlays:
+            cfg, keys = _overlaid(cfg, overlay)
+            overlaid += keys
+        maker = OmegaConf.select(cfg, "env._target_")
         for override in OverridesParser.create().parse_overrides(overrides):
             if override.is_sweep_override():
-                raise _user_error(f"{override.input_line.lstrip('+')} names several values: give one, or a list [a,b]")
+                raise UserError(f"{override.input_line.lstrip('+')} names several values: give one, or a list [a,b]")
             if override.is_delete():
                 _delete(cfg, override.key_or_group)
             else:
                 OmegaConf.update(cfg, override.key_or_group, override.value(), merge=True, force_add=True)
-        return OmegaConf.to_container(cfg, resolve=True)
-    except (HydraException, OmegaConfBaseException, YAMLError) as error:
+        return OmegaConf.to_container(cfg, resolve=True), maker, overlaid
+    except (HydraException, OmegaConfBaseException, YAMLError, OSError, UnicodeDecodeError, RecursionError) as error:
         reason = " ".join(line.strip() for line in str(error).splitlines() if line.strip())[:200]
         words = " ".join(word.lstrip("+") for word in overrides)
-        raise _user_error(f"recipe {recipe!r} with [{words}] cannot be read: {reason}") from None
+        raise UserError(f"recipe {recipe!r} with [{words}] cannot be read: {reason}") from None
+
+
+def _overlaid(cfg: Any, overlay: str) -> tuple[Any, list[str]]:
+    """A composed recipe with an overlay merged over it, and the keys that the overlay sets."""
+    from omegaconf import OmegaConf
+
+    over = OmegaConf.load(_yaml_path(overlay, "overlay", recipe_dir() / "overlay"))
+    if not OmegaConf.is_dict(over):
+        raise UserError(f"overlay {overlay} must hold sections such as train: or env:, got a list: write key: value")
+    for name in over:
+        section = over[name]
+        other = OmegaConf.is_dict(section) and section.get("_target_")
+        if other and name in PARTS and other != OmegaConf.select(cfg, f"{name}._target_"):
+            cfg[name] = section  # another class: its keywords are not those of the one that it replaces
+    plain = OmegaConf.to_container(over)
+    _refuse_new_keys(plain, OmegaConf.to_container(cfg), f"overlay {overlay}", "")
+    return OmegaConf.merge(cfg, over), list(flatten(plain))
 
 
 def _yaml_path(name: str, kind: str, folder: Path) -> Path:
     """A shipped file by its name, or the user's own by its path."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name).expanduser().resolve()
+        path = files.user_path(name).resolve()
         if path.is_file():
             return path
-        raise _user_error(f"{kind}={name} is no file: give the path of a YAML file or one of {_listing(folder)}")
+        raise UserError(f"{kind}={name} is no file: give the path of a YAML file or one of {_listing(folder)}")
     if (folder / f"{name}.yaml").is_file():
         return folder / f"{name}.yaml"
     known = sorted(path.stem for path in folder.glob("*.yaml"))
-    raise _user_error(f"there is no {kind} {name!r}: {_did_you_mean(name, known)}expected one of {_listing(folder)}"
+    raise UserError(f"there is no {kind} {name!r}: {_did_you_mean(name, known)}expected one of {_listing(folder)}"
                       f" or the path of a YAML file")
 
 
@@ -209,8 +224,10 @@ def _listing(folder: Path) -> str:
 
 def _refuse_new_keys(over: dict, base: dict, source: str, prefix: str) -> None:
     for key, value in over.items():
+        if prefix.startswith("env."):
+            return  # another environment takes other keys: `check` compares them with what makes it
         if key not in base:
-            raise _user_error(f"{source} sets {prefix}{key}, which the recipe lacks: "
+            raise UserError(f"{source} sets {prefix}{key}, which the recipe lacks: "
                               f"{_did_you_mean(key, list(base), prefix)}an overlay only changes what is there")
         if isinstance(value, dict) and isinstance(base[key], dict):
             _refuse_new_keys(value, base[key], source, f"{prefix}{key}.")
@@ -221,7 +238,7 @@ def _delete(cfg, key: str) -> None:
     for name in parents:
         cfg = cfg.get(name) if hasattr(cfg, "get") else None
     if cfg is None or last not in cfg:
-        raise _user_error(f"~{key} removes nothing: the recipe has no {key}")
+        raise UserError(f"~{key} removes nothing: the recipe has no {key}")
     del cfg[last]
 
 
@@ -231,19 +248,53 @@ def _delete(cfg, key: str) -> None:
 
 def check(cfg: dict) -> None:
     """Refuse a recipe that cannot be right before anything is created: UserError, one sentence for the first fault."""
+    check_values(cfg, "the recipe")
     for key in cfg:
         if key not in PARTS and key not in ("train", "meta"):
-            raise _user_error(_unknown(cfg, key, "", [*PARTS, "train", *CLI_KEYS]))
+            raise UserError(_unknown(cfg, key, "", [*PARTS, "train", *CLI_KEYS]))
     for name in PARTS:
         check_section(cfg, name)
     train = cfg.get("train")
     if not isinstance(train, dict):
-        raise _user_error(f"the recipe needs a section train with the phases {', '.join(PHASES)}, got {train!r}")
+        raise UserError(f"the recipe needs a section train with the phases {', '.join(PHASES)}, got {train!r}")
     for key in train:
         if key not in PHASES:
-            raise _user_error(_unknown(cfg, key, "train.", list(PHASES)))
+            raise UserError(_unknown(cfg, key, "train.", list(PHASES)))
     for phase in PHASES:
         check_section(cfg, f"train.{phase}")
+    _check_evaluation_env(cfg)
+
+
+def _check_evaluation_env(cfg: dict) -> None:
+    """What train.evaluate.env changes must be keywords of the environment: else the first evaluation would fail."""
+    changes = cfg["train"]["evaluate"].get("env") or {}
+    if "_target_" in changes:
+        raise UserError("train.evaluate.env changes keywords of env, got a _target_: remove it, or set env._target_")
+    check_keywords(cfg, "train.evaluate.env", cfg["env"] | changes, resolve(cfg["env"]["_target_"]))
+
+
+def check_values(config: Any, source: Any, depth: int = 0) -> int:
+    """The number of values in a config. Raises UserError unless all are words, finite numbers, true, false, null,
+    and lists and sections of these with words as keys: in a damaged or forged file anything can stand."""
+    if depth > DEEPEST:
+        raise UserError(f"{source} is nested more than {DEEPEST} deep: expected sections with keys and values")
+    if isinstance(config, dict):
+        wrong = next((key for key in config if not isinstance(key, str)), None)
+        if wrong is not None:
+            raise UserError(f"{source} has the key {wrong!r}: expected words as keys")
+        config = list(config.values())
+    if isinstance(config, (list, tuple)):
+        count = 1
+        for value in config:
+            count += check_values(value, source, depth + 1)
+            if count > MOST_VALUES:
+                raise UserError(f"{source} has more than {MOST_VALUES:,} values: expected the sections of a recipe")
+        return count
+    if isinstance(config, bool) or config is None or isinstance(config, str):
+        return 1
+    if isinstance(config, int) and abs(config) < 2**128 or isinstance(config, float) and math.isfinite(config):
+        return 1
+    raise UserError(f"{source} has the value {str(config)[:40]!s}: expected words, true, false, null or finite numbers")
 
 
 def check_section(cfg: dict, name: str) -> None:
@@ -251,12 +302,12 @@ def check_section(cfg: dict, name: str) -> None:
     parent, _, key = name.rpartition(".")
     section, folder = (cfg[parent] if parent else cfg).get(key), PARTS[name] if name in PARTS else "train"
     if not isinstance(section, dict) or not isinstance(section.get("_target_"), str):
-        raise _user_error(f"{name} must be a section with a _target_, got {section!r}: "
+        raise UserError(f"{name} must be a section with a _target_, got {section!r}: "
                           f"name the class, for example {name}._target_=tokenworld.{folder}...")
     target = section["_target_"]
     build = resolve(target)
-    if target.startswith("tokenworld.") and not _is_part(build, (folder,)):
-        raise _user_error(f"{name}._target_ must name something in tokenworld.{folder}, got {target}")
+    if target.startswith("tokenworld.") and not is_part(build, (folder,)):
+        raise UserError(f"{name}._target_ must name something in tokenworld.{folder}, got {target}")
     check_keywords(cfg, name, section, build)
 
 
@@ -270,14 +321,14 @@ def check_keywords(cfg: dict, name: str, section: dict, build: Callable) -> None
         if key == "_target_":
             continue
         if key in named and key not in settable:
-            raise _user_error(f"{name}.{key} follows from the other parts and is passed by code, got {value!r}: "
+            raise UserError(f"{name}.{key} follows from the other parts and is passed by code, got {value!r}: "
                               f"remove it from the recipe")
         if key not in settable and not anything:
-            raise _user_error(_unknown(cfg, key, f"{name}.", settable, section["_target_"]))
+            raise UserError(_unknown(cfg, key, f"{name}.", settable, section["_target_"]))
         if key in settable and not _fits(value, keywords[key].annotation):
             default = keywords[key].default
             hint = "" if default is inspect.Parameter.empty else f": for example {name}.{key}={_yaml_word(default)}"
-            raise _user_error(f"{name}.{key} must be {_words(keywords[key].annotation)}, got {value!r}{hint}")
+            raise UserError(f"{name}.{key} must be {_words(keywords[key].annotation)}, got {value!r}{hint}")
 
 
 def _is_by_code(keyword: inspect.Parameter) -> bool:
@@ -352,68 +403,6 @@ def _yaml_word(value: Any) -> str:
 # Building
 
 
-def resolve(target: str, *, trusted: bool = False) -> Callable:
-    """The class or function that `_target_` names. Raises UserError.
-
-    Untrusted (a loaded model): nothing outside the part folders of tokenworld is even imported, and what is found must
-    have been defined there, so that `tokenworld.train.os.system` names nothing.
-    """
-    own = tuple({*PARTS.values(), "data", "train"})
-    trusted = trusted or target in _trusted
-    if not trusted and not target.startswith(tuple(f"tokenworld.{folder}." for folder in own)):
-        raise _user_error(f"_target_ must name a part of tokenworld in a loaded model, got {target}: "
-                          f"pass --trust-remote-code (trust_remote_code=True) if you trust where it came from")
-    found, error = _find(target)
-    if found is None:
-        near = _nearest_target(target)
-        raise _user_error(f"_target_ {target} cannot be imported ({error}){near and f': did you mean {near}?'}")
-    if not (inspect.isclass(found) or inspect.isfunction(found) or trusted and callable(found)):
-        raise _user_error(f"_target_ must name a class or a function, got {target}, which is {type(found).__name__}")
-    if not trusted and not _is_part(found, own):
-        raise _user_error(f"_target_ must name something defined in a part of tokenworld, got {target}, "
-                          f"which is defined in {found.__module__}")
-    return found
-
-
-def _find(target: str) -> tuple[Any, str]:
-    """Import the longest module prefix, then walk the attributes; the reason if that leads nowhere."""
-    words = target.split(".")
-    if not all(word.isidentifier() for word in words) or len(words) < 2:
-        return None, "expected package.module.Name"
-    for cut in range(len(words) - 1, 0, -1):
-        name = ".".join(words[:cut])
-        try:
-            found: Any = import_module(name)
-        except ModuleNotFoundError as error:
-            if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
-                continue  # that prefix is no module: try a shorter one
-            return None, f"{error}"
-        except ImportError as error:
-            return None, f"{error}"
-        for word in words[cut:]:
-            if not hasattr(found, word):
-                return None, f"{found.__name__} has no {word}"
-            found = getattr(found, word)
-        return found, ""
-    return None, f"there is no module {words[0]}"
-
-
-def _nearest_target(target: str) -> str:
-    """The nearest public name in the same module, if the module is there."""
-    module, _, name = target.rpartition(".")
-    try:
-        names = [n for n, v in vars(import_module(module)).items() if getattr(v, "__module__", None) == module]
-    except ImportError:
-        return ""
-    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"{module}.{near[0]}" if near else ""
-
-
-def _is_part(found: Any, folders: tuple[str, ...]) -> bool:
-    module = getattr(found, "__module__", None) or ""
-    return any(module == f"tokenworld.{folder}" or module.startswith(f"tokenworld.{folder}.") for folder in folders)
-
-
 def build(section: dict, **by_code) -> Any:
     """The part that a section describes; `by_code` are the keywords that follow from other parts. Raises UserError.
 
@@ -428,9 +417,19 @@ def build(section: dict, **by_code) -> Any:
     given |= {key: value for key, value in by_code.items() if key in keywords or anything}
     missing = [k for k, p in keywords.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY and k not in given]
     if missing:
-        raise _user_error(f"{section['_target_']} has keywords without a default that nothing passes, "
+        raise UserError(f"{section['_target_']} has keywords without a default that nothing passes, "
                           f"{', '.join(missing)}: give them defaults to set them in a recipe")
-    return target(**given)
+    origins.check(section, section["_target_"])
+    try:
+        return target(**given)
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_part(target, tuple(PARTS.values())):
+            raise  # whoever wrote a plug-in needs the traceback
+        settings = ", ".join(f"{key}={_yaml_word(value)}" for key, value in section.items() if key != "_target_")
+        raise UserError(f"{section['_target_']} cannot be made with {settings[:300]}"
+                        f" ({type(error).__name__}: {first_line(error)}): change one of these settings") from error
 
 
 def _as_annotated(value: Any, keyword: inspect.Parameter | None) -> Any:
@@ -446,7 +445,10 @@ def _as_annotated(value: Any, keyword: inspect.Parameter | None) -> Any:
 
 
 def save(path: Path | str, cfg: dict, cli: dict) -> None:
-    """Write the resolved recipe, the command line's own keys (`command`) and where it ran (`meta`) as YAML."""
+    """Write the resolved recipe, the command line's own keys (`command`) and where it ran (`meta`) as YAML.
+
+    Raises UserError where the disk refuses.
+    """
     import yaml
 
     body = {key: value for key, value in cfg.items() if key != "meta"} | {"command": cli, "meta": meta()}
@@ -454,22 +456,40 @@ def save(path: Path | str, cfg: dict, cli: dict) -> None:
 
 
 def load(path: Path | str) -> tuple[dict, dict]:
-    """(cfg, cli) as `save` wrote them; `path` is the file or the folder that holds `config.yaml`. Not checked yet."""
-    import yaml
+    """(cfg, cli) as `save` wrote them; `path` is the file or its folder; the recipe is not checked yet (see `check`).
 
+    Raises UserError for a damaged file, and for one that names code from outside tokenworld that is not trusted.
+    """
     path = Path(path)
     file = path / "config.yaml" if path.is_dir() else path
     if not file.is_file():
-        raise _user_error(f"{path} is no run or model: expected a folder with a config.yaml")
-    try:
-        cfg = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise _user_error(f"{file} is damaged ({str(error).splitlines()[0]}): restore it from a copy") from None
+        raise UserError(f"{path} is no run or model: expected a folder with a config.yaml")
+    cfg = _read_yaml(file)
     if not isinstance(cfg, dict) or not isinstance(cfg.get("command"), dict):
-        raise _user_error(f"{file} is not the config of a run: expected the sections of a recipe and `command`")
+        raise UserError(f"{file} is not the config of a run: expected the sections of a recipe and `command`")
+    check_values(cfg, file)
     cli = cfg.pop("command")
     cfg.pop("meta", None)
+    kinds = CLI_KEYS | {"given": list[str], "phase": Literal["tokenizer", "dynamics", "policy"]}
+    for key, value in cli.items():
+        if key not in kinds or not _fits(value, kinds[key]) or kinds[key] is int and value < 0:
+            raise UserError(f"{file} says command.{key}: {value!r}, expected"
+                            f" {_words(kinds[key]) if key in kinds else 'no such key'}: restore it from a copy")
+    if "recipe" not in cli:
+        raise UserError(f"{file} says no command.recipe: restore it from a copy")
+    origins.check(cfg, file)
     return cfg, cli
+
+
+def _read_yaml(file: Path) -> Any:
+    import yaml
+
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise UserError(f"{file} has {file.stat().st_size:,} bytes: a config has at most {MOST_BYTES:,}")
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: bytes that are no text, 2026-02-30
+        raise UserError(f"{file} is damaged ({first_line(error)}): restore it from a copy") from None
 
 
 def meta() -> dict:
@@ -497,6 +517,15 @@ def _git_hash() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None
+
+
+def with_settings(cfg: dict, settings: dict[str, Any]) -> dict:
+    """A copy of a recipe with some settings changed, {"train.loop.epochs": 40}."""
+    cfg = copy.deepcopy(cfg)
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        functools.reduce(dict.__getitem__, sections, cfg)[last] = value
+    return cfg
 
 
 def difference(cfg: dict, other: dict) -> list[tuple[str, Any, Any]]:

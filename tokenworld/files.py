@@ -125,6 +125,14 @@ def check_writable(folder: Path | str) -> None:
             pass
 
 
+def user_path(word: str | Path) -> Path:
+    """The path that a user means: as it is written if that is there, else with ~ as the home folder, if there is one."""
+    path = Path(word)
+    with contextlib.suppress(RuntimeError):  # no such user, or no home
+        return path if path.exists() else path.expanduser()
+    return path
+
+
 def check_replaceable(path: Path | str) -> None:
     """Check that a file can be written, before the work whose result it takes. Raises UserError."""
     path = Path(path)

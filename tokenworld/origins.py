@@ -8,7 +8,9 @@ for the folder that it was read from (`--trust-remote-code`, `trust_remote_code=
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator
@@ -17,30 +19,34 @@ from typing import Any
 from tokenworld.errors import UserError
 
 FLAG = "--trust-remote-code"
-command: list[str] | None = None  # the words of this process's command line, if it has one
 
 _trusted: set[str] = set()
+_command: list[str] | None = None  # the words of the command line that runs now
+_vouched = False  # its user vouches for every folder that it names
 
 
-def names(config: Any, key: str = "") -> Iterator[str]:
+def names(config: Any, path: tuple[str, ...] = ()) -> Iterator[str]:
     """The strings of a config that lead to the import of something outside tokenworld."""
     if isinstance(config, dict):
-        for inner, value in config.items():
-            yield from names(value, f"{key}.{inner}")
-        return
-    if isinstance(config, (list, tuple)):
+        for key, value in config.items():
+            yield from names(value, (*path, str(key)))
+    elif isinstance(config, (list, tuple)):
         for value in config:
-            yield from names(value, key)
-        return
-    path = key.split(".")
-    if path[-1] == "trust_remote_code" and config not in (False, None):
+            yield from names(value, path)
+    elif path and path[-1] == "trust_remote_code" and config not in (False, None):
         yield "trust_remote_code"
-    if not isinstance(config, str):
-        return
-    is_class = path[-1] in ("_target_", "wrappers") and not config.startswith("tokenworld.")
-    has_module = ":" in config and (path[-1] in ("id", "env_id") or "kwargs" in path)
-    if is_class or has_module:
+    elif isinstance(config, str) and _leads_to_code(config, path):
         yield config
+
+
+def _leads_to_code(word: str, path: tuple[str, ...]) -> bool:
+    if "wrappers" in path:
+        return True
+    if path and path[-1] == "_target_":
+        return not word.startswith("tokenworld.")  # else `targets.resolve` lets nothing pass but parts
+    if "kwargs" in path:  # environments that make other environments import what their keywords name
+        return ":" in word or re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)+", word) is not None
+    return ":" in word and path[-1:] in (("id",), ("env_id",))
 
 
 def trust(config: Any) -> None:
@@ -52,12 +58,30 @@ def trust(config: Any) -> None:
         sys.path.append(here)  # at the end: nothing that is installed is hidden
 
 
+@contextlib.contextmanager
+def command_line(words: list[str]) -> Iterator[None]:
+    """While a command runs: what it names is trusted until it ends, and with --trust-remote-code what its folders name, too."""
+    global _command, _vouched, _trusted
+    before = _command, _vouched, _trusted
+    _command, _vouched, _trusted = [word for word in words if word != FLAG], FLAG in words, set(_trusted)
+    try:
+        yield
+    finally:
+        _command, _vouched, _trusted = before
+
+
+def is_vouched() -> bool:
+    return _vouched
+
+
 def is_trusted(name: str) -> bool:
     return name in _trusted
 
 
 def check(config: Any, source: Any) -> None:
     """Raises UserError if a config that was read from `source` names code that nobody vouched for."""
+    if _vouched:
+        return trust(config)
     for name in names(config):
         if name not in _trusted:
             raise UserError(f"{source} names code outside tokenworld, {name}, and loading it would run that code: {advice()}")
@@ -65,6 +89,6 @@ def check(config: Any, source: Any) -> None:
 
 def advice() -> str:
     """What to do for code that is not trusted."""
-    if command is None:
+    if _command is None:
         return "pass trust_remote_code=True if you trust where it came from"
-    return f"if you trust where it came from, run: tokenworld {shlex.join([*command, FLAG])}"
+    return f"if you trust where it came from, run: tokenworld {shlex.join([*_command, FLAG])}"

@@ -49,6 +49,7 @@ class Run:
     loop: Callable[[], None] | None = None  # the loop with its settings bound
     curve: list[list[float]] = field(default_factory=list)  # [env_steps, return_mean] of each evaluation
     learnt_rows: int = 0  # rows that the model-free control has learnt from
+    resume_keys: dict[str, str] = field(default_factory=dict)  # what a resume of this run has to be told again
     news: dict[str, float] = field(default_factory=dict)  # what the epoch's closing line tells
 
     def __post_init__(self) -> None:
@@ -172,20 +173,6 @@ class Run:
 
     def _in_parts(self, name: str) -> bool:
         return self.sharded and name == "dynamics"
-
-    def restore_weights(self, modules: dict, shards: Path | None) -> None:
-        restore_model(self.world_model, modules, shards)
-        if self.policy is not None and "policy" in modules:
-            self.policy.load_state_dict(modules["policy"])
-
-
-def restore_model(world_model: WorldModel, modules: dict, shards: Path | None) -> None:
-    """Tokenizer and dynamics as a checkpoint has them, the dynamics whole or (`shards`) in parts."""
-    world_model.tokenizer.load_state_dict(modules["tokenizer"])
-    if shards is None:
-        world_model.dynamics_modules().load_state_dict(modules["dynamics"])
-    else:
-        sharding.read(shards, world_model.dynamics_modules())
 
 
 def tensors(state: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld import distributed, signals
+from tokenworld import distributed, origins, signals
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode
 from tokenworld.errors import UserError
@@ -89,7 +89,9 @@ def resume_command(run: Run) -> str:
     """The command line that continues this run from its last checkpoint."""
     ranks = distributed.world()
     start = "tokenworld" if ranks == 1 else f"torchrun --nproc-per-node={ranks} -m tokenworld.cli"
-    return f"{start} train --resume {shlex.quote(str(run.out))}"
+    words = [str(run.out), *(f"{key}={value}" for key, value in run.resume_keys.items())]
+    trust = [origins.FLAG] if any(origins.names(run.config)) else []  # a run never vouches for itself
+    return f"{start} train --resume {shlex.join([*words, *trust])}"
 
 
 def collect(
@@ -111,7 +113,8 @@ def collect(
     kept from training. Until the policy has been trained, or if `random`, actions are uniform.
 
     An episode enters the replay when it ends; with `cut`, games in progress of at least so many steps enter it at once, and
-    go on as a new episode: to learn from long games before they are over.
+    go on as a new episode: to learn from long games before they are over. Without `cut`, `cut_unfinished` does so where nothing
+    ends.
     """
     if stop is not None and run.epoch >= stop:
         return
@@ -131,6 +134,8 @@ def collect(
     stats = run.collector.collect(first_steps if run.epoch == 0 else steps, act)
     if cut is not None:
         run.collector.cut(cut)
+    elif not stats["episodes"]:
+        cut_unfinished(run, stats["steps"], -(-first_steps // run.collector.env.num_envs), hold_out=held_out > 0)
     run.count["env_steps"] += int(distributed.total(torch.tensor(stats["steps"], device=run.device)))
     returns = stats["returns"]
     report(
@@ -141,6 +146,20 @@ def collect(
         episodes=len(returns),
         return_mean=float(np.mean(returns)) if len(returns) else None,
     )
+
+
+def cut_unfinished(run: Run, steps: int, at_least: int, hold_out: bool) -> None:
+    """After `steps` steps in which no game ended: if the replay is empty, have the games in progress enter it as truncated
+    parts, and from then on those of `at_least` steps. hold_out: one of the first parts is kept from training."""
+    is_empty = run.replay.rows == 0
+    if not (is_empty or run.collector.has_cut):
+        return
+    games = run.collector.cut(1 if is_empty else at_least, hold_out=hold_out and run.held_out.rows == 0)
+    if is_empty and games:
+        run.log.say(
+            f"no episode ended in {steps:,} steps of {games} game{'s' * (games > 1)}: they enter as truncated parts;"
+            f" set train.collect.cut={at_least} to do so at every collection"
+        )
 
 
 def ensure_collector(run: Run, *, envs: int, held_out: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from torch import Tensor, nn
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, View
 from tokenworld.nn import for_inference
+from tokenworld.weights import Stored
 
 PARTS_OF_MODEL = ("tokenizer", "backbone", "decoding", "reward", "termination")
+MEMORY = 2**30  # bytes of keys and values that any model may have of one game
 
 
 class WorldModel(nn.Module):
@@ -56,6 +59,25 @@ class WorldModel(nn.Module):
 
         config, _ = compose([f"recipe={recipe}", *overrides])
         return cls.from_config(config, frame=frame, actions=actions)
+
+    @classmethod
+    def check_sizes(
+        cls, config: dict, stored: Stored, *, frame: tuple[int, ...], actions: int, check: Callable[[Any], None] | None = None
+    ) -> None:
+        """Raise UserError unless the parts that a config names have the tensors `stored` and can remember their context; takes
+        no memory for them. check: of the model without memory, before its tensors are compared."""
+
+        def first(model: WorldModel) -> None:
+            if check is not None:
+                check(model)
+            cache = model.backbone.make_cache(1, model.shapes.codes + 1)
+            needed = sum(ring.untyped_storage().nbytes() for ring in cache.keys + cache.values)
+            if needed > MEMORY + 8 * stored.bytes:
+                raise UserError(f"backbone.context={model.backbone.context} needs {needed / 2**30:.1f} GB of memory for a game,"
+                                f" the weights in {stored.source} have {stored.bytes / 2**30:.3f} GB: {stored.mismatch}")
+
+        parts = [config[name] for name in ("tokenizer", "backbone", "decoding", "action", "reward", "termination")]
+        stored.outline(lambda: cls.from_config(config, frame=frame, actions=actions), parts, first)
 
     # --- as a folder that others can load ---
 
@@ -104,31 +126,36 @@ class WorldModel(nn.Module):
         Its config may only name classes of tokenworld's own part folders, unless trust_remote_code. Raises UserError for a
         model that is not there, one that names anything else, and weights that do not fit.
         """
-        from tokenworld import config, hub
+        from tokenworld import config, hub, origins
 
         folder = hub.find(source, **asked)
         told = hub.read(folder)
+        code = {"parts": told["parts"], "score_env": told.get("score_env")}
         if trust_remote_code:
-            config.trust(told["parts"])
+            origins.trust(code)
+        origins.check(code, folder / hub.CONFIG)
         for name in config.PARTS:
             if name in told["parts"] or name not in ("env", "policy"):
                 config.check_section(told["parts"], name)
-        env, changes = told["parts"].get("env", {}), told.get("score_env") or {}
-        if changes and (not isinstance(changes, dict) or "_target_" in changes):
+        changes = told.get("score_env") or {}
+        if not isinstance(changes, dict) or "_target_" in changes:
             raise UserError(
                 f"{folder / hub.CONFIG} says score_env {changes}, expected keywords of its env: restore it from a copy"
             )
-        for id in (env.get("id"), changes.get("id")):
-            if ":" in str(id) and not trust_remote_code:  # Gymnasium would import the module before the colon
-                raise UserError(f"{folder / hub.CONFIG} names an environment in a module of its own, {id}: pass"
-                                " trust_remote_code=True if you trust where it came from")  # fmt: skip
-        model = cls.from_config(told["parts"], frame=tuple(told["frame"]), actions=told["actions"])
-        for key, value in asdict(model.shapes).items():
-            said = told["shapes"].get(key)
-            if said != (list(value) if isinstance(value, tuple) else value):
-                raise UserError(f"{folder / hub.CONFIG} says {key} {said}, but its parts make {key} {value}: weights of another"
-                                " tokenizer or backbone do not fit, restore the file from a copy")  # fmt: skip
-        hub.load_into(model, folder / "model.safetensors")
+        sizes = {"frame": tuple(told["frame"]), "actions": told["actions"]}
+        stored = hub.stored(folder / "model.safetensors")
+
+        def check_said(model: WorldModel) -> None:
+            for key, value in asdict(model.shapes).items():
+                said = told["shapes"].get(key)
+                if said != (list(value) if isinstance(value, tuple) else value):
+                    raise UserError(f"{folder / hub.CONFIG} says {key} {said}, but its parts make {key} {value}: weights of"
+                                    " another tokenizer or backbone do not fit, restore the file from a copy")  # fmt: skip
+
+        cls.check_sizes(told["parts"], stored, **sizes, check=check_said)
+        model = cls.from_config(told["parts"], **sizes)
+        check_said(model)
+        stored.load_into(model)
         model.config = {key: value for key, value in told.items() if key not in ("library", "format")}
         return model.to(device).eval()
 

@@ -4,11 +4,13 @@ Vector environments start a new episode on the step *after* an end: that step ig
 episode's first observation. It is no transition, and no trace of it enters the data but that observation.
 
 Environments cannot be saved. A collector's state is therefore the log of all actions it has sent: a fresh collector on
-a freshly built environment replays them, and is then exactly where the other one was.
+a freshly built environment replays them, and is then exactly where the other one was. A running checksum of what came back
+tells whether it is; if not, as with games that draw from generators of their own, the games in progress are dropped.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +19,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from tokenworld.data.episodes import Episode
+from tokenworld.data.records import Episode, longest
 from tokenworld.data.replay import Replay
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Steps
@@ -26,7 +28,10 @@ Act = Callable[[Tensor, Tensor], Tensor]  # obs (N, C, H, W) uint8, first (N,) b
 
 
 class Collector:
-    """Plays `env` from `env.reset(seed=seed)` on and hands each finished episode to `on_episode`."""
+    """Plays `env` from `env.reset(seed=seed)` on and hands each finished episode to `on_episode`.
+
+    A game that is longer than a record can hold comes in parts, all but the last of them truncated.
+    """
 
     def __init__(
         self, env: VectorEnv, *, seed: int, on_episode: Callable[[Episode], None], split: str = "train"
@@ -42,6 +47,7 @@ class Collector:
         self.episodes = 0  # episodes handed on so far, cut ones included
         self._target = 0  # transitions asked for so far: what one call collects too much, the next collects less
         self._cuts: list[tuple[int, int]] = []  # (vector steps before it, at_least) of each cut
+        self._before = (0, 0)  # steps and episodes of games that were dropped, and of all before them
         A = int(env.single_action_space.n)
         self._log = np.zeros((0, env.num_envs), np.uint8 if A <= 256 else np.int32)  # (allocated, N)
         self._sent = 0  # vector steps so far; the rows of the log in use
@@ -69,14 +75,19 @@ class Collector:
             "return_mean": float(np.mean(returns)) if returns else None,
         }
 
-    def cut(self, at_least: int = 1) -> int:
+    def cut(self, at_least: int = 1, hold_out: bool = False) -> int:
         """End the episodes in progress that have `at_least` actions as truncated; returns how many.
 
         The games go on: their next observation is the first of a new episode. For the end of a collection, and to
-        train on long games before they are over.
+        train on long games before they are over. hold_out: the last of two or more is of the test split.
         """
         self._begin()
-        return self._cut(max(1, at_least), emit=True)
+        return self._cut(max(1, at_least), emit=True, hold_out=hold_out)
+
+    @property
+    def has_cut(self) -> bool:
+        """Was `cut` called, in this process or before?"""
+        return bool(self._cuts)
 
     def recent(self, length: int) -> Steps:
         """The last `length` rows of the episodes in progress, the current frame last: Steps (N, length).
@@ -111,25 +122,41 @@ class Collector:
             "steps": self.steps,
             "episodes": self.episodes,
             "target": self._target,
+            "before": list(self._before),
+            "checksum": self._checksum if self._began else 0,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> str | None:
         """Replay a state on a freshly built collector and environment; nothing is handed to `on_episode`.
 
-        Raises `UserError` if the environment turns out to be another one than that of the state.
+        Where the games turn out to be others than those of the state, new games begin, with a seed of their own and the
+        counts of the state. Returns a sentence that says so, else None.
         """
         if self._began:
             raise RuntimeError("a state can only be loaded into a collector that has not played yet")
         if state["seed"] != self.seed:
             raise UserError(f"the collector's seed is {self.seed}, its saved state has {state['seed']}: use that seed")
+        difference = self._replay(state)
+        if difference is None:
+            return None
+        self._start_over(state)
+        return (
+            f"the games in progress are dropped and new ones begin, because {difference}: the environment is not the same, or"
+            " draws from a random generator that its seed does not set; all episodes that ended are kept"
+        )
+
+    def _replay(self, state: dict[str, Any]) -> str | None:
+        """Send the actions of a state again; what came out otherwise, if anything."""
         actions, cuts = np.asarray(state["actions"]), np.asarray(state["cuts"])
-        if actions.ndim != 2 or actions.shape[1] != self.env.num_envs:
-            raise UserError(
-                f"the saved state is of actions {actions.shape}, got {self.env.num_envs} environments: "
-                "use the same env.num_envs"
-            )
+        N, A = self.env.num_envs, int(self.env.single_action_space.n)
+        if actions.ndim != 2 or actions.shape[1] != N:
+            return f"the saved actions are of {actions.shape[-1]} games and there are {N} now"
+        if actions.size and actions.max() >= A:
+            return f"a saved action is {actions.max()} and there are {A} actions now"
+        self._before = tuple(int(count) for count in state.get("before", (0, 0)))
+        self.steps, self.episodes = self._before
         if not state["began"]:
-            return
+            return None
         self._begin()
         waiting = [(int(at), int(least)) for at, least in cuts]
         for at in range(len(actions) + 1):
@@ -139,10 +166,22 @@ class Collector:
                 self._step(actions[at].astype(np.int64), emit=False)
         self._target = int(state["target"])
         if (self.steps, self.episodes) != (int(state["steps"]), int(state["episodes"])):
-            raise UserError(
-                f"replaying the actions gave {self.steps} steps and {self.episodes} episodes, the saved state has "
-                f"{state['steps']} and {state['episodes']}: the environment or its version is not the same"
+            return (
+                f"replaying their actions gave {self.steps} steps and {self.episodes} episodes, the saved state has"
+                f" {state['steps']} and {state['episodes']}"
             )
+        if state.get("checksum", self._checksum) != self._checksum:
+            return "replaying their actions gave other frames or rewards"
+        return None
+
+    def _start_over(self, state: dict[str, Any]) -> None:
+        """Begin new games, with the counts of a state whose own games are lost."""
+        self.steps, self.episodes, self._target = (int(state[name]) for name in ("steps", "episodes", "target"))
+        self._before = (self.steps, self.episodes)
+        self.seed = int(np.random.default_rng([abs(self.seed), self.steps]).integers(2**30))
+        self._cuts = [(0, 1)] * bool(len(state["cuts"]))  # a cut of nothing: `has_cut` stays
+        self._sent, self._began = 0, False
+        self._begin()
 
     def _begin(self) -> None:
         if self._began:
@@ -155,6 +194,8 @@ class Collector:
         self._returns = np.zeros(N)  # of the games in progress, whatever was cut
         self._frames = [[frame.copy()] for frame in self._obs]
         self._transitions: list[list[tuple]] = [[] for _ in range(N)]
+        self._longest = longest(self._obs.shape[1:])
+        self._checksum = zlib.crc32(np.ascontiguousarray(self._obs))
 
     def _step(self, action: np.ndarray, emit: bool) -> list[float]:
         """One vector step; returns the returns of the games that ended."""
@@ -163,6 +204,8 @@ class Collector:
         ended: list[float] = []
         resets = self._resets
         self._obs, self._first = obs, resets.copy()
+        for came in (obs, np.asarray(reward, np.float32), terminated, truncated):
+            self._checksum = zlib.crc32(np.ascontiguousarray(came), self._checksum)
         self._resets = (terminated | truncated) & ~resets
         columns = (resets, action, reward, terminated, truncated)
         for i, (reset, a, r, term, trunc) in enumerate(zip(*[column.tolist() for column in columns], strict=True)):
@@ -177,22 +220,25 @@ class Collector:
             if term or trunc:
                 ended.append(float(self._returns[i]))
                 self._finish(i, emit)
+            elif len(self._transitions[i]) == self._longest:
+                self._truncate(i, emit)
         return ended
 
-    def _cut(self, at_least: int, emit: bool) -> int:
+    def _cut(self, at_least: int, emit: bool, hold_out: bool = False) -> int:
         self._cuts.append((self._sent, at_least))
-        count = 0
-        for i in range(self.env.num_envs):
-            if len(self._transitions[i]) < at_least:
-                continue
-            a, r, _, _ = self._transitions[i][-1]
-            self._transitions[i][-1] = (a, r, False, True)
-            self._finish(i, emit)
-            self._frames[i], self._first[i] = [self._obs[i].copy()], True
-            count += 1
-        return count
+        games = [i for i in range(self.env.num_envs) if len(self._transitions[i]) >= at_least]
+        for i in games:
+            self._truncate(i, emit, "test" if hold_out and len(games) > 1 and i == games[-1] else None)
+        return len(games)
 
-    def _finish(self, i: int, emit: bool) -> None:
+    def _truncate(self, i: int, emit: bool, split: str | None = None) -> None:
+        """End the episode of a game that goes on."""
+        a, r, _, _ = self._transitions[i][-1]
+        self._transitions[i][-1] = (a, r, False, True)
+        self._finish(i, emit, split)
+        self._frames[i], self._first[i] = [self._obs[i].copy()], True
+
+    def _finish(self, i: int, emit: bool, split: str | None = None) -> None:
         frames, transitions = self._frames[i], self._transitions[i]
         self._frames[i], self._transitions[i] = [], []
         self.episodes += 1
@@ -206,7 +252,7 @@ class Collector:
                 reward=np.array(reward, np.float32),
                 terminated=np.array(terminated, bool),
                 truncated=np.array(truncated, bool),
-                split=self.split,
+                split=split or self.split,
                 seed=self.seed,
             )
         )

@@ -7,6 +7,7 @@ A data set is a folder:
                             environment's keywords), "seed" (int or null)
     episodes-00000.bin      records, one after another; a new shard begins when one has reached 256 MB
     episodes-00001.bin ...
+    collect.json            of `tokenworld collect`: what the folder is to hold, and whether it is finished
 
 A record is one episode. All numbers are little-endian:
 
@@ -20,216 +21,161 @@ The safetensors file holds, for an episode of n actions, `obs` (n+1, C, H, W) ui
 float32, `terminated` and `truncated` (n,) bool; its `__metadata__` holds the strings `episode` (the number of the
 episode in this folder), `split` ("train" or "test") and `seed` (of the environment; "" if unknown).
 
-action[t] is taken at obs[t]; reward[t], terminated[t], truncated[t] and obs[t+1] are what the environment returned.
+action[t] is taken at obs[t]; reward[t], terminated[t], truncated[t] and obs[t+1] are what the environment returned. Rewards
+are finite. The arrays of a record have at most 240 MB (`RECORD_BYTES`): a collector writes a longer game as several truncated
+parts. Older files may hold longer records, which are damage to a reader, unless it is told a higher `limit`.
 
 Damage is survived and always reported. A writer that was killed leaves a torn record at the end of the last shard:
-readers stop before it, the next writer cuts it off. A damaged record elsewhere is skipped: by its length if another
-record (or the end) follows there, otherwise by looking for the next magic that begins an intact record.
+readers stop before it, the next writer cuts it off. A damaged record elsewhere is skipped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-import struct
 import warnings
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors
-import safetensors.numpy
-
+from tokenworld import files
+from tokenworld.data.meta import META, check_meta, make_meta, read_meta
+from tokenworld.data.records import HEADER, RECORD_BYTES, SPLITS, Episode, longest, pack, unpack, unpack_number
+from tokenworld.data.shards import Damage, Damages, Payload, find_shards, pieces, scan, shard_number, shard_path
 from tokenworld.errors import UserError
 
-FORMAT = "tokenworld-episodes"
-VERSION = 1
-MAGIC = b"TWEP"
-HEADER = struct.Struct("<4sIQI")
+__all__ = ["Damage", "Episode", "EpisodeWriter", "make_meta", "read_episodes", "read_meta"]
+
 SHARD_BYTES = 256 * 2**20
-SPLITS = ("train", "test")
-FIELDS = {"action": np.int64, "reward": np.float32, "terminated": np.bool_, "truncated": np.bool_}
+
+Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Episode:
-    """One episode of n actions (n >= 1), or a part of one that was cut off."""
-
-    obs: np.ndarray  # (n+1, C, H, W) uint8
-    action: np.ndarray  # (n,) int64
-    reward: np.ndarray  # (n,) float32
-    terminated: np.ndarray  # (n,) bool
-    truncated: np.ndarray  # (n,) bool
-    split: str = "train"
-    seed: int | None = None  # of the environment it was collected from
-
-    def __post_init__(self) -> None:
-        n = len(self.action)
-        if n < 1 or self.obs.ndim != 4 or len(self.obs) != n + 1 or self.obs.dtype != np.uint8:
-            raise ValueError(f"an episode of {n} actions needs obs ({n + 1}, C, H, W) uint8, got {self.obs.shape}")
-        for name, dtype in FIELDS.items():
-            field = getattr(self, name)
-            if field.shape != (n,) or field.dtype != dtype:
-                raise ValueError(f"{name} must be ({n},) {np.dtype(dtype)}, got {field.shape} {field.dtype}")
-        if self.split not in SPLITS:
-            raise ValueError(f"split must be one of {SPLITS}, got {self.split!r}")
-
-    @property
-    def steps(self) -> int:
-        return len(self.action)
-
-    @property
-    def episode_return(self) -> float:
-        return float(self.reward.sum(dtype=np.float64))
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A part of a shard that could not be read."""
-
-    file: Path
-    offset: int  # where it begins, bytes
-    length: int  # bytes that were skipped
-    kind: str  # "torn": the last record is incomplete (its writer was killed, or writes still); "corrupt": all else
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.kind} record at byte {self.offset} ({self.reason}), {self.length} bytes skipped"
-
-
-def make_meta(
-    *,
-    env_id: str,
-    frame_shape: tuple[int, int, int],
-    action_count: int,
-    action_meanings: list[str] | None = None,
-    preprocessing: dict[str, Any] | None = None,
-    seed: int | None = None,
-) -> dict[str, Any]:
-    """The content of `meta.json`. frame_shape is (C, H, W)."""
-    return {
-        "format": FORMAT,
-        "version": VERSION,
-        "env_id": env_id,
-        "frame_shape": [int(size) for size in frame_shape],
-        "action_count": int(action_count),
-        "action_meanings": action_meanings,
-        "preprocessing": preprocessing or {},
-        "seed": seed,
-    }
-
-
-def read_meta(directory: str | Path) -> dict[str, Any]:
-    """`meta.json` of a data set. Raises `UserError` if the folder is none, or one of a later version."""
-    directory = Path(directory)
-    if not directory.is_dir():
-        raise UserError(f"{directory} is no data set: there is no such folder; make one with `tokenworld collect`")
-    try:
-        meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{directory} is no data set: it has no meta.json; `tokenworld collect` makes one") from error
-    except ValueError as error:
-        raise UserError(f"{directory} is no data set: its meta.json is not JSON; restore that file") from error
-    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise UserError(f"{directory} is no data set: meta.json does not say format {FORMAT}; choose another folder")
-    if meta.get("version") != VERSION:
-        raise UserError(
-            f"{directory} has format version {meta.get('version')}, expected {VERSION}: use a tokenworld that knows it"
-        )
-    shape = meta.get("frame_shape")
-    if not (isinstance(shape, list) and len(shape) == 3 and isinstance(meta.get("action_count"), int)):
-        raise UserError(f"{directory}: meta.json lacks frame_shape [C, H, W] or action_count; restore that file")
-    return meta
+def _warn(sentence: str) -> None:
+    warnings.warn(sentence, stacklevel=4)
 
 
 class EpisodeWriter:
     """Appends episodes to the data set in `directory`, which it creates if need be. One writer at a time.
 
     Each record reaches the operating system at once, so that a killed process loses nothing; the disk is waited for
-    (fsync) when it matters: at `position`, at a new shard, at `close`.
+    (fsync) when it matters: at `position`, at a new shard, at `close`. Raises `UserError` where the disk refuses; what was
+    appended before is whole then.
     """
 
-    def __init__(self, directory: str | Path, meta: dict[str, Any], *, shard_bytes: int = SHARD_BYTES) -> None:
-        """Raises `UserError` if the folder holds a data set of other frames or actions."""
+    def __init__(
+        self, directory: str | Path, meta: dict[str, Any], *, shard_bytes: int = SHARD_BYTES, say: Say = _warn
+    ) -> None:
+        """say: is told of a torn record that is cut off. Raises `UserError` if the folder holds a data set of other frames or
+        actions."""
         self.directory = Path(directory)
         self.shard_bytes = shard_bytes
-        self.episodes = 0
+        self.episodes = 0  # the number of the next one
         self.meta = meta
         self._create_or_check()
-        shards = _shards(self.directory)
-        self._shard = _number(shards[-1]) if shards else 0
+        shards = find_shards(self.directory)
+        self._shard = shard_number(shards[-1]) if shards else 0
         for shard in shards:
-            for item in _scan(shard):
-                if isinstance(item, bytes):
-                    self.episodes += 1
-                elif item.kind == "torn" and shard == shards[-1]:
-                    warnings.warn(f"{item}: cut off", stacklevel=2)
-                    os.truncate(shard, item.offset)
+            with files.writing(shard), open(shard, "rb", buffering=0) as file:
+                for item in scan(shard, file):
+                    if isinstance(item, Payload):
+                        number = unpack_number(pieces(file, item))
+                        self.episodes = max(self.episodes, self.episodes if number is None else number) + 1
+                    elif item.kind == "torn" and shard == shards[-1]:
+                        say(f"{item}: cut off")
+                        os.truncate(shard, item.offset)
         self._open()
 
     @classmethod
     def open_at(
-        cls, directory: str | Path, position: dict[str, int], *, shard_bytes: int = SHARD_BYTES
+        cls,
+        directory: str | Path,
+        position: dict[str, int],
+        *,
+        shard_bytes: int = SHARD_BYTES,
+        meta: dict[str, Any] | None = None,
+        say: Say | None = None,
     ) -> EpisodeWriter:
-        """Cut the data set back to an earlier `position()` and go on from there.
+        """Cut the data set back to an earlier `position()` and continue there.
 
-        Raises `UserError` if the data that the position speaks of is no longer there.
+        If data that the position speaks of is no longer there, `say` is told and what is there is kept; without `say`, this
+        raises `UserError`. meta: takes the place of a meta.json that cannot be read.
         """
         directory = Path(directory)
-        meta = read_meta(directory)
-        path = _shard_path(directory, position["shard"])
+        try:
+            meta = read_meta(directory)
+        except UserError as error:
+            if meta is None or say is None:
+                raise
+            say(f"{error}; it is written again")
+            files.write(directory / META, json.dumps(meta, indent=1))
+        path = shard_path(directory, position["shard"])
         size = path.stat().st_size if path.is_file() else 0
         if size < position["offset"]:
-            raise UserError(f"{path} has {size} bytes, expected at least {position['offset']}: restore that file")
-        for shard in _shards(directory):
-            if _number(shard) > position["shard"]:
-                shard.unlink()
-        if path.is_file():
-            os.truncate(path, position["offset"])
-        writer = cls(directory, meta, shard_bytes=shard_bytes)
+            lost = f"{path} has {size} bytes, expected at least {position['offset']}"
+            if say is None:
+                raise UserError(f"{lost}: restore that file")
+            say(f"{lost}: its last episodes are left out")
+        for shard in find_shards(directory):
+            if shard_number(shard) > position["shard"]:
+                with files.writing(shard):
+                    shard.unlink()
+        if size > position["offset"]:
+            with files.writing(path):
+                os.truncate(path, position["offset"])
+        writer = cls(directory, meta, shard_bytes=shard_bytes, say=_warn if say is None else say)
         writer.episodes = position["episodes"]
         return writer
 
     def append(self, episode: Episode) -> None:
+        """Write one episode. Raises ValueError for other frames or actions, UserError for one that no record can hold."""
         shape = tuple(self.meta["frame_shape"])
         if episode.obs.shape[1:] != shape:
             raise ValueError(f"frames must be {shape} as in {self.directory}/meta.json, got {episode.obs.shape[1:]}")
         A = self.meta["action_count"]
         if episode.action.min() < 0 or episode.action.max() >= A:
             raise ValueError(f"actions must be in 0..{A - 1}, got {episode.action.min()}..{episode.action.max()}")
+        most = longest(shape)
+        if episode.steps > most:
+            raise UserError(
+                f"an episode of {episode.steps:,} steps is too long for a record, which holds {most:,} steps of frames {shape}:"
+                " write it in parts whose last step is truncated"
+            )
         if self._file.tell() >= self.shard_bytes:
             self.close()
             self._shard += 1
             self._open()
-        self._file.write(_record(episode, self.episodes))
-        self._file.flush()
+        self._write(pack(episode, self.episodes))
         self.episodes += 1
 
     def position(self) -> dict[str, int]:
         """Where the data set ends now, as JSON; all that lies before it is on the disk when this returns."""
-        os.fsync(self._file.fileno())
+        with self._writing():
+            os.fsync(self._file.fileno())
         return {"shard": self._shard, "offset": self._file.tell(), "episodes": self.episodes}
 
     def close(self) -> None:
-        if not self._file.closed:
+        if self._file.closed:
+            return
+        with self._writing(), self._file:
             os.fsync(self._file.fileno())
-            self._file.close()
 
     def __enter__(self) -> EpisodeWriter:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type | None, *_: object) -> None:
+        with contextlib.suppress(*([UserError] if kind else [])):  # the first error is the one to be told
+            self.close()
 
     def _create_or_check(self) -> None:
-        if not (self.directory / "meta.json").exists():
-            if _shards(self.directory):
+        path = self.directory / META
+        if not path.exists():
+            if find_shards(self.directory):
                 raise UserError(f"{self.directory} holds episodes but no meta.json: restore it or use another folder")
-            self.directory.mkdir(parents=True, exist_ok=True)
-            _write_json(self.directory / "meta.json", self.meta)
+            self.meta = json.loads(json.dumps(self.meta))
+            check_meta(self.meta, "the data set to be written")
+            files.write(path, json.dumps(self.meta, indent=1))
             return
         there = read_meta(self.directory)
         for key in ("env_id", "frame_shape", "action_count"):
@@ -241,192 +187,99 @@ class EpisodeWriter:
         self.meta = there
 
     def _open(self) -> None:
-        self._file = open(_shard_path(self.directory, self._shard), "ab")
-        self._file.seek(0, os.SEEK_END)
-        _sync_folder(self.directory)
+        with self._writing():
+            self._file = open(shard_path(self.directory, self._shard), "ab", buffering=0)
+            self._file.seek(0, os.SEEK_END)
+            files.sync(self.directory)
+
+    def _write(self, record: bytes) -> None:
+        """All of a record or, where the disk allows, nothing of it."""
+        begin, left = self._file.tell(), memoryview(record)
+        with self._writing():
+            try:
+                while left:
+                    left = left[self._file.write(left) :]
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    self._file.truncate(begin)
+                    self._file.seek(begin)
+                raise
+
+    def _writing(self) -> contextlib.AbstractContextManager[None]:
+        return files.writing(shard_path(self.directory, self._shard), "all episodes that were written before are whole")
 
 
 def read_episodes(
-    directory: str | Path, split: str | None = None, on_corrupt: Callable[[Damage], None] | None = None
+    directory: str | Path,
+    split: str | None = None,
+    on_corrupt: Callable[[Damage], None] | None = None,
+    *,
+    limit: int = RECORD_BYTES,
 ) -> Iterator[Episode]:
     """The episodes of a data set in the order of writing, of one split or of both.
 
-    What cannot be read is skipped and handed to `on_corrupt`; without one, it is a Python warning. Raises `UserError`
-    at once if the folder is no data set.
+    What cannot be read is skipped and handed to `on_corrupt`; without one, there are Python warnings. limit: bytes that the
+    arrays of one record may have. Raises `UserError` at once if the folder is no data set.
     """
     if split is not None and split not in SPLITS:
         raise UserError(f"split must be train or test, got {split}: choose one of them, or leave it out for both")
-    meta = read_meta(directory)
-    report = on_corrupt or (lambda damage: warnings.warn(str(damage), stacklevel=2))
-    return _read(Path(directory), tuple(meta["frame_shape"]), split, report)
+    numbered = read_numbered(directory, split, on_corrupt, limit)
+    return (episode for _, episode in numbered)
+
+
+def read_numbered(
+    directory: str | Path,
+    split: str | None = None,
+    on_corrupt: Callable[[Damage], None] | None = None,
+    limit: int = RECORD_BYTES,
+) -> Iterator[tuple[int | None, Episode]]:
+    """As `read_episodes`, each with the number that it says it has in this data set."""
+    return _read(Path(directory), read_meta(directory), split, on_corrupt, limit)
 
 
 def _read(
-    directory: Path, shape: tuple[int, ...], split: str | None, report: Callable[[Damage], None]
-) -> Iterator[Episode]:
-    for shard in _shards(directory):
-        offset = 0
-        for item in _scan(shard):
-            if isinstance(item, Damage):
-                report(item)
-                offset = item.offset + item.length
-                continue
-            length = HEADER.size + len(item)
-            try:
-                episode = _episode(item, shape, split)
-            except (ValueError, KeyError, TypeError, struct.error, zlib.error, safetensors.SafetensorError) as error:
-                report(Damage(shard, offset, length, "corrupt", f"not an episode of this data set: {error}"))
-                episode = None
-            offset += length
-            if episode is not None:
-                yield episode
+    directory: Path, meta: dict[str, Any], split: str | None, on_corrupt: Callable[[Damage], None] | None, limit: int
+) -> Iterator[tuple[int | None, Episode]]:
+    damages = Damages()
+    report = on_corrupt or damages.add
+    content = tuple(meta["frame_shape"]), meta["action_count"], split, limit
+    for shard in find_shards(directory):
+        with files.writing(shard), open(shard, "rb", buffering=0) as file:
+            for item in scan(shard, file):
+                if isinstance(item, Damage):
+                    report(item)
+                    continue
+                try:
+                    found = unpack(pieces(file, item), item.end - item.begin, *content)
+                except ValueError as error:
+                    begin = item.begin - HEADER.size
+                    reason = f"not an episode of this data set: {error}"
+                    report(Damage(shard, begin, item.end - begin, "corrupt", reason))
+                    continue
+                if found is not None:
+                    yield found
+    for line in damages.lines():
+        _warn(line)
 
 
-def describe(directory: str | Path) -> dict[str, Any]:
-    """What `tokenworld data info` prints: spaces, and per split episodes, steps and returns; size; integrity."""
-    directory = Path(directory)
-    meta = read_meta(directory)
-    damages: list[Damage] = []
-    splits: dict[str, Any] = {}
-    lists: dict[str, list[tuple[int, float, bool]]] = {name: [] for name in SPLITS}
-    for episode in read_episodes(directory, on_corrupt=damages.append):
-        complete = bool(episode.terminated[-1])
-        lists[episode.split].append((episode.steps, episode.episode_return, complete))
-    for name, entries in lists.items():
-        returns = [entry[1] for entry in entries]
-        splits[name] = {
-            "episodes": len(entries),
-            "steps": sum(entry[0] for entry in entries),
-            "terminated": sum(entry[2] for entry in entries),
-            "return_mean": float(np.mean(returns)) if returns else None,
-            "return_min": min(returns, default=None),
-            "return_max": max(returns, default=None),
-        }
-    shards = _shards(directory)
-    return {
-        "directory": str(directory),
-        **{key: meta.get(key) for key in ("env_id", "frame_shape", "action_count", "action_meanings", "seed")},
-        "preprocessing": meta.get("preprocessing"),
-        "episodes": sum(entry["episodes"] for entry in splits.values()),
-        "steps": sum(entry["steps"] for entry in splits.values()),
-        "splits": splits,
-        "shards": len(shards),
-        "bytes": sum(shard.stat().st_size for shard in shards),
-        "corrupt": sum(damage.kind == "corrupt" for damage in damages),
-        "torn": sum(damage.kind == "torn" for damage in damages),
-        "damage": [str(damage) for damage in damages],
-    }
+def load_episodes(directory: str | Path, add: Callable[[Episode], None], say: Say) -> dict[str, int]:
+    """Hand all episodes of a data set to `add`; how many there are by split, and how many are damaged.
+
+    What is damaged is left out, and told to `say` in a few sentences.
+    """
+    damages, counts = Damages(), dict.fromkeys(SPLITS, 0)
+    for episode in read_episodes(directory, on_corrupt=damages.add):
+        add(episode)
+        counts[episode.split] += 1
+    for line in damages.lines():
+        say(f"skipped: {line}")
+    return counts | {"damaged": damages.count}
 
 
-def _record(episode: Episode, number: int) -> bytes:
-    tensors = {"obs": episode.obs, **{name: getattr(episode, name) for name in FIELDS}}
-    metadata = {
-        "episode": str(number),
-        "split": episode.split,
-        "seed": "" if episode.seed is None else str(episode.seed),
-    }
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    payload = zlib.compress(safetensors.numpy.save(contiguous, metadata), level=1)
-    return HEADER.pack(MAGIC, VERSION, len(payload), zlib.crc32(payload)) + payload
-
-
-def _episode(payload: bytes, shape: tuple[int, ...], split: str | None) -> Episode | None:
-    """Decode a payload; None if it is of the other split."""
-    raw = zlib.decompress(payload)
-    (length,) = struct.unpack("<Q", raw[:8])  # a safetensors file begins with the length of its JSON header
-    metadata = json.loads(raw[8 : 8 + length])["__metadata__"]
-    if split is not None and metadata["split"] != split:
-        return None
-    tensors = safetensors.numpy.load(raw)
-    if tensors["obs"].shape[1:] != shape:
-        raise ValueError(f"frames are {tensors['obs'].shape[1:]}, meta.json says {shape}")
-    seed = int(metadata["seed"]) if metadata["seed"] else None
-    return Episode(**{name: tensors[name] for name in ("obs", *FIELDS)}, split=metadata["split"], seed=seed)
-
-
-def _scan(shard: Path) -> Iterator[bytes | Damage]:
-    """The payloads of a shard whose checksums are right, and the damage between them, in order."""
-    with open(shard, "rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        offset = 0
-        while offset < size:
-            file.seek(offset)
-            payload, reason = _payload(file.read(HEADER.size), file, size - offset)
-            if payload is not None:
-                yield payload
-                offset += HEADER.size + len(payload)
-                continue
-            file.seek(offset)
-            rest = file.read(size - offset)
-            length = _skip(rest)
-            # Nothing intact follows and a header does not end within the file: this is where a writer was killed.
-            torn = length == len(rest) and reason.startswith("incomplete")
-            yield Damage(shard, offset, length, "torn" if torn else "corrupt", reason)
-            offset += length
-
-
-def _payload(header: bytes, file: Any, left: int) -> tuple[bytes | None, str]:
-    """The payload whose header was just read, or None and what is wrong. `left`: bytes to the end, header included."""
-    if len(header) < HEADER.size:
-        return None, "incomplete header"
-    magic, version, length, checksum = HEADER.unpack(header)
-    if magic != MAGIC:
-        return None, "no record begins here"
-    if version != VERSION:
-        return None, f"record version {version}, expected {VERSION}"
-    if length > left - HEADER.size:
-        return None, "incomplete payload"
-    payload = file.read(length)
-    if zlib.crc32(payload) != checksum:
-        return None, "wrong checksum"
-    return payload, ""
-
-
-def _skip(rest: bytes) -> int:
-    """How many bytes to skip from a damaged record at the start of `rest` to the next record, or to the end."""
-    if len(rest) >= HEADER.size:
-        length = HEADER.unpack_from(rest)[2]
-        end = HEADER.size + length
-        if end == len(rest) or rest[end : end + len(MAGIC)] == MAGIC:
-            return end
-    at = rest.find(MAGIC, 1)
-    while at != -1:
-        if len(rest) - at >= HEADER.size:
-            _, version, length, checksum = HEADER.unpack_from(rest, at)
-            payload = rest[at + HEADER.size : at + HEADER.size + length]
-            if version == VERSION and len(payload) == length and zlib.crc32(payload) == checksum:
-                return at
-        at = rest.find(MAGIC, at + 1)
-    return len(rest)
-
-
-def _shard_path(directory: Path, number: int) -> Path:
-    return directory / f"episodes-{number:05d}.bin"
-
-
-def _number(shard: Path) -> int:
-    return int(shard.stem.removeprefix("episodes-"))
-
-
-def _shards(directory: Path) -> list[Path]:
-    found = [path for path in directory.glob("episodes-*.bin") if path.stem.removeprefix("episodes-").isdigit()]
-    return sorted(found, key=_number)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all, whenever the process is killed."""
-    temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(directory: Path) -> None:
-    """New names reach the disk with their folder, not with their file. (Only POSIX can open a folder.)"""
-    if os.name == "posix":
-        descriptor = os.open(directory, os.O_RDONLY)
-        os.fsync(descriptor)
-        os.close(descriptor)
+def check_trainable(directory: str | Path, counts: dict[str, int], collects: bool) -> None:
+    """Raises `UserError` if there is nothing to learn from in what `load_episodes` has counted. collects: more will come."""
+    if not counts["train"] and not (collects and counts["test"]):
+        raise UserError(
+            f"{directory} has no episode to train on (0 of the training split, {counts['test']} of the test split,"
+            f" {counts['damaged']} damaged): choose another data set, `tokenworld collect` makes one"
+        )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenworld.data.episodes import Episode
+from tokenworld.data.records import Episode
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Steps
 
@@ -135,7 +135,7 @@ class Replay:
 
     def _windows(self, batch: int, length: int, rng: np.random.Generator, ends: Ends, recent: float) -> np.ndarray:
         if self.rows == 0:
-            raise UserError("the replay is empty: collect at least one episode before training")
+            raise UserError("the replay is empty: training needs at least one episode of the training split")
         if ends == "any":
             last = self._numbers(self.rows, batch, rng, recent)  # (B,)
         elif ends == "acted":
@@ -272,19 +272,19 @@ class Replay:
         version = self._arrays["version"][kept]
         return {"codes": torch.from_numpy(self._codes[kept].copy()), "version": torch.from_numpy(version.copy())}
 
-    def load_code_state(self, state: dict[str, Tensor]) -> None:
-        """Put back `code_state()` of a replay with the same episodes. Raises `UserError` if they are others."""
+    def load_code_state(self, state: dict[str, Tensor]) -> bool:
+        """Put back `code_state()` of a replay with the same episodes. False, and nothing is put back, if they are others: the
+        codes of all rows are then encoded again."""
         if not state:
-            return
-        if len(state["version"]) != self.rows:
-            raise UserError(
-                f"the saved codes are of {len(state['version'])} rows, the replay has {self.rows}: "
-                "restore the episodes that belong to the checkpoint"
-            )
+            return True
+        codes, version = state["codes"], state["version"]
+        if codes.ndim != 2 or len(codes) != self.rows or version.shape != (self.rows,):
+            return False
         kept = slice(self._start, self._start + self.rows)
-        self._codes = np.zeros((len(self._arrays["version"]), state["codes"].shape[1]), np.int32)
-        self._codes[kept] = state["codes"].numpy()
-        self._arrays["version"][kept] = state["version"].numpy()
+        self._codes = np.zeros((len(self._arrays["version"]), codes.shape[1]), np.int32)
+        self._codes[kept] = codes.numpy()
+        self._arrays["version"][kept] = version.numpy()
+        return True
 
     def _places(self, rows: np.ndarray) -> np.ndarray:
         assert rows.size == 0 or (rows.min() >= 0 and rows.max() < self.rows), (rows.min(), rows.max(), self.rows)

@@ -245,6 +245,7 @@ def _number(x: Any) -> bool:
 def provenance(run) -> dict[str, Any]:
     """Where the numbers come from; `run` as in `tokenworld.run`."""
     parts = {"tokenizer": run.world_model.tokenizer, "dynamics": run.world_model.dynamics_modules()}
+    settings = {name: value for name, value in run.world_model.config.get("parts", {}).items() if name not in ("env", "policy")}
     return {
         "run": str(run.out),
         "env_id": run.meta["env_id"],
@@ -252,6 +253,7 @@ def provenance(run) -> dict[str, Any]:
         "recipe": run.config.get("recipe"),
         "updates": {name: run.count[name] for name in parts},
         "weights": {name: fingerprint(module) for name, module in parts.items()},
+        "parts": hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16],
         "temperature": 1.0,
         "device": str(run.device),
         "torch": torch.__version__,

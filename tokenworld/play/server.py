@@ -19,11 +19,10 @@ import re
 import secrets
 import socket
 import struct
-import sys
 from pathlib import Path
 from typing import Any
 
-from tokenworld import viz
+from tokenworld import private, viz
 from tokenworld.errors import UserError
 from tokenworld.play.future import Dream
 from tokenworld.play.session import HOTTEST, Session
@@ -213,18 +212,16 @@ def _packed(told: dict, *parts: bytes) -> bytes:
 def remembered_token() -> str:
     """Random, made once for each user and kept where only they can read it: a page that is open when the server ends finds the
     next one. Where nothing can be kept, a new one each time."""
-    default = Path.home() / ".local" / "state"
-    path = Path(os.environ.get("XDG_STATE_HOME") or default) / "tokenworld" / "play.token"
-    token = secrets.token_urlsafe(32)
+    token, path = secrets.token_urlsafe(32), private.file("XDG_STATE_HOME", ".local/state", "play.token")
+    if path is None:
+        return token
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                 file.write(token)
         except FileExistsError:
             found = path.read_text(encoding="ascii")
-            private = sys.platform == "win32" or path.stat().st_mode & 0o077 == 0
-            if private and re.fullmatch(r"[\w-]{43}", found):
+            if (os.name != "posix" or path.stat().st_mode & 0o077 == 0) and re.fullmatch(r"[\w-]{43}", found):
                 return found
             path.unlink()  # others could read it, or it is damaged
             return remembered_token()

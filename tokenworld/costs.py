@@ -1,0 +1,48 @@
+"""How long a training will take, said before it begins where it is long: large frames make thousands of codes."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+MANY_CODES = 256  # a frame; the shipped recipes have 16 to 64
+SIZE = 512  # of the matrix product that measures this machine
+
+
+def warn_of_costs(run: Any, train: dict[str, dict[str, Any]]) -> None:
+    """Say how many codes a frame has and about how long the dynamics will take, if these are many. `train`: its phases."""
+    world_model, settings = run.world_model, train["dynamics"]
+    K = world_model.shapes.codes
+    if K <= MANY_CODES or "dynamics" not in run.phases:
+        return
+    C, H, W = world_model.shapes.frame
+    epochs = max(0, train["loop"].get("epochs", 1) - settings.get("start", 0))
+    updates = settings.get("updates", 1) * epochs
+    flops = updates * _update_flops(world_model, settings.get("batch", 1), settings.get("length", 2))
+    hours = flops / _speed(run.device) / 3600
+    needs = f"{hours / 24:.0f} days" if hours > 48 else f"{hours:.0f} hours" if hours > 2 else f"{60 * hours:.0f} minutes"
+    run.log.say(
+        f"this tokenizer makes {K:,} codes of a frame of {H} x {W} pixels: the dynamics alone will take about {needs} here, or"
+        " more; smaller frames (env.height=64 env.width=64) or larger patches (tokenizer.patch=8) make fewer codes"
+    )
+
+
+def _update_flops(world_model: Any, batch: int, length: int) -> float:
+    """Of one update of the dynamics: six for each weight and position, and what attention adds."""
+    positions = length * (world_model.shapes.codes + 1)
+    weights = sum(p.numel() for p in world_model.dynamics_modules().parameters())
+    layers = max((len(m) for m in world_model.backbone.modules() if isinstance(m, torch.nn.ModuleList)), default=1)
+    return batch * positions * (6 * weights + 12 * layers * world_model.shapes.dim * positions)
+
+
+def _speed(device: torch.device) -> float:
+    """Floating-point operations a second in a matrix product, the best of three."""
+    x = torch.ones(SIZE, SIZE, device=device)
+    times = []
+    for _ in range(3):
+        began = time.perf_counter()
+        (x @ x).sum().item()
+        times.append(time.perf_counter() - began)
+    return 2 * SIZE**3 / min(times)
