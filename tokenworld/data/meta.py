@@ -76,7 +76,8 @@ def check_meta(meta: dict[str, Any], source: str) -> None:
             got = shown(value) if key in meta else "nothing"
             raise UserError(f"{source}: {key} must be {wanted}, got {got}: restore that file or make the data set again")
     if longest(tuple(meta["frame_shape"])) < 1:
-        raise UserError(f"{source}: frames of {shown(meta['frame_shape'])} bytes do not fit into a record: choose smaller ones")
+        got = shown(meta["frame_shape"])
+        raise UserError(f"{source}: frame_shape must be of frames that fit into a record, got {got}: choose smaller frames")
 
 
 def are_meanings(value: Any, action_count: int) -> bool:
