@@ -130,8 +130,8 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "fsync", full)
-        with pytest.raises(UserError, match="no space left"):
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(UserError, match="No space left.*previous checkpoint is intact"):
             checkpoint.save(tmp_path / "c", {"net": net(2.0)}, {})
     assert stored(tmp_path / "c") == 1.0 and os.listdir(tmp_path) == ["c"]
 
@@ -158,7 +158,7 @@ def file_operations(monkeypatch, kill_at: int) -> list[str]:
 
         monkeypatch.setattr(owner, name, operation)
 
-    counted(checkpoint.os, "fsync")
+    counted(os, "fsync")
     counted(checkpoint.Path, "rename")
     counted(checkpoint.Path, "mkdir")
     counted(checkpoint.shutil, "rmtree")

@@ -146,7 +146,7 @@ def test_a_rank_that_dies_ends_the_job_and_the_run_goes_on(tmp_path):
     os.kill(children(process)[-1], signal.SIGKILL)
     code, output = ended(process, 60)
     assert code != 0
-    go_on = f"go on with: torchrun --nproc-per-node=2 -m tokenworld.cli train --resume {tmp_path / 'a'}"
+    go_on = f"resume with: torchrun --nproc-per-node=2 -m tokenworld.cli train --resume {tmp_path / 'a'}"
     assert go_on in output, output[-3000:]
     code, output = ended(train(2, *words))  # the same command goes on, too
     assert code == 0 and "resumed" in output, output[-3000:]

@@ -10,7 +10,7 @@ import torch
 from conftest import rouse
 from gymnasium.utils.env_checker import check_env
 
-from tokenworld import DreamEnv, WorldModel, cli, dream_env
+from tokenworld import DreamEnv, WorldModel, cli, dream_env, origins
 from tokenworld.data.episodes import Episode
 from tokenworld.data.replay import Replay
 from tokenworld.errors import UserError

@@ -334,10 +334,9 @@ def test_a_restored_simulator_goes_on_as_the_original():
 
 def test_histories_that_meet():
     """Two ways into one state, each a true history: its frames are those that its actions bring."""
-    simulator, rng = Tabular(World()), np.random.default_rng(0)
-    met = 0
+    simulator, met = Tabular(World()), 0
     for place in branch_probe.places(simulator, 20, 3, math.inf):
-        found = pair_probe._meeting(simulator, place, rng, context=6)
+        found = pair_probe._meeting(simulator, place, context=6)
         if found is None:
             continue
         one, two = found

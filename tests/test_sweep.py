@@ -194,7 +194,7 @@ def test_ctrl_c_gives_each_run_one_signal_and_starts_no_other(fake, capsys):
     assert (fake / "Breakout-seed8" / "stopped").read_text() == "once "
     assert not (fake / "Breakout-seed1").exists()
     err = capsys.readouterr().err
-    assert f"stopped; go on with: tokenworld sweep overlay=debug device=cpu out={fake} seed=8,1" in err
+    assert f"stopped; resume with: tokenworld sweep overlay=debug device=cpu out={fake} seed=8,1" in err
     assert run(fake, "seed=8,1") == 0
 
 

@@ -10,41 +10,33 @@ import random
 import shutil
 import sys
 import tempfile
-import time
 import weakref
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from tokenworld import checkpoint, config, distributed, env_section, hub, origins, sharding
+from tokenworld import checkpoint, config, distributed, env_section, folders, hub, origins, restore
 from tokenworld import train as training
 from tokenworld.costs import warn_of_costs
 from tokenworld.data.episodes import EpisodeWriter, check_trainable, load_episodes, make_meta, read_episodes, read_meta
+from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
 from tokenworld.log import Log, check_sinks
-from tokenworld.run import Run, restore_model
+from tokenworld.restore import Saved
+from tokenworld.run import Run
 from tokenworld.world_model import WorldModel
 
 MODEL_SECTIONS = ("tokenizer", "backbone", "decoding", "action", "reward", "termination")
 
 
-def new_run(cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
-    """A run in a folder of its own. A folder that holds the same config is gone on with, any other is refused."""
+def new_run(cfg: dict, cli: dict, phases: tuple[str, ...], out: Path | None = None) -> Run:
+    """A run in the folder `out`, which is empty or holds a run of the same config: that one is resumed. None: as `cli` says."""
     device_of(cli.get("device", "auto"))
-    seed, recipe = cli.get("seed", 0), Path(cli["recipe"]).stem
-    if distributed.world() > 1 and "out" not in cli:
-        raise UserError("training on several processes needs a folder that a restart finds again, got no out: add out=DIR")
-    out = Path(cli.get("out") or f"runs/{time.strftime('%Y%m%d-%H%M%S')}-{recipe}-{seed}")
-    if distributed.agreed(out.exists() and any(out.iterdir())):
-        if (out / "config.yaml").is_file() and config.load(out) == (cfg, cli):
-            return resumed(out, cfg, cli, phases)
-        raise UserError(
-            f"{out} exists and is not this run, nothing is overwritten: choose another out=DIR,"
-            f" or go on with it by tokenworld train --resume {out}"
-        )
-    with _removed_on_error(out):
-        out.mkdir(parents=True, exist_ok=True)
+    out = Path(cli["out"]) if out is None else out
+    if distributed.agreed((out / "config.yaml").is_file()):
+        return resumed(out, cfg, cli, phases)
+    with folders.emptied_on_error(out):
         if distributed.rank() == 0:
             config.save(out / "config.yaml", cfg, cli)  # first: a run that is killed from here on can be gone on with
         run = built(out, cfg, cli, phases)
@@ -75,16 +67,15 @@ def opened(out: str, keys: dict) -> tuple[Run, dict, dict]:
         return _opened_model(Path(out), keys)
     cfg, cli = config.load(out)
     config.check(cfg)
-    modules, state = checkpoint.load(Path(out) / "checkpoint")
-    log = Log(None)
+    saved, log = restore.load(out), Log(None)
     if "device" not in keys and not is_here(cli.get("device", "auto")):
         log.say(f"{out} was trained with device={cli.pop('device')}, which is not here: using {device_of('auto')}")
     if "data" not in keys and not Path(cli.get("data", ".")).is_dir():
         log.say(f"{out} learned from {cli.pop('data')}, which is not there now: if its episodes are needed, add data=DIR")
     cli = cli | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
     phases = (cli["phase"], "evaluate") if "phase" in cli else training.PHASES
-    run = built(Path(out), cfg, cli, phases, log=log, load=False)
-    _restore(run, modules, state, Path(out))
+    run = built(Path(out), cfg, cli, phases, log=log, saved=saved)
+    _restore(run, saved)
     _read_replay(run, Path(out) / "replay")
     return run, cfg, cli
 
@@ -102,10 +93,10 @@ def _opened_model(folder: Path, keys: dict) -> tuple[Run, dict, dict]:
     # what it is scored in was checked when it was loaded; the training's own words for it were not
     cfg["train"] = cfg["train"] | {"evaluate": cfg["train"]["evaluate"] | {"env": told.get("score_env") or {}}}
     cli = {"recipe": folder.name} | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
-    run = built(folder, cfg, {key: value for key, value in cli.items() if key != "data"}, phases, log=Log(None), load=False)
-    run.world_model.load_state_dict(world_model.state_dict())
-    if run.policy is not None:
-        hub.load_into(run.policy, folder / "policy.safetensors", "policy")
+    policy = hub.stored(folder / "policy.safetensors", "policy") if "policy" in cfg else None
+    saved = Saved(hub.stored(folder / "model.safetensors"), policy)
+    run = built(folder, cfg, {key: value for key, value in cli.items() if key != "data"}, phases, log=Log(None), saved=saved)
+    saved.put(run.world_model, run.policy)
     figures = told.get("figures", {})
     run.count |= {"tokenizer": 1, "dynamics": 1, "policy": int(run.policy is not None)}
     run.count["env_steps"] = figures.get("env_steps", 0)
@@ -130,42 +121,42 @@ def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
                         f" tokenworld train --resume {out} data=DIR")  # fmt: skip
     device_of(cli.get("device", "auto"), f"add device=cpu: tokenworld train --resume {out} device=cpu")
     if not distributed.agreed(checkpoint.exists(out / "checkpoint")):
-        if distributed.rank() == 0:
-            for name in ("replay", "metrics.jsonl"):  # killed before its first checkpoint: from the start, in the same folder
-                path = out / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-        distributed.wait()
-        run = built(out, cfg, cli, phases)
-        if "collect" in phases:
-            run.writer = EpisodeWriter(_folder(out), run.meta)
-        return run
-    modules, state = checkpoint.load(out / "checkpoint")
-    run = built(out, cfg, cli, phases, log=_log(out, wall=state["wall"]), load=False)
-    run.log.truncate(state["log_lines"])
-    _restore(run, modules, state, out)
+        return _started_over(out, cfg, cli, phases)
+    saved = restore.load(out)
+    state, where = saved.state, out / "checkpoint" / checkpoint.STATE
+    run = built(out, cfg, cli, phases, log=_log(out, wall=state["wall"]), saved=saved)
+    _restore(run, saved)
+    restore.put_optimizers(run, saved)
+    restore.check_ranks(run, state["ranks"], where)
     ranks, same = state["ranks"], len(state["ranks"]) == distributed.world()
     run.spread = state["spread"] or not same
+    run.log.truncate(state["log_lines"])
     _reopen(run, [each["writer"] for each in ranks])
-    for name, saved in state["optimizers"].items():
-        module = {
-            "tokenizer": run.world_model.tokenizer,
-            "dynamics": run.world_model.dynamics_modules(),
-            "policy": run.policy,
-        }[name]
-        run.optimizer(name, module, lr=1.0).load_state_dict(saved)
-    if state["groups"] is not None:
-        run.shard()
-        modules = run.world_model.dynamics_modules()
-        optimizer = run.optimizer("dynamics", modules, lr=1.0)
-        for group, saved in zip(optimizer.param_groups, state["groups"], strict=True):
-            group.update({key: value for key, value in saved.items() if key != "params"})
-        sharding.read(checkpoint.shards(out / "checkpoint"), modules, optimizer)
     run.seed_ranks()
-    run.generator.set_state(ranks[0]["generator"].cpu())
-    run.shuffler.set_state(ranks[0]["shuffler"])
+    own = ranks[distributed.rank()] if same else ranks[0]
+    restore.put_generators(run, own, ranks[0]["generator"], ranks[0]["shuffler"], same)
     if same:
-        _restore_rank(run, ranks[distributed.rank()])
+        _restore_rank(run, own)
     run.log.say(f"resumed {out} after epoch {run.epoch}")
+    return run
+
+
+def _started_over(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
+    """A run that was killed before its first checkpoint, from its start in the same folder."""
+    aside, refused = None, None
+    if distributed.rank() == 0:
+        try:
+            aside = folders.start_over(out, cfg["train"]["loop"].get("checkpoint_every", 1))
+        except UserError as error:
+            refused = str(error)
+    refused = distributed.agreed(refused)
+    if refused:
+        raise UserError(refused)
+    run = built(out, cfg, cli, phases)
+    if aside is not None:
+        run.log.say(f"{out} had no checkpoint yet and starts over; what it had written is kept in {aside}")
+    if "collect" in phases:
+        run.writer = EpisodeWriter(_folder(out), run.meta)
     return run
 
 
@@ -191,29 +182,27 @@ def _reopen(run: Run, positions: list[dict | None]) -> None:
 
 
 def _restore_rank(run: Run, own: dict) -> None:
-    """What a rank alone knows: its games, and all that it draws."""
+    """What a rank alone knows: its games, and the codes of its episodes."""
     run.learnt_rows = min(own["learnt_rows"], run.replay.rows)
-    run.rng.bit_generator.state = own["batches"]
-    run.acting.set_state(own["acting"].cpu())
-    if own["collector"] is not None:
-        state = {key: value.numpy() if torch.is_tensor(value) else value for key, value in own["collector"].items()}
-        run.play_seed = state["seed"]
+    games = restore.collector_state(own)
+    if games is not None and "collect" in run.phases:
+        run.play_seed = games["seed"]
         keywords = run.phases["collect"].keywords
         defaults = inspect.signature(run.phases["collect"].func).parameters
         training.ensure_collector(run, **{k: keywords.get(k, defaults[k].default) for k in ("envs", "held_out")})
-        if dropped := run.collector.load_state_dict(state):
+        if dropped := run.collector.load_state_dict(games):
             run.log.say(dropped)
     if not run.spread:
         saved = own["code_cache"]
         if not all([run.replay.load_code_state(saved["replay"]), run.held_out.load_code_state(saved["held_out"])]):
             run.log.say("the saved codes are of other episodes than those that can be read: the frames are encoded again")
-    checkpoint.set_rng_state(own["rng"])
+    restore.put_global_generators(run, own)
 
 
-def _restore(run: Run, modules: dict, state: dict, out: Path) -> None:
-    run.restore_weights(modules, checkpoint.shards(out / "checkpoint"))
+def _restore(run: Run, saved: Saved) -> None:
+    saved.put(run.world_model, run.policy)
     for name in ("epoch", "count", "seconds", "results", "curve"):
-        setattr(run, name, state[name])
+        setattr(run, name, saved.state[name])
 
 
 def _log(out: Path, wall: float = 0.0) -> Log:
@@ -221,8 +210,11 @@ def _log(out: Path, wall: float = 0.0) -> Log:
     return Log(out, wall=wall) if distributed.rank() == 0 else Log(None, wall=wall, silent=True)
 
 
-def built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | None = None, load: bool = True) -> Run:
-    """The parts of a run, untrained or (`load`) with what load.* names, and with the episodes of `data`."""
+def built(
+    out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | None = None, saved: Saved | None = None
+) -> Run:
+    """The parts of a run, untrained or with what load.* names, and with the episodes of `data`. saved: whose weights the run
+    will have, which are compared with its parts before these are built."""
     seed = cli.get("seed", 0) % 2**48  # any whole number is a seed; what is derived from it stays within 64 bits
     check_sinks(cfg["train"]["loop"].get("sinks"))
     training.check_settings(cfg["train"])
@@ -238,21 +230,18 @@ def built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | N
     frame, actions = tuple(env.single_observation_space.shape), int(env.single_action_space.n)
     meta = meta_of(cfg, env, seed)
     env.close()
+    loaded = _loaded(cfg, cli, frame, actions) if saved is None else {}
+    if saved is not None:
+        saved.check_sizes(cfg, frame, actions)
     world_model = WorldModel.from_config(cfg, frame=frame, actions=actions)
     if cfg["train"]["evaluate"].get("kmeans") and not hasattr(world_model.tokenizer, "patch"):
         raise UserError("train.evaluate.kmeans compares with a tokenizer of patches: set it to false for this tokenizer")
-    policy = config.build(cfg["policy"], shapes=world_model.shapes) if "policy" in phases else None
-    if load:
-        for key in ("load.tokenizer", "load.world_model"):
-            if key in cli:
-                modules, state = checkpoint.load(Path(cli[key]) / "checkpoint")
-                part = "tokenizer" if key == "load.tokenizer" else "dynamics"
-                if state["count"][part] == 0:
-                    raise UserError(f"{key}={cli[key]} has an untrained {part}: expected the out= of `train {part}`")
-                if key == "load.tokenizer":
-                    world_model.tokenizer.load_state_dict(modules["tokenizer"])
-                else:
-                    restore_model(world_model, modules, checkpoint.shards(Path(cli[key]) / "checkpoint"))
+    policy = None
+    if "policy" in phases:
+        section, shapes = cfg["policy"], world_model.shapes
+        policy = config.build(section, shapes=shapes) if saved is None else saved.build_policy(cfg, shapes)
+    for key, found in loaded.items():
+        (found.put_tokenizer if key == "load.tokenizer" else found.put)(world_model)
     bound = {}
     for name in phases:
         section = {key: value for key, value in cfg["train"][name].items() if key != "_target_"}
@@ -276,20 +265,42 @@ def built(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | N
         world_model.to(device)
     section = {key: value for key, value in cfg["train"]["loop"].items() if key != "_target_"}
     run.config, run.loop = cfg | {"recipe": cli["recipe"]}, functools.partial(training.loop, run, **section)
-    for key in ("load.tokenizer", "load.world_model"):
-        if load and key in cli:
-            run.count["tokenizer"] = 1  # trained elsewhere: prepared, and its codes are version 1
-            run.count["dynamics"] += key == "load.world_model"
+    for key in loaded:
+        run.count["tokenizer"] = 1  # trained elsewhere: prepared, and its codes are version 1
+        run.count["dynamics"] += key == "load.world_model"
     if "data" in cli:
         _check_data(Path(cli["data"]), meta)
         counts = load_episodes(cli["data"], run.add, run.log.say)
-        if load:
+        if saved is None:
             check_trainable(cli["data"], counts, collects="collect" in phases)
     return run
 
 
+def _loaded(cfg: dict, cli: dict, frame: tuple[int, ...], actions: int) -> dict[str, Saved]:
+    """What load.* names, trained and of the sizes that the config says."""
+    found = {key: restore.load(cli[key]) for key in ("load.tokenizer", "load.world_model") if key in cli}
+    for key, saved in found.items():
+        part = "tokenizer" if key == "load.tokenizer" else "dynamics"
+        if saved.state["count"][part] == 0:
+            raise UserError(f"{key}={cli[key]} has an untrained {part}: expected the out= of `train {part}`")
+        try:
+            if part == "dynamics":
+                saved.check_sizes(cfg, frame, actions)
+            else:
+                section = cfg["tokenizer"]
+                saved.tokenizer().outline(lambda section=section: config.build(section, frame_shape=frame), [section])
+        except UserError as error:
+            source, here = config.load(cli[key])[0]["env"]["id"], cfg["env"]["id"]
+            if source == here:
+                raise
+            reason = str(error).removesuffix(f": {restore.MISMATCH}")
+            raise UserError(f"{key}={cli[key]} was trained on {source} and does not fit {here}, which has frames {frame} and"
+                            f" {actions} actions ({reason}): train a new one") from None  # fmt: skip
+    return found
+
+
 def env_of(cfg: dict, num_envs: int, **changes):
-    return config.build(cfg["env"] | changes, num_envs=num_envs)
+    return make_checked(cfg["env"], num_envs, **changes)
 
 
 def meta_of(cfg: dict, env, seed: int) -> dict:
@@ -402,17 +413,3 @@ def _keep_freed_memory() -> None:
             libc = ctypes.CDLL("libc.so.6")
             libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the most that it takes
             libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
-
-
-class _removed_on_error:
-    """A folder that was not there before is removed again if what fills it fails."""
-
-    def __init__(self, path: Path):
-        self.path, self.existed = path, path.exists()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, *_):
-        if kind is not None and not self.existed:
-            shutil.rmtree(self.path, ignore_errors=True)

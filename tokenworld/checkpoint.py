@@ -4,35 +4,35 @@
     RNG) · manifest.json (sizes, sha256)
 
 Written into a sibling folder, synced, then renamed; the old checkpoint goes last. Between the two renames the names
-`checkpoint.new` and `checkpoint.old` are both complete, and `load` finds them.
+`checkpoint.new` and `checkpoint.old` are both complete, and `load` finds them. A process may read while another one writes.
 """
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import hashlib
 import io
 import json
-import os
-import pickle
 import random
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as from_safetensors
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from tokenworld.errors import UserError
+from tokenworld import files, forms, safe_load, weights
+from tokenworld.errors import UserError, first_line
 
-MANIFEST = "manifest.json"
+MANIFEST, STATE, WEIGHTS = "manifest.json", "state.pt", ".safetensors"
 SHARDS = "shards"  # a folder of files that several processes wrote
 FORMAT = 1
+TRIES, PAUSE = 20, 0.02  # how often a checkpoint is read that another process replaces meanwhile; seconds between
+LISTED = forms.record(files=forms.mapped(forms.record(bytes=forms.whole(), sha256=forms.text)))
 
 
 def save(
@@ -44,39 +44,44 @@ def save(
     """Replace the checkpoint at `dir`. state: numbers, text, lists, dicts, tensors (optimiser states, `rng_state()`).
     `shards` writes files of its own, safetensors too, into the folder that it is given.
 
-    Raises UserError when the disk is full; the old checkpoint is intact then.
+    Raises UserError where the disk refuses; the old checkpoint is intact then.
     """
     dir = Path(dir)
     new, old = _sibling(dir, "new"), _sibling(dir, "old")
-    _settle(dir, new, old)
-    try:
-        new.mkdir(parents=True)
-        manifest: dict[str, Any] = {"format": FORMAT, "files": {}}
-        for name, module in modules.items():
-            weights = module.state_dict() if isinstance(module, nn.Module) else module
-            # safetensors refuses tensors that share memory (tied weights): each gets its own copy
-            weights = {key: value.detach().cpu().contiguous().clone() for key, value in weights.items()}
-            _write(new, f"{name}.safetensors", to_safetensors(weights), manifest)
-        if shards is not None:
-            shards(new / SHARDS)
-            for path in sorted((new / SHARDS).iterdir()):
-                manifest["files"][f"{SHARDS}/{path.name}"] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        _write(new, "state.pt", buffer.getvalue(), manifest)
-        _write(new, MANIFEST, json.dumps(manifest, indent=1).encode(), None)  # last: its presence means complete
-        _sync_folder(new)
-    except OSError as error:
-        shutil.rmtree(new, ignore_errors=True)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    with files.writing(dir, "the previous checkpoint is intact" if exists(dir) else "there was no checkpoint before it"):
+        settle(dir)
+        try:
+            _fill(new, modules, state, shards)
+            if dir.exists():
+                dir.rename(old)
+            new.rename(dir)
+        except OSError:
+            with contextlib.suppress(OSError):
+                settle(dir)
             raise
-        raise UserError(f"no space left for the checkpoint {dir}: free some space and resume; "
-                        f"the previous checkpoint is intact") from None
-    if dir.exists():
-        dir.rename(old)
-    new.rename(dir)
-    _sync_folder(dir.parent)
+        files.sync(dir.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _fill(new: Path, modules: dict, state: dict[str, Any], shards: Callable[[Path], None] | None) -> None:
+    """All files of a checkpoint into a folder of its own; the manifest comes last, its presence means complete."""
+    new.mkdir(parents=True)
+    listed: dict[str, dict] = {}
+    for name, module in modules.items():
+        tensors = module.state_dict() if isinstance(module, nn.Module) else module
+        # safetensors refuses tensors that share memory (tied weights): each gets its own copy
+        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        _write(new, name + WEIGHTS, to_safetensors(tensors), listed)
+    if shards is not None:
+        shards(new / SHARDS)
+        for path in sorted((new / SHARDS).iterdir()):
+            listed[f"{SHARDS}/{path.name}"] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    _write(new, STATE, buffer.getvalue(), listed)
+    _write(new, files.TEMPORARY + MANIFEST, json.dumps({"format": FORMAT, "files": listed}, indent=1).encode(), {})
+    (new / (files.TEMPORARY + MANIFEST)).rename(new / MANIFEST)
+    files.sync(new)
 
 
 def load(dir: Path | str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
@@ -84,23 +89,36 @@ def load(dir: Path | str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
 
     Raises UserError when there is none, or naming the file that is missing, truncated or corrupt.
     """
-    dir = _survivor(Path(dir))
-    files = _manifest(dir)
+    dir = Path(dir)
+    for attempt in range(TRIES):
+        before = _identity(dir)
+        try:
+            return _load(_survivor(dir))
+        except (UserError, OSError) as error:
+            if attempt == TRIES - 1 or _identity(dir) == before:
+                if isinstance(error, OSError):
+                    raise UserError(files.explain(error, dir)) from None
+                raise
+        time.sleep(PAUSE)  # it was replaced meanwhile: its files are of two checkpoints
+    raise AssertionError("unreachable")
+
+
+def _load(dir: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
     modules: dict[str, dict[str, Tensor]] = {}
     state: dict[str, Any] = {}
-    for name, expected in files.items():
+    for name, expected in _manifest(dir).items():
+        path = dir / name
         if name.startswith(f"{SHARDS}/"):
-            _verify(dir / name, expected)
+            _verify(path, expected)
             continue
-        content = _verified(dir / name, expected)
-        try:
-            if name == "state.pt":
-                state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-            else:
-                modules[name.removesuffix(".safetensors")] = from_safetensors(content)
-        except (SafetensorError, pickle.UnpicklingError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{dir / name} cannot be read ({reason}): restore it from a copy") from None
+        content = _verified(path, expected)
+        if name == STATE:
+            try:
+                state = safe_load.load(content)
+            except ValueError as error:
+                raise UserError(f"{path} cannot be read ({first_line(error)}): restore it from a copy") from None
+        else:
+            modules[name.removesuffix(WEIGHTS)] = weights.parse(content, path)
     return modules, state
 
 
@@ -111,69 +129,85 @@ def shards(dir: Path | str) -> Path | None:
 
 
 def exists(dir: Path | str) -> bool:
-    """Is there a complete checkpoint, be it under its temporary name?"""
-    return any((folder / MANIFEST).is_file() for folder in _candidates(Path(dir)))
+    """Is there a checkpoint, be it a complete one under its temporary name?"""
+    dir = Path(dir)
+    return dir.is_dir() or any(_is_complete(_sibling(dir, suffix)) for suffix in ("new", "old"))
+
+
+def settle(dir: Path | str) -> None:
+    """Give what a kill left its name back, and remove what is left over. Only for the process that writes to the run."""
+    dir = Path(dir)
+    if not dir.is_dir() and exists(dir):
+        _survivor(dir).rename(dir)
+    for suffix in ("new", "old"):
+        shutil.rmtree(_sibling(dir, suffix), ignore_errors=True)
 
 
 def _sibling(dir: Path, suffix: str) -> Path:
     return dir.with_name(f"{dir.name}.{suffix}")
 
 
-def _candidates(dir: Path) -> list[Path]:
-    return [dir, _sibling(dir, "new"), _sibling(dir, "old")]
-
-
 def _survivor(dir: Path) -> Path:
     """`dir`, or what a kill between the two renames left: the new one (its manifest comes last), else the old."""
     if dir.is_dir():
         return dir
-    for folder in _candidates(dir):
-        if (folder / MANIFEST).is_file():
+    for folder in (_sibling(dir, "new"), _sibling(dir, "old")):
+        if _is_complete(folder):
             return folder
     raise UserError(f"there is no checkpoint at {dir}: expected the folder of a run that has saved at least once")
 
 
-def _settle(dir: Path, new: Path, old: Path) -> None:
-    """Give a survivor its name back before a new checkpoint is written beside it."""
-    if not dir.is_dir() and exists(dir):
-        _survivor(dir).rename(dir)
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-
-
-def _write(folder: Path, name: str, content: bytes, manifest: dict | None) -> None:
-    with open(folder / name, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    if manifest is not None:
-        manifest["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, not only the contents of its files."""
-    handle = os.open(folder, os.O_RDONLY)
+def _is_complete(folder: Path) -> bool:
+    """Has this folder a manifest, and all files that it lists? (Or a manifest of a later version.)"""
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        manifest = _read_manifest(folder)
+        if manifest["format"] != FORMAT:
+            return True
+        return all((folder / name).stat().st_size == each["bytes"] for name, each in _manifest(folder).items())
+    except (UserError, OSError):
+        return False
+
+
+def _identity(dir: Path) -> tuple | None:
+    """Which checkpoint is at `dir`: another one has another identity."""
+    try:
+        folder = _survivor(dir)
+        manifest = (folder / MANIFEST).stat()
+        return folder, folder.stat().st_ino, manifest.st_ino, manifest.st_mtime_ns
+    except (UserError, OSError):
+        return None
+
+
+def _write(folder: Path, name: str, content: bytes, listed: dict[str, dict]) -> None:
+    (folder / name).write_bytes(content)
+    files.sync(folder / name)
+    listed[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def _read_manifest(dir: Path) -> dict[str, Any]:
+    path = dir / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError, ValueError, RecursionError):
+        raise UserError(
+            f"{path} is missing or damaged: expected the list of a checkpoint's files, restore it from a copy"
+        ) from None
+    forms.check(manifest, forms.record(format=forms.whole()), path)
+    return manifest
 
 
 def _manifest(dir: Path) -> dict[str, dict]:
-    try:
-        manifest = json.loads((dir / MANIFEST).read_text(encoding="utf-8"))
-        files, found = dict(manifest["files"]), manifest["format"]
-        good = all(isinstance(f["bytes"], int) and isinstance(f["sha256"], str) for f in files.values())
-    except (OSError, ValueError, KeyError, TypeError):
-        good = False
-    if not good:
-        raise UserError(f"{dir / MANIFEST} is missing or damaged: expected the list of a checkpoint's files, "
-                        f"restore it from a copy")
-    if found != FORMAT:
-        raise UserError(f"{dir} has checkpoint format {found}, this version reads {FORMAT}: update tokenworld")
-    if any(Path(name).name != name.removeprefix(f"{SHARDS}/") for name in files):
-        raise UserError(f"{dir / MANIFEST} names files outside the checkpoint: it was not written by tokenworld")
-    return files
+    manifest, path = _read_manifest(dir), dir / MANIFEST
+    if manifest["format"] != FORMAT:
+        raise UserError(f"{dir} has checkpoint format {manifest['format']}, this version reads {FORMAT}: update tokenworld")
+    forms.check(manifest, LISTED, path)
+    for name in manifest["files"]:
+        if Path(name).name != name.removeprefix(f"{SHARDS}/") or not name.endswith((WEIGHTS, STATE)):
+            raise UserError(f"{path} names files outside the checkpoint, {weights.shown(name)}: it was not written by"
+                            " tokenworld, restore it from a copy")  # fmt: skip
+    if STATE not in manifest["files"]:
+        raise UserError(f"{path} lists no {STATE}: the checkpoint is incomplete, restore it from a copy")
+    return manifest["files"]
 
 
 def _verified(path: Path, expected: dict) -> bytes:
@@ -186,8 +220,7 @@ def _verify(path: Path, expected: dict) -> None:
         raise UserError(f"{path} is missing: the checkpoint is incomplete, restore it from a copy")
     size = path.stat().st_size
     if size != expected["bytes"]:
-        raise UserError(f"{path} is truncated: expected {expected['bytes']} bytes, got {size}, "
-                        f"restore it from a copy")
+        raise UserError(f"{path} is truncated: expected {expected['bytes']} bytes, got {size}, restore it from a copy")
     if _sha256(path) != expected["sha256"]:
         raise UserError(f"{path} is corrupt: its checksum is not the one in {MANIFEST}, restore it from a copy")
 
@@ -214,7 +247,8 @@ def rng_state() -> dict[str, Any]:
 
 
 def set_rng_state(state: dict[str, Any]) -> None:
-    """The inverse of `rng_state`. CUDA states are set only if as many devices are there."""
+    """The inverse of `rng_state`. CUDA states are set only if as many devices are there. Raises RuntimeError or ValueError for
+    a state that no generator has."""
     version, internal, gauss = state["python"]
     random.setstate((version, tuple(internal), gauss))
     numpy_state = dict(state["numpy"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
+import select
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tokenworld import origins
+from tokenworld import files, origins, signals
 from tokenworld.errors import UserError
 from tokenworld.help import COMMAND_HELP, HELP
 
@@ -34,21 +37,54 @@ TRUSTING = ("train", "sweep", *RUN_KEYS)  # commands that read folders which may
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; the exit code: 0, 1 for a sweep with a failed run, 2 for what the user can mend (one line on stderr),
-    130 for Ctrl-C."""
+    """Run one command; the exit code: 0, 1 for a sweep with a failed run, 2 for what the user can correct (one line on stderr),
+    128 + the number of the signal that ended it: 130 for Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        with origins.command_line(words):
-            return _run(words)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # `tokenworld show | head`
-        sys.stderr.close()
-        return 0
-    except UserError as error:
+        with signals.ending(), origins.command_line(words):
+            code = _run(words)
+            sys.stdout.flush()  # here, where an error is told
+        return code
+    except KeyboardInterrupt as error:
+        code = 128 + getattr(error, "signum", signal.SIGINT)
+        if argv is None:  # the process is this command
+            signals.leave(code)
+        return code
+    except (UserError, OSError, EOFError) as error:
+        is_closed = _is_stdout_closed()
+        _abandon_stdout()
+        if is_closed and isinstance(error, BrokenPipeError):  # `tokenworld show | head`
+            return 0
         rank = os.environ.get("RANK", "0")
-        print(f"tokenworld{'' if rank == '0' else f' (rank {rank})'}: {error}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # a closed stderr
+            print(f"tokenworld{'' if rank == '0' else f' (rank {rank})'}: {_sentence(error)}", file=sys.stderr)
         return 2
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    if signals.is_lost_process(error):
+        return "a process that this command had started has ended (out of memory, or killed): run the same command again"
+    return files.explain(error)
+
+
+def _is_stdout_closed() -> bool:
+    """Has the reader of stdout, a pipe, gone?"""
+    try:
+        poller = select.poll()
+        poller.register(sys.stdout.fileno(), 0)
+        return bool(poller.poll(0))
+    except (AttributeError, ValueError, OSError):  # Windows; a test's stdout
+        return False
+
+
+def _abandon_stdout() -> None:
+    """If stdout is closed or full, drop what is left in its buffer: Python would complain of it at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(words: list[str]) -> int:
@@ -197,7 +233,7 @@ def _run_of(words: list[str], keys: Sequence[str]) -> tuple[str, list[str]]:
 def _folders(words: list[str], wanted: int, keys: Sequence[str]) -> tuple[list[str], list[str]]:
     """The folders among the words, and the settings. A word with an = is a folder if folders are missing and it is one on this
     disk, first where its key is none of the command's: a folder may be called lr=0.1, even seed=3."""
-    found = [word for word in words if "=" not in word and not word.startswith(("-", "~"))]
+    found = [word for word in words if "=" not in word and (not word.startswith(("-", "~")) or Path(word).is_dir())]
     for candidates in (lambda word: word.partition("=")[0] not in keys, lambda word: True):
         for word in words:
             if len(found) < wanted and "=" in word and word not in found and candidates(word) and Path(word).is_dir():
@@ -278,9 +314,10 @@ def _costs(cfg: dict) -> list[tuple[str, ...]]:
     from torch.utils.flop_counter import FlopCounterMode
 
     from tokenworld import config
+    from tokenworld.envs.checked import make_checked
     from tokenworld.world_model import WorldModel, frames_as_steps
 
-    env = config.build(cfg["env"], num_envs=1)
+    env = make_checked(cfg["env"], 1)
     space, actions = env.single_observation_space, int(env.single_action_space.n)
     env.close()
     C, H, W = space.shape

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-import shlex
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld import benchmark, checkpoint, config, distributed, hub, origins, viz
+from tokenworld import benchmark, checkpoint, config, distributed, files, folders, hub, restore, signals, viz
 from tokenworld import train as training
 from tokenworld.building import built, device_of, env_of, meta_of, new_run, opened, resumed, with_loaded_sections
 from tokenworld.data import collection
 from tokenworld.data.describe import describe
 from tokenworld.errors import UserError
 from tokenworld.evaluation import paired, summary
-from tokenworld.evaluation.report import Report, fingerprint, write
+from tokenworld.evaluation.report import Report, check_folder, fingerprint, write
 from tokenworld.evaluation.simulator import simulator_of
 from tokenworld.log import Log
 from tokenworld.policies.planner import Planner
@@ -35,7 +35,7 @@ STARTS = 64  # real moments that an exported model brings along
 def train(cfg: dict, cli: dict) -> dict[str, Any]:
     """The whole loop. With `data`, the replay starts from a folder of episodes."""
     cfg, cli = with_loaded_sections(cfg, cli)
-    return _fit(new_run(cfg, cli, training.PHASES))
+    return _begun(cfg, cli, training.PHASES)
 
 
 def train_phase(phase: str, cfg: dict, cli: dict) -> dict[str, Any]:
@@ -48,13 +48,13 @@ def train_phase(phase: str, cfg: dict, cli: dict) -> dict[str, Any]:
                         " load.world_model=RUN to continue a trained dynamics")  # fmt: skip
     if phase == "policy" and "load.world_model" not in cli:
         raise UserError("train policy needs a trained world model: add load.world_model=RUN, the out= of `train dynamics`")
-    cli = cli | {"phase": phase}
-    return _fit(new_run(cfg, cli, (phase, "evaluate")))
+    return _begun(cfg, cli | {"phase": phase}, (phase, "evaluate"))
 
 
-def resume(out: str, keys: dict, changes: dict[str, Any]) -> dict[str, Any]:
+def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """Continue a run from its last checkpoint. keys: where its episodes are now (data), and another device, for this time.
     changes: settings of the recipe that the run keeps from now on."""
+    keys, changes = keys or {}, changes or {}
     cfg, cli = config.load(out)
     if "data" in keys:
         cli["data"] = str(Path(keys["data"]).resolve())
@@ -64,14 +64,17 @@ def resume(out: str, keys: dict, changes: dict[str, Any]) -> dict[str, Any]:
     config.check(cfg)
     phases = (cli["phase"], "evaluate") if "phase" in cli else training.PHASES
     device = {"device": keys["device"]} if "device" in keys else {}
-    run = resumed(Path(out), cfg, cli | device, phases)
-    run.resume_keys = device
-    epochs = cfg["train"]["loop"].get("epochs")
-    if "train.loop.epochs" in changes and epochs < run.epoch:
-        raise UserError(f"{out} has trained {run.epoch} epochs, got train.loop.epochs={epochs}: give at least {run.epoch}")
-    if ("data" in keys or changes) and distributed.rank() == 0:
-        config.save(Path(out) / "config.yaml", cfg, cli)
-    return _fit(run)
+    advice = f"add device=cpu: tokenworld train --resume {out} device=cpu"
+    device_of((cli | device).get("device", "auto"), advice)  # joins the other processes, if there are any
+    with folders.locked(Path(out)):
+        run = resumed(Path(out), cfg, cli | device, phases)
+        run.resume_keys = device
+        epochs = cfg["train"]["loop"].get("epochs")
+        if "train.loop.epochs" in changes and epochs < run.epoch:
+            raise UserError(f"{out} has trained {run.epoch} epochs, got train.loop.epochs={epochs}: give at least {run.epoch}")
+        if ("data" in keys or changes) and distributed.rank() == 0:
+            config.save(Path(out) / "config.yaml", cfg, cli)
+        return _fit(run)
 
 
 def sweep(out: Path, members: list, jobs: int, words: list[str]) -> int:
@@ -136,12 +139,21 @@ def evaluate(out: str, keys: dict) -> Report:
     only = summary.chosen_ids(keys["metrics"]) if "metrics" in keys else None
     if "policies" in keys and tier != "C":
         raise UserError(f"policies= play in tier C, got tier={tier}: add tier=C")
+    folder = Path(keys.get("out", Path(out) / "evaluation"))
+    with files.locked(folder):
+        check_folder(folder)
+        report = _measured(out, keys, tier, only)
+        print(report.verdict, flush=True)
+        files.rescued(folder, lambda place: write(report, place))
+    measured = sum(metric.value is not None for metric in report.metrics)
+    Log(None).say(f"{measured} of {len(report.metrics)} numbers measured: {folder}/report.html")
+    return report
+
+
+def _measured(out: str, keys: dict, tier: str, only: list[str] | None) -> Report:
     run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "data"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to evaluate: expected a run of `train` or `train dynamics`")
-    folder = Path(keys.get("out", Path(out) / "evaluation"))
-    if folder.exists() and any(folder.iterdir()) and not (folder / "report.json").is_file():
-        raise UserError(f"{folder} holds something else than a report, nothing is overwritten: choose another out=DIR")
     others = _policies(run, keys["policies"]) if "policies" in keys else {}
     simulator = None
     try:
@@ -151,16 +163,11 @@ def evaluate(out: str, keys: dict) -> Report:
             raise
         run.log.say(f"{error}; policies are measured all the same")
     minutes, frames, seed = keys.get("budget", 10 if simulator else 3), keys.get("frames", 2000), keys.get("seed", 0)
-    report = summary.assess(
+    return summary.assess(
         run, frames=frames, budget=60.0 * minutes, seed=seed, data=keys.get("data"), simulator=simulator,
         states=keys.get("states", 200), policies=others if tier == "C" else None,
         only=only,
     )  # fmt: skip
-    write(report, folder)
-    print(report.verdict)
-    measured = sum(metric.value is not None for metric in report.metrics)
-    run.log.say(f"{measured} of {len(report.metrics)} numbers measured: {folder}/report.html")
-    return report
 
 
 def _policies(run: Run, folders: str) -> dict[str, Any]:
@@ -190,21 +197,22 @@ def compare(a: str, b: str, metrics: list[str] | None) -> int:
 
 def dream(out: str, keys: dict) -> Path:
     """A gif (or png) of real, reconstructed and imagined frames from the same start and actions."""
-    run, _, cli = opened(out, keys)
     path = Path(keys.get("out", Path(out) / "dream.gif"))
     if path.suffix not in (".gif", ".png"):
         raise UserError(f"out must end in .gif or .png, got {path}: write for example out=dream.gif")
+    files.check_replaceable(path)
+    run, _, cli = opened(out, keys)
     held_out = run.held_out if run.held_out.rows else run.replay
     if not held_out.rows:
         raise UserError(f"{out} has no episodes to start a dream from: add data=DIR, a folder that `collect` wrote")
     columns = summary.dream_columns(
         run, held_out, steps=keys.get("steps", 40), seed=keys.get("seed", 0), dynamics=run.count["dynamics"] > 0
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".gif":
-        viz.save_gif(path, viz.side_by_side(list(columns.values())))
+        files.rescued(path, lambda place: viz.save_gif(place, viz.side_by_side(list(columns.values()))))
     else:
-        viz.save_png(path, viz.grid([row[:: max(1, len(row) // 10)] for row in columns.values()]))
+        picture = viz.grid([row[:: max(1, len(row) // 10)] for row in columns.values()])
+        files.rescued(path, lambda place: viz.save_png(place, picture))
     run.log.say(f"{' | '.join(columns)}, {len(columns['real'])} frames: {path}")
     return path
 
@@ -212,9 +220,8 @@ def dream(out: str, keys: dict) -> Path:
 def export(out: str, keys: dict) -> Path:
     """A run's world model and policy as a folder that `WorldModel.from_pretrained` and `Agent.from_pretrained` load."""
     folder = Path(keys["out"]) if "out" in keys else Path(out) / "model"
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"{folder} exists and is not empty, nothing is overwritten: choose another out=DIR")
-    what = _exported(out, folder, keys)
+    with files.filling(folder, hub.FILES, last=hub.CONFIG) as stage:
+        what = _exported(out, stage, keys)
     print(f"{what}, {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB: {folder}")
     return folder
 
@@ -268,9 +275,8 @@ def play(out: str, keys: dict) -> None:
     run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "port"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to dream with: expected a run of `train` or `train dynamics`")
-    saved = Path(out) / "checkpoint"
-    collected = checkpoint.load(saved)[1]["ranks"][0]["collector"] if checkpoint.exists(saved) else None
-    A = run.world_model.shapes.actions
+    A, saved = run.world_model.shapes.actions, Path(out) / "checkpoint"
+    collected = restore.collector_of(out, A) if checkpoint.exists(saved) else None
     dream = Dream(
         run.world_model.eval(),
         gallery(run, collected),
@@ -286,14 +292,16 @@ def play(out: str, keys: dict) -> None:
 def bench(what: str, cfg: dict, cli: dict, json_file: str | None = None) -> dict[str, Any]:
     """How fast a recipe runs on this machine, and how far from the best this machine could do."""
     benchmark.check(what)
+    if json_file is not None:
+        files.check_replaceable(json_file)
     with tempfile.TemporaryDirectory() as folder:
         run = built(Path(folder), cfg, cli, training.PHASES, log=Log(None))
         run.phases["collect"](run, False, steps=benchmark.REAL_STEPS, first_steps=benchmark.REAL_STEPS, random=True)
         run.collector.cut()
         result = benchmark.bench(what, run, cli.get("repeats", 5))
-    print(benchmark.table(result))
+    print(benchmark.table(result), flush=True)
     if json_file is not None:
-        Path(json_file).write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        files.rescued(json_file, lambda place: files.write(place, json.dumps(result, indent=1) + "\n"))
         run.log.say(f"written: {json_file}")
     return result
 
@@ -324,26 +332,34 @@ def data_info(folder: str) -> dict[str, Any]:
 # The loop around them
 
 
+def _begun(cfg: dict, cli: dict, phases: tuple[str, ...]) -> dict[str, Any]:
+    """Train in the folder that the command line names, or in a new one."""
+    device_of(cli.get("device", "auto"))  # joins the other processes, if there are any
+    with folders.claimed(cfg, cli) as out:
+        return _fit(new_run(cfg, cli, phases, out))
+
+
 def _fit(run: Run) -> dict[str, Any]:
-    """Run the loop to its end, then write summary and pictures; Ctrl-C leaves a run that can be gone on with."""
+    """Run the loop to its end, then write summary and pictures. Whatever ends it says how to resume."""
     try:
         run.loop()
+        result = summary.write_summary(run, run.config) if distributed.rank() == 0 else {}
     except KeyboardInterrupt:
-        run.log.say(f"stopped after epoch {run.epoch}; go on with: {_resume_command(run)}")
+        run.log.say(f"stopped after epoch {run.epoch}; resume with: {training.resume_command(run)}")
         raise
-    except RuntimeError as error:
-        if not distributed.is_lost(error):
+    except (UserError, OSError, EOFError, RuntimeError) as error:
+        reason = _reason(run, error)
+        if reason is None:
             raise
-        raise UserError(f"another process of this training has ended; go on with: {_resume_command(run)}") from None
+        raise UserError(reason) from error
     finally:
-        if run.writer is not None:
-            run.writer.close()
+        with contextlib.suppress(OSError, UserError):  # what a checkpoint counts on is on the disk since then
+            if run.writer is not None:
+                run.writer.close()
         run.log.close()
-    if distributed.rank() > 0:
-        distributed.stop()
-        return {}
-    result = summary.write_summary(run, run.config)
     distributed.stop()
+    if not result:
+        return {}
     measured = result["eval"]["return_mean"]
     what = "" if measured is None else (
         f"return {measured:.2f} [{result['eval']['return_ci95'][0]:.2f}, {result['eval']['return_ci95'][1]:.2f}],"
@@ -353,9 +369,18 @@ def _fit(run: Run) -> dict[str, Any]:
     return result
 
 
-def _resume_command(run: Run) -> str:
-    ranks = distributed.world()
-    start = "tokenworld" if ranks == 1 else f"torchrun --nproc-per-node={ranks} -m tokenworld.cli"
-    words = [str(run.out), *(f"{key}={value}" for key, value in run.resume_keys.items())]
-    trust = [origins.FLAG] if any(origins.names(run.config)) else []  # a run never vouches for itself
-    return f"{start} train --resume {shlex.join([*words, *trust])}"
+def _reason(run: Run, error: Exception) -> str | None:
+    """Why a training ended and how to resume it, in one sentence; None for an error of the program's own."""
+    if isinstance(error, UserError):
+        reason = str(error)
+    elif distributed.is_lost(error):
+        reason = "another process of this training has ended"
+    elif signals.is_lost_process(error):
+        reason = f"a process of the environment {run.meta['env_id']} has ended (out of memory, or killed)"
+    elif isinstance(error, OSError):
+        reason = files.explain(error)
+    else:
+        return None
+    # without a checkpoint, the sentence of a setting that does not work is its own advice
+    is_resumable = not isinstance(error, UserError) or checkpoint.exists(run.out / "checkpoint")
+    return f"{reason}; resume with: {training.resume_command(run)}" if is_resumable else reason

@@ -207,7 +207,7 @@ def _overlaid(cfg: Any, overlay: str) -> tuple[Any, list[str]]:
 def _yaml_path(name: str, kind: str, folder: Path) -> Path:
     """A shipped file by its name, or the user's own by its path."""
     if name.endswith((".yaml", ".yml")) or "/" in name:
-        path = Path(name).expanduser().resolve()
+        path = files.user_path(name).resolve()
         if path.is_file():
             return path
         raise UserError(f"{kind}={name} is no file: give the path of a YAML file or one of {_listing(folder)}")

@@ -9,9 +9,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -24,6 +25,10 @@ except ImportError:  # not POSIX: folders are not locked there
 
 LOCK = ".lock"
 TEMPORARY = ".tmp-"  # what the name of an unfinished file begins with: it may be deleted by whoever holds the folder's lock
+OLD_TEMPORARY = (  # how earlier versions named theirs
+    *("config.tmp", "meta.tmp", "summary.tmp", "report.html.tmp", "report.json.tmp", "states.tmp.npz", ".config.json.new"),
+    *(".README.md.new", ".model.safetensors.new", ".policy.safetensors.new", ".starts.safetensors.new"),
+)
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system that has none
 
 ADVICE = {
@@ -34,6 +39,7 @@ ADVICE = {
     errno.EACCES: "choose a folder that you may write to",
     errno.EPERM: "choose a folder that you may write to",
     errno.ENOTDIR: "a file is in the place of a folder, choose another path",
+    errno.EEXIST: "a file is in the place of a folder, choose another path",
     errno.EISDIR: "a folder is in the place of a file, choose another path",
     errno.ENAMETOOLONG: "choose a shorter path",
     errno.EIO: "check the disk, then run the same command again",
@@ -53,6 +59,8 @@ def writing(path: Path | str, kept: str = "") -> Iterator[None]:
     """Turn an `OSError` in the block into a `UserError` that names `path`. kept: what is not lost, ends the sentence."""
     try:
         yield
+    except ConnectionError:  # of a process, not of a disk
+        raise
     except OSError as error:
         raise UserError(explain(error, path) + (f"; {kept}" if kept else "")) from error
 
@@ -99,9 +107,13 @@ def sync(path: Path) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete the unfinished files that killed processes left in `folder`. Only while its lock is held."""
-    for path in folder.glob(f"{TEMPORARY}*"):
-        path.unlink(missing_ok=True)
+    """Delete the unfinished files and folders that killed processes left in `folder`. Only while its lock is held."""
+    for path in [path for path in Path(folder).iterdir() if _is_unfinished(path)]:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+
+
+def _is_unfinished(path: Path) -> bool:
+    return path.name.startswith(TEMPORARY) or path.name in OLD_TEMPORARY
 
 
 def check_writable(folder: Path | str) -> None:
@@ -113,6 +125,45 @@ def check_writable(folder: Path | str) -> None:
             pass
 
 
+def user_path(word: str | Path) -> Path:
+    """The path that a user means: as it is written if that is there, else with ~ as the home folder, if there is one."""
+    path = Path(word)
+    with contextlib.suppress(RuntimeError):  # no such user, or no home
+        return path if path.exists() else path.expanduser()
+    return path
+
+
+def check_replaceable(path: Path | str) -> None:
+    """Check that a file can be written, before the work whose result it takes. Raises UserError."""
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(explain(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), path))
+    if path.is_file() or not path.exists():  # else /dev/stdout, a named pipe
+        check_writable(Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent)
+
+
+def rescued(path: Path | str, write: Callable[[Path], None]) -> None:
+    """Do `write(path)`. Where the disk refuses, write to a new folder of the current one, or of the system's for temporary
+    files, and raise UserError that says where the result is."""
+    path = Path(path)
+    try:
+        return write(path)
+    except (UserError, OSError) as error:
+        reason = explain(error, path) if isinstance(error, OSError) else str(error)
+    for parent in (Path.cwd(), tempfile.gettempdir()):
+        try:
+            place = Path(tempfile.mkdtemp(prefix=f"{path.stem}-", dir=parent)) / path.name
+        except OSError:
+            continue
+        try:
+            write(place)
+        except (UserError, OSError):
+            shutil.rmtree(place.parent, ignore_errors=True)
+        else:
+            raise UserError(f"{reason}; the result was saved as {place}")
+    raise UserError(reason)
+
+
 def is_empty(folder: Path | str) -> bool:
     """Is there nothing in this folder but a lock and unfinished files? True for a folder that does not exist."""
     folder = Path(folder)
@@ -120,37 +171,107 @@ def is_empty(folder: Path | str) -> bool:
         return True
     if not folder.is_dir():
         return False
-    return all(path.name == LOCK or path.name.startswith(TEMPORARY) for path in folder.iterdir())
+    return all(is_own(path) for path in folder.iterdir())
+
+
+def is_own(path: Path) -> bool:
+    """Is this a lock or an unfinished file?"""
+    return path.name == LOCK or _is_unfinished(path)
 
 
 @contextlib.contextmanager
 def locked(folder: Path | str) -> Iterator[None]:
-    """Be the only process that writes to `folder`, which is made if need be. The system frees the lock when a process ends,
-    however it ends. Raises UserError if another process holds it."""
-    path = Path(folder) / LOCK
+    """Be the only process that writes to `folder`, which is made if need be, and removed if it is then empty. The system frees
+    the lock when a process ends, however it ends. Raises UserError if another process holds it."""
+    folder = Path(folder)
+    path, made = folder / LOCK, not folder.exists()
     check_writable(folder)
     with writing(path):
-        file = open(path, "a+", encoding="utf-8")
-    with file:
-        with writing(path):
-            _take(file, folder)
+        file = _take(path)
+    _held.add(file)
+    try:
         yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()  # while it is held: who waits for this very file looks again
+            if made:
+                folder.rmdir()
+        _held.discard(file)
+        file.close()
 
 
-def _take(file: TextIO, folder: Path | str) -> None:
-    """Take the lock that an open file stands for, and write into it who has it."""
+@contextlib.contextmanager
+def filling(folder: Path | str, names: Sequence[str], last: str) -> Iterator[Path]:
+    """A path in `folder`, to be made a folder with files of these names: they move to `folder` when the block ends well, `last`
+    as the last, so that a folder that has it is complete. What a killed process left of them is deleted first. Raises
+    UserError for a folder that holds anything else, or that another process writes."""
+    folder = Path(folder)
+    stage = folder / f"{TEMPORARY}files"
+    with locked(folder), writing(folder):
+        if stage.is_dir() and not (folder / last).exists():
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
+        if not is_empty(folder):
+            raise UserError(f"{folder} exists and is not empty, nothing is overwritten: choose another out=DIR")
+        remove_unfinished(folder)
+        try:
+            yield stage
+            for path in sorted(stage.iterdir(), key=lambda path: path.name == last):
+                sync(path)
+                if path.name == last:
+                    sync(folder)
+                os.replace(path, folder / path.name)
+            sync(folder)
+            stage.rmdir()
+        except BaseException:
+            for name in names:
+                (folder / name).unlink(missing_ok=True)
+            shutil.rmtree(stage, ignore_errors=True)
+            raise
+
+
+_held: set[TextIO] = set()  # open files of the locks of this process
+
+
+def _in_child() -> None:
+    """A forked process keeps no lock of its parent: it may outlive it."""
+    for file in _held:
+        file.close()
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
+
+
+def _take(path: Path) -> TextIO:
+    """The open file that holds the lock `path`, which says who has it."""
+    while True:
+        file = open(path, "a+", encoding="utf-8")
+        try:
+            _lock(file, path.parent)
+            if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                file.flush()
+                return file
+        except BaseException:
+            file.close()
+            raise
+        file.close()  # another process has just removed it
+
+
+def _lock(file: TextIO, folder: Path) -> None:
     file.seek(0)
     owner = file.read(100).strip() or "unknown"
-    if fcntl is not None:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder} is being written by another process ({owner}): wait until it ends, or choose another folder"
-            ) from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise
-    file.truncate(0)
-    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(
+            f"{folder} is being written by another process ({owner}): wait until it ends, or choose another folder"
+        ) from None
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise

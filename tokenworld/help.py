@@ -35,9 +35,14 @@ examples
 
 `tokenworld COMMAND --help` explains a command. Settings are key=value; `tokenworld show` lists them all."""
 
-COMMON = """  recipe=NAME        a shipped recipe (default quickstart) or the path of a YAML file of your own
-  overlay=debug      shrink any recipe to seconds
+TRUST = "  --trust-remote-code    import code that the folders of this command name (only if you trust their origin)"
+
+COMMON = """  recipe=NAME        a shipped recipe (default quickstart) or the path of a YAML file of your own, which may begin
+                     with `defaults: [iris, _self_]` and then only says what differs
+  overlay=debug      shrink any recipe to seconds; or the path of a YAML file; several are merged in their order
   SECTION.KEY=VALUE  any setting of the recipe: env.id=MinAtar/Asterix-v1 backbone.layers=4 train.loop.epochs=20
+  env.id=ID          ALE/NAME, MinAtar/NAME, any Gymnasium id; MODULE:ID imports the module that registers it, also from
+                     the current folder. env.wrappers=[PACKAGE.Wrapper] env.kwargs.KEY=VALUE env.height=64 env.width=64
   ~SECTION.KEY       leave a setting at its constructor's default
   seed=0             of everything random: same seed, same result
   device=auto        auto, cpu, cuda or mps
@@ -46,14 +51,17 @@ COMMON = """  recipe=NAME        a shipped recipe (default quickstart) or the pa
 
 COMMAND_HELP = {
     "train": f"""tokenworld train [tokenizer|dynamics|policy] [key=value ...]
-tokenworld train --resume RUN
+tokenworld train --resume RUN [train.loop.epochs=N] [data=DIR] [device=NAME]
 
 Without a phase: the whole loop, from an empty replay to a policy scored in the real environment. With a phase: that
-part alone, on episodes that `tokenworld collect` wrote. Ctrl-C once saves and stops; the command to go on is printed.
+part alone, on episodes that `tokenworld collect` wrote. Ctrl-C (or SIGTERM, SIGUSR1) once saves and stops; the command
+that continues is printed.
 
 examples
   tokenworld train seed=1
   tokenworld train recipe=iris env.id=ALE/Breakout-v5
+  tokenworld train env.id=minigrid:MiniGrid-Empty-5x5-v0 env.wrappers=[minigrid.wrappers.ImgObsWrapper] out=grid
+  tokenworld train --resume runs/NAME train.loop.epochs=40
   tokenworld collect recipe=atari_small env.id=ALE/Pong-v5 steps=5000 out=data/pong
   tokenworld train tokenizer recipe=atari_small data=data/pong out=tok
   tokenworld train dynamics recipe=atari_small data=data/pong load.tokenizer=tok out=dyn
@@ -63,9 +71,11 @@ settings
 {COMMON}
   data=DIR               episodes to learn from (phases tokenizer, dynamics, policy)
   load.tokenizer=RUN     a trained tokenizer (phase dynamics); recipe= is then that run's if you give none
-  load.world_model=RUN   a trained world model (phase policy); likewise
-  --resume RUN           go on with a run, bit for bit; takes no settings""",
-    "sweep": """tokenworld sweep out=DIR [jobs=1] [key=A,B,... ...]
+  load.world_model=RUN   a trained world model (phase policy; phase dynamics continues it, on other data where shapes fit)
+  --resume RUN           continue a run, bit for bit on a CPU; train.loop.epochs= trains a finished run longer, data= says
+                         where its episodes are now, device= where it runs this time
+{TRUST}""",
+    "sweep": f"""tokenworld sweep out=DIR [jobs=1] [key=A,B,... ...]
 
 Runs `tokenworld train` for every combination of the values given, each in a process of its own: DIR/NAME is a run like any
 other, DIR/NAME.log what it said. All settings are checked before anything is created. The same command again skips what is
@@ -83,7 +93,8 @@ examples
 settings
   out=DIR            where to write; a folder of another sweep is never overwritten
   jobs=1             runs at once: each has its share of the cores (unless you set OMP_NUM_THREADS), and of several GPUs one
-  key=A,B            any setting of `tokenworld train`, with one or several values; [8,16] is one value""",
+  key=A,B            any setting of `tokenworld train`, with one or several values; [8,16] is one value
+{TRUST}""",
     "collect": f"""tokenworld collect steps=N out=DIR [key=value ...]
 
 Plays `env` of the recipe with random actions: N steps to train on and a fifth as many (at least 1,000), from games with
@@ -101,7 +112,7 @@ Episodes, steps, spaces, returns, size and integrity of a folder of episodes.
 
 example
   tokenworld data info data/breakout""",
-    "score": """tokenworld score RUN [policy=cem|shooting] [episodes=100] [seed=0] [device=auto]
+    "score": f"""tokenworld score RUN [policy=cem|shooting] [episodes=100] [seed=0] [device=auto]
 
 The return of the policy of a run, or of an exported model, in the real environment: actions sampled at temperature 1, at
 most 10,000 steps each. With policy=, a planner acts instead: before each step it searches action sequences inside the world
@@ -118,8 +129,8 @@ examples
   policy.gamma=0.995     discount per step
   policy.keep=0.1        share of the last plan in a refit (cem)
 
-  --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
-    "evaluate": """tokenworld evaluate RUN [tier=A|B|C] [data=DIR] [frames=2000] [states=200] [budget=MINUTES] [metrics=ID,ID]
+{TRUST}""",
+    "evaluate": f"""tokenworld evaluate RUN [tier=A|B|C] [data=DIR] [frames=2000] [states=200] [budget=MINUTES] [metrics=ID,ID]
                     [policies=RUN,RUN] [seed=0] [out=RUN/evaluation] [device=auto]
 
 Measures the world model of a run, or of an exported model, on held-out episodes (the run's own, or the test episodes of
@@ -145,7 +156,7 @@ examples
   policies=          runs whose policies play along (tier C); they must look at pixels, or share this run's tokenizer
   metrics=           only these numbers, or rows of them; default: all of the tier
   budget=3           minutes (10 with a simulator); what does not fit is reported as skipped, or done at fewer states
-  --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
+{TRUST}""",
     "compare": """tokenworld compare A B [metrics=ID,ID]
 
 Compares two folders that `tokenworld evaluate` wrote, B against A. Where both measured the same states the difference is
@@ -157,7 +168,7 @@ Exit code 0: B is nowhere shown to be worse; 1: it is, in one of metrics= (defau
 examples
   tokenworld compare old/evaluation new/evaluation
   tokenworld compare old/evaluation new/evaluation metrics=M1.bits,M5.hazard_loss""",
-    "dream": """tokenworld dream RUN [out=dream.gif] [steps=N] [seed=0] [data=DIR] [device=auto]
+    "dream": f"""tokenworld dream RUN [out=dream.gif] [steps=N] [seed=0] [data=DIR] [device=auto]
 
 Real, reconstructed and imagined frames side by side, from the same start and with the same actions.
 
@@ -165,8 +176,8 @@ examples
   tokenworld dream runs/NAME out=dream.gif
   tokenworld dream dyn steps=50 out=ball.gif
 
-  --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
-    "play": """tokenworld play RUN [port=8642] [data=DIR] [device=auto]
+{TRUST}""",
+    "play": f"""tokenworld play RUN [port=8642] [data=DIR] [device=auto]
 
 Opens the run's world model to be played in: a page on this machine, its address is printed. You choose the actions by keyboard,
 mouse or touch (or let the policy choose); the world model dreams what comes of them. Pause, step, rewind; branch into a second
@@ -179,8 +190,8 @@ examples
 
   port=8642          of the address
   data=DIR           more episodes to begin from
-  --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
-    "export": """tokenworld export RUN [out=RUN/model]
+{TRUST}""",
+    "export": f"""tokenworld export RUN [out=RUN/model] [data=DIR] [device=cpu]
 
 The run's world model, and its policy if it has one, as a folder that needs no run: config.json, weights as safetensors, a few
 real moments to begin dreams at, and a model card with what was measured (return, evaluation). Loading it executes nothing.
@@ -194,8 +205,9 @@ then, in Python
   world_model = WorldModel.from_pretrained("breakout")
 
   out=DIR                a new folder
-  --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
-    "push": """tokenworld push RUN repo=user/name [private=false]
+  data=DIR               episodes to take moments from, where the run's own were moved
+{TRUST}""",
+    "push": f"""tokenworld push RUN repo=user/name [private=false]
 
 The folder of `tokenworld export` on the Hugging Face hub: Agent.from_pretrained("user/name") loads it from anywhere. Log in
 once by `hf auth login`.
@@ -205,7 +217,7 @@ example
 
   repo=user/name         made if it is not there
   private=false          true: only you can see it
-  --trust-remote-code    let the run's config name classes outside tokenworld (only for runs whose origin you trust)""",
+{TRUST}""",
     "bench": f"""tokenworld bench imagine|dynamics|tokenizer|encode|decode|collect|loop [key=value ...] [--json FILE]
 
 Times the recipe's own phases and dreams after a warm-up and prints the median: units per second, forward passes per
@@ -222,14 +234,16 @@ settings
 {COMMON}
   repeats=5          timings of each thing; the median counts
   --json FILE        the figures as JSON""",
-    "show": f"""tokenworld show [recipe=NAME] [against=NAME] [key=value ...]
+    "show": f"""tokenworld show [recipe=NAME] [against=NAME] [key=value ...] [--yaml]
 
-The recipe as it will run, parameters per part, passes and FLOPs per imagined frame; with against=, what differs.
+The recipe as it will run, parameters per part, passes and FLOPs per imagined frame; with against=, what differs; with
+--yaml, the recipe alone, as a file to start your own from.
 
 examples
   tokenworld show recipe=iris
   tokenworld show recipe=iris against=quickstart
   tokenworld show recipe=iris env.id=ALE/Pong-v5 backbone.layers=4
+  tokenworld show recipe=quickstart --yaml   > mine.yaml
 
 settings
 {COMMON}""",

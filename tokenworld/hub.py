@@ -12,56 +12,83 @@ Nothing of it is executed: weights are tensors, and the classes that config.json
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import json
-import os
 import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+import torch
 from safetensors.torch import save as to_safetensors
-from torch import Tensor, nn
+from torch import Tensor
 
-from tokenworld.errors import UserError
+from tokenworld import files, weights
+from tokenworld.errors import UserError, first_line
+from tokenworld.forms import check, listed, mapped, maybe, number, plain, record, tensor, text, whole
 from tokenworld.interfaces import Steps
+from tokenworld.weights import Stored
 
-CONFIG, CARD, FORMAT = "config.json", "README.md", 1
-FILES = (CONFIG, "model.safetensors", "policy.safetensors", "starts.safetensors", CARD)
-NEEDED = {"parts": dict, "frame": list, "actions": int, "shapes": dict}
+CONFIG, WEIGHTS, CARD, FORMAT = "config.json", "model.safetensors", "README.md", 1
+FILES = (CONFIG, WEIGHTS, "policy.safetensors", "starts.safetensors", CARD)
+SIDE, COUNT = whole(1, 2**16), whole(1, 2**31)
+SCORE = record(return_mean=number, return_ci95=listed(number, 2), episodes=whole(), random_return_mean=number)
+METRIC = record(id=text, name=text, value=number, unit=text, ci=maybe(listed(number, 2)))
+TOLD = record(  # what a config.json says; its parts are compared with their constructors later
+    parts=mapped(mapped(plain)),
+    frame=listed(SIDE, 3),
+    actions=COUNT,
+    shapes=record(frame=listed(SIDE, 3), actions=COUNT, grid=listed(COUNT), codes=COUNT, vocab_size=COUNT, dim=COUNT),
+    action_meanings=maybe(listed(text)),
+    score_env=maybe(mapped(plain)),
+    training=maybe(mapped(mapped(plain))),
+    figures=maybe(
+        record(score=maybe(SCORE), env_steps=maybe(whole()), verdict=maybe(text), metrics=maybe(listed(METRIC)))
+    ),
+)
+FORMS = {"obs": tensor(5, torch.uint8), "action": tensor(2, torch.int64), "reward": tensor(2, torch.float32)}
 
 
 def save(dir: Path | str, config: dict[str, Any], tensors: dict[str, dict[str, Tensor]], card: str) -> None:
     """Write a model's folder; tensors: {"model": {...}, "policy": {...}, "starts": {...}}, the last two optional.
 
-    Every file is written beside its place first: a folder that was there stays whole if the disk is full. Raises UserError
+    Every file is written beside its place first: a folder that was there stays whole if the disk refuses. Raises UserError
     then, and where the folder holds something else than a model.
     """
     dir = Path(dir)
-    if dir.exists() and not (dir.is_dir() and (_ours(dir / CONFIG) or not any(dir.iterdir()))):
+    if not _is_free(dir) and not (dir.is_dir() and _ours(dir / CONFIG)):
         raise UserError(f"{dir} exists and is no model's folder, nothing is overwritten: choose another one")
     texts = {CONFIG: json.dumps({"library": "tokenworld", "format": FORMAT, **config}, indent=1) + "\n", CARD: card}
     contents = {name: text.encode() for name, text in texts.items()}
     for name, each in tensors.items():
-        whole = {key: value.detach().cpu().contiguous().clone() for key, value in each.items()}  # tied ones get their own
-        contents[f"{name}.safetensors"] = to_safetensors(whole, metadata={"format": "pt"})
-    news = {name: dir / f".{name}.new" for name in contents}
-    try:
-        dir.mkdir(parents=True, exist_ok=True)
-        for name, content in contents.items():
-            news[name].write_bytes(content)
-        for name, new in news.items():
-            os.replace(new, dir / name)
-    except OSError as error:
-        for new in news.values():
-            new.unlink(missing_ok=True)
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
-            raise
-        raise UserError(f"{dir} cannot be written ({error.strerror}): free some space or choose another folder") from None
-    for name in set(FILES) - set(contents):
-        (dir / name).unlink(missing_ok=True)  # of the model that this one replaces
+        own = {key: value.detach().cpu().contiguous().clone() for key, value in each.items()}  # tied ones get their own
+        contents[f"{name}.safetensors"] = to_safetensors(own, metadata={"format": "pt"})
+    with contextlib.ExitStack() as stack:  # renamed in reverse order: the config, whose folder it is, first, the weights last
+        names = sorted(contents, key=lambda name: (name == CONFIG, name != WEIGHTS))
+        places = {name: stack.enter_context(files.replacing(dir / name)) for name in names}
+        for name, place in places.items():
+            with files.writing(dir):
+                place.write_bytes(contents[name])
+    with files.writing(dir):
+        for name in set(FILES) - set(contents):
+            (dir / name).unlink(missing_ok=True)  # of the model that this one replaces
+        for leftover in _leftovers(dir):
+            leftover.unlink(missing_ok=True)
+
+
+def _is_free(dir: Path | str) -> bool:
+    """Can a new model be written to this folder? Not if it holds anything but what a killed save left."""
+    dir = Path(dir)
+    if not dir.is_dir():
+        return not dir.exists()
+    if _ours(dir / CONFIG) and not (dir / WEIGHTS).exists():
+        return True
+    return {path.name for path in dir.iterdir()} <= {files.LOCK, *(path.name for path in _leftovers(dir))}
+
+
+def _leftovers(dir: Path) -> list[Path]:
+    """Unfinished files of a save that was killed, also as earlier versions named them."""
+    return [*dir.glob(f"{files.TEMPORARY}*"), *(path for name in FILES if (path := dir / f".{name}.new").exists())]
 
 
 def is_model(folder: Path | str) -> bool:
@@ -73,7 +100,7 @@ def _ours(path: Path) -> bool:
     """Other libraries, too, call their file config.json."""
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(told, dict) and told.get("library") == "tokenworld"
 
@@ -109,8 +136,8 @@ def downloaded(id: str, wanted: list[str], label: str, otherwise: str, **asked: 
         HfApi().model_info(id, timeout=5, **keys)  # one question before anything is fetched, so that no retries follow
         return snapshot_download(id, allow_patterns=wanted, **asked)
     except Exception as error:  # of the network, the hub or the name: all of them end here
-        raise UserError(f"{label} is not in the local cache and cannot be had from the hub ({brief(error)}): check the name, or"
-                        f" {otherwise}") from None  # fmt: skip
+        raise UserError(f"{label} is not in the local cache and cannot be fetched from the hub ({first_line(error)}): check the"
+                        f" name, or {otherwise}") from None  # fmt: skip
 
 
 def push(folder: Path, repo: str, *, private: bool = False, token: str | None = None) -> str:
@@ -125,7 +152,7 @@ def push(folder: Path, repo: str, *, private: bool = False, token: str | None = 
         id = api.create_repo(repo, private=private, exist_ok=True).repo_id
         api.upload_folder(repo_id=id, folder_path=folder, commit_message="Add a tokenworld model", allow_patterns=list(FILES))
     except Exception as error:  # of the network, the hub, the name or the token
-        raise UserError(f"repo={repo} cannot be written on the hub ({brief(error)}): {advice}") from None
+        raise UserError(f"repo={repo} cannot be written on the hub ({first_line(error)}): {advice}") from None
     return f"{constants.ENDPOINT}/{id}"
 
 
@@ -135,46 +162,34 @@ def read(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{folder} has no {CONFIG}: expected a folder that `tokenworld export` or save_pretrained wrote")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged ({brief(error)}): restore it from a copy") from None
+        config = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({first_line(error)}): restore it from a copy") from None
     if not isinstance(config, dict) or config.get("library") != "tokenworld":
         raise UserError(f"{path} is not of a tokenworld model: expected a folder that `tokenworld export` wrote")
-    if config.get("format") != FORMAT:
-        raise UserError(f"{path} has format {config.get('format')}, this version reads {FORMAT}: update tokenworld")
-    wrong = [key for key, kind in NEEDED.items() if not isinstance(config.get(key), kind)]
-    if wrong or len(config["frame"]) != 3 or not all(isinstance(n, int) for n in [*config["frame"], config["actions"]]):
-        raise UserError(f"{path} is incomplete, {', '.join(wrong) or 'frame'} is missing or wrong: restore it from a copy")
+    check(config, record(format=whole()), path)
+    if config["format"] != FORMAT:
+        raise UserError(f"{path} has format {config['format']}, this version reads {FORMAT}: update tokenworld")
+    check(config, TOLD, path)
     return config
 
 
-def load_into(module: nn.Module, path: Path, part: str | None = None) -> None:
-    """The weights of a file into a module, all of them. part: what the module is called; None: what tensors' names begin with.
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, in which a key that is there twice could mean either."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a key is there twice")
+    return dict(pairs)
 
-    Raises UserError naming the part, the tensor and both shapes where file and module do not fit; the module is then as it was.
+
+def stored(path: Path, part: str | None = None) -> Stored:
+    """The weights in a file of a model's folder. part: what they are all of; None: what tensors' names begin with.
+
+    Raises UserError for a file that is missing or damaged.
     """
     if not path.is_file():
         raise UserError(f"{path} is missing: the model is incomplete, restore it from a copy")
-    try:
-        found = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} cannot be read ({brief(error)}): restore it from a copy") from None
-    wanted = module.state_dict()
-
-    def named(key: str) -> str:
-        return f"{part}: {key}" if part else f"{key.partition('.')[0]}: {key.partition('.')[2]}"
-
-    advice = f"weights and {CONFIG} are not of one model, restore both from a copy"
-    for key in wanted:
-        if key not in found:
-            raise UserError(f"{path} lacks a tensor of the {named(key)}, expected shape {tuple(wanted[key].shape)}: {advice}")
-        if found[key].shape != wanted[key].shape:
-            raise UserError(f"{path} does not fit the {named(key)} has shape {tuple(found[key].shape)} in the file, expected"
-                            f" {tuple(wanted[key].shape)} as in {CONFIG}: {advice}")  # fmt: skip
-    extra = sorted(set(found) - set(wanted))
-    if extra:
-        raise UserError(f"{path} has a tensor that no part has, {named(extra[0])} {tuple(found[extra[0]].shape)}: {advice}")
-    module.load_state_dict(found)
+    mismatch = f"weights and {CONFIG} are not of one model, restore both from a copy"
+    return Stored(weights.read(path), path, CONFIG, mismatch, "restore the file from a copy, or export the model again", part)
 
 
 def to_tensors(steps: Steps) -> dict[str, Tensor]:
@@ -186,11 +201,20 @@ def read_starts(folder: Path) -> Steps | None:
     path = folder / "starts.safetensors"
     if not path.is_file():
         return None
-    try:
-        found = load_file(path)
-        return Steps(**{f.name: found[f.name] for f in fields(Steps)})
-    except (SafetensorError, OSError, KeyError) as error:
-        raise UserError(f"{path} cannot be read ({brief(error)}): restore it from a copy") from None
+    told, found = read(folder), weights.read(path)
+    check(found, record(**{f.name: FORMS.get(f.name, tensor(2, torch.bool)) for f in fields(Steps)}), path)
+    N, T, *frame = found["obs"].shape
+    wrong = [f.name for f in fields(Steps) if found[f.name].shape[:2] != (N, T)]
+    if wrong or frame != told["frame"] or not N or not T:
+        raise UserError(f"{path} is damaged, it has frames {N} x {T} x {tuple(frame)}, expected {tuple(told['frame'])}"
+                        f"{f' and as many of {wrong[0]}' if wrong else ''}: restore it from a copy")  # fmt: skip
+    low, high = int(found["action"].min()), int(found["action"].max())
+    if low < 0 or high >= told["actions"]:
+        raise UserError(f"{path} is damaged, it has actions from {low} to {high}, expected 0..{told['actions'] - 1}: restore it"
+                        " from a copy")  # fmt: skip
+    if weights.not_finite(found["reward"]):
+        raise UserError(f"{path} is damaged, it has rewards that are NaN or infinite: restore it from a copy")
+    return Steps(**{f.name: found[f.name] for f in fields(Steps)})
 
 
 def card(config: dict[str, Any], parameters: dict[str, int]) -> str:
@@ -239,9 +263,3 @@ def card(config: dict[str, Any], parameters: dict[str, int]) -> str:
             lines.append(f"| {metric['id']} {metric['name']} | {metric['value']:.4g} | {between} | {metric['unit']} |")
         lines.append("")
     return "\n".join(lines)
-
-
-def brief(error: Exception) -> str:
-    """The first line of another library's complaint."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return lines[0].rstrip(".")[:200]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokenworld import files
 from tokenworld.errors import UserError
 
 SINKS = ("tensorboard", "wandb")
@@ -42,9 +44,10 @@ class Log:
         self._file = None
         self._bar: Any = None
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.lines = _complete_lines(self.path)
-            self._file = open(self.path, "a", encoding="utf-8")
+            with files.writing(self.path):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self.lines = _complete_lines(self.path)
+                self._file = open(self.path, "a", encoding="utf-8")
         self._sinks: list = []
         self.open(sinks)
 
@@ -59,11 +62,13 @@ class Log:
         return time.monotonic() - self._start
 
     def metrics(self, phase: str, **numbers: Any) -> None:
-        """Append one line. A number may be a 0-dim tensor; what is not finite becomes null (JSON has no NaN)."""
+        """Append one line. A number may be a 0-dim tensor; what is not finite becomes null (JSON has no NaN). Raises UserError
+        where the disk refuses."""
         plain = {key: _plain(value) for key, value in numbers.items()}
         if self._file is not None:
-            self._file.write(json.dumps({"phase": phase, "wall": round(self.wall, 3), **plain}) + "\n")
-            self._file.flush()
+            with files.writing(self.path):
+                self._file.write(json.dumps({"phase": phase, "wall": round(self.wall, 3), **plain}) + "\n")
+                self._file.flush()
         self.lines += 1
         for sink in self._sinks:
             sink(phase, plain, self.lines)
@@ -72,22 +77,24 @@ class Log:
         """Cut metrics.jsonl to its first `lines` lines: what was logged after the checkpoint is logged again."""
         if self._file is None:
             return
-        self._file.close()
-        kept = self.path.read_bytes().splitlines(keepends=True)[:lines]
-        with open(self.path, "r+b") as file:
-            file.truncate(sum(len(line) for line in kept if line.endswith(b"\n")))
-            os.fsync(file.fileno())
-        self.lines = _complete_lines(self.path)
-        self._file = open(self.path, "a", encoding="utf-8")
+        with files.writing(self.path):
+            self._file.close()
+            kept = self.path.read_bytes().splitlines(keepends=True)[:lines]
+            with open(self.path, "r+b") as file:
+                file.truncate(sum(len(line) for line in kept if line.endswith(b"\n")))
+                os.fsync(file.fileno())
+            self.lines = _complete_lines(self.path)
+            self._file = open(self.path, "a", encoding="utf-8")
 
     def say(self, text: str) -> None:
-        """One line for people, on stderr, above a progress bar if there is one."""
+        """One line for people, on stderr, above a progress bar if there is one. A closed or full stderr is no error."""
         if self.silent:
             return
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        else:
-            print(text, file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):
+            if self._bar is not None:
+                self._bar.write(text, file=sys.stderr)
+            else:
+                print(text, file=sys.stderr, flush=True)
 
     def progress(self, total: int, label: str, done: int = 0) -> Progress:
         """`for i in log.progress(100, "tokenizer"):`, or `with log.progress(...) as bar: bar.update(5, loss=0.1)`."""
@@ -95,7 +102,8 @@ class Log:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # each line was flushed: what is left is a line that was refused
+                self._file.close()
             self._file = None
         for sink in self._sinks:
             sink(None, {}, self.lines)

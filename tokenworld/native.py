@@ -2,7 +2,8 @@
 
 PyTorch's products read a cache at 19 GB/s where this loop reads it at 32 (two cores, one query over 170 keys in bf16), and
 what surrounds them is a dozen small operations. Where there is no compiler the same is done by PyTorch, slower.
-TOKENWORLD_NATIVE=0 switches it off.
+TOKENWORLD_NATIVE=0 switches it off. The library is kept in the user's cache; where there is no cache that is this user's alone
+it is compiled anew by each process.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from tokenworld import private
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ["-std=c++17", "-O3", "-march=native", "-ffast-math", "-fPIC", "-fopenmp"]
@@ -56,27 +59,30 @@ def compiled() -> ctypes.CDLL | None:
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if os.environ.get("TOKENWORLD_NATIVE") == "0" or compiler is None or not sys.platform.startswith("linux"):
         return None
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        path = _cache() / f"native-{_fingerprint(compiler)}.so"
-        if not path.is_file():
-            _compile(compiler, path)
-        return ctypes.CDLL(str(path))
+    for kept in (True, False):  # a cache may be full, or on a disk from which nothing may be loaded
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            path = private.file("XDG_CACHE_HOME", ".cache", f"native-{_fingerprint(compiler)}.so") if kept else None
+            if path is not None and path.is_file():
+                with contextlib.suppress(OSError):  # a damaged one is compiled again
+                    return ctypes.CDLL(str(path))
+            if path is not None or not kept:
+                return _compiled_now(compiler, path)
     return None
 
 
-def _compile(compiler: str, path: Path) -> None:
-    """Compile and link in two steps: -ffast-math at the link would have every thread of the process flush small numbers."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+def _compiled_now(compiler: str, path: Path | None) -> ctypes.CDLL:
+    """Compile and load in a private folder; then keep at `path`, if there is one. In two steps: -ffast-math at the link would
+    have every thread of the process flush small numbers."""
+    with tempfile.TemporaryDirectory(dir=path and path.parent) as folder:
         made, linked = Path(folder) / "native.o", Path(folder) / "native.so"
         quiet = dict(check=True, capture_output=True, timeout=120)
         subprocess.run([compiler, *FLAGS, "-c", str(SOURCE), "-o", str(made)], **quiet)
         subprocess.run([compiler, "-shared", "-fopenmp", str(made), "-o", str(linked), "-lm"], **quiet)
-        os.replace(linked, path)  # whole or not at all, whoever else compiles it now
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tokenworld"
+        linked.chmod(0o700)
+        library = ctypes.CDLL(str(linked))
+        if path is not None:
+            os.replace(linked, path)  # whole or not at all, whoever else compiles it now
+        return library
 
 
 def _fingerprint(compiler: str) -> str:

@@ -174,20 +174,6 @@ class Run:
     def _in_parts(self, name: str) -> bool:
         return self.sharded and name == "dynamics"
 
-    def restore_weights(self, modules: dict, shards: Path | None) -> None:
-        restore_model(self.world_model, modules, shards)
-        if self.policy is not None and "policy" in modules:
-            self.policy.load_state_dict(modules["policy"])
-
-
-def restore_model(world_model: WorldModel, modules: dict, shards: Path | None) -> None:
-    """Tokenizer and dynamics as a checkpoint has them, the dynamics whole or (`shards`) in parts."""
-    world_model.tokenizer.load_state_dict(modules["tokenizer"])
-    if shards is None:
-        world_model.dynamics_modules().load_state_dict(modules["dynamics"])
-    else:
-        sharding.read(shards, world_model.dynamics_modules())
-
 
 def tensors(state: dict[str, Any]) -> dict[str, Any]:
     """Arrays as tensors: what a checkpoint can hold without executing anything."""

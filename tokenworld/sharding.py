@@ -25,6 +25,7 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
 from tokenworld import distributed
+from tokenworld.errors import UserError, first_line
 
 FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
@@ -68,6 +69,16 @@ def read(folder: Path, module: nn.Module, optimizer: Optimizer | None = None) ->
         state = get_optimizer_state_dict(module, optimizer, options=FLAT)
         state |= {key.removeprefix("optimizer."): x for key, x in found.items() if key.startswith("optimizer.")}
         set_optimizer_state_dict(module, optimizer, state, options=FLAT)
+
+
+def sizes(folder: Path) -> dict[str, Tensor]:
+    """The weights that `write` wrote, by name, on the meta device: their shapes and types. Raises UserError."""
+    try:
+        found = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+        weights = {name.removeprefix("model."): each for name, each in found.items() if name.startswith("model.")}
+        return {name: torch.empty(each.size, dtype=each.properties.dtype, device="meta") for name, each in weights.items()}
+    except Exception as error:  # of a reader that trusts what it reads
+        raise UserError(f"{folder} cannot be read ({first_line(error)}): restore it from a copy") from None
 
 
 def _tensors(module: nn.Module, optimizer: Optimizer | None) -> dict[str, Tensor]:

@@ -23,10 +23,11 @@ from typing import Any
 
 import torch
 
-from tokenworld import config
+from tokenworld import config, files, signals
 from tokenworld.errors import UserError
 from tokenworld.evaluation.comparison import compare, markdown
 from tokenworld.log import Log
+from tokenworld.sweep_folder import epochs_of, last_line, read_summary, stored
 
 Settings = dict[str, str | None]  # key -> the word's value; ~key -> None
 OWN_KEYS = ("out", "jobs")
@@ -58,7 +59,7 @@ class Member:
     @property
     def summary(self) -> dict[str, Any] | None:
         """What a finished run measured; None for any other."""
-        return json.loads((self.out / "summary.json").read_text(encoding="utf-8")) if self.finished else None
+        return read_summary(self.out) if self.finished else None
 
     @property
     def epochs(self) -> int:
@@ -66,12 +67,7 @@ class Member:
 
     @property
     def epochs_done(self) -> int:
-        if self.finished:
-            return self.epochs
-        try:
-            return min(self.epochs, json.loads(last_line(self.out / "metrics.jsonl"))["epoch"])
-        except ValueError:  # nothing there yet, or a line that is being written
-            return 0
+        return self.epochs if self.finished else min(self.epochs, epochs_of(self.out))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -167,18 +163,6 @@ def labels(values: Sequence[str | None]) -> dict[str | None, str]:
     return short if len(set(short.values())) == len(short) else whole
 
 
-def stored(out: Path) -> dict[str, Settings]:
-    """The runs of a sweep's folder, by name; none for a new one. Raises UserError for a folder of something else."""
-    if not (out / "sweep.json").is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise UserError(f"{out} exists and is no sweep, nothing is overwritten: choose another out=DIR or remove it first")
-        return {}
-    try:
-        return json.loads((out / "sweep.json").read_text(encoding="utf-8"))["runs"]
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{out}/sweep.json is damaged: restore it from a copy, or choose another out=DIR") from None
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The runs
 
@@ -186,23 +170,38 @@ def stored(out: Path) -> dict[str, Settings]:
 def sweep(out: Path, members: Sequence[Member], jobs: int, words: Sequence[str]) -> int:
     """Train what is not finished, at most `jobs` at once, and compare all; the exit code: 1 if a run failed.
 
-    Raises UserError, before anything is created, for a run that was begun with another recipe; KeyboardInterrupt after
-    Ctrl-C, when every run has saved.
+    Raises UserError, before anything is created, for a run that was begun with another recipe or has a damaged summary, and for
+    a folder in which another sweep is at work; `Stop` after a signal, when every run has saved.
     """
     for member in members:
+        _ = member.summary
         if (member.out / "config.yaml").is_file() and not _same(config.load(member.out), (member.cfg, member.cli)):
             raise UserError(f"{member.out} was begun with other settings than its recipe has now: choose another out=DIR")
-    out.mkdir(parents=True, exist_ok=True)
-    _write(out / "sweep.json", json.dumps({"runs": {m.name: m.settings for m in members}}, indent=1) + "\n")
+    with files.locked(out):
+        return _sweep(out, members, jobs, words)
+
+
+def _sweep(out: Path, members: Sequence[Member], jobs: int, words: Sequence[str]) -> int:
+    files.remove_unfinished(out)
+    files.write(out / "sweep.json", json.dumps({"runs": {m.name: m.settings for m in members}}, indent=1) + "\n")
     log, again = Log(None), f"tokenworld sweep {shlex.join(words)}"
     log.say(f"{out}: {len(members)} runs, {sum(m.finished for m in members)} of them finished, {jobs} at once")
-    failed = _train(members, jobs, log, lambda failed: report(out, members, failed))
-    print(report(out, members, failed), flush=True)
+
+    def ended(failed: dict[str, int]) -> None:
+        try:
+            write_results(out, *results_of(members, failed))
+        except UserError as error:  # the runs go on, and it is tried again
+            log.say(str(error))
+
+    failed, signum = _train(members, jobs, log, ended)
+    results, text = results_of(members, failed)
+    print(text, flush=True)
+    write_results(out, results, text)
     for name, code in failed.items():
         log.say(f"failed: {name}, exit code {code}: {last_line(out / f'{name}.log')}")
     if not all(member.finished or member.name in failed for member in members):
-        log.say(f"stopped; go on with: {again}")
-        raise KeyboardInterrupt
+        log.say(f"stopped; resume with: {again}")
+        raise signals.Stop(signum or signal.SIGINT)
     if failed:
         log.say(f"{len(failed)} of {len(members)} runs failed, see {out}/NAME.log; to try them again: {again}")
     return 1 if failed else 0
@@ -215,11 +214,14 @@ class Job:
     member: Member
     process: subprocess.Popen
     place: int  # among the jobs
-    signalled: int = 0  # SIGINTs that it got
+    signalled: int = 0  # signals that it got
 
 
-def _train(members: Sequence[Member], jobs: int, log: Log, ended: Callable[[dict[str, int]], Any]) -> dict[str, int]:
-    """Run what is not finished; `ended` is called whenever a run has. The exit codes of those that failed, by name."""
+def _train(
+    members: Sequence[Member], jobs: int, log: Log, ended: Callable[[dict[str, int]], Any]
+) -> tuple[dict[str, int], int]:
+    """Run what is not finished; `ended` is called whenever a run has. The exit codes of those that failed, by name, and the
+    signal that stopped the others, or 0."""
     waiting = [member for member in members if not member.finished]
     running: list[Job] = []
     failed: dict[str, int] = {}
@@ -229,7 +231,7 @@ def _train(members: Sequence[Member], jobs: int, log: Log, ended: Callable[[dict
             for job in running[:]:
                 code, name = job.process.poll(), job.member.name
                 if code is None and job.signalled < interrupts.count:  # one each: a second one means stop without saving
-                    job.process.send_signal(signal.SIGINT)
+                    job.process.send_signal(interrupts.signum)
                     job.signalled += 1
                 elif code is not None:
                     running.remove(job)
@@ -261,7 +263,7 @@ def _train(members: Sequence[Member], jobs: int, log: Log, ended: Callable[[dict
                     log.say(f"{member.name} is still at work in a process that another sweep began: waiting for it")
             clock.tick()
             time.sleep(POLL)
-    return failed
+    return failed, interrupts.signum
 
 
 def _started(member: Member, place: int, jobs: int) -> subprocess.Popen | None:
@@ -269,7 +271,7 @@ def _started(member: Member, place: int, jobs: int) -> subprocess.Popen | None:
 
     The lock goes with the open file, so it holds for as long as the process lives, also without its sweep.
     """
-    with open(member.log, "ab") as output:
+    with files.writing(member.log), open(member.log, "ab") as output:
         try:
             fcntl.flock(output, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -277,7 +279,6 @@ def _started(member: Member, place: int, jobs: int) -> subprocess.Popen | None:
         if (member.out / "config.yaml").is_file():  # it is what the command line says, which its user vouches for
             words = ["--resume", str(member.out), "--trust-remote-code"]
         else:
-            (member.out / "config.tmp").unlink(missing_ok=True)  # killed at its very beginning
             words = [*words_of(member.settings), f"out={member.out}"]
         return subprocess.Popen(
             [*TRAIN, *words],
@@ -305,14 +306,15 @@ class _Interrupts:
 
     def __init__(self) -> None:
         self.count = self.told = 0
+        self.signum = 0  # the newest one that counts
 
     def __enter__(self) -> _Interrupts:
         def handler(signum, frame):  # also where a signal was ignored: a child would inherit that, and be deaf to ours
-            self.count += self.previous[signum] is not signal.SIG_IGN
+            if self.previous[signum] is not signal.SIG_IGN:
+                self.count, self.signum = self.count + 1, signum
 
-        kinds = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        self.previous = {kind: signal.getsignal(kind) for kind in kinds}
-        for kind in kinds:
+        self.previous = {kind: signal.getsignal(kind) for kind in signals.KINDS}
+        for kind in signals.KINDS:
             signal.signal(kind, handler)
         return self
 
@@ -357,8 +359,8 @@ class _Clock:
 # Files
 
 
-def report(out: Path, members: Sequence[Member], failed: dict[str, int]) -> str:
-    """Write results.json and results.md of what there is so far; the latter's text."""
+def results_of(members: Sequence[Member], failed: dict[str, int]) -> tuple[dict[str, Any], str]:
+    """What results.json and results.md say of what there is so far."""
     runs = [
         {
             "name": member.name,
@@ -372,26 +374,12 @@ def report(out: Path, members: Sequence[Member], failed: dict[str, int]) -> str:
         for member in members
     ]
     results = compare(runs)
-    text = markdown(results)
-    _write(out / "results.json", json.dumps(results, indent=1) + "\n")
-    _write(out / "results.md", text)
-    return text
+    return results, markdown(results)
 
 
-def last_line(path: Path) -> str:
-    """The last line with something in it; empty if there is none."""
-    if not path.is_file():
-        return ""
-    with open(path, "rb") as file:
-        file.seek(max(0, path.stat().st_size - 20_000))
-        lines = [line.strip() for line in re.split(r"[\r\n]", file.read().decode("utf-8", "replace")) if line.strip()]
-    return lines[-1] if lines else ""
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+def write_results(out: Path, results: dict[str, Any], text: str) -> None:
+    files.write(out / "results.json", json.dumps(results, indent=1) + "\n")
+    files.write(out / "results.md", text)
 
 
 def _same(one: tuple[dict, dict], other: tuple[dict, dict]) -> bool:

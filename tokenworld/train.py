@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import math
+import shlex
 import signal
 import time
 from dataclasses import fields, replace
@@ -16,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld import distributed
+from tokenworld import distributed, origins, signals
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode
 from tokenworld.errors import UserError
@@ -60,23 +61,13 @@ def loop(
 ) -> None:
     """Epochs of all phases, from where the run stands, with a checkpoint every `checkpoint_every` epochs and at the end.
 
-    Ctrl-C finishes the epoch, saves and stops; a second one stops at once, and the last checkpoint stays. `sinks` are
-    "tensorboard" and "wandb". `shard`: each process holds a part of the dynamics, for one that does not fit a device; only
-    by `tokenworld train dynamics`.
+    A signal (see `signals.py`) finishes the epoch, saves and stops; a second one stops at once, and the last checkpoint stays.
+    `sinks` are "tensorboard" and "wandb". `shard`: each process holds a part of the dynamics, for one that does not fit a
+    device; only by `tokenworld train dynamics`.
     """
     run.log.open(sinks)
     run.to_shard = shard
-    stopping = []
-
-    def stop(signum, frame):
-        if stopping:
-            raise KeyboardInterrupt
-        stopping.append(True)
-        run.log.say("stopping: this epoch is finished and saved first; Ctrl-C again stops at once")
-
-    usable = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    previous = signal.signal(signal.SIGINT, stop) if usable else None
-    try:
+    with signals.finishing(run.log.say, resume_command(run)) as request:
         began_at, began = run.epoch, time.monotonic()
         while run.epoch < epochs:
             for name, phase in run.phases.items():
@@ -84,17 +75,23 @@ def loop(
                 phase(run, run.epoch == epochs - 1)
                 run.seconds[name] = run.seconds.get(name, 0.0) + time.monotonic() - started
             run.epoch += 1
-            stopping += [True] * int(distributed.total(torch.tensor(len(stopping), device=run.device)) > len(stopping))
+            stopping = bool(distributed.total(torch.tensor(int(request.signum > 0), device=run.device)))
             if run.epoch % checkpoint_every == 0 or run.epoch == epochs or stopping:
                 run.save()
             left = (time.monotonic() - began) / (run.epoch - began_at) * (epochs - run.epoch)
             run.log.say(f"epoch {run.epoch}/{epochs} · {spoken(run.news)} · {run.log.wall:.0f} s, about {left:.0f} s left")
             run.news.clear()
-            if stopping and run.epoch < epochs:
-                raise KeyboardInterrupt
-    finally:
-        if usable:
-            signal.signal(signal.SIGINT, previous)
+            if stopping:
+                raise signals.Stop(request.signum or signal.SIGTERM)
+
+
+def resume_command(run: Run) -> str:
+    """The command line that continues this run from its last checkpoint."""
+    ranks = distributed.world()
+    start = "tokenworld" if ranks == 1 else f"torchrun --nproc-per-node={ranks} -m tokenworld.cli"
+    words = [str(run.out), *(f"{key}={value}" for key, value in run.resume_keys.items())]
+    trust = [origins.FLAG] if any(origins.names(run.config)) else []  # a run never vouches for itself
+    return f"{start} train --resume {shlex.join([*words, *trust])}"
 
 
 def collect(

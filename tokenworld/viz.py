@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from tokenworld import files
+
 # One colour per channel for frames that are not pictures (MinAtar): distinct for colour-blind eyes (Okabe and Ito).
 PALETTE = np.array(
     [
@@ -77,7 +79,8 @@ def save_png(path: Path, picture: np.ndarray) -> None:
     """picture (H, W, 3) uint8."""
     from PIL import Image
 
-    Image.fromarray(picture).save(path)
+    with files.replacing(path) as temporary:
+        Image.fromarray(picture).save(temporary, format="PNG")
 
 
 def save_gif(path: Path, video: np.ndarray, fps: float = 10) -> None:
@@ -85,7 +88,8 @@ def save_gif(path: Path, video: np.ndarray, fps: float = 10) -> None:
     from PIL import Image
 
     frames = [Image.fromarray(frame) for frame in video]
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
+    with files.replacing(path) as temporary:
+        frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
 
 
 def save_curve(path: Path, x: list[float], y: list[float], *, random: float | None, xlabel: str, ylabel: str) -> None:
@@ -94,7 +98,8 @@ def save_curve(path: Path, x: list[float], y: list[float], *, random: float | No
     if random is not None:
         figure.axes[0].axhline(random, color=RED, linestyle="--", label="random")
         figure.axes[0].legend()
-    figure.savefig(path, dpi=120)
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
 
 
 # ---------------------------------------------------------------------------------------------------------------------

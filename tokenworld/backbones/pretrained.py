@@ -18,10 +18,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from tokenworld.backbones import language_model
 from tokenworld.backbones.gpt import Cache
-from tokenworld.errors import UserError
-from tokenworld.hub import brief, downloaded
+from tokenworld.errors import UserError, first_line
+from tokenworld.hub import downloaded
 from tokenworld.kernels import additive, computed_in, ring_memory, write_ring
+from tokenworld.weights import on_meta
 
 
 class Pretrained(nn.Module):
@@ -145,9 +147,10 @@ class Pretrained(nn.Module):
         """S, if the model has so many positions."""
         S = self.context * P
         if self.table is not None and S > self.table:
+            fewer = f"set backbone.context={self.table // P} or less, or " if self.table >= P else ""
             raise UserError(
                 f"backbone.context={self.context} steps of {P} positions are {S}, but the model has learned positions for"
-                f" {self.table}: set backbone.context={max(1, self.table // P)} or less, or choose a model with rotary ones"
+                f" {self.table}: {fewer}choose a model with more of them or with rotary ones"
             )
         return S
 
@@ -233,30 +236,28 @@ def _model(name: str | None, path: str | None, config: dict | None, attention: s
         got = " and ".join(given) or "none"
         raise UserError(f"backbone takes exactly one of name, path and config, got {got}: for example backbone.name=gpt2")
     import transformers
-    from safetensors import SafetensorError
 
     transformers.logging.set_verbosity_error()  # its advice is for other uses; what matters raises
     transformers.logging.disable_progress_bar()
-    safely: dict = dict(trust_remote_code=False, attn_implementation=attention)
     if config is not None:
-        return transformers.AutoModel.from_config(_configured(config), dtype=torch.float32, **safely)
+        return language_model.untrained(_configured(config), attention)
+    label = f"backbone.{next(iter(given))}={name or path}"
     if path is not None:
-        where = _folder(path)
+        where = Path(path).expanduser()
+        if not where.is_dir():
+            raise UserError(f"{label} is no folder: give one that save_pretrained wrote, or a hub id as backbone.name")
     else:
         wanted = ["config.json", "*.safetensors", "*.safetensors.index.json"]
-        label = f"backbone.name={name}"
-        where = downloaded(name, wanted, label, "download it where there is a network and give its folder as backbone.path")
+        advice = "download it where there is a network and give its folder as backbone.path"
+        where = Path(downloaded(name, wanted, label, advice))
+    language_model.check(where, label)
     try:
         found = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=True)
-        _refuse_unfit(found)
-        return transformers.AutoModel.from_pretrained(
-            where, config=found, dtype=torch.float32, use_safetensors=True, local_files_only=True, **safely
-        )
-    except UserError:
-        raise
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise UserError(f"backbone.{next(iter(given))}={name or path} cannot be loaded: {brief(error)}; expected a causal"
-                        " transformer's config.json and safetensors") from None  # fmt: skip
+    except Exception as error:  # a damaged config raises errors of many types
+        raise UserError(f"{label} cannot be loaded: {first_line(error)}; expected a causal transformer's config.json and"
+                        " safetensors") from None  # fmt: skip
+    _refuse_unfit(found)
+    return language_model.untrained(found, attention) if on_meta() else language_model.load(where, found, attention, label)
 
 
 def _configured(config: dict):
@@ -270,7 +271,7 @@ def _configured(config: dict):
     try:
         made = AutoConfig.for_model(kind, **{"vocab_size": 8} | {k: v for k, v in config.items() if k != "model_type"})
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"backbone.config is no {kind} that transformers knows: {brief(error)}") from None
+        raise UserError(f"backbone.config is no {kind} that transformers knows: {first_line(error)}") from None
     known = _keywords(made)
     for key in set(config) - known:
         near = difflib.get_close_matches(key, known, n=1)
@@ -295,6 +296,8 @@ def _refuse_unfit(config) -> None:
     if kind not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise UserError(f"backbone cannot be a {kind}: expected a causal language model such as gpt2, llama, qwen3, gpt_neox"
                         " or mistral")  # fmt: skip
+    if getattr(config, "quantization_config", None) is not None:
+        raise UserError("backbone cannot be a quantized model, its weights cannot be trained: choose one with floating weights")
     cls = modeling_auto.MODEL_MAPPING[type(config)]
     needs = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values"}
     if getattr(cls, "_is_stateful", False) or not needs <= set(inspect.signature(cls.forward).parameters):
@@ -304,15 +307,6 @@ def _refuse_unfit(config) -> None:
     if any(word in str(rope.get("rope_type")) for word in ("dynamic", "longrope")):
         raise UserError(f"backbone cannot be a {kind} with {rope['rope_type']} positions: they change with the length of the"
                         " sequence, and cached keys would not; choose a model with default rotary positions")  # fmt: skip
-
-
-def _folder(path: str) -> str:
-    folder = Path(path).expanduser()
-    if not folder.is_dir():
-        raise UserError(f"backbone.path={path} is no folder: give one that save_pretrained wrote, or a hub id as backbone.name")
-    if not (folder / "config.json").is_file():
-        raise UserError(f"backbone.path={path} has no config.json: give a folder that save_pretrained wrote")
-    return str(folder)
 
 
 @torch.no_grad()
@@ -337,7 +331,7 @@ def _probed(model, H: int) -> tuple[int, int, int]:
         raise UserError(f"backbone cannot be a {kind}: it needs a cache of its own; choose gpt2, llama or qwen3") from None
     model.train(training)
     shapes = {shape for pair in probe.shapes.values() for shape in pair}
-    if not torch.equal(one, other) or torch.equal(one, both):
+    if not one.is_meta and (not torch.equal(one, other) or torch.equal(one, both)):
         raise UserError(f"backbone cannot be a {kind}: it does not attend as the mask says; choose gpt2, llama or qwen3")
     if len(shapes) != 1 or len(probe.shapes) != model.config.num_hidden_layers:
         raise UserError(f"backbone cannot be a {kind}: its layers do not all keep keys and values of one size; choose e.g."
@@ -361,7 +355,7 @@ def _straighten(model) -> None:
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, Conv1D):
-                linear = nn.utils.skip_init(nn.Linear, *child.weight.shape)
+                linear = nn.Linear(*child.weight.shape, device="meta")  # both its tensors are given to it
                 linear.weight, linear.bias = nn.Parameter(child.weight.detach().t().contiguous()), child.bias
                 setattr(parent, name, linear)
 

@@ -22,6 +22,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from tokenworld.envs.seeds import fold
 from tokenworld.errors import UserError
 
 
@@ -119,7 +120,8 @@ class AtariVector(VectorEnv):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         if options:
             raise ValueError(f"no reset options are supported, got {options}")
-        obs, info = self.games.reset(seed=None if seed is None else int(seed))
+        # ale-py seeds row i with seed + i and keeps 31 bits
+        obs, info = self.games.reset(seed=fold(seed, 2**31 - self.num_envs + 1))
         self._begin()
         return self._channel_first(obs), info
 

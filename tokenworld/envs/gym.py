@@ -6,18 +6,21 @@ is the shorter one of the first and the last. Ids may name the module that regis
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Discrete
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from torch.nn.functional import interpolate
 
+from tokenworld.envs.copies import Copies
+from tokenworld.envs.game import Game, try_out
+from tokenworld.envs.seeds import fold
+from tokenworld.envs.single import build
+from tokenworld.envs.spaces import check_spaces
 from tokenworld.errors import UserError
 
 
@@ -29,63 +32,41 @@ def make(
     width: int | None = None,
     max_steps: int | None = None,
     processes: bool = False,
+    wrappers: list | None = None,
+    kwargs: dict | None = None,
 ) -> VectorEnv:
     """`num_envs` copies of the environment `id`: obs (N, C, H, W) uint8, discrete actions.
 
-    `height` and `width` resize the frames (averaging over areas; None keeps the size); `max_steps` truncates (None
-    keeps the environment's own limit); `processes` runs each copy in a process of its own, for slow environments.
-    Raises `UserError` for an unknown id, observations that are no images, actions that are not discrete.
+    `kwargs` go to `gymnasium.make`; `wrappers` are dotted names, applied in order to each copy (a mapping of `_target_` and
+    keyword arguments may stand for a name). `height` and `width` resize the frames (averaging over areas; None keeps the
+    size); `max_steps` truncates (None keeps the environment's own limit); `processes` runs each copy in a process of its own,
+    for slow environments. Raises `UserError` for an environment that cannot be built, observations that are no images,
+    actions that are not discrete, and one that fails in a trial of one step.
     """
     if num_envs < 1:
         raise UserError(f"env.num_envs must be at least 1, got {num_envs}: choose e.g. 8")
     for name, value in [("height", height), ("width", width), ("max_steps", max_steps)]:
         if value is not None and value < 1:
             raise UserError(f"env.{name} must be at least 1 or null, got {value}: choose e.g. 64")
-    if id.startswith("ALE/"):
-        _register_atari()
-    make_one = _maker(id, max_steps)
+    build_one = partial(build, id, max_steps=max_steps, wrappers=wrappers, kwargs=kwargs)
 
-    # One is built first: what is wrong with it is said in one sentence, not by a vector of workers.
-    try:
-        one = make_one()
-    except gymnasium.error.DependencyNotInstalled as error:
-        raise UserError(f"env.id={id} needs a package that is not installed: {error}") from error
-    except (gymnasium.error.Error, ModuleNotFoundError) as error:
-        nearest = difflib.get_close_matches(id, list(gymnasium.registry), n=1, cutoff=0.0)
-        raise UserError(f"env.id={id} is not registered with Gymnasium: did you mean {nearest[0]}?") from error
-    space, actions = one.observation_space, one.action_space
+    # One is built and tried first: what is wrong with it is said at once, not by a vector of workers in the middle of a run.
+    one = Game(build_one(), id)
+    check_spaces(id, one)
+    try_out(one)
     one.close()
-    if not (isinstance(space, Box) and space.dtype in (np.uint8, bool) and len(space.shape) in (2, 3)):
-        got = f"Box{space.shape} {space.dtype}" if isinstance(space, Box) else f"{space}"
-        raise UserError(
-            f"env.id={id} has no image observations: got {got}, "
-            f"expected a Box of uint8 or bool, (H, W), (H, W, C) or (C, H, W): choose an environment with pixels"
-        )
-    if not isinstance(actions, Discrete):
-        raise UserError(f"env.id={id} has no discrete actions: got {actions}, expected Discrete: choose another one")
-
-    vector = AsyncVectorEnv if processes else SyncVectorEnv
-    copies = vector([make_one] * num_envs, autoreset_mode=AutoresetMode.NEXT_STEP)
+    copies = Copies(partial(_build_game, build_one, id), num_envs, id=id, processes=processes)
     return ImageVector(copies, height=height, width=width)
 
 
-def _maker(id: str, max_steps: int | None) -> Callable[[], gymnasium.Env]:
-    limit = {} if max_steps is None else {"max_episode_steps": max_steps}
-    return lambda: gymnasium.make(id, disable_env_checker=True, **limit)
-
-
-def _register_atari() -> None:
-    try:
-        import ale_py
-    except ImportError as error:
-        raise UserError("Atari needs ale-py, which is not installed: run `pip install 'gymnasium[atari]'`") from error
-    gymnasium.register_envs(ale_py)
+def _build_game(build_one: partial, id: str, row: int) -> Game:
+    return Game(build_one(), id, row)
 
 
 class ImageVector(VectorEnv):
-    """Gymnasium's own vector environment with channel-first, resized byte frames."""
+    """Copies of an environment with channel-first, resized byte frames."""
 
-    def __init__(self, copies: VectorEnv, *, height: int | None, width: int | None) -> None:
+    def __init__(self, copies: Copies, *, height: int | None, width: int | None) -> None:
         self.copies = copies
         self.num_envs = copies.num_envs
         self.start = int(copies.single_action_space.start)
@@ -103,7 +84,7 @@ class ImageVector(VectorEnv):
         self.metadata = {**copies.metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        obs, info = self.copies.reset(seed=None if seed is None else int(seed), options=options)
+        obs, info = self.copies.reset(seed=fold(seed), options=options)
         return self._frames(obs), info
 
     def step(self, actions):
@@ -124,7 +105,7 @@ class ImageVector(VectorEnv):
         if self.resize:
             frames = torch.from_numpy(np.ascontiguousarray(obs)).float()
             obs = interpolate(frames, size=self.size, mode="area").round().to(torch.uint8).numpy()  # (N, C, h, w)
-        return np.array(obs, order="C")  # a copy: Gymnasium's vector environments reuse their buffers
+        return np.array(obs, order="C")  # a copy: the vector reuses its array
 
     def close_extras(self, **kwargs: Any) -> None:
         self.copies.close(**kwargs)

@@ -18,6 +18,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from tokenworld.envs.seeds import fold
 from tokenworld.errors import UserError
 
 ID = "KnownWorld-v0"
@@ -188,7 +189,7 @@ class KnownWorldVector(VectorEnv):
         if options:
             raise ValueError(f"no reset options are supported, got {options}")
         if seed is not None:
-            self._rng = np.random.default_rng(seed)
+            self._rng = np.random.default_rng(fold(seed))
         self._state = self._begin()
         self._ended, self._length = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, np.int64)
         return self.world.pictures[self._state], {}

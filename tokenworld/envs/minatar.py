@@ -16,6 +16,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from tokenworld.envs.seeds import fold
 from tokenworld.errors import UserError
 
 GAMES = {
@@ -85,9 +86,10 @@ class MinAtarVector(VectorEnv):
         """Row i is seeded with seed + i; without a seed the games' random streams go on."""
         if options:
             raise ValueError(f"no reset options are supported, got {options}")
+        seed = fold(seed)
         for i, game in enumerate(self.games):
             if seed is not None:
-                game.seed((int(seed) + i) % 2**32)
+                game.seed(fold(seed + i, 2**32))
                 game.last_action = 0
             game.reset()
             self._frames[i] = game.state()

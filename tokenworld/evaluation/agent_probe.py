@@ -32,7 +32,7 @@ def gaps(
         return int(actor(torch.from_numpy(np.ascontiguousarray(obs))[None], torch.tensor([first]))[0])
 
     places = branch_probe.places(simulator, count, context, deadline, seed + 1, act)
-    mine = branch_probe.branches(world_model, simulator, places, deadline, seed) if places else None
+    mine = branch_probe.branches(world_model, simulator, places, deadline) if places else None
     if mine is None:
         return transfer.causal_gap(other), {}
     used = places[: len(mine.p)]

@@ -5,7 +5,7 @@ each is scored by the model and nothing is sampled. States count alike; within a
 that chose it takes them, where that is known.
 
 A branch that the model gives probability 0 would cost infinitely many bits: it counts `IMPOSSIBLE` bits (a probability of
-about 1e-12), or as many as the dearest possible branch if that is more.
+about 1e-12), or as many as the dearest possible branch of its state if that is more.
 """
 
 from __future__ import annotations
@@ -58,7 +58,16 @@ def weights(branches: Branches) -> np.ndarray:
 
 def finite_bits(branches: Branches, bits: np.ndarray | None = None) -> np.ndarray:
     """bits (S, A, J) with unused branches at 0 and impossible ones at a finite price (see the module)."""
-    return capped(np.where(branches.p > 0, branches.bits if bits is None else bits, 0.0))
+    bits = np.where(branches.p > 0, branches.bits if bits is None else bits, 0.0)
+    dearest = np.where(np.isfinite(bits), bits, 0.0).max((1, 2), keepdims=True)  # of its state: (S, 1, 1)
+    return np.where(np.isfinite(bits), bits, np.maximum(IMPOSSIBLE, dearest))
+
+
+def frame_bits(bits: np.ndarray) -> np.ndarray:
+    """Bits (N,) of frames from those of their codes (N, K); an impossible frame costs `IMPOSSIBLE` bits, or as many as its
+    possible codes if that is more: what a frame costs depends on no other frame."""
+    possible = np.where(np.isfinite(bits), bits, 0.0).sum(1)
+    return np.where(np.isfinite(bits).all(1), bits.sum(1), np.maximum(IMPOSSIBLE, possible))
 
 
 def capped(bits: np.ndarray) -> np.ndarray:

@@ -5,6 +5,9 @@ simulator cannot list). The frames are tokenised, those that tokenise alike are 
 forcing after `state.select`. What needs the model's own frames (its entropy, the distribution of single codes, reward and
 termination where h reads drawn codes) is a mean over `DRAWS` of them: entropies and code distributions are means of exact
 conditionals along the draws, which is unbiased and varies less than counting.
+
+The seed, the budget and the number of places choose the places. What is drawn at a place follows from its `key` alone (see
+`draws.py`), so that two evaluations can be compared place by place.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenworld.evaluation import draws
 from tokenworld.evaluation.records import Branches, Rollouts
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.world_model import WorldModel, frames_as_steps
@@ -30,6 +34,7 @@ LONGEST = 400  # steps of an episode in which states are looked for
 CANDIDATES = 16  # codes per position whose probabilities are compared
 ROWS = 256  # of the model at once
 SIDE = 16  # pixels of a frame's features
+ACTIVE_STEPS = 512  # of random play, in which it is counted how often each pixel changes
 
 
 @dataclass(frozen=True)
@@ -37,10 +42,11 @@ class Place:
     """A state to branch from: the simulator's snapshot and what led there, T frames and T - 1 actions."""
 
     snapshot: Any
-    hash: int
+    hash: int  # of the simulator's state
     episode: int
     obs: np.ndarray  # (T, C, H, W) uint8
     action: np.ndarray  # (T - 1,)
+    key: int = 0  # of the simulator's state and all that was seen and done in the episode before: the model reads that too
 
 
 def places(simulator, count: int, context: int, deadline: float, seed: int = 0, act=None) -> list[Place]:
@@ -51,10 +57,12 @@ def places(simulator, count: int, context: int, deadline: float, seed: int = 0, 
     rng, found, episode = np.random.default_rng(seed), [], 0
     while len(found) < count and time.monotonic() < deadline and episode < 20 * count:
         frames, actions, seen = [simulator.reset(seed + 1000 + episode)], [], []
-        first = True
+        first, before = True, 0
         for t in range(LONGEST):
+            before = draws.name_of(before, *actions[-1:], np.ascontiguousarray(frames[-1]).tobytes())
             if t + 1 >= context:
-                seen.append((simulator.snapshot(), simulator.state_hash(), t))
+                name = simulator.state_hash()
+                seen.append((simulator.snapshot(), name, t, draws.name_of(name, before)))
             a = int(rng.integers(simulator.actions)) if act is None else int(act(frames[-1], first))
             first = False
             obs, _, terminated = simulator.step(a)
@@ -63,23 +71,21 @@ def places(simulator, count: int, context: int, deadline: float, seed: int = 0, 
             actions.append(a)
             frames.append(obs)
         for i in sorted(rng.permutation(len(seen))[:PER_EPISODE]):
-            snapshot, name, t = seen[i]
-            last = slice(t - context + 1, t + 1)
-            found.append(Place(snapshot, name, episode, np.stack(frames[last]), np.array(actions[t - context + 1 : t], int)))
+            snapshot, name, t, key = seen[i]
+            obs, action = np.stack(frames[t - context + 1 : t + 1]), np.array(actions[t - context + 1 : t], int)
+            found.append(Place(snapshot, name, episode, obs, action, key))
         episode += 1
     return found[:count]
 
 
 @torch.no_grad()
-def branches(world_model: WorldModel, simulator, places: list[Place], deadline: float, seed: int = 0) -> Branches | None:
+def branches(world_model: WorldModel, simulator, places: list[Place], deadline: float) -> Branches | None:
     """Every action at every place; whole places until the deadline passes, None if there was time for none."""
-    device = next(iter(world_model.dynamics_modules().parameters())).device
-    generator = torch.Generator(device).manual_seed(seed)
     done = []
     for place in places:
         if done and time.monotonic() > deadline:
             break
-        done.append(_branch(world_model, simulator, place, generator))
+        done.append(_branch(world_model, simulator, place))
     if not done:
         return None
     J, C = (max(one[name].shape[-1] for one in done) for name in ("p", "candidates"))
@@ -97,15 +103,15 @@ def branches(world_model: WorldModel, simulator, places: list[Place], deadline: 
     used = places[: len(done)]
     return Branches(
         cluster=np.array([place.episode for place in used]),
-        hash=np.array([place.hash for place in used], np.uint64),
+        hash=np.array([place.key for place in used], np.uint64),
         exact=simulator.exact,
         **stacked,
     )
 
 
-def _branch(world_model: WorldModel, simulator, place: Place, generator: torch.Generator) -> dict[str, np.ndarray]:
+def _branch(world_model: WorldModel, simulator, place: Place) -> dict[str, np.ndarray]:
     """All actions at one place: p, bits, reward, terminated (A, J), codes (A, J, K), what the model says of itself."""
-    A, K, device = simulator.actions, world_model.shapes.codes, generator.device
+    A, K, device = simulator.actions, world_model.shapes.codes, next(iter(world_model.dynamics_modules().parameters())).device
     futures = [_futures(simulator, place, a) for a in range(A)]
     z = _tokens(world_model, np.stack([obs for future in futures for _, obs, _, _ in future]), device).cpu().numpy()
     merged, at = [], 0
@@ -128,7 +134,7 @@ def _branch(world_model: WorldModel, simulator, place: Place, generator: torch.G
     bits = np.zeros((A, J))
     scored = _score(world_model, state, torch.from_numpy(which[:, 0]).to(device), torch.from_numpy(codes[p > 0]).to(device))
     bits[p > 0] = scored
-    own = _own(world_model, state, A, generator)
+    own = _own(world_model, state, A, place.key)
     candidates = _candidates(codes, p, own["mean"])
     picked = np.maximum(candidates, 0)  # (K, C)
     marginal_q = np.take_along_axis(own["mean"], np.broadcast_to(picked, (A, *picked.shape)), -1) * (candidates >= 0)
@@ -185,16 +191,18 @@ def _score(world_model: WorldModel, state, action: Tensor, codes: Tensor) -> np.
 
 
 @torch.no_grad()
-def _own(world_model: WorldModel, state, A: int, generator: torch.Generator) -> dict[str, np.ndarray]:
-    """Of DRAWS frames after each action: entropy (A,), mean distribution of each code (A, K, V), reward and hazard (A,)."""
-    device, K = generator.device, world_model.shapes.codes
+def _own(world_model: WorldModel, state, A: int, key: int, stream: int = 0) -> dict[str, np.ndarray]:
+    """Of DRAWS frames after each action: entropy (A,), mean distribution of each code (A, K, V), reward and hazard (A,).
+
+    key: of the place, from which the draws follow · stream: another one gives independent draws."""
+    device, K = next(iter(world_model.dynamics_modules().parameters())).device, world_model.shapes.codes
+    noise = draws.uniform(np.array([key]), (A * DRAWS, K), stream, device)[0]
     found: dict[str, list] = {"entropy": [], "mean": [], "reward": [], "hazard": []}
     group = max(1, ROWS // DRAWS)
     for begin in range(0, A, group):
         action = torch.arange(begin, min(A, begin + group), device=device).repeat_interleave(DRAWS)
         many = state.select(torch.zeros(len(action), dtype=torch.int64, device=device))
-        noise = torch.rand(len(action), K, generator=generator, device=device)
-        prediction, _ = world_model.step(many, action, noise)
+        prediction, _ = world_model.step(many, action, noise[begin * DRAWS : begin * DRAWS + len(action)])
         p = prediction.score().double().softmax(-1).view(-1, DRAWS, K, world_model.shapes.vocab_size)
         found["entropy"].append(-(p * p.clamp(min=1e-30).log2()).sum((-1, -2)).mean(1))
         found["mean"].append(p.mean(1))
@@ -220,36 +228,34 @@ def _candidates(codes: np.ndarray, p: np.ndarray, mean: np.ndarray) -> np.ndarra
 
 @torch.no_grad()
 def rollouts(
-    world_model: WorldModel, simulator, places: list[Place], *, steps: int, each: int, deadline: float, seed: int = 0
+    world_model: WorldModel, simulator, places: list[Place], *, steps: int, each: int, deadline: float
 ) -> Rollouts | None:
     """From each place, `each` real, `each` other real and `each` imagined futures of `steps` steps under the same random
-    actions. Features: frames shrunk to at most 16 x 16 pixels, each pixel weighted by how often it changes in the real ones."""
-    device, rng = next(iter(world_model.dynamics_modules().parameters())).device, np.random.default_rng(seed)
-    generator = torch.Generator(device).manual_seed(seed)
+    actions. Features: frames shrunk to at most 16 x 16 pixels, each pixel weighted by how often it changes in random play."""
+    device, K = next(iter(world_model.dynamics_modules().parameters())).device, world_model.shapes.codes
     real, model, alive, alive_model, copy = [], [], [], [], []
     for place in places:
         if real and time.monotonic() > deadline:
             break
-        actions = rng.integers(simulator.actions, size=steps)
+        actions = draws.integers(place.key, simulator.actions, steps)
+        noise = draws.uniform(np.array([place.key]), (steps, each, K + 1), 1, device)[0]
         played = [_play(simulator, place, actions, k) for k in range(2 * each)]
         real.append(_shrunk(np.stack([frames for frames, _ in played])))
         alive.append(np.stack([lived for _, lived in played]))
         many = _read(world_model, place, device).select(torch.zeros(each, dtype=torch.int64, device=device))
         frames, lived = [], [torch.ones(each, dtype=torch.bool, device=device)]
         for t in range(steps):
-            noise = torch.rand(each, world_model.shapes.codes + 1, generator=generator, device=device)
             action = torch.full((each,), int(actions[t]), device=device)
-            prediction, many = world_model.step(many, action, noise[:, :-1])
+            prediction, many = world_model.step(many, action, noise[t, :, :-1])
             frames.append((world_model.decode(prediction.codes)[:, 0].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu())
-            lived.append(lived[-1] & ~prediction.terminated.sample(noise[:, -1]))
+            lived.append(lived[-1] & ~prediction.terminated.sample(noise[t, :, -1]))
         model.append(_shrunk(torch.stack(frames, 1).numpy()))
         alive_model.append(torch.stack(lived[:-1], 1).cpu().numpy())
         copy.append(_shrunk(place.obs[None, -1:])[0, 0])
     if not real:
         return None
     real, model, copy = np.stack(real), np.stack(model), np.stack(copy)
-    weight = np.sqrt((np.abs(np.diff(real, axis=2)) > 0.05).mean((0, 1, 2))) + 1e-3  # (F,)
-    weight /= np.linalg.norm(weight)
+    weight = _activity(simulator)
     return Rollouts(
         cluster=np.array([place.episode for place in places[: len(real)]]),
         real=real[:, :each] * weight,
@@ -259,6 +265,20 @@ def rollouts(
         alive_real=np.stack(alive)[:, :each],
         alive_model=np.stack(alive_model),
     )
+
+
+def _activity(simulator) -> np.ndarray:
+    """(F,) of norm 1: the weight of each pixel, by how often it changes in random play that is the same in every
+    evaluation. Weights of the places at which one happens to look would make each distance depend on all of them."""
+    rng, frames, changed = np.random.default_rng(0), [simulator.reset(0)], []
+    for t in range(1, ACTIVE_STEPS + 1):
+        obs, _, over = simulator.step(int(rng.integers(simulator.actions)))
+        frames.append(obs)
+        if over or t == ACTIVE_STEPS:
+            changed.append(np.abs(np.diff(_shrunk(np.stack(frames)[None])[0], axis=0)) > 0.05)
+            frames = [simulator.reset(t)]
+    weight = np.sqrt(np.concatenate(changed).mean(0)) + 1e-3
+    return weight / np.linalg.norm(weight)
 
 
 def _play(simulator, place: Place, actions: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -25,11 +25,14 @@ BINS = 15
 PAIRS = 2000  # codes that the kernel error compares with each other
 
 
-def code_length(scored: Scored, baselines: dict[str, np.ndarray], *, entropy: np.ndarray | None = None) -> list[Metric]:
+def code_length(
+    scored: Scored, baselines: dict[str, np.ndarray], *, entropy: np.ndarray | None = None, against: str | None = None
+) -> list[Metric]:
     """M1: bits of a held-out frame. baselines: name -> bits (N, K) of simple predictors on the same frames; the best is the
-    floor. Only the best possible model reaches the entropy of the world, which data do not tell: `entropy` (N,) is that of
-    the true next frame, in bits, where it is known, and then there is a ceiling and an excess."""
-    frame, N = branch_fidelity.capped(scored.bits.sum(1)), len(scored.bits)
+    floor. against: the one that M1.gain compares with, chosen without these frames, so that a frame's gain depends on that
+    frame alone; None: the best. Only the best possible model reaches the entropy of the world, which data do not tell:
+    `entropy` (N,) is that of the true next frame, in bits, where it is known, and then there is a ceiling and an excess."""
+    frame, N = branch_fidelity.frame_bits(scored.bits), len(scored.bits)
     floors = {name: float(bits.sum(1).mean()) for name, bits in baselines.items()}
     best = min(floors, key=floors.get) if floors else None
     ceiling = None if entropy is None else float(entropy.mean())
@@ -37,8 +40,9 @@ def code_length(scored: Scored, baselines: dict[str, np.ndarray], *, entropy: np
         mean("M1.bits", "Code length of a frame", frame, scored.cluster, "bits/frame", floor=floors.get(best), ceiling=ceiling)
     ]
     if best is not None:
-        gain = baselines[best].sum(1) - frame
-        found.append(mean("M1.gain", f"Bits saved against {best}", gain, scored.cluster, "bits/frame", "higher", floor=0.0))
+        against = against or best
+        gain = baselines[against].sum(1) - frame
+        found.append(mean("M1.gain", f"Bits saved against {against}", gain, scored.cluster, "bits/frame", "higher", floor=0.0))
     changed = scored.previous != scored.codes
     floors = {name: float(bits[changed].mean()) for name, bits in baselines.items()} if changed.any() else {}
     dear = np.where(changed, branch_fidelity.capped(scored.bits), 0.0).sum(1)
@@ -61,7 +65,7 @@ def by_position(scored: Scored) -> np.ndarray:
 
 def calibration(scored: Scored) -> list[Metric]:
     """M2, tier A: the calibration gap per frame, its p-value, and the errors of the most probable code's probability."""
-    paid, announced, cluster = branch_fidelity.capped(scored.bits.sum(1)), scored.entropy.sum(1), scored.cluster
+    paid, announced, cluster = branch_fidelity.frame_bits(scored.bits), scored.entropy.sum(1), scored.cluster
     gap, clusters, codes = paid - announced, len(np.unique(cluster)), scored.top.size
     common = dict(unit="", direction="none")
     p = intervals.zero_mean_p(gap, cluster)

@@ -23,6 +23,7 @@ class CodeCounts:
     pair_counts: Tensor  # their counts
     contexts: Tensor  # (K, V) counts of (position, previous code)
     bigram_weight: float  # pseudo-counts that the unigram has in the bigram
+    best: str  # of the three, the one with the shortest code on the training frames, each coded by the counts of the others
 
 
 def pairs(indices: Tensor, first: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,7 +58,13 @@ def fit(indices: Tensor, first: Tensor, V: int) -> CodeCounts:
     context, prior = contexts.gather(1, previous.T).T - 1, unigram.gather(1, current.T).T
     weights = [0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
     weight = max(weights, key=lambda w: ((same + w * prior) / (context + w)).log().sum().item())
-    return CodeCounts(unigram, epsilon, keys, pair_counts.double(), contexts, weight)
+    likelihood = {
+        "copy_last": (1 - epsilon) * (previous == current) + epsilon * prior,
+        "unigram": prior,
+        "bigram": (same + weight * prior) / (context + weight),  # without the pair itself: rare pairs would win by heart
+    }
+    best = max(likelihood, key=lambda name: likelihood[name].log().sum().item())
+    return CodeCounts(unigram, epsilon, keys, pair_counts.double(), contexts, weight, best)
 
 
 def bits_unigram(counts: CodeCounts, previous: Tensor, current: Tensor) -> Tensor:

@@ -33,7 +33,8 @@ def dynamics_metrics(
         action, following, first = held_out.action[:, t], Codes(codes.indices[:, t + 1 : t + 2]), held_out.first[:, t + 1]
         real = held_out.acted[:, t] & held_out.valid[:, t + 1]
         if world_model.decoding.ahead:
-            reward_mean, end_mean, _ = predicted(world_model, state, action, generator)
+            noise = torch.rand(len(action) * DRAWS, world_model.shapes.codes, generator=generator, device=action.device)
+            reward_mean, end_mean, _ = predicted(world_model, state, action, noise.view(len(action), DRAWS, -1))
         prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
         if not world_model.decoding.ahead:
             reward_mean, end_mean = world_model.reward(prediction.h).mean, world_model.termination(prediction.h).mean
@@ -61,14 +62,13 @@ def dynamics_metrics(
 
 
 def predicted(
-    world_model: WorldModel, state, action: torch.Tensor, generator, draws: int = DRAWS
+    world_model: WorldModel, state, action: torch.Tensor, noise: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Expected reward, probability of termination (B,) and of the reward's signs (B, 3), of taking action (B,): means over
-    sampled next frames."""
-    B, device = len(action), action.device
-    rows = torch.arange(B, device=device).repeat_interleave(draws)
-    noise = torch.rand(B * draws, world_model.shapes.codes, generator=generator, device=device)
-    prediction, _ = world_model.step(state.select(rows), action[rows], noise)
+    next frames sampled with noise (B, draws, K)."""
+    B, draws, _ = noise.shape
+    rows = torch.arange(B, device=action.device).repeat_interleave(draws)
+    prediction, _ = world_model.step(state.select(rows), action[rows], noise.flatten(0, 1))
     reward, end = prediction.reward, prediction.terminated.mean
     return reward.mean.view(B, draws).mean(1), end.view(B, draws).mean(1), reward.signs.view(B, draws, 3).mean(1)
 

@@ -17,13 +17,19 @@ from tokenworld.evaluation.records import Branches, Metric, Scored
 
 IDS = ("M6.shuffled", "M6.inverse", "M6.blind", "M7.effect_error", "M7.spurious", "M7.effect_cosine", "M7.sensitivity")
 MOVED = 1e-6  # a pair of actions moves a code if its distributions differ by more than this (sum of absolute differences)
+ALIKE = 1e-3  # bits: two actions are as likely as each other if they differ by less, which rounding does too
 CHUNK = 32  # states at once, to bound memory
 MOVED_ESTIMATED = 0.1  # the same, where the true distributions are estimated from draws
 
 
-def action_sensitivity(scored: Scored) -> list[Metric]:
+def action_sensitivity(scored: Scored, taken: np.ndarray | None = None) -> list[Metric]:
     """M6: bits that knowing the action saves over an action drawn from those of the data, and how well the frame tells which
-    action was taken: argmax_a of q(frame | h, a) pi_b(a), beside always naming the commonest."""
+    action was taken: argmax_a of q(frame | h, a) pi_b(a), beside always naming the commonest. Of actions within `ALIKE` bits
+    of the best each is named equally often.
+
+    taken (A,): how often each action was taken in all of the data, of which these rows are some: a row's values then depend on
+    its state alone, and not on which others were measured. None: in these rows.
+    """
     names = {"M6.shuffled": "Bits that the right action saves", "M6.inverse": "Actions recognised by their effect",
              "M6.blind": "States in which actions make no difference to the model"}  # fmt: skip
     A = 0 if scored.bits_by_action is None else scored.bits_by_action.shape[1]
@@ -31,23 +37,25 @@ def action_sensitivity(scored: Scored) -> list[Metric]:
     if (counts > 0).sum() < 2:
         reason = "frames were not scored under other actions" if A == 0 else "the held-out data hold a single action"
         return [absent(id, name, reason, "skipped" if A == 0 else "not_applicable") for id, name in names.items()]
-    taken = counts / counts.sum()
+    taken = counts / counts.sum() if taken is None else taken / taken.sum()
     own = scored.bits_by_action[np.arange(len(scored.action)), scored.action]
     behaviour = np.broadcast_to(taken, scored.bits_by_action.shape) if scored.behaviour is None else scored.behaviour
     with np.errstate(divide="ignore"):
-        named = (np.log2(behaviour) - scored.bits_by_action).argmax(1) == scored.action
+        told = np.log2(behaviour) - scored.bits_by_action  # (N, A)
+    best = told >= told.max(1, keepdims=True) - ALIKE
+    named = best[np.arange(len(told)), scored.action] / best.sum(1)
     alike = (np.ptp(scored.bits_by_action, axis=1) < 0.05).astype(float)
-    best = taken.max() if scored.behaviour is None else (scored.behaviour.argmax(1) == scored.action).mean()
+    floor = taken.max() if scored.behaviour is None else (scored.behaviour.argmax(1) == scored.action).mean()
     return [
         _saved(names["M6.shuffled"], scored, own, taken),
-        mean("M6.inverse", names["M6.inverse"], named.astype(float), scored.cluster, "share", "higher", floor=float(best)),
+        mean("M6.inverse", names["M6.inverse"], named, scored.cluster, "share", "higher", floor=float(floor)),
         mean("M6.blind", names["M6.blind"], alike, scored.cluster, "share", "none"),
     ]
 
 
 def _saved(name: str, scored: Scored, own: np.ndarray, taken: np.ndarray) -> Metric:
     """Bits under an action drawn from the data's less those under the own one; each draw of the bootstrap has its own shares
-    of actions, `taken` (A,) are those of all data."""
+    of actions, `taken` (A,) are those of all data, around whose value the interval is laid."""
     saved = scored.bits_by_action @ taken - own
     found = mean("M6.shuffled", name, saved, scored.cluster, "bits/frame", "higher", floor=0.0)
     columns = np.concatenate([scored.bits_by_action, scored.action[:, None] == np.arange(len(taken)), own[:, None]], 1)
@@ -56,7 +64,9 @@ def _saved(name: str, scored: Scored, own: np.ndarray, taken: np.ndarray) -> Met
     bits, count = drawn[:, : len(taken)], drawn[:, len(taken) : -1]
     n = count.sum(1)
     drawn = (bits * count).sum(1) / n**2 - drawn[:, -1] / n
-    return replace(found, ci=intervals.percentile(drawn, clusters=len(sums)))
+    shares = np.bincount(scored.action, minlength=len(taken)) / len(own)
+    aside = float((scored.bits_by_action @ (taken - shares)).mean())  # what other shares than those of these rows change
+    return replace(found, ci=intervals.percentile(drawn + aside, clusters=len(sums)))
 
 
 def counterfactual_effects(branches: Branches, after: int = 1) -> list[Metric]:

@@ -63,6 +63,10 @@ def tier_a(
     """Metrics M0 to M6 on about `frames` held-out frames, the arrays that pictures need, and the states (N,) that metrics
     have values of. `counts` are of training codes.
 
+    frames, budget and seed choose the rows. A value of a row depends on the model and the row's state alone, the number of a
+    row of a data set: shares of actions are those of all held-out data, the simple predictor to beat is the best one on the
+    training codes, and what is drawn at a state follows from its number (`draws.py`).
+
     Ends within `budget` seconds, give or take one step of all windows. Raises UserError where nothing was held out.
     """
     began = time.monotonic()
@@ -79,17 +83,17 @@ def tier_a(
     rows = _windows(held_out.rows, frames, world_model.backbone.context)
     steps = held_out.gather(rows, frames=False).to(device)
     scored = probe.score_held_out(
-        world_model, steps, codes_of(rows), episode[rows], data + rows, deadline=began + SHARE * budget, seed=seed
+        world_model, steps, codes_of(rows), episode[rows], data + rows, deadline=began + SHARE * budget
     )
-    simple = {}
+    simple, taken = {}, np.bincount(everything.action[everything.acted].numpy(), minlength=world_model.shapes.actions)
     if counts is not None:
         previous, current = torch.from_numpy(scored.previous), torch.from_numpy(scored.codes)
         for name in ("copy_last", "unigram", "bigram"):
             simple[name] = getattr(codelength, f"bits_{name}")(counts, previous, current).double().numpy()
     for measure in (
-        lambda: code_length(scored, simple),
+        lambda: code_length(scored, simple, against=counts and counts.best),
         lambda: calibration(scored),
-        lambda: _at(forked(scored).state, action_sensitivity(forked(scored))),
+        lambda: _at(forked(scored).state, action_sensitivity(forked(scored), taken)),
         lambda: outcomes.rewards(scored),
         lambda: outcomes.terminations(scored),
     ):
@@ -106,7 +110,7 @@ def tier_a(
         metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="skipped", reason=reason))
         return metrics, pictures, scored.state
     most = min(STARTS, max(8, frames // 8))
-    found = _drift(world_model, held_out, codes_of, first, episode, most, seed)
+    found = _drift(world_model, held_out, codes_of, first, episode, data, most, seed)
     if isinstance(found, str):
         metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="not_applicable", reason=found))
     else:
@@ -131,7 +135,7 @@ def tier_b(
     if not places:
         reason = f"no episode of random play is longer than the {context} frames that are read before a branch"
         return [absent("M3.kl", "KL divergence of the next frame", reason, tier="B")], {}
-    branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3, seed)
+    branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3)
     metrics: list[Metric] = []
     for measure in (dispersion, branch_fidelity, counterfactual_effects, at_branches):
         metrics += _timed(lambda measure=measure: _at(branches.hash, measure(branches)))
@@ -139,16 +143,16 @@ def tier_b(
     pictures["filmstrips"] = film_probe.worst(world_model, simulator, places, branches, names, began + budget * 0.75, seed)
     spread = places[:: max(1, len(places) // ROLLOUTS)][:ROLLOUTS]
     rolled = branch_probe.rollouts(
-        world_model, simulator, spread, steps=HORIZON, each=FUTURES * 2, deadline=began + budget, seed=seed
+        world_model, simulator, spread, steps=HORIZON, each=FUTURES * 2, deadline=began + budget
     )
-    begins = np.array([place.hash for place in spread[: len(rolled.real)]], np.uint64)
+    begins = np.array([place.key for place in spread[: len(rolled.real)]], np.uint64)
     for measure in (rollout_drift, frame_distance, outcomes.survival, arrow.of_rollouts, _told_apart):
         metrics += _timed(lambda measure=measure: _at(begins, measure(rolled)))
     pictures["distance"] = distance_curves(rolled)
     if not (rolled.alive_real.all() and rolled.alive_model.all()):
         pictures["survival"] = outcomes.survival_curves(rolled)
     if policy is None:
-        metrics += _at(branches.hash, causal_gap(branches))
+        metrics += causal_gap(branches)
     else:
         more, drawn = agent_probe.gaps(
             world_model, policy, simulator, branches, count=max(8, states // 4), context=context, deadline=began + budget,
@@ -236,7 +240,7 @@ def _windows(rows: int, frames: int, context: int) -> np.ndarray:
     return starts[:, None] + np.arange(T)
 
 
-def _drift(world_model, held_out, codes_of, first, episode, most, seed):
+def _drift(world_model, held_out, codes_of, first, episode, data, most, seed):
     """Dreams from starts spread over the episodes that are long enough, or a sentence why there are none."""
     context = min(world_model.backbone.context, 8)
     lengths = np.diff(np.append(np.flatnonzero(first), len(first)))
@@ -251,7 +255,9 @@ def _drift(world_model, held_out, codes_of, first, episode, most, seed):
     rows = chosen[:, None] + np.arange(context + T)
     device = next(iter(world_model.dynamics_modules().parameters())).device
     steps = held_out.gather(rows, frames=False).to(device)
-    return probe.drift(world_model, steps, codes_of(rows), episode[rows], context=context, futures=FUTURES, seed=seed)
+    return probe.drift(
+        world_model, steps, codes_of(rows), episode[rows], context=context, futures=FUTURES, state_of=data + chosen
+    )
 
 
 def _at(states: np.ndarray | None, metrics: list[Metric]) -> list[Metric]:

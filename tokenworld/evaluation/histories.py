@@ -33,7 +33,7 @@ def state_identity(pairs: Pairs, tau: float = 0.01) -> list[Metric]:
     if same.any():
         floor = float(beyond[~same].mean()) if (~same).any() else None
         found.append(mean("M9.compression", names["M9.compression"], beyond[same], cluster[same], "bits", **common, floor=floor,
-                          ceiling=0.0))  # fmt: skip
+                          ceiling=0.0, states=None if pairs.state is None else pairs.state[same]))  # fmt: skip
     else:
         found.append(absent("M9.compression", names["M9.compression"], "no two histories lead to one state", **common))
     if same.any() and apart.any():

@@ -24,10 +24,9 @@ VASES = 40  # states with a broken vase, at most
 def scripted(world_model: WorldModel, simulator: Tabular, deadline: float, seed: int = 0) -> tuple[list[Metric], dict]:
     """M10 and M11 of a model of the known world, and the arrays of their pictures."""
     asked = recalls(world_model, simulator.world, seed)
-    return (
-        histories.recall(asked) + arrow.irreversibility(undos(world_model, simulator, deadline, seed)),
-        {"memory": histories.recall_by_delay(asked)},
-    )
+    undone = arrow.irreversibility(undos(world_model, simulator, deadline, seed))
+    undone = [metric for metric in undone if metric.id == "M11.undo"]  # the arrow itself is measured on rollouts
+    return histories.recall(asked) + undone, {"memory": histories.recall_by_delay(asked)}
 
 
 def recalls(world_model: WorldModel, world: World, seed: int = 0) -> Recalls:
@@ -65,13 +64,13 @@ def undos(world_model: WorldModel, simulator: Tabular, deadline: float, seed: in
     world, device = simulator.world, _device(world_model)
     found = branch_probe.places(simulator, 8 * VASES, min(world_model.backbone.context, 8), deadline, seed)
     broken = [place for place in found if world.states[place.hash, 2] == 1][:VASES]
-    generator, rows = torch.Generator(device).manual_seed(seed), []
+    rows: list[tuple[int, float]] = []
     for place in broken:
         whole = np.ravel_multi_index(world.states[place.hash] * [1, 1, 0, 1, 1], STATE)
         pair = np.stack([world.render(place.hash), world.render(int(whole))])
         codes = branch_probe._tokens(world_model, pair, device).cpu().numpy()  # (2, K)
         at = np.flatnonzero(codes[0] != codes[1])  # the codes that show the vase
-        own = branch_probe._own(world_model, branch_probe._read(world_model, place, device), simulator.actions, generator)
+        own = branch_probe._own(world_model, branch_probe._read(world_model, place, device), simulator.actions, place.key)
         mass = own["mean"][:, at, codes[1, at]].mean(-1) if len(at) else np.zeros(simulator.actions)
         rows += [(place.episode, m) for m in mass]
     cluster, mass = np.array(rows).reshape(-1, 2).T

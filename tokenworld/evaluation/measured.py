@@ -43,5 +43,5 @@ def number(id: str, name: str, value: float, ci: tuple[float, float] | None, n: 
 
 def absent(id: str, name: str, reason: str, status: str = "not_applicable", **more) -> Metric:
     """What could not be measured, and why."""
-    more = {key: value for key, value in more.items() if key not in ("values", "clusters", "reason", "status")}
+    more = {key: value for key, value in more.items() if key not in ("values", "clusters", "states", "reason", "status")}
     return Metric(id, name, None, status=status, reason=reason, **more)

@@ -2,7 +2,8 @@
 
 From a place, short action sequences are played under the same randomness; where two of them end in the same state (a detour, or
 actions that commute), the model must expect the same of both. The divergence is that of the next codes' distributions, each a
-mean of exact conditionals along drawn frames, so two sets of draws of one history are a floor that is not 0.
+mean of exact conditionals along drawn frames, so two sets of draws of one history are a floor that is not 0. The seed chooses
+the pairs; the detours and draws at a place follow from the place alone (see `draws.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import time
 import numpy as np
 import torch
 
-from tokenworld.evaluation import branch_probe
+from tokenworld.evaluation import branch_probe, draws
 from tokenworld.evaluation.branch_fidelity import plogp
 from tokenworld.evaluation.branch_probe import Place
 from tokenworld.evaluation.records import Branches, Pairs
@@ -29,40 +30,38 @@ def pairs(
     world_model: WorldModel, simulator, places: list[Place], branches: Branches, deadline: float, seed: int = 0
 ) -> Pairs | None:
     """Pairs of one state and of different states among the places of `branches`; None if there is neither."""
-    device = next(iter(world_model.dynamics_modules().parameters())).device
-    generator, rng = torch.Generator(device).manual_seed(seed), np.random.default_rng(seed)
-    rows = []
-    used = [int(i) for i in rng.permutation(len(branches.p))]
+    device, rows = next(iter(world_model.dynamics_modules().parameters())).device, []
+    used = [int(i) for i in np.random.default_rng(seed).permutation(len(branches.p))]
 
-    def told(place: Place) -> np.ndarray:  # (A, K, V)
+    def told(place: Place, stream: int) -> np.ndarray:  # (A, K, V)
         state = branch_probe._read(world_model, place, device)
-        return branch_probe._own(world_model, state, simulator.actions, generator)["mean"]
+        return branch_probe._own(world_model, state, simulator.actions, place.key, stream)["mean"]
 
     for i in used[:PAIRS]:
         if rows and time.monotonic() > deadline:
             break
-        found = _meeting(simulator, places[i], rng, world_model.backbone.context)
+        found = _meeting(simulator, places[i], world_model.backbone.context)
         if found is not None:
-            one, again, two = told(found[0]), told(found[0]), told(found[1])
-            rows.append((places[i].episode, True, _apart(one, two), _apart(one, again), 0.0))
+            one, again, two = told(found[0], 0), told(found[0], 1), told(found[1], 2)
+            rows.append((places[i].episode, True, _apart(one, two), _apart(one, again), 0.0, places[i].key))
     V = world_model.shapes.vocab_size
     for i, j in zip(used[:PAIRS], used[1:] + used[:1], strict=False):
         if rows and time.monotonic() > deadline or places[i].hash == places[j].hash:
             continue
-        one, again, two = told(places[i]), told(places[i]), told(places[j])
+        one, again, two = told(places[i], 0), told(places[i], 1), told(places[j], 2)
         true = _apart(_marginals(branches, i, V), _marginals(branches, j, V))
-        rows.append((places[i].episode, False, _apart(one, two), _apart(one, again), true))
+        key = draws.name_of(places[i].key, places[j].key)
+        rows.append((places[i].episode, False, _apart(one, two), _apart(one, again), true, key))
     if not rows:
         return None
-    cluster, same, js_model, js_floor, js_true = (np.array(column) for column in zip(*rows, strict=True))
-    return Pairs(cluster, same, js_model, js_floor, js_true)
+    return Pairs(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def _meeting(simulator, place: Place, rng: np.random.Generator, context: int) -> tuple[Place, Place] | None:
+def _meeting(simulator, place: Place, context: int) -> tuple[Place, Place] | None:
     """Two histories from a place that end in one state by different ways, or None."""
     A = simulator.actions
     few = A**LENGTH <= SEQUENCES
-    every = itertools.product(range(A), repeat=LENGTH) if few else rng.integers(A, size=(SEQUENCES, LENGTH))
+    every = itertools.product(range(A), repeat=LENGTH) if few else draws.integers(place.key, A, (SEQUENCES, LENGTH))
     seen: dict[int, tuple[Place, bytes]] = {}
     for sequence in every:
         simulator.restore(place.snapshot)
@@ -79,8 +78,8 @@ def _meeting(simulator, place: Place, rng: np.random.Generator, context: int) ->
         action = np.concatenate([place.action, np.array(sequence)])[-(len(obs) - 1) :] if len(obs) > 1 else place.action[:0]
         end, way = simulator.state_hash(), obs.tobytes() + action.tobytes()
         if end in seen and seen[end][1] != way:
-            return seen[end][0], Place(None, end, place.episode, obs, action)
-        seen.setdefault(end, (Place(None, end, place.episode, obs, action), way))
+            return seen[end][0], Place(None, end, place.episode, obs, action, place.key)
+        seen.setdefault(end, (Place(None, end, place.episode, obs, action, place.key), way))
     return None
 
 

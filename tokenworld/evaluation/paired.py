@@ -1,7 +1,9 @@
 """Two evaluations beside each other: `tokenworld compare A B`.
 
 Where both measured the same states, their difference is taken state by state and episodes are resampled, so that what is
-hard for both cancels. Where they did not, or where a number is a ratio and has no value per state, the two are compared as
+hard for both cancels. A value of a state depends on that state alone (`evaluate.tier_a`, `branch_probe.py`): evaluations of
+the same weights with other frames, seeds or budgets agree wherever they meet, up to the rounding of batches of other sizes.
+Where they measured other states, or where a number is a ratio and has no value per state, the two are compared as
 independent, and it is said so: by resampling both, or, if only their intervals are known, by recovering the variances from
 these (Zou and Donner 2008, doi:10.1002/sim.3095). Bits of codes are comparable only between models that share a tokenizer.
 """
@@ -21,6 +23,7 @@ from tokenworld.evaluation.report import read
 
 OF_CODES = ("M1.", "M2.", "M3.", "M4.", "M6.", "M7.", "M8.", "M9.", "M14.", "M15.")  # depend on the tokenizer, except:
 OF_FRAMES = ("M3.energy", "M4.first", "M4.last", "M4.distance", "M4.valid_horizon", "M4.median_horizon", "M4.spread_skill")
+ROUNDING = 1e-4  # of a value, or of 1 if that is more: a smaller difference is that of sums in another order
 SURE = 0.05  # chance that a gate closes though B is worse in nothing, over all metrics that count
 Array = np.ndarray
 
@@ -54,6 +57,8 @@ def compare(a: Path, b: Path) -> Comparison:
         raise UserError(f"{a} is about {game[0]} and {b} about {game[1]}: compare two models of one game")
     same_codes = _tokenizer(one) is not None and _tokenizer(one) == _tokenizer(two)
     remarks = [] if same_codes else ["the tokenizers differ: numbers about codes are not comparable, and left out"]
+    same = _model(one) is not None and _model(one) == _model(two)
+    remarks += ["A and B are evaluations of the same weights: differences are those of the sample, none is the model's"] * same
     prepared = [report["provenance"].get("preprocessing") for report in (one, two)]
     if prepared[0] != prepared[1]:
         remarks.append("the games are prepared differently, so a difference need not be the models'")
@@ -67,7 +72,7 @@ def compare(a: Path, b: Path) -> Comparison:
         elif not same_codes and id.startswith(OF_CODES) and not id.startswith(OF_FRAMES):
             left_out.append(id)
         else:
-            rows.append(_row(entry, other, _rows_of(id, states_one), _rows_of(id, states_two)))
+            rows.append(_row(entry, other, _rows_of(entry, states_one), _rows_of(other, states_two), same))
     alone += [id for id, entry in entries.items() if entry["value"] is not None and entry["direction"] != "none"]
     remarks += [f"left out: {', '.join(left_out)}"] if left_out else []
     shared = len(_match(states_one.get("state"), states_two.get("state"))[0])
@@ -110,19 +115,24 @@ def table(rows: list[Row], remarks: list[str]) -> str:
     return "\n".join([*text, "; ".join(said)])
 
 
-def _row(entry: dict[str, Any], other: dict[str, Any], x: tuple | None, y: tuple | None) -> Row:
-    """One metric; x and y are its values, clusters and states per row, where there are any."""
+def _row(entry: dict[str, Any], other: dict[str, Any], x: tuple | None, y: tuple | None, same: bool = False) -> Row:
+    """One metric; x and y are its values, clusters and states per row, where there are any. same: of the same weights, so that
+    values of other states differ by the choice of states alone."""
     direction, a, b = entry["direction"], entry["value"], other["value"]
     at_x, at_y = _match(x[2], y[2]) if x is not None and y is not None else ((), ())
     if len(at_x):
-        (value, ci, p, n), note = _resampled((x[0][at_x], x[1][at_x]), (y[0][at_y],), direction), ""
-        a, b = float(x[0][at_x].mean()), float(y[0][at_y].mean())
+        mine, theirs = x[0][at_x], y[0][at_y]
+        theirs = np.where(np.abs(theirs - mine) <= ROUNDING * np.maximum(1, np.abs(mine)), mine, theirs)
+        (value, ci, p, n), note = _resampled((mine, x[1][at_x]), (theirs,), direction), ""
+        a, b = float(mine.mean()), float(theirs.mean())
     elif x is not None and y is not None:
         (value, ci, p, n), note = _resampled(x[:2], y[:2], direction), "unpaired"
     else:
         (value, ci, p), note = _recovered(entry, other), "unpaired"
         n = min(entry["n_clusters"], other["n_clusters"])
     verdict, harm = _verdict(direction, ci)
+    if note and same:
+        verdict, harm, p, note = "no difference shown", 0.0, 1.0, f"{note}, the same weights"
     few = [word for word, report in (("A", entry), ("B", other)) if report["status"] == "underpowered"]
     if few or n < intervals.FEW and ci is not None:
         why = f"too little data in {' and '.join(few)}" if few else f"only {n} episodes"
@@ -178,11 +188,13 @@ def _verdict(direction: str, ci: tuple[float, float] | None) -> tuple[str, float
     return "worse", min(map(abs, ci))
 
 
-def _rows_of(id: str, rows: dict[str, Array]) -> tuple[Array, Array, Array | None] | None:
-    """Values, clusters and states of a metric, or None where it has none per row."""
+def _rows_of(entry: dict[str, Any], rows: dict[str, Array]) -> tuple[Array, Array, Array | None] | None:
+    """Values, clusters and states of a metric, or None where it has none per row. The states of the report are those of
+    held-out data: rows of the other tiers have their own or none."""
+    id = entry["id"]
     if id not in rows:
         return None
-    state = rows.get(f"{id}/state", rows.get("state"))
+    state = rows.get(f"{id}/state", rows.get("state") if entry["tier"] == "A" else None)
     if state is not None and len(state) != len(rows[id]):
         state = None
     return rows[id], rows[f"{id}/cluster"], state
@@ -210,3 +222,10 @@ def _occurrence(state: Array) -> Array:
 def _tokenizer(report: dict[str, Any]) -> str | None:
     weights = report["provenance"].get("weights")
     return weights.get("tokenizer") if isinstance(weights, dict) else None
+
+
+def _model(report: dict[str, Any]) -> tuple | None:
+    """What the numbers are of: all weights, and the settings of the parts that have them; None if these are not known."""
+    weights, settings = report["provenance"].get("weights"), report["provenance"].get("parts")
+    known = isinstance(weights, dict) and {"tokenizer", "dynamics"} <= weights.keys() and isinstance(settings, str)
+    return (weights["tokenizer"], weights["dynamics"], settings) if known else None

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenworld.evaluation import draws
 from tokenworld.evaluation.dynamics import predicted
 from tokenworld.evaluation.records import Drift, Scored
 from tokenworld.interfaces import Codes, Steps
@@ -31,17 +32,17 @@ def score_held_out(
     episode: np.ndarray,
     state_of: np.ndarray | None = None,
     deadline: float = math.inf,
-    seed: int = 0,
 ) -> Scored:
     """Windows of consecutive held-out rows, steps (B, T) with codes (B, T, K), their episodes and states (B, T) -> `Scored`.
 
     bits_by_action is nan in rows that were not scored under each action. The first context - 1 steps of a window are only
-    read. Once something is scored it stops, between steps, when time.monotonic() passes `deadline`.
+    read. What is drawn at a row follows from its state alone (see `draws.py`). Once something is scored it stops, between
+    steps, when time.monotonic() passes `deadline`.
     """
     device = codes.indices.device
-    generator = torch.Generator(device).manual_seed(seed)
     _, state = world_model.start(steps[:, :1], Codes(codes.indices[:, :1]))
     B, T, K = codes.indices.shape
+    drawn_at = np.arange(B * T).reshape(B, T) if state_of is None else state_of
     warm = min(world_model.backbone.context - 1, T // 2)
     begun = steps.first[:, 0].clone()  # the row's window has seen its episode's beginning
     at = _starts(steps, episode)
@@ -60,7 +61,7 @@ def score_held_out(
             if t % every == 0:
                 found["bits_by_action"] = _under_each_action(world_model, state, following, real)
             if world_model.decoding.ahead:
-                told = predicted(world_model, state, action, generator, DRAWS)
+                told = predicted(world_model, state, action, draws.uniform(drawn_at[:, t], (DRAWS, K), device=device))
                 found["reward_mean"], found["hazard"], found["reward_probability"] = told
         prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
         if not real.any():
@@ -106,16 +107,18 @@ def _under_each_action(world_model: WorldModel, state, following: Codes, real: T
 
 @torch.no_grad()
 def drift(
-    world_model: WorldModel, steps: Steps, codes: Codes, episode: np.ndarray, *, context: int, futures: int, seed: int = 0
-) -> Drift:
+    world_model: WorldModel, steps: Steps, codes: Codes, episode: np.ndarray, *, context: int, futures: int,
+    state_of: np.ndarray | None = None,
+) -> Drift:  # fmt: skip
     """Starts after `context` held-out steps, `futures` dreams from each under the real actions: steps (S, context + T).
 
-    Only windows within one episode say something: the caller chooses them.
+    Only windows within one episode say something: the caller chooses them. state_of (S,): the state of each start, from which
+    all follows that is drawn there.
     """
     device = codes.indices.device
     z, K = codes.indices, codes.indices.shape[-1]
     S, T = len(z), z.shape[1] - context
-    generator = torch.Generator(device).manual_seed(seed)
+    noise = draws.uniform(np.arange(S) if state_of is None else state_of, (T, futures, K), device=device)
     _, state = world_model.start(steps[:, :context], Codes(z[:, :context]))
     real = state.select(torch.arange(S, device=device))
     dream = state.select(torch.arange(S, device=device).repeat_interleave(futures))
@@ -129,8 +132,7 @@ def drift(
         after_real, real = world_model.decoding.step(world_model.backbone, real, action, None, following)
         real_bits.append(-after_real.logprob.sum(-1) / math.log(2))
         own_bits.append(-after_dream.logprob.sum(-1) / math.log(2) if t > 0 else real_bits[0])
-        noise = torch.rand(S * futures, K, generator=generator, device=device)
-        prediction, dream = world_model.step(dream, many, noise)
+        prediction, dream = world_model.step(dream, many, noise[:, t].flatten(0, 1))
         drawn.append(prediction.codes.indices[:, 0].view(S, futures, K))
         dreamt_bits.append(-prediction.logprob.sum(-1).view(S, futures) / math.log(2))
     return Drift(

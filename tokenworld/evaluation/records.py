@@ -98,7 +98,7 @@ class Branches:
     """
 
     cluster: Array  # (S,)
-    hash: Array  # (S,) uint64, of the simulator's state: pairs states of two evaluations
+    hash: Array  # (S,) uint64, of the simulator's state and all that led to it: pairs states of two evaluations
     exact: bool
     p: Array  # (S, A, J)
     codes: Array  # (S, A, J, K) int
@@ -153,6 +153,7 @@ class Pairs:
     js_model: Array  # (N,): JS(q(. | h1, a), q(. | h2, a))
     js_floor: Array  # (N,): between two estimates of the same q (0 where q is exact)
     js_true: Array  # (N,): between the true conditionals
+    state: Array | None = None  # (N,) uint64: which pair it is
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ metric's rows are others (branch states by the hash of the simulator's state).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -32,6 +33,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tokenworld import files
 from tokenworld.errors import UserError
 from tokenworld.evaluation.page import page
 from tokenworld.evaluation.records import Metric
@@ -75,14 +77,27 @@ class Report:
 
 
 def write(report: Report, folder: Path) -> None:
-    """All three files, each whole or not at all. report.json is written last: where it is, the others are."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """All three files, or none where the disk refuses (UserError). report.json is renamed last: where it is, the others are."""
     report = replace(report, metrics=[_finite(metric) for metric in report.metrics])
-    _replace(folder / "report.html", page(report).encode())
-    temporary = folder / "states.tmp.npz"
-    np.savez_compressed(temporary, **states(report))
-    temporary.replace(folder / "states.npz")
-    _replace(folder / "report.json", (json.dumps(as_json(report), indent=1, allow_nan=False) + "\n").encode())
+    names = ("report.json", "states.npz", "report.html")
+    with contextlib.ExitStack() as stack:  # which renames the last one first
+        told, rows, html = (stack.enter_context(files.replacing(folder / name)) for name in names)
+        told.write_text(json.dumps(as_json(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        np.savez_compressed(rows, **states(report))
+        html.write_bytes(page(report).encode())
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a report may be written to `folder`, and delete what a killed `write` left there: while it is locked. Raises
+    UserError for a folder that holds something else."""
+    unfinished = list(folder.glob(f"{files.TEMPORARY}*-report.json"))
+    if not (folder / "report.json").is_file():
+        others = [path for path in folder.iterdir() if not (unfinished and path.name in ("states.npz", "report.html"))]
+        if not all(files.is_own(path) for path in others):
+            raise UserError(f"{folder} holds something else than a report, nothing is overwritten: choose another out=DIR")
+        for path in set(folder.iterdir()) - set(others):
+            path.unlink()
+    files.remove_unfinished(folder)
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -230,6 +245,7 @@ def _number(x: Any) -> bool:
 def provenance(run) -> dict[str, Any]:
     """Where the numbers come from; `run` as in `tokenworld.run`."""
     parts = {"tokenizer": run.world_model.tokenizer, "dynamics": run.world_model.dynamics_modules()}
+    settings = {name: value for name, value in run.world_model.config.get("parts", {}).items() if name not in ("env", "policy")}
     return {
         "run": str(run.out),
         "env_id": run.meta["env_id"],
@@ -237,6 +253,7 @@ def provenance(run) -> dict[str, Any]:
         "recipe": run.config.get("recipe"),
         "updates": {name: run.count[name] for name in parts},
         "weights": {name: fingerprint(module) for name, module in parts.items()},
+        "parts": hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()[:16],
         "temperature": 1.0,
         "device": str(run.device),
         "torch": torch.__version__,
@@ -259,9 +276,3 @@ def fingerprint(module: torch.nn.Module) -> str:
         digest.update(name.encode())
         digest.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes() if x.numel() else b"")
     return digest.hexdigest()[:16]
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)

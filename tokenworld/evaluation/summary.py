@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld import viz
+from tokenworld import files, viz
 from tokenworld.data.replay import Replay
 from tokenworld.errors import UserError
 from tokenworld.evaluation import codelength
@@ -209,11 +209,8 @@ def summary(run, config: dict) -> dict[str, Any]:
 
 
 def write_summary(run, config: dict) -> dict[str, Any]:
-    """summary.json and the pictures of a finished run."""
+    """The pictures of a finished run, and last its summary.json, which says that it is finished."""
     result = summary(run, config)
-    path = run.out / "summary.json"
-    path.with_suffix(".tmp").write_text(json.dumps(result, indent=2) + "\n")
-    path.with_suffix(".tmp").replace(path)
     if run.curve:
         x, y = zip(*run.curve, strict=True)
         viz.save_curve(
@@ -225,6 +222,7 @@ def write_summary(run, config: dict) -> dict[str, Any]:
         rows = [columns[name] for name in columns]
         viz.save_png(run.out / "dream.png", viz.grid([row[:: max(1, len(row) // 12)] for row in rows]))
         viz.save_gif(run.out / "dream.gif", viz.side_by_side(rows))
+    files.write(run.out / "summary.json", json.dumps(result, indent=2) + "\n")
     return result
 
 

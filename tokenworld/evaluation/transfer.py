@@ -34,13 +34,14 @@ def causal_gap(branches: Branches, other: Branches | None = None) -> list[Metric
     absences = {}
     cells, cluster = branch_fidelity.kl(branches), branches.cluster  # (S, A)
     common = dict(unit="bits/frame", tier="B", reason="" if branches.exact else branch_fidelity.ESTIMATED)
-    found = {"M8.kl_do": mean("M8.kl_do", NAMES["M8.kl_do"], cells.mean(1), cluster, **common, ceiling=0.0)}
+    at = dict(ceiling=0.0, states=branches.hash)
+    found = {"M8.kl_do": mean("M8.kl_do", NAMES["M8.kl_do"], cells.mean(1), cluster, **common, **at)}
     if branches.behaviour is None:
         absences |= dict.fromkeys(("M8.kl_behaviour", "M8.do_gap", "M8.do_gap_supported"), "the behaviour policy is not known")
     else:
         on = (branch_fidelity.weights(branches) * cells).sum(1)
-        found["M8.kl_behaviour"] = mean("M8.kl_behaviour", NAMES["M8.kl_behaviour"], on, cluster, **common, ceiling=0.0)
-        found["M8.do_gap"] = mean("M8.do_gap", NAMES["M8.do_gap"], cells.mean(1) - on, cluster, **common, ceiling=0.0)
+        found["M8.kl_behaviour"] = mean("M8.kl_behaviour", NAMES["M8.kl_behaviour"], on, cluster, **common, **at)
+        found["M8.do_gap"] = mean("M8.do_gap", NAMES["M8.do_gap"], cells.mean(1) - on, cluster, **common, **at)
         if branches.support is None:
             absences["M8.do_gap_supported"] = "it is not known how often training data hold a state and action"
         else:
@@ -50,7 +51,8 @@ def causal_gap(branches: Branches, other: Branches | None = None) -> list[Metric
         absences |= dict.fromkeys(("M8.kl_other", "M8.transfer_gap"), why)
     else:
         theirs = (branch_fidelity.weights(other) * branch_fidelity.kl(other)).sum(1)
-        found["M8.kl_other"] = mean("M8.kl_other", NAMES["M8.kl_other"], theirs, other.cluster, **common, ceiling=0.0)
+        found["M8.kl_other"] = mean("M8.kl_other", NAMES["M8.kl_other"], theirs, other.cluster, **common, ceiling=0.0,
+                                    states=other.hash)  # fmt: skip
         if branches.behaviour is None:
             absences["M8.transfer_gap"] = "the behaviour policy is not known"
         else:

@@ -1,0 +1,78 @@
+"""Which observations and actions fit: images of bytes and numbered actions; for others, the wrapper that makes them fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
+
+from tokenworld.errors import UserError
+
+RENDER = (
+    "env.kwargs.render_mode=rgb_array env.wrappers=[gymnasium.wrappers.AddRenderObservation] env.height=64 env.width=64"
+)
+DTYPE = "{_target_: gymnasium.wrappers.DtypeObservation, dtype: uint8}"
+
+
+def check_spaces(id: str, env: gymnasium.Env) -> None:
+    """Raise UserError unless observations are images of bytes or booleans and actions are Discrete."""
+    space, actions = env.observation_space, env.action_space
+    if not is_image(space):
+        got = f"Box{space.shape} {space.dtype}" if isinstance(space, Box) else f"{space}"
+        raise UserError(
+            f"env.id={id} has no image observations: got {got[:200]}, expected a Box of uint8 or bool, "
+            f"(H, W), (H, W, C) or (C, H, W): {_advice(env)}"
+        )
+    if not isinstance(actions, Discrete):
+        raise UserError(f"env.id={id} has no discrete actions: got {actions}, expected Discrete: {_numbered(actions)}")
+
+
+def is_image(space: Space) -> bool:
+    return isinstance(space, Box) and space.dtype in (np.uint8, bool) and len(space.shape) in (2, 3)
+
+
+def _advice(env: gymnasium.Env) -> str:
+    """What to add so that these observations fit."""
+    space = env.observation_space
+    if isinstance(space, Dict):
+        images = [key for key, inner in space.items() if is_image(inner)]
+        if images and "minigrid" in type(env.unwrapped).__module__:
+            return "add env.wrappers=[minigrid.wrappers.RGBImgPartialObsWrapper,minigrid.wrappers.ImgObsWrapper]"
+        if images:
+            return _custom(f"its image, obs[{images[0]!r}]")
+    if isinstance(space, Box) and len(space.shape) in (2, 3):
+        if not np.issubdtype(space.dtype, np.floating):
+            return f"if its values lie in 0..255, add 'env.wrappers=[{DTYPE}]'"
+        rescaled = f"{{_target_: gymnasium.wrappers.RescaleObservation, min_obs: 0, max_obs: 255}}, {DTYPE}"
+        if np.isfinite(space.low).all() and np.isfinite(space.high).all():
+            return f"if it is a picture, add 'env.wrappers=[{rescaled}]'"
+        return _custom("the picture as bytes in 0..255")
+    if isinstance(space, Box) and len(space.shape) > 3:
+        return "leave out the wrapper that stacks frames: the world model remembers earlier frames by itself"
+    if "rgb_array" in (env.metadata or {}).get("render_modes", ()):
+        return f"to learn from its rendered pictures, add {RENDER}"
+    return f"{_custom('a picture of it')}; or choose an environment with pixels"
+
+
+def _custom(returned: str) -> str:
+    """What a wrapper of the user's own must do."""
+    return (
+        "write a gymnasium.ObservationWrapper in a module of the current folder, have it set observation_space and return "
+        f"{returned}, and name it: env.wrappers=[my_module.MyWrapper]"
+    )
+
+
+def _numbered(actions: Any) -> str:
+    """What to add so that these actions are numbered."""
+    if isinstance(actions, Box):
+        return (
+            "they are continuous; to choose among a few values of each, add "
+            "'env.wrappers=[{_target_: gymnasium.wrappers.DiscretizeAction, bins: 3}]'"
+        )
+    kind = "several at once" if isinstance(actions, (MultiDiscrete, MultiBinary)) else "of another kind"
+    return (
+        f"they are {kind}; write a gymnasium.ActionWrapper in a module of the current folder, with a Discrete action_space and "
+        "an action(number) that returns one of them, and name it: env.wrappers=[my_module.MyWrapper]"
+    )

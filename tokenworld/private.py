@@ -1,0 +1,58 @@
+"""Files of this user alone: what is kept between two starts, and is trusted when it is found again.
+
+They lie where the XDG Base Directory Specification puts them. A file that somebody else could have written is never used:
+its owner and that of its folder must be this user, and nobody else may write to either.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+
+def file(variable: str, default: str, name: str) -> Path | None:
+    """The path of a file in the folder `tokenworld` below the one that `variable` names (else `default` in the home folder).
+
+    What lies at the path is this user's own: anything else there is removed. None where there is no such folder: no home
+    folder is known, or it cannot be written or belongs to somebody else.
+    """
+    base = _base(variable, default)
+    if base is None:
+        return None
+    try:
+        (base / "tokenworld").mkdir(parents=True, exist_ok=True, mode=0o700)
+        folder = Path(os.path.realpath(base / "tokenworld"))
+        path = folder / name
+        if not _is_mine(folder.stat()):
+            return None
+        was_open = _is_open(folder.stat())
+        if was_open:
+            folder.chmod(0o700)
+        if os.path.lexists(path) and (was_open or not _is_trusted(path.lstat())):
+            path.unlink()
+    except OSError:
+        return None
+    return path
+
+
+def _base(variable: str, default: str) -> Path | None:
+    """A relative path in the variable is invalid and ignored, as the specification says."""
+    named = os.environ.get(variable, "")
+    if os.path.isabs(named):
+        return Path(named)
+    home = os.path.expanduser("~") if os.environ.get("HOME", "unset") else ""  # "~" of a user that no one knows
+    return Path(home) / default if os.path.isabs(home) else None
+
+
+def _is_trusted(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) and _is_mine(found) and not _is_open(found)
+
+
+def _is_mine(found: os.stat_result) -> bool:
+    return not hasattr(os, "geteuid") or found.st_uid == os.geteuid()
+
+
+def _is_open(found: os.stat_result) -> bool:
+    """May others write to it? (Only POSIX says so in the mode.)"""
+    return os.name == "posix" and bool(found.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
