@@ -11,9 +11,9 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from own_env import play, same
 
+from tokenworld.env_section import GYM, maker_of
 from tokenworld.envs import atari, gym, known_world, minatar
 from tokenworld.envs.checked import Checked
-from tokenworld.envs.select import maker_of
 from tokenworld.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("own_folder")
@@ -98,8 +98,9 @@ def test_the_border_changes_nothing():
 def test_an_id_says_its_maker():
     makers = {"ALE/Pong-v5": "atari", "MinAtar/Asterix-v1": "minatar", "KnownWorld-v0": "known_world", "CartPole-v1": "gym"}
     for id, maker in (makers | {"minigrid:MiniGrid-Empty-5x5-v0": "gym", "my_env:ALE/X-v0": "gym"}).items():
-        assert maker_of(id) == f"tokenworld.envs.{maker}.make"
-    code = "import sys, tokenworld.envs.select; print([m for m in ('torch', 'gymnasium', 'numpy') if m in sys.modules])"
+        assert maker_of(id, "tokenworld.envs.minatar.make") == f"tokenworld.envs.{maker}.make"
+    assert maker_of("ALE/Pong-v5", GYM) == GYM and maker_of("CartPole-v1", "mine.make") == "mine.make"
+    code = "import sys, tokenworld.env_section; print([m for m in ('torch', 'gymnasium', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
