@@ -169,8 +169,8 @@ def _handled(handler: Callable, kinds: Sequence[int]) -> Iterator[None]:
 def _in_child() -> None:
     """A forked process (of an environment) leaves signals to its parent, which ends it by SIGTERM."""
     if _handling:
-        for kind in KINDS:
-            signal.signal(kind, signal.SIG_DFL if kind == signal.SIGTERM else signal.SIG_IGN)
+        for kind in KINDS:  # not SIG_IGN, which programs that it starts would inherit
+            signal.signal(kind, signal.SIG_DFL if kind == signal.SIGTERM else lambda *_: None)
 
 
 if hasattr(os, "register_at_fork"):
