@@ -1,5 +1,7 @@
 """The border of every maker: what vector environments return is checked; which maker an id gets; which seeds games take."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import gymnasium
