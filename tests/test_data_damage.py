@@ -21,6 +21,7 @@ from tokenworld.data import records, shards
 from tokenworld.data.checksums import Checksums
 from tokenworld.data.describe import describe
 from tokenworld.data.episodes import Episode, EpisodeWriter, check_trainable, load_episodes, make_meta, read_episodes, read_meta
+from tokenworld.data.meta import meanings_of
 from tokenworld.errors import UserError
 
 HEADER = {
@@ -346,10 +347,20 @@ def test_a_writer_refuses_a_meta_that_it_could_not_read(tmp_path):
         meta = make_meta(**dict(env_id="Test-v0", frame_shape=(1, 2, 3), action_count=5) | changes)
         with pytest.raises(UserError, match=next(iter(changes))):
             EpisodeWriter(tmp_path / "data", meta)
+    for value in (np.inf, np.zeros(3), object()):
+        meta = make_meta(env_id="Test-v0", frame_shape=(1, 2, 3), action_count=5, preprocessing={"x": value})
+        with pytest.raises(UserError, match="must be JSON"):
+            EpisodeWriter(tmp_path / "data", meta)
     assert not (tmp_path / "data").exists()
     meta = make_meta(env_id="Test-v0", frame_shape=np.array([1, 2, 3]), action_count=np.int64(5), seed=np.int64(3))
     EpisodeWriter(tmp_path / "data", meta).close()
     assert read_meta(tmp_path / "data") == meta
+
+
+@pytest.mark.parametrize("names", [("a",), ["a"], ["a", 3], "ab", {0: "a", 1: "b"}, None, 7])
+def test_names_of_actions_that_do_not_fit_are_not_used(names):
+    assert meanings_of({"action_meanings": names}, 2) is None
+    assert meanings_of({"action_meanings": ("a", "b")}, 2) == ["a", "b"]
 
 
 # --------------------------------------------------------------------------------------------------------------- training
