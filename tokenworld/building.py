@@ -98,10 +98,10 @@ def _opened_model(folder: Path, keys: dict) -> tuple[Run, dict, dict]:
     saved = Saved(hub.stored(folder / "model.safetensors"), policy)
     run = built(folder, cfg, {key: value for key, value in cli.items() if key != "data"}, phases, log=Log(None), saved=saved)
     saved.put(run.world_model, run.policy)
-    figures = told.get("figures", {})
+    figures = told.get("figures") or {}
     run.count |= {"tokenizer": 1, "dynamics": 1, "policy": int(run.policy is not None)}
-    run.count["env_steps"] = figures.get("env_steps", 0)
-    run.results = {"eval": figures["score"]} if "score" in figures else {}
+    run.count["env_steps"] = figures.get("env_steps") or 0
+    run.results = {"eval": figures["score"]} if figures.get("score") else {}
     if "data" in cli:
         _check_data(Path(cli["data"]), run.meta)
         load_episodes(cli["data"], run.add, run.log.say)
