@@ -71,8 +71,8 @@ def test_a_killed_run_resumes_bit_for_bit(recipe, tmp_path, monkeypatch):
     with pytest.raises(Killed):
         run(recipe, killed)
     with pytest.raises(Killed):
-        commands.resume(str(killed))
-    commands.resume(str(killed))
+        commands.resume(str(killed), {}, {})
+    commands.resume(str(killed), {}, {})
     assert_same_weights(whole, killed)
 
     def lines(out):

@@ -36,7 +36,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_end(tmp_path, monkeypatch)
         train(f"out={tmp_path / 'stopped'}")
     monkeypatch.undo()
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
-    commands.resume(str(tmp_path / "stopped"))
+    commands.resume(str(tmp_path / "stopped"), {}, {})
     for name in ("tokenizer", "dynamics", "policy"):
         file = f"checkpoint/{name}.safetensors"
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "stopped" / file).read_bytes()

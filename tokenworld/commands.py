@@ -89,7 +89,7 @@ def sweep(out: Path, members: list, jobs: int, words: list[str]) -> int:
         if cfg not in tried:
             tried.append(cfg)
             keys = {key: value for key, value in cli.items() if key != "data"} | {"device": "cpu"}
-            built(member.out, cfg, keys, training.PHASES, log=Log(None), load=False)
+            built(member.out, cfg, keys, training.PHASES, log=Log(None))
     return sweeping.sweep(out, members, jobs, words)
 
 
