@@ -20,6 +20,7 @@ from tokenworld.data.describe import describe
 from tokenworld.errors import UserError
 from tokenworld.evaluation import paired, summary
 from tokenworld.evaluation.report import Report, check_folder, fingerprint, write
+from tokenworld.evaluation.report import figures as report_figures
 from tokenworld.evaluation.simulator import simulator_of
 from tokenworld.log import Log
 from tokenworld.policies.planner import Planner
@@ -248,9 +249,10 @@ def _exported(out: str, folder: Path, keys: dict) -> str:
     if run.results.get("eval"):
         figures["score"] = run.results["eval"]
     if (Path(out) / "evaluation" / "report.json").is_file():
-        told = json.loads((Path(out) / "evaluation" / "report.json").read_text(encoding="utf-8"))
-        kept = [metric for metric in told["metrics"] if metric["status"] in ("ok", "underpowered")]
-        figures |= {"verdict": told["verdict"], "metrics": kept}
+        try:
+            figures |= report_figures(Path(out) / "evaluation")
+        except UserError as error:
+            run.log.say(f"{error}; the model goes without these figures")
     model.config |= {
         "action_meanings": run.meta["action_meanings"],
         "score_env": cfg["train"]["evaluate"].get("env") or {},

@@ -23,8 +23,7 @@ import hashlib
 import json
 import math
 import platform
-import zipfile
-import zlib
+from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from importlib import metadata
 from pathlib import Path
@@ -34,11 +33,13 @@ import numpy as np
 import torch
 
 from tokenworld import files
-from tokenworld.errors import UserError
+from tokenworld.errors import UserError, first_line
+from tokenworld.evaluation import rows as state_rows
 from tokenworld.evaluation.page import page
 from tokenworld.evaluation.records import Metric
 
 SCHEMA = 1
+LARGEST = 64 << 20  # bytes of a report.json
 KEYS = ("schema", "verdict", "provenance", "capabilities", "metrics", "findings")
 STATUSES = ("ok", "underpowered", "not_applicable", "skipped", "invalid")
 MEASURED = STATUSES[:2]
@@ -121,7 +122,8 @@ def _finite(metric: Metric) -> Metric:
     """What is not finite is no number: a value is then invalid, an interval or an anchor left out."""
     value, floor, ceiling = (_plain(x) for x in (metric.value, metric.floor, metric.ceiling))
     ci = None if metric.ci is None or None in _plain(metric.ci) else metric.ci
-    metric = replace(metric, floor=floor, ceiling=ceiling)
+    known = metric.values is None or np.isfinite(np.asarray(metric.values, float)).all()
+    metric = replace(metric, floor=floor, ceiling=ceiling, values=metric.values if known else None)
     if metric.value is not None and value is None:
         return replace(metric, value=None, ci=None, status="invalid", reason=f"the value is {metric.value}, no finite number")
     return replace(metric, value=value, ci=ci)
@@ -144,7 +146,7 @@ def states(report: Report) -> dict[str, np.ndarray]:
     """The arrays of states.npz."""
     found = {} if report.state is None else {"state": np.asarray(report.state, np.uint64)}
     for metric in report.metrics:
-        if metric.values is None or metric.clusters is None:
+        if metric.values is None or metric.clusters is None or not len(metric.values):
             continue
         _, cluster = np.unique(np.asarray(metric.clusters), return_inverse=True)  # names of episodes become numbers
         found |= {metric.id: np.asarray(metric.values, float), f"{metric.id}/cluster": cluster}
@@ -155,32 +157,34 @@ def states(report: Report) -> dict[str, np.ndarray]:
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """report.json and states.npz of a folder, checked. Raises UserError that names what is missing or wrong."""
+    return read_json(folder), state_rows.read(Path(folder) / "states.npz")
+
+
+def read_json(folder: Path) -> dict[str, Any]:
+    """report.json of a folder, checked. Raises UserError that names what is missing or wrong."""
     path = Path(folder) / "report.json"
     try:
+        if not path.is_file():
+            raise UserError(f"there is no report at {path}: expected the out= of `tokenworld evaluate`")
+        if path.stat().st_size > LARGEST:
+            raise ValueError(f"it is longer than {LARGEST >> 20} MB")
         report = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refused)
-    except OSError:
-        raise UserError(f"there is no report at {path}: expected the out= of `tokenworld evaluate`") from None
+    except OSError as error:
+        raise UserError(files.explain(error, path)) from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON ({error}): evaluate again") from None
+        raise UserError(f"{path} is not JSON ({first_line(error)}): evaluate again") from None
     wrong = validate(report)
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise UserError(f"{path} is no report of this version: {wrong[0]}{more}: evaluate again")
-    path = Path(folder) / "states.npz"
-    try:
-        if not zipfile.is_zipfile(path):
-            raise ValueError("it is there, but no npz file" if path.exists() else "it is not there")
-        with np.load(path, allow_pickle=False) as file:
-            rows = {name: file[name] for name in file.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} cannot be read ({error}): evaluate again") from None
-    for name, x in rows.items():
-        owner = name.rsplit("/", 1)[0]
-        if x.ndim != 1 or x.dtype.kind not in "fiu" or owner in rows and len(rows[owner]) != len(x):
-            raise UserError(f"{path} holds {name} of {x.dtype} {x.shape}, expected one number for each row: evaluate again")
-        if name == owner != "state" and f"{name}/cluster" not in rows:
-            raise UserError(f"{path} holds {name} without {name}/cluster, the episode of each row: evaluate again")
-    return report, rows
+        raise UserError(f"{path} is no report of this version: {' '.join(wrong[0].split())[:300]}{more}: evaluate again")
+    return report
+
+
+def figures(folder: Path) -> dict[str, Any]:
+    """What an exported model says of its evaluation: the verdict, and the entries that were measured. Raises UserError as
+    `read_json`."""
+    report = read_json(folder)
+    return {"verdict": report["verdict"], "metrics": [entry for entry in report["metrics"] if entry["status"] in MEASURED]}
 
 
 def _refused(constant: str) -> None:
@@ -201,10 +205,11 @@ def validate(report: Any) -> list[str]:
              if not isinstance(report[key], kind)]  # fmt: skip
     if wrong:
         return wrong
-    ids = [str(entry.get("id", "")) if isinstance(entry, dict) else "" for entry in report["metrics"]]
+    ids = [entry["id"] if isinstance(entry, dict) and isinstance(entry.get("id"), str) else "" for entry in report["metrics"]]
     for entry, id in zip(report["metrics"], ids, strict=True):
-        wrong += [f"metric {id} {what}" for what in _wrong(entry)] if id else ["a metric has no id"]
-    wrong += [f"metric {id} is there {ids.count(id)} times" for id in dict.fromkeys(ids) if ids.count(id) > 1 and id]
+        wrong += [f"metric {id:.60} {what}" for what in _wrong(entry)] if id else ["a metric has no id"]
+    times = Counter(ids)
+    wrong += [f"metric {id:.60} is there {count} times" for id, count in times.items() if count > 1 and id]
     for finding in report["findings"]:
         code = finding.get("code") if isinstance(finding, dict) else None
         if not isinstance(code, str) or not isinstance(finding.get("text"), str):
@@ -224,22 +229,23 @@ def _wrong(entry: dict[str, Any]) -> list[str]:
     for key, allowed in (("status", STATUSES), ("direction", DIRECTIONS), ("tier", ("A", "B", "C"))):
         if entry.get(key) not in allowed:
             wrong.append(f"has {key} {entry.get(key)!r}, expected one of {', '.join(allowed)}")
-    wrong += [f"has {key} {entry.get(key)!r}, expected {kind.__name__}" for key, kind in TYPES.items()
-              if not isinstance(entry.get(key), kind)]  # fmt: skip
+    wrong += [f"has {key} {entry.get(key)!r:.60}, expected {kind.__name__}" for key, kind in TYPES.items()
+              if not isinstance(entry.get(key), kind) or kind is int and not 0 <= entry[key] < 2**63]  # fmt: skip
+    wrong += [f"has no {key}" for key in ("value", "ci") if key not in entry]
     for key in ("value", "floor", "ceiling", "skill"):
         if entry.get(key) is not None and not _number(entry[key]):
-            wrong.append(f"has {key} {entry[key]!r}, expected a number or null")
+            wrong.append(f"has {key} {entry[key]!r:.60}, expected a number or null")
     if status in STATUSES and (value is None) == (status in MEASURED):
         wrong.append(f"has status {status} and value {value}")
     if status in STATUSES[2:] and not entry.get("reason"):
         wrong.append("was not measured and gives no reason")
     if ci is not None and not (isinstance(ci, list) and len(ci) == 2 and all(map(_number, ci)) and ci[0] <= ci[1]):
-        wrong.append(f"has the interval {ci}, expected [low, high] or null")
+        wrong.append(f"has the interval {ci!r:.60}, expected [low, high] or null")
     return wrong
 
 
 def _number(x: Any) -> bool:
-    return isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x)
+    return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < state_rows.LARGEST
 
 
 def provenance(run) -> dict[str, Any]:
