@@ -217,3 +217,130 @@ def test_a_real_sigkill_while_saving(tmp_path):
     worker.wait()
     weights, state = checkpoint.load(tmp_path / "c")
     assert state["i"] >= 19 and (weights["net"]["x"] == state["i"]).all()
+
+
+# ------------------------------------------------------------------------------------------- kills, disks and other processes
+
+
+def test_a_kill_while_the_first_manifest_is_written_leaves_no_checkpoint(tmp_path):
+    new = tmp_path / "c.new"
+    checkpoint.save(new, {"net": net(1.0)}, {})
+    content = (new / "manifest.json").read_bytes()
+    for cut in (0, 1, len(content) // 2, len(content) - 2):
+        (new / "manifest.json").write_bytes(content[:cut])
+        assert not checkpoint.exists(tmp_path / "c")
+        with pytest.raises(UserError, match="no checkpoint"):
+            checkpoint.load(tmp_path / "c")
+    (new / "manifest.json").write_bytes(content)
+    (new / "state.pt").write_bytes(b"half")
+    assert not checkpoint.exists(tmp_path / "c")
+    checkpoint.save(tmp_path / "c", {"net": net(2.0)}, {})
+    assert stored(tmp_path / "c") == 2.0 and os.listdir(tmp_path) == ["c"]
+
+
+def test_a_partial_manifest_beside_the_old_checkpoint_does_not_hide_it(tmp_path):
+    """Killed between the renames, and the new one damaged since: the old one is complete."""
+    checkpoint.save(tmp_path / "c.old", {"net": net(1.0)}, {})
+    checkpoint.save(tmp_path / "c.new", {"net": net(2.0)}, {})
+    path = tmp_path / "c.new" / "manifest.json"
+    path.write_bytes(path.read_bytes()[:40])
+    assert checkpoint.exists(tmp_path / "c") and stored(tmp_path / "c") == 1.0
+
+
+@pytest.mark.parametrize(
+    "kept, value", [(("old",), 1.0), (("new", "old"), 2.0), (("new",), 2.0), (("", "old"), 3.0), (("", "new"), 3.0)]
+)
+def test_what_a_kill_left_is_settled(tmp_path, kept, value):
+    for name, number in (("old", 1.0), ("new", 2.0), ("", 3.0)):
+        if name in kept:
+            checkpoint.save(tmp_path / ("c." + name).rstrip("."), {"net": net(number)}, {})
+    assert stored(tmp_path / "c") == value, "a reader changes nothing"
+    checkpoint.settle(tmp_path / "c")
+    assert stored(tmp_path / "c") == value and os.listdir(tmp_path) == ["c"]
+
+
+def test_a_checkpoint_of_a_later_version_is_not_taken_for_a_leftover(tmp_path):
+    checkpoint.save(tmp_path / "c.new", {}, {})
+    (tmp_path / "c.new" / "manifest.json").write_text('{"format": 2, "other": []}')
+    assert checkpoint.exists(tmp_path / "c")
+    with pytest.raises(UserError, match="format 2, this version reads 1"):
+        checkpoint.load(tmp_path / "c")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES])
+@pytest.mark.parametrize("owner, name", [(os, "fsync"), (checkpoint.Path, "write_bytes"), (checkpoint.Path, "rename")])
+@pytest.mark.parametrize("nth", [0, 1, 2])
+def test_a_disk_that_refuses_is_one_sentence(tmp_path, monkeypatch, number, owner, name, nth):
+    checkpoint.save(tmp_path / "c", {"net": net(1.0)}, {})
+    calls, original = [], getattr(owner, name)
+
+    def refuses(*args):
+        calls.append(args)
+        if len(calls) == nth + 1:
+            raise OSError(number, os.strerror(number))
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, refuses)
+        with pytest.raises(UserError, match=f"{os.strerror(number)}.*; the previous checkpoint is intact") as caught:
+            checkpoint.save(tmp_path / "c", {"net": net(2.0)}, {})
+    assert "\n" not in str(caught.value)
+    assert stored(tmp_path / "c") in (1.0, 2.0) and os.listdir(tmp_path) == ["c"]
+    checkpoint.save(tmp_path / "c", {"net": net(3.0)}, {})
+    assert stored(tmp_path / "c") == 3.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: m["files"]["net.safetensors"].update(bytes=-1),
+        lambda m: m["files"]["net.safetensors"].update(bytes="10"),
+        lambda m: m["files"]["net.safetensors"].update(bytes=1.5),
+        lambda m: m["files"]["net.safetensors"].pop("sha256"),
+        lambda m: m["files"].update(other=None),
+        lambda m: m["files"].pop("state.pt"),
+        lambda m: m.update(files=[]),
+        lambda m: m.update(files=None),
+        lambda m: m.update(format="1"),
+        lambda m: m.pop("format"),
+    ],
+)
+def test_manifests_of_another_form(tmp_path, change):
+    checkpoint.save(tmp_path / "c", {"net": net(1.0)}, {})
+    path = tmp_path / "c" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="manifest.json") as caught:
+        checkpoint.load(tmp_path / "c")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_is_read_while_another_process_replaces_it(tmp_path):
+    code = (
+        "import sys, torch; from tokenworld import checkpoint\n"
+        "for i in range(10**6):\n"
+        "    checkpoint.save(sys.argv[1], {'net': {'x': torch.full((8,), float(i))}}, {'i': i})\n"
+        "    print(i, flush=True)\n"
+    )
+    worker = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "c")], stdout=subprocess.PIPE, text=True)
+    try:
+        worker.stdout.readline()
+        found = []
+        for _ in range(2000):
+            weights, state = checkpoint.load(tmp_path / "c")
+            assert (weights["net"]["x"] == state["i"]).all()
+            found.append(state["i"])
+    finally:
+        worker.kill()
+        worker.wait()
+    assert found == sorted(found) and len(set(found)) > 20
+
+
+def test_a_damaged_checkpoint_is_not_read_again_and_again(tmp_path, monkeypatch):
+    checkpoint.save(tmp_path / "c", {"net": net(1.0)}, {})
+    path = tmp_path / "c" / "net.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    monkeypatch.setattr(checkpoint.time, "sleep", lambda seconds: pytest.fail("waited for nobody"))
+    with pytest.raises(UserError, match="corrupt"):
+        checkpoint.load(tmp_path / "c")

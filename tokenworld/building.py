@@ -20,6 +20,7 @@ from tokenworld import checkpoint, config, distributed, env_section, folders, hu
 from tokenworld import train as training
 from tokenworld.costs import warn_of_costs
 from tokenworld.data.episodes import EpisodeWriter, check_trainable, load_episodes, make_meta, read_episodes, read_meta
+from tokenworld.data.meta import meanings_of
 from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
 from tokenworld.log import Log, check_sinks
@@ -97,10 +98,10 @@ def _opened_model(folder: Path, keys: dict) -> tuple[Run, dict, dict]:
     saved = Saved(hub.stored(folder / "model.safetensors"), policy)
     run = built(folder, cfg, {key: value for key, value in cli.items() if key != "data"}, phases, log=Log(None), saved=saved)
     saved.put(run.world_model, run.policy)
-    figures = told.get("figures", {})
+    figures = told.get("figures") or {}
     run.count |= {"tokenizer": 1, "dynamics": 1, "policy": int(run.policy is not None)}
-    run.count["env_steps"] = figures.get("env_steps", 0)
-    run.results = {"eval": figures["score"]} if "score" in figures else {}
+    run.count["env_steps"] = figures.get("env_steps") or 0
+    run.results = {"eval": figures["score"]} if figures.get("score") else {}
     if "data" in cli:
         _check_data(Path(cli["data"]), run.meta)
         load_episodes(cli["data"], run.add, run.log.say)
@@ -309,7 +310,7 @@ def meta_of(cfg: dict, env, seed: int) -> dict:
         env_id=cfg["env"]["id"],
         frame_shape=env.single_observation_space.shape,
         action_count=env.single_action_space.n,
-        action_meanings=env.metadata.get("action_meanings"),
+        action_meanings=meanings_of(env.metadata, int(env.single_action_space.n)),
         preprocessing={key: value for key, value in cfg["env"].items() if key not in ("_target_", "id")},
         seed=seed,
     )

@@ -211,17 +211,28 @@ def _manifest(dir: Path) -> dict[str, dict]:
 
 
 def _verified(path: Path, expected: dict) -> bytes:
-    _verify(path, expected)
-    return path.read_bytes()
+    """The bytes of a file, read once: those that were checked, also if it is replaced meanwhile."""
+    _check_size(path, expected)
+    content = path.read_bytes()
+    _check_sum(path, hashlib.sha256(content).hexdigest(), expected)
+    return content
 
 
 def _verify(path: Path, expected: dict) -> None:
+    _check_size(path, expected)
+    _check_sum(path, _sha256(path), expected)
+
+
+def _check_size(path: Path, expected: dict) -> None:
     if not path.is_file():
         raise UserError(f"{path} is missing: the checkpoint is incomplete, restore it from a copy")
     size = path.stat().st_size
     if size != expected["bytes"]:
         raise UserError(f"{path} is truncated: expected {expected['bytes']} bytes, got {size}, restore it from a copy")
-    if _sha256(path) != expected["sha256"]:
+
+
+def _check_sum(path: Path, found: str, expected: dict) -> None:
+    if found != expected["sha256"]:
         raise UserError(f"{path} is corrupt: its checksum is not the one in {MANIFEST}, restore it from a copy")
 
 

@@ -221,7 +221,7 @@ def card(config: dict[str, Any], parameters: dict[str, int]) -> str:
     """The model card: what it is, how to use it, and what was measured of it. parameters: of each part."""
     from huggingface_hub import EvalResult, ModelCardData
 
-    parts, figures = config["parts"], config.get("figures", {})
+    parts, figures = config["parts"], config.get("figures") or {}
     env = parts.get("env", {}).get("id", "frames")
     has_policy = "policy" in parameters
     data = ModelCardData(library_name="tokenworld", tags=["world-model", "reinforcement-learning", env])
@@ -252,7 +252,7 @@ def card(config: dict[str, Any], parameters: dict[str, int]) -> str:
         low, high = score["return_ci95"]
         lines += [
             f"Return in {env}: **{score['return_mean']:.2f}** [{low:.2f}, {high:.2f}] over {score['episodes']} episodes,"
-            f" random play {score['random_return_mean']:.2f}; {figures.get('env_steps', 0):,} real steps.",
+            f" random play {score['random_return_mean']:.2f}; {figures.get('env_steps') or 0:,} real steps.",
             "",
         ]
     if figures.get("metrics"):

@@ -152,8 +152,9 @@ def sketch(build: Callable[[], nn.Module], count: int) -> nn.Module:
 
     Draws nothing from the global generator.
     """
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):
-        with torch.device("meta"), _Counted(CALLS[0] + CALLS[1] * count):
+    # the end may come where a `no_grad` is being left, which is a call too
+    with torch.set_grad_enabled(torch.is_grad_enabled()), torch.random.fork_rng(devices=[]):
+        with warnings.catch_warnings(action="ignore"), torch.device("meta"), _Counted(CALLS[0] + CALLS[1] * count):
             return build()
 
 
