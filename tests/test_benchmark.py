@@ -5,9 +5,12 @@ import json
 import pytest
 import torch
 
-from tokenworld import benchmark, cli
+from tokenworld import benchmark, cli, config
+from tokenworld import train as training
+from tokenworld.building import built
 from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes
+from tokenworld.log import Log
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 AR = "decoding._target_=tokenworld.decoding.autoregressive.Autoregressive"
@@ -24,6 +27,52 @@ def test_each_kind_runs_and_writes_json(what, tmp_path, capsys):
         assert row["share_of_flops"] is None or 0 < row["share_of_flops"] < 2, row
     printed = capsys.readouterr().out
     assert all(row["name"] in printed for row in result["rows"])
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """An untrained run of a recipe at debug size, made when it is first asked for."""
+    made = {}
+
+    def of(recipe, precision):
+        if (recipe, precision) not in made:
+            cfg, cli_keys = config.compose([f"recipe={recipe}", "overlay=debug", "device=cpu", f"precision={precision}"])
+            run = built(tmp_path_factory.mktemp(recipe), cfg, cli_keys, training.PHASES, log=Log(None))
+            run.phases["collect"](run, False, steps=60, first_steps=60, random=True)
+            run.collector.cut()
+            made[recipe, precision] = run
+        return made[recipe, precision]
+
+    return of
+
+
+CHEAP = ("atari_small", "iris", "quickstart")  # patch, vqvae and nearest: the three kinds of tokenizers
+
+
+@pytest.mark.parametrize("what", list(benchmark.BENCHES))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=[] if name in CHEAP else [pytest.mark.slow]) for name in config.recipes()]
+)
+def test_each_kind_runs_on_each_recipe(runs, recipe, precision, what, monkeypatch):
+    """What is timed, without repeats: a clock that is read once, and ceilings that nobody measures."""
+    monkeypatch.setattr(benchmark, "timed", lambda device, call, repeats, least=0.0: [benchmark.clock(device, call)])
+    monkeypatch.setattr(benchmark, "_phase", lambda run, name, repeats: [
+        benchmark.clock(run.device, lambda: run.phases[name](run, False, start=0, updates=1))
+    ])  # fmt: skip
+    for name, value in (("read_bandwidth", 1e9), ("product_ceiling", 1e9), ("picture_ceiling", 1e9)):
+        monkeypatch.setattr(benchmark, name, lambda *_, value=value: value)
+    monkeypatch.setattr(benchmark, "WARMUP", 0)
+    monkeypatch.setattr(benchmark, "COLLECTED", 4)
+    result = benchmark.bench(what, runs(recipe, precision), 1)
+    assert result["recipe"] == recipe and result["precision"] == precision and result["rows"]
+    assert all(row["per_second"] > 0 for row in result["rows"])
+    assert "per second" in benchmark.table(result) and "NaN" not in json.dumps(result)
+
+
+def test_figures_go_to_stdout_where_that_is_asked(capsys):
+    assert cli.main(["bench", "decode", "overlay=debug", "repeats=1", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["bench"] == "decode"
 
 
 def test_bf16_dreams_are_timed_too(capsys):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Losses, Steps
+from tokenworld.nn import in_fp32
 from tokenworld.tokenizers.patches import cut, distinct, hash_weights, join
 from tokenworld.tokenizers.quantizers import Kind, Quantizer, check
 from tokenworld.tokenizers.vqvae import pixel_weights
@@ -105,7 +106,7 @@ class PatchTokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, steps: Steps) -> Codes:
         """obs (B, T, C, H, W) uint8 -> indices (B, T, K), vectors (B, T, K, E). No gradient, no codebook update."""
-        with torch.autocast(steps.obs.device.type, enabled=False):
+        with in_fp32(steps.obs.device):
             patches = cut(steps.obs, self.patch)  # (B, T, K, pixels)
             B, T, K, _ = patches.shape
             distinct, position, inverse, _ = self._distinct(patches)
@@ -218,7 +219,7 @@ class PatchTokenizer(nn.Module):
         version = tuple(parameter._version for parameter in self.parameters())
         if self._table_of == version:
             return
-        with torch.autocast(self.entries.device.type, enabled=False):
+        with in_fp32(self.entries.device):
             codebook = self.quantizer.codebook
             for k in range(self.K):
                 position = torch.full((self.V,), k, device=codebook.device)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import FSQ, LFQ, VectorQuantize
 
 from tokenworld.errors import UserError
+from tokenworld.nn import in_fp32
 
 Kind = Literal["vq", "vq_mse", "cosine", "fsq", "lfq"]
 
@@ -93,7 +94,7 @@ class Quantizer(nn.Module):
 
         In train mode the running-mean kinds move their codebook, unless `freeze`. Always in fp32, also under autocast.
         """
-        with torch.autocast(x.device.type, enabled=False):
+        with in_fp32(x.device):
             x = x.float()
             if self.kind == "fsq":
                 quantized, indices = self.vq(x)
@@ -131,7 +132,7 @@ class Quantizer(nn.Module):
         if self.kind not in ("fsq", "lfq"):
             return F.embedding(indices, self.codebook)
         # Flattened, because the library takes three dimensions for an image and moves channels.
-        with torch.autocast(indices.device.type, enabled=False):
+        with in_fp32(indices.device):
             return self.vq.indices_to_codes(indices.reshape(1, -1)).reshape(*indices.shape, self.E)
 
     @torch.no_grad()

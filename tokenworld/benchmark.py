@@ -32,6 +32,7 @@ from tokenworld.run import Run
 from tokenworld.train import burned_in
 
 REAL_STEPS = 600  # of random play, to have frames
+COLLECTED = 200  # real steps that are timed at once
 WARMUP = 1
 WARMUP_UPDATES = 10
 
@@ -173,7 +174,7 @@ def bench_decode(run: Run, repeats: int) -> list[Row]:
 
 def bench_collect(run: Run, repeats: int) -> list[Row]:
     """Real steps: random play, and play with the policy, the frames read through the tokenizer."""
-    n = 200
+    n = COLLECTED
     rng, A = np.random.default_rng(0), run.world_model.shapes.actions
 
     def dice(obs, first):

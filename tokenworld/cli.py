@@ -266,7 +266,7 @@ def _parse_bench(words: list[str]):
     if "--json" in words:
         at = words.index("--json")
         if at + 1 == len(words) or "=" in words[at + 1]:
-            raise UserError("--json needs the file to write, for example --json bench.json")
+            raise UserError("--json needs the file to write (- for stdout), for example --json bench.json")
         json_file = words[at + 1]
         del words[at : at + 2]
     if not words or "=" in words[0]:

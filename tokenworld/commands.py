@@ -290,17 +290,18 @@ def play(out: str, keys: dict) -> None:
 
 
 def bench(what: str, cfg: dict, cli: dict, json_file: str | None = None) -> dict[str, Any]:
-    """How fast a recipe runs on this machine, and how far from the best this machine could do."""
+    """How fast a recipe runs on this machine, and how far from the best this machine could do. json_file: "-" is stdout, where
+    the figures then take the place of the table."""
     benchmark.check(what)
-    if json_file is not None:
+    if json_file not in (None, "-"):
         files.check_replaceable(json_file)
     with tempfile.TemporaryDirectory() as folder:
         run = built(Path(folder), cfg, cli, training.PHASES, log=Log(None))
         run.phases["collect"](run, False, steps=benchmark.REAL_STEPS, first_steps=benchmark.REAL_STEPS, random=True)
         run.collector.cut()
         result = benchmark.bench(what, run, cli.get("repeats", 5))
-    print(benchmark.table(result), flush=True)
-    if json_file is not None:
+    print(json.dumps(result, indent=1) if json_file == "-" else benchmark.table(result), flush=True)
+    if json_file not in (None, "-"):
         files.rescued(json_file, lambda place: files.write(place, json.dumps(result, indent=1) + "\n"))
         run.log.say(f"written: {json_file}")
     return result

@@ -233,7 +233,7 @@ examples
 settings
 {COMMON}
   repeats=5          timings of each thing; the median counts
-  --json FILE        the figures as JSON""",
+  --json FILE        the figures as JSON; with - in place of the table""",
     "show": f"""tokenworld show [recipe=NAME] [against=NAME] [key=value ...] [--yaml]
 
 The recipe as it will run, parameters per part, passes and FLOPs per imagined frame; with against=, what differs; with

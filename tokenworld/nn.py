@@ -14,11 +14,16 @@ from tokenworld.errors import UserError, first_line
 from tokenworld.interfaces import Losses, Steps
 
 
+def in_fp32(device: torch.device):
+    """A context without autocast; on the meta device, where FLOPs are counted, there is none to switch off."""
+    return contextlib.nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
+
+
 class ExactLinear(nn.Linear):
     """A linear layer in fp32, whatever is around it: for logits, whose error in bf16 is a few per cent of a probability."""
 
     def forward(self, x: Tensor) -> Tensor:
-        with contextlib.nullcontext() if x.is_meta else torch.autocast(x.device.type, enabled=False):
+        with in_fp32(x.device):
             return F.linear(x.float(), self.weight.float(), self.bias.float())
 
 
