@@ -6,6 +6,8 @@ os.environ.setdefault("TOKENWORLD_DEBUG", "1")  # using a consumed state raises,
 
 import importlib
 import inspect
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,26 @@ def _seeded():
 def _nothing_trusted(monkeypatch):
     """What one test trusts, the next does not."""
     monkeypatch.setattr(origins, "_trusted", set())
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """A current folder with modules of the user's, on the path as a command line that names them puts it there."""
+    import gymnasium
+    import own_env
+
+    for path in (ROOT / "tests" / "own").glob("*.py"):
+        shutil.copy(path, tmp_path)
+    for name, text in own_env.OTHERS.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for id, spec in list(gymnasium.registry.items()):
+        if getattr(spec.entry_point, "__module__", None) in own_env.MODULES or id == "Nowhere-v0":
+            del gymnasium.registry[id]
+    for name in own_env.MODULES:
+        sys.modules.pop(name, None)
 
 
 # ------------------------------------------------------------------------------------------------------------ discovery

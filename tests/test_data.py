@@ -703,3 +703,16 @@ def test_recent_draws_that_share_from_the_newest_tenth():
     _, rows = replay.sample(400, 1, np.random.default_rng(0), recent=0.25)
     newest = (rows[:, -1] >= 900).sum()
     assert 100 <= newest <= 100 + 60  # a quarter on purpose, a tenth of the rest by chance
+
+
+def test_rows_without_codes_are_saved_as_zeros(monkeypatch):
+    """Memory that was never written holds anything: it must not reach a checkpoint, which is checked when it is read."""
+    monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, 99, dtype))
+    replay = Replay()
+    replay.add(episode(5))
+    replay.codes(np.arange(6)[None], lambda steps: torch.ones(len(steps.obs), 1, 2, dtype=torch.int64), version=1)
+    for _ in range(3):
+        replay.add(episode(900))
+    state = replay.code_state()
+    assert state["codes"].shape == (6 + 3 * 901, 2) and state["codes"].dtype == torch.int32
+    assert (state["codes"][:6] == 1).all() and (state["codes"][6:] == 0).all() and (state["version"][6:] == -1).all()

@@ -235,7 +235,7 @@ def test_errors_say_what_and_suggest(monkeypatch):
         (atari.make, "ALE/Breakot-v5", "did you mean ALE/Breakout-v5"),
         (minatar.make, "MinAtar/Brekout-v1", "did you mean MinAtar/Breakout-v1"),
         (gym.make, "TokenworldTest/Patern-v0", "did you mean TokenworldTest/Pattern-v0"),
-        (gym.make, "no_such_module:Env-v0", "did you mean"),
+        (gym.make, "no_such_module:Env-v0", "the module no_such_module was not found"),
         (gym.make, "CartPole-v1", "env.id=CartPole-v1 has no image observations: got Box(4,) float32, expected"),
         (gym.make, "FrozenLake-v1", "no image observations: got Discrete(16)"),
     ]:

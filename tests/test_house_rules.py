@@ -31,7 +31,7 @@ LAYERS = [
     ["run", "folders"],
     ["world_model"],
     ["tokenizers", "backbones", "decoding", "policies", "heads", "actions", "envs", "data"],
-    ["config", "nn", "checkpoint", "hub", "log", "viz", "help", "costs", "sweep_folder"],
+    ["config", "nn", "arguments", "checkpoint", "hub", "log", "viz", "help", "costs", "sweep_folder"],
     ["env_section"],
     ["targets"],
     ["kernels", "sharding"],

@@ -573,6 +573,37 @@ def test_the_page_needs_its_token_and_this_machine(client):
     assert client.get(f"/?token={TOKEN}", headers={"host": "localhost:8642"}).status_code == 200
 
 
+OWN = ["localhost:8642", "localhost:9000", "127.0.0.1:9000", "[::1]:9000", "localhost"]
+FOREIGN = ["evil.example:8642", "evil.example",
+           "localhost.evil.example:9000", "127.0.0.1.evil.example", "evil.example:localhost",
+           "127.0.0.2:8642", "localhost:8642@evil.example", "", "localhost:99999999"]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", OWN)
+def test_another_local_port_leads_here_too(client, host):
+    """As `ssh -L 9000:localhost:8642` makes it: the browser knows the port 9000 only."""
+    assert client.get(f"/?token={TOKEN}", headers={"host": host}).status_code == 200
+    assert client.get("/?token=wrong", headers={"host": host}).status_code == 403
+    own = {"host": host, "origin": f"http://{host}"}
+    with client.websocket_connect(f"ws://127.0.0.1:8642/socket?token={TOKEN}", headers=own) as websocket:
+        assert "hello" in unpacked(websocket.receive_bytes())[0]
+    said = client.get(f"/?token={TOKEN}", headers={**own, "origin": "http://localhost:1"})
+    assert said.status_code == 403 and said.text.startswith("403: another page") and said.text.count("\n") == 1
+
+
+@pytest.mark.parametrize("host", FOREIGN)
+def test_another_name_of_this_machine_is_refused(client, host):
+    """A page of a name that was bound to 127.0.0.1 sends its own name, whatever the port, and is its own origin."""
+    from starlette.testclient import WebSocketDenialResponse
+
+    said = client.get(f"/?token={TOKEN}", headers={"host": host})
+    assert said.status_code == 403 and "localhost" in said.text and said.text.count("\n") == 1
+    with pytest.raises(WebSocketDenialResponse) as refused:
+        address = f"ws://127.0.0.1:8642/socket?token={TOKEN}"
+        client.websocket_connect(address, headers={"host": host, "origin": f"http://{host}"}).__enter__()
+    assert refused.value.status_code == 403 and "localhost" in refused.value.text
+
+
 @pytest.mark.parametrize(
     "token, headers",
     [

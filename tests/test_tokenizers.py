@@ -502,3 +502,12 @@ def test_a_code_never_given_is_never_nearest():
     tokenizer.loss(bright)
     dark = steps_of(torch.zeros(1, 1, 1, 4, 4, dtype=torch.uint8))
     assert tokenizer.eval().encode(dark).indices.item() == 0  # rows 1..7 of the codebook are dark, but not codes
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (3, 3)])
+def test_advice_on_small_frames_is_taken(size):
+    """The value that the refusal names is accepted."""
+    for kind, key in ((NearestPatches, "patch"), (PatchTokenizer, "patch"), (VQVAE, "downsamplings")):
+        with pytest.raises(UserError) as error:
+            kind(frame_shape=(1, *size), **{key: 64})
+        kind(frame_shape=(1, *size), **{key: int(str(error.value).rpartition("e.g. ")[2])})

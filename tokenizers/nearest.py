@@ -39,7 +39,7 @@ class NearestPatches(nn.Module):
             1 <= patch <= min(H, W),
             f"tokenizer.patch must lie in 1..{min(H, W)} for frames of {H}x{W}",
             patch,
-            "choose e.g. 2",
+            f"choose e.g. {min(2, H, W)}",
         )
         check(vocab_size >= 2, "tokenizer.vocab_size must be at least 2", vocab_size, "choose e.g. 256")
         check(0 <= threshold < 1, "tokenizer.threshold must lie in [0, 1)", threshold, "choose 0 for exact patches")

@@ -57,7 +57,7 @@ class PatchTokenizer(nn.Module):
             1 <= patch <= min(H, W),
             f"tokenizer.patch must lie in 1..{min(H, W)} for frames of {H}x{W}",
             patch,
-            "choose e.g. 8 or 2",
+            f"choose e.g. {min(8, H, W)}",
         )
         check(hidden >= 1, "tokenizer.hidden must be at least 1", hidden, "choose e.g. 256")
         check(layers >= 1, "tokenizer.layers must be at least 1", layers, "choose e.g. 2")

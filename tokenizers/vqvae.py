@@ -57,7 +57,8 @@ class VQVAE(nn.Module):
         check(channels >= 1, "tokenizer.channels must be at least 1", channels, "choose e.g. 64")
         check(blocks >= 1, "tokenizer.blocks must be at least 1", blocks, "choose e.g. 2")
         fits = downsamplings >= 0 and 2**downsamplings <= min(H, W)
-        check(fits, f"tokenizer.downsamplings must leave a code of frames of {H}x{W}", downsamplings, "choose e.g. 2")
+        hint = f"choose e.g. {min(2, min(H, W).bit_length() - 1)}"
+        check(fits, f"tokenizer.downsamplings must leave a code of frames of {H}x{W}", downsamplings, hint)
         check(
             min(commitment, l1, l2) >= 0,
             "tokenizer.commitment, l1 and l2 must not be negative",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld import config, hub, register
+from tokenworld import arguments, config, hub, register
 from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
 from tokenworld.evaluation.returns import scored
@@ -28,8 +29,9 @@ class Agent:
     """
 
     def __init__(self, world_model: WorldModel, policy, *, temperature: float = 1.0, seed: int = 0):
-        if temperature < 0:
-            raise UserError(f"temperature must be at least 0 (the most probable action), got {temperature}")
+        if not isinstance(temperature, (int, float, np.number)) or not 0 <= temperature < math.inf:
+            what = arguments.shown(temperature)
+            raise UserError(f"temperature must be a number of at least 0 (the most probable action), got {what}")
         self.world_model, self.policy, self.temperature = world_model.eval(), policy.eval(), temperature
         self.device = next(iter(world_model.dynamics_modules().parameters())).device
         self.reset(seed)
@@ -69,9 +71,9 @@ class Agent:
             return hub.push(Path(folder) / "model", repo, private=private, token=token)
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the episode; with a seed also begin its random choices anew."""
+        """Forget the episode; with a seed also begin its random choices anew. Raises UserError for what is no seed."""
         if seed is not None:
-            self._generator = torch.Generator(self.device).manual_seed(seed)
+            self._generator = torch.Generator(self.device).manual_seed(arguments.seed(seed))
         self._actor = Actor(self.world_model, self.policy, generator=self._generator, temperature=self.temperature)
         self._rows: int | None = None  # frames at a time, since the reset
 
@@ -82,31 +84,29 @@ class Agent:
         first (N,) bool: which rows begin an episode; by default all do at the first call after `reset`, and none later. Raises
         UserError for frames of another size or type, and for another number of them than since `reset`.
         """
-        frames = torch.as_tensor(np.asarray(obs))
+        given = arguments.array("obs", obs)
         C, H, W = self.world_model.shapes.frame
-        single = frames.ndim == 3
-        frames = frames.unsqueeze(0) if single else frames
-        if tuple(frames.shape[1:]) == (H, W, C) != (C, H, W):
-            frames = frames.movedim(-1, 1)  # (N, C, H, W)
-        if tuple(frames.shape[1:]) != (C, H, W) or frames.dtype not in (torch.uint8, torch.bool):
+        single = given.ndim == 3
+        frames = given[None] if single else given
+        if frames.shape[1:] == (H, W, C) != (C, H, W):
+            frames = np.moveaxis(frames, -1, 1)  # (N, C, H, W)
+        if frames.shape[1:] != (C, H, W) or len(frames) == 0 or frames.dtype not in (np.uint8, np.bool_):
             raise UserError(
-                f"obs has shape {tuple(np.shape(obs))} and type {np.asarray(obs).dtype}, expected ({C}, {H}, {W}) or"
+                f"obs has shape {given.shape} and type {given.dtype}, expected ({C}, {H}, {W}) or"
                 f" ({H}, {W}, {C}) of bytes, or several of them: make the environment by agent.make_env(), which prepares"
                 " frames as in training"
             )
-        if frames.dtype == torch.bool:
-            frames = frames.to(torch.uint8) * 255
+        frames = frames * np.uint8(255) if frames.dtype == np.bool_ else frames
         N = len(frames)
         if self._rows not in (None, N):
             raise UserError(
                 f"obs has {N} frames, the calls before it had {self._rows}, each the next of its episode: call reset()"
             )
-        begins = np.full(N, self._rows is None) if first is None else np.asarray(first)
-        first = torch.as_tensor(begins, dtype=torch.bool)
-        if first.shape != (N,):
-            raise UserError(f"first has shape {tuple(first.shape)}, expected ({N},), one for each of the {N} frames")
+        begins = np.full(N, self._rows is None) if first is None else arguments.array("first", first)
+        if begins.shape != (N,):
+            raise UserError(f"first has shape {begins.shape}, expected ({N},), one for each of the {N} frames")
         self._rows = N
-        actions = self._actor(frames.contiguous(), first)
+        actions = self._actor(torch.from_numpy(np.ascontiguousarray(frames)), torch.from_numpy(begins.astype(bool)))
         return int(actions[0]) if single else actions.numpy()
 
     def make_env(self, num_envs: int = 1, **changes: Any):
@@ -115,12 +115,13 @@ class Agent:
         parts = self.world_model.config.get("parts", {})
         if "env" not in parts:
             raise UserError("this agent's config names no environment: make one whose frames are those it was trained on")
-        return make_checked(parts["env"], num_envs, **changes)
+        return make_checked(parts["env"], arguments.whole("num_envs", num_envs), **changes)
 
     def score(self, episodes: int = 100, seed: int = 0, envs: int = 16) -> dict[str, Any]:
-        """Its return in the real environment as `tokenworld score` measures it: mean, 95 % interval, random play beside it."""
-        if episodes < 1:
-            raise UserError(f"episodes must be at least 1, got {episodes}")
+        """Its return in the real environment as `tokenworld score` measures it: mean, 95 % interval, random play beside it.
+
+        Raises UserError for impossible numbers of episodes and environments, and seeds."""
+        episodes, envs, seed = arguments.whole("episodes", episodes), arguments.whole("envs", envs), arguments.seed(seed)
         changes = SCORED | (self.world_model.config.get("score_env") or {})
         env = self.make_env(min(envs, episodes), **changes)
         generator = torch.Generator(self.device).manual_seed(seed + 20_000)

@@ -20,6 +20,7 @@ from tokenworld import checkpoint, config, distributed, env_section, folders, hu
 from tokenworld import train as training
 from tokenworld.costs import warn_of_costs
 from tokenworld.data.episodes import EpisodeWriter, check_trainable, load_episodes, make_meta, read_episodes, read_meta
+from tokenworld.data.meta import meanings_of
 from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
 from tokenworld.log import Log, check_sinks
@@ -309,7 +310,7 @@ def meta_of(cfg: dict, env, seed: int) -> dict:
         env_id=cfg["env"]["id"],
         frame_shape=env.single_observation_space.shape,
         action_count=env.single_action_space.n,
-        action_meanings=env.metadata.get("action_meanings"),
+        action_meanings=meanings_of(env.metadata, int(env.single_action_space.n)),
         preprocessing={key: value for key, value in cfg["env"].items() if key not in ("_target_", "id")},
         seed=seed,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import select
 import signal
 import sys
 from collections.abc import Sequence
@@ -45,9 +46,13 @@ def main(argv: list[str] | None = None) -> int:
             sys.stdout.flush()  # here, where an error is told
         return code
     except KeyboardInterrupt as error:
-        return 128 + getattr(error, "signum", signal.SIGINT)
+        code = 128 + getattr(error, "signum", signal.SIGINT)
+        if argv is None:  # the process is this command
+            signals.leave(code)
+        return code
     except (UserError, OSError, EOFError) as error:
-        is_closed = _abandon_stdout()
+        is_closed = _is_stdout_closed()
+        _abandon_stdout()
         if is_closed and isinstance(error, BrokenPipeError):  # `tokenworld show | head`
             return 0
         rank = os.environ.get("RANK", "0")
@@ -64,14 +69,22 @@ def _sentence(error: Exception) -> str:
     return files.explain(error)
 
 
-def _abandon_stdout() -> bool:
-    """Is stdout closed or full? Then nothing more is written to it: Python would complain of what is left in its buffer."""
+def _is_stdout_closed() -> bool:
+    """Has the reader of stdout, a pipe, gone?"""
+    try:
+        poller = select.poll()
+        poller.register(sys.stdout.fileno(), 0)
+        return bool(poller.poll(0))
+    except (AttributeError, ValueError, OSError):  # Windows; a test's stdout
+        return False
+
+
+def _abandon_stdout() -> None:
+    """If stdout is closed or full, drop what is left in its buffer: Python would complain of it at exit."""
     try:
         sys.stdout.flush()
     except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False
 
 
 def _run(words: list[str]) -> int:

@@ -51,9 +51,10 @@ def train_phase(phase: str, cfg: dict, cli: dict) -> dict[str, Any]:
     return _begun(cfg, cli | {"phase": phase}, (phase, "evaluate"))
 
 
-def resume(out: str, keys: dict, changes: dict[str, Any]) -> dict[str, Any]:
+def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = None) -> dict[str, Any]:
     """Continue a run from its last checkpoint. keys: where its episodes are now (data), and another device, for this time.
     changes: settings of the recipe that the run keeps from now on."""
+    keys, changes = keys or {}, changes or {}
     cfg, cli = config.load(out)
     if "data" in keys:
         cli["data"] = str(Path(keys["data"]).resolve())
@@ -88,7 +89,7 @@ def sweep(out: Path, members: list, jobs: int, words: list[str]) -> int:
         if cfg not in tried:
             tried.append(cfg)
             keys = {key: value for key, value in cli.items() if key != "data"} | {"device": "cpu"}
-            built(member.out, cfg, keys, training.PHASES, log=Log(None), load=False)
+            built(member.out, cfg, keys, training.PHASES, log=Log(None))
     return sweeping.sweep(out, members, jobs, words)
 
 

@@ -16,7 +16,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from tokenworld import hub, register, viz
+from tokenworld import arguments, hub, register, viz
 from tokenworld.data.episodes import read_episodes
 from tokenworld.data.replay import Replay
 from tokenworld.errors import UserError
@@ -48,9 +48,7 @@ class DreamEnv(VectorEnv):
         expected_reward: bool = False,
         autoreset: Literal["next_step", "same_step"] = "next_step",
     ):
-        for name, value in (("num_envs", num_envs), ("horizon", horizon)):
-            if value < 1:
-                raise UserError(f"{name} must be at least 1, got {value}: choose e.g. 16")
+        num_envs, horizon = arguments.whole("num_envs", num_envs), arguments.whole("horizon", horizon)
         if autoreset not in ("next_step", "same_step"):
             raise UserError(f"autoreset must be next_step or same_step, got {autoreset!r}: choose one of these")
         self.world_model, self.horizon, self.expected_reward = world_model.eval(), horizon, expected_reward
@@ -70,23 +68,27 @@ class DreamEnv(VectorEnv):
         reach, longest = getattr(world_model.backbone, "reach", None), world_model.backbone.context + horizon
         self.memory = max(world_model.backbone.context, longest if reach is None else min(longest, reach + 1))
         self._generator = torch.Generator(self.device)
-        self._rng = np.random.default_rng()
+        self._rng, self._state = np.random.default_rng(), None
         self._seed(int(self._rng.integers(2**31)))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """options: {"obs": a frame (C, H, W), or one for each dream (N, C, H, W), uint8} begins at those frames. Without a seed
         the random streams go on."""
-        if seed is not None:
-            self._seed(seed)
+        seed = None if seed is None else arguments.seed(seed)
+        if not isinstance(options, (dict, type(None))):
+            given = arguments.shown(options)
+            raise UserError(f"reset takes options as a dict, got {given}: give options={{'obs': frames}} or none")
         unknown = set(options or ()) - {"obs"}
         if unknown:
-            raise UserError(f"reset takes the option obs, got {', '.join(sorted(unknown))}: leave it out")
+            raise UserError(f"reset takes the option obs, got {', '.join(sorted(map(str, unknown)))}: leave it out")
+        frames = None if not options else self._frames(options["obs"])
+        if seed is not None:
+            self._seed(seed)
         N, K = self.num_envs, self.world_model.shapes.codes
         self._codes = torch.zeros(N, self.memory, K, dtype=torch.int64, device=self.device)
         self._action = torch.zeros(N, self.memory, dtype=torch.int64, device=self.device)
         self._first = torch.zeros(N, self.memory, dtype=torch.bool, device=self.device)
         self._length, self._ended = np.zeros(N, np.int64), np.zeros(N, bool)
-        frames = None if not options else self._frames(options["obs"])
         self._begin(np.arange(N), frames)
         self._remember()
         return self._obs(self._codes[:, -1]), {}
@@ -95,10 +97,12 @@ class DreamEnv(VectorEnv):
     def step(self, actions):
         """actions (N,) -> obs, reward (N,) float32, terminated (N,), truncated (N,), {}. Rows that ended in the last step begin
         anew: their action is ignored."""
-        actions = np.asarray(actions)
+        actions = arguments.array("actions", actions)
         A, N, K = self.world_model.shapes.actions, self.num_envs, self.world_model.shapes.codes
-        if actions.shape != (N,) or actions.min() < 0 or actions.max() >= A:
-            raise ValueError(f"actions must be {N} numbers in 0..{A - 1}, got {actions}")
+        if actions.shape != (N,) or actions.dtype.kind not in "iu" or actions.min() < 0 or actions.max() >= A:
+            raise UserError(f"actions must be {N} whole numbers in 0..{A - 1}, got {arguments.shown(actions)}")
+        if self._state is None:
+            raise UserError("no dream was begun: call reset() before step()")
         taken = torch.from_numpy(actions.astype(np.int64)).to(self.device)
         noise = torch.rand(N, K + 2, generator=self._generator, device=self.device)
         prediction, self._state = self.world_model.step(self._state, taken, noise[:, :K])
@@ -167,13 +171,13 @@ class DreamEnv(VectorEnv):
         return (frames.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
     def _frames(self, obs) -> torch.Tensor:
-        frames, shape = torch.as_tensor(np.asarray(obs)), self.single_observation_space.shape
-        if frames.dtype != torch.uint8 or tuple(frames.shape) not in (shape, (self.num_envs, *shape)):
+        frames, shape = arguments.array("obs", obs), self.single_observation_space.shape
+        if frames.dtype != np.uint8 or frames.shape not in (shape, (self.num_envs, *shape)):
             raise UserError(
                 f"reset(options={{'obs': ...}}) takes frames {shape} or {(self.num_envs, *shape)} of bytes, got"
-                f" {tuple(frames.shape)} of {frames.dtype}: give them as the real environment does"
+                f" {frames.shape} of {frames.dtype}: give them as the real environment does"
             )
-        return frames.expand(self.num_envs, *shape)
+        return torch.from_numpy(frames).expand(self.num_envs, *shape)
 
     def _seed(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)
@@ -193,6 +197,7 @@ class Dream(gymnasium.Env):
         self.ended = True
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        seed = None if seed is None else arguments.seed(seed)
         super().reset(seed=seed)
         obs, info = self.dreams.reset(seed=None if seed is None else int(self.np_random.integers(2**31)), options=options)
         self.ended = False
@@ -243,6 +248,9 @@ def load(
 
 def _windows_of(starts: Starts, world_model: WorldModel) -> Steps | Replay:
     """Whatever dreams may begin at, checked against the model's frames."""
+    if not isinstance(starts, (Steps, Replay, str, Path)):
+        kind = type(starts).__name__
+        raise UserError(f"starts must be Steps, a Replay or a folder of episodes, got a {kind}: see DreamEnv")
     if isinstance(starts, (str, Path)):
         folder, starts = starts, Replay()
         for episode in read_episodes(folder):
@@ -256,6 +264,7 @@ def _windows_of(starts: Starts, world_model: WorldModel) -> Steps | Replay:
     if tuple(frame) != world_model.shapes.frame:
         raise UserError(f"starts has frames {tuple(frame)}, expected {world_model.shapes.frame}: choose episodes of its game")
     if isinstance(starts, Steps):
+        arguments.frames(starts.obs, world_model.shapes.frame, "BT")
         return starts[:, -world_model.backbone.context :]
     return starts
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import socket
 import tempfile
@@ -24,6 +25,7 @@ except ImportError:  # not POSIX: folders are not locked there
     fcntl = None
 
 LOCK = ".lock"
+STREAM = re.compile(r"/dev/(stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+")
 TEMPORARY = ".tmp-"  # what the name of an unfinished file begins with: it may be deleted by whoever holds the folder's lock
 OLD_TEMPORARY = (  # how earlier versions named theirs
     *("config.tmp", "meta.tmp", "summary.tmp", "report.html.tmp", "report.json.tmp", "states.tmp.npz", ".config.json.new"),
@@ -71,11 +73,12 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
     Makes the parent folders. Raises UserError where the disk refuses; a file that was there is then unchanged.
     """
-    path = Path(os.path.realpath(path))  # through a link to what it names
-    if path.exists() and not path.is_file() and not path.is_dir():  # /dev/stdout, a named pipe
+    path = Path(path)
+    if _is_stream(path):
         with writing(path):
             yield path
         return
+    path = Path(os.path.realpath(path))  # through a link to what it names
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     with writing(path):
         try:
@@ -138,8 +141,19 @@ def check_replaceable(path: Path | str) -> None:
     path = Path(path)
     if path.is_dir():
         raise UserError(explain(IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR)), path))
-    if path.is_file() or not path.exists():  # else /dev/stdout, a named pipe
+    if not _is_stream(path):
         check_writable(Path(os.path.realpath(path)).parent if path.is_symlink() else path.parent)
+
+
+def _is_stream(path: Path) -> bool:
+    """Is this a pipe, a device, or another name of this process's own output, which may be a file that others write to too?"""
+    for _ in range(40):  # links, as many as a system follows
+        if STREAM.fullmatch(str(path)):
+            return True
+        if not path.is_symlink():
+            break
+        path = path.parent / os.readlink(path)
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def rescued(path: Path | str, write: Callable[[Path], None]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tokenworld import arguments
 from tokenworld.interfaces import Prediction, Steps, View
 from tokenworld.world_model import WorldModel, frames_as_steps
 
@@ -47,7 +48,7 @@ def imagine(
     their mean if `expected_reward`. Consumes `state`.
     """
     K = prediction.codes.indices.shape[-1]
-    assert noise.shape[1:] == (horizon, K + 3), (noise.shape, horizon, K)
+    arguments.noise(noise, (len(prediction.codes.indices), horizon, K + 3), "BHn")
     first_carry = carry = policy.start(noise.shape[0]) if carry is None else carry
     alive = [torch.ones(noise.shape[0], dtype=torch.bool, device=noise.device)]
     indices, h, actions, rewards, ends, frames = [], [], [], [], [], []

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenworld import distributed
-from tokenworld.errors import UserError
+from tokenworld.errors import UserError, first_line
 from tokenworld.interfaces import Losses, Steps
 
 
@@ -63,6 +63,19 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         kind = "none" if self.then == "gelu" else ""  # of GELU: the exact one
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.then, [], kind)
+
+
+def check_device(name: torch.device | str | int) -> torch.device:
+    """The device of this name. Raises UserError, which lists the devices of this machine, where it is not there."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
+        there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count())), *["mps"] * torch.backends.mps.is_available()]
+        raise UserError(
+            f"device={name} is not available here ({first_line(error)}): expected one of {', '.join(there)}"
+        ) from None
+    return device
 
 
 def sample_categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:

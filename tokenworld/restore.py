@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld import checkpoint, config, forms, sharding
+from tokenworld.data.replay import UNCODED
 from tokenworld.errors import UserError
 from tokenworld.forms import flag, listed, mapped, maybe, number, plain, positive, record, tensor, whole
 from tokenworld.interfaces import Shapes
@@ -285,6 +286,7 @@ def check_ranks(run: Run, ranks: list[dict], where: Path) -> None:
             codes, version = state.get("codes"), state.get("version")
             if (codes is None) != (version is None) or codes is not None and codes.shape != (len(version), K):
                 raise UserError(f"{where} is damaged, the codes of {name} are not {K} for each row: restore it from a copy")
+            codes = None if codes is None else codes[version != UNCODED]
             if codes is not None and codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < V:
                 raise UserError(f"{where} has codes {codes.min()}..{codes.max()}, the tokenizer has 0..{V - 1}: {MISMATCH}")
 

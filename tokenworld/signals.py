@@ -11,6 +11,7 @@ import _thread
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -53,6 +54,8 @@ def ending() -> Iterator[None]:
 def finishing(say: Callable[[str], None], command: str) -> Iterator[Request]:
     """Note the first signal instead of raising `Stop`: a second one, or `LATEST` seconds (not for Ctrl-C), raises it in the
     block, and the end of the block raises it too. `command` resumes the work."""
+    if _deadline.signum:  # it was swallowed before
+        raise Stop(_deadline.signum)
     request = Request()
 
     def note(signum, frame):
@@ -93,40 +96,50 @@ def _stop_at_once(signum, frame):
 
 
 class _Deadline:
-    """Repeats a signal after `LATEST` seconds, and ends the process after `HARD` more: Python obeys no signal during one long
-    call of another library."""
+    """Repeats a signal, and ends the process `HARD` seconds after `LATEST`: Python obeys no signal during one long call of
+    another library, and a bare `except` of another library swallows `Stop`."""
 
     def __init__(self) -> None:
         self._over: threading.Event | None = None
+        self.signum = 0  # the signal whose time runs
 
     def start(self, signum: int, say: Callable[[str], None] | None, command: str) -> None:
         if self._over is None:
-            self._over = threading.Event()
+            self._over, self.signum = threading.Event(), signum
             # not threading.Thread, whose locks the interrupted code may hold
             _thread.start_new_thread(self._watch, (self._over, signum, say, command))
 
     def cancel(self) -> None:
         if self._over is not None:
             self._over.set()
-            self._over = None
+            self._over, self.signum = None, 0
 
     @staticmethod
     def _watch(over: threading.Event, signum: int, say: Callable[[str], None] | None, command: str) -> None:
         name = signal.Signals(signum).name
         if say is not None:
             say(f"stopping ({name}): this epoch is finished and saved first if that takes less than {LATEST:g} s")
-        if over.wait(LATEST):
-            return
-        signal.pthread_kill(threading.main_thread().ident, signum)
+        for seconds in (LATEST / 3,) * 3 if say is None else (LATEST,):
+            if over.wait(seconds):
+                return
+            signal.pthread_kill(threading.main_thread().ident, signum)
         if over.wait(HARD):
             return
         if say is not None:
             say(f"stopped at once ({name}); resume with: {command}")
-        _end_children()
-        os._exit(128 + signum)
+        leave(128 + signum)
 
 
 _deadline = _Deadline()
+
+
+def leave(code: int) -> None:
+    """End the process now: Python's own way takes seconds when large libraries are loaded."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    _end_children()
+    os._exit(code)
 
 
 def _end_children() -> None:
@@ -156,8 +169,8 @@ def _handled(handler: Callable, kinds: Sequence[int]) -> Iterator[None]:
 def _in_child() -> None:
     """A forked process (of an environment) leaves signals to its parent, which ends it by SIGTERM."""
     if _handling:
-        for kind in KINDS:
-            signal.signal(kind, signal.SIG_DFL if kind == signal.SIGTERM else signal.SIG_IGN)
+        for kind in KINDS:  # not SIG_IGN, which programs that it starts would inherit
+            signal.signal(kind, signal.SIG_DFL if kind == signal.SIGTERM else lambda *_: None)
 
 
 if hasattr(os, "register_at_fork"):

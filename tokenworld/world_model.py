@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tokenworld import arguments
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, View
-from tokenworld.nn import for_inference
+from tokenworld.nn import check_device, for_inference
 from tokenworld.weights import Stored
 
 PARTS_OF_MODEL = ("tokenizer", "backbone", "decoding", "reward", "termination")
@@ -41,6 +42,7 @@ class WorldModel(nn.Module):
         """Build the parts that a recipe names for frames (C, H, W) and `actions` discrete actions."""
         from tokenworld.config import PARTS, build
 
+        frame, actions = arguments.sizes("frame", frame, "CHW"), arguments.whole("actions", actions)
         tokenizer = build(config["tokenizer"], frame_shape=tuple(frame))
         backbone = build(config["backbone"])
         D, K, V = backbone.D, tokenizer.K, tokenizer.V
@@ -128,7 +130,7 @@ class WorldModel(nn.Module):
         """
         from tokenworld import config, hub, origins
 
-        folder = hub.find(source, **asked)
+        device, folder = check_device(device), hub.find(source, **asked)
         told = hub.read(folder)
         code = {"parts": told["parts"], "score_env": told.get("score_env")}
         if trust_remote_code:
@@ -192,10 +194,14 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, steps: Steps) -> Codes:
+        """obs (B, T, C, H, W) uint8 -> codes. Raises UserError for frames of another type or shape."""
+        arguments.frames(steps.obs, self.shapes.frame, "BT")
         return self.tokenizer.encode(steps)
 
     def decode(self, codes: Codes) -> Tensor:
-        """codes (B, T, K) -> obs (B, T, C, H, W) float in 0..1."""
+        """codes (B, T, K) -> obs (B, T, C, H, W) float in 0..1. Raises UserError for indices of another type or shape."""
+        if codes.indices is not None:
+            arguments.codes(codes.indices, self.shapes.codes, self.shapes.vocab_size)
         return self.tokenizer.decode(codes)
 
     def view(self, prediction: Prediction) -> View:
@@ -208,40 +214,71 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def start(self, steps: Steps, codes: Codes | None = None) -> tuple[Prediction, Any]:
-        """Read T real frames and the T-1 actions between them; the prediction is that of the last frame."""
-        return self.decoding.start(self.backbone, self.encode(steps) if codes is None else codes, steps)
+        """Read T real frames and the T-1 actions between them; the prediction is that of the last frame.
+
+        Raises UserError for frames, codes or actions of another type, shape or range (see `arguments.py`)."""
+        codes = self.encode(steps) if codes is None else codes
+        arguments.codes(codes.indices, self.shapes.codes, self.shapes.vocab_size)
+        arguments.actions(steps.action, self.shapes.actions, tuple(codes.indices.shape[:2]), "BT")
+        return self.decoding.start(self.backbone, codes, steps)
 
     @torch.no_grad()
     def step(self, state: Any, action: Tensor, noise: Tensor) -> tuple[Prediction, Any]:
-        """action (B,), noise (B, K) uniform -> the imagined next codes, reward and termination; consumes `state`."""
+        """action (B,), noise (B, K) uniform -> the imagined next codes, reward and termination; consumes `state`.
+
+        Raises UserError for actions or noise of another type, shape or range (see `arguments.py`)."""
+        self._check_actions(state, action)
+        arguments.noise(noise, (len(action), self.shapes.codes), "BK")
         return self._heads(*self.decoding.step(self.backbone, state, action, noise))
 
     @torch.no_grad()
     def observe(self, state: Any, action: Tensor, obs: Tensor, first: Tensor) -> tuple[Prediction, Any]:
-        """Read the real frame obs (B, C, H, W) uint8 that followed `action`; rows with first (B,) begin a new episode."""
-        codes = self.encode(frames_as_steps(obs, first))
+        """Read the real frame obs (B, C, H, W) uint8 that followed `action`; rows with first (B,) begin a new episode.
+
+        Raises UserError for frames, actions or first of another type, shape or range."""
+        self._check_actions(state, action)
+        steps = frames_as_steps(obs, first)
+        if len(obs) != len(action):
+            raise UserError(f"{len(obs)} frames followed {len(action)} actions: give one frame for each action")
+        codes = self.encode(steps)
         return self._heads(*self.decoding.step(self.backbone, state, action, None, codes, first))
 
     @torch.no_grad()
     def rollout(self, state: Any, actions: Tensor, noise: Tensor) -> list[Prediction]:
         """Futures of given actions (B, S, H), S branches from each of B states, noise (B, S, H, K): H predictions, each of
-        B*S rows (branches of a state together). The argument state stays usable."""
-        B, S, H = actions.shape
+        B*S rows (branches of a state together). The argument state stays usable.
+
+        Raises UserError for actions or noise of another type, shape or range."""
+        arguments.actions(actions, self.shapes.actions, (_rows(state), None, None), "BSH")
+        B, S, H = actions.shape[:3]
+        arguments.noise(noise, (B, S, H, self.shapes.codes), "BSHK")
         state = state.select(torch.arange(B, device=actions.device).repeat_interleave(S))
         predictions = []
         for t in range(H):
-            prediction, state = self.step(state, actions[:, :, t].flatten(), noise[:, :, t].flatten(0, 1))
+            prediction, state = self.step(state, actions[:, :, t].flatten(0, 1), noise[:, :, t].flatten(0, 1))
             predictions.append(prediction)
         return predictions
+
+    def _check_actions(self, state: Any, action: Tensor) -> None:
+        arguments.actions(action, self.shapes.actions, (_rows(state),), "B")
 
     def _heads(self, prediction: Prediction, state: Any) -> tuple[Prediction, Any]:
         h = prediction.h
         return replace(prediction, reward=self.reward(h), terminated=self.termination(h)), state
 
 
+def _rows(state: Any) -> int | None:
+    """How many rows a decoding's state has; None where it does not say."""
+    codes = getattr(state, "codes", None)
+    return len(codes) if isinstance(codes, Tensor) else None
+
+
 def frames_as_steps(obs: Tensor, first: Tensor | None = None) -> Steps:
-    """Single frames obs (B, C, H, W) uint8 as Steps with T = 1 that nobody acted on."""
+    """Single frames obs (B, C, H, W) uint8 as Steps with T = 1 that nobody acted on. Raises UserError for another type."""
+    arguments.frames(obs)
     B = obs.shape[0]
+    if first is not None:
+        arguments.flags("first", first, B)
     false = torch.zeros(B, 1, dtype=torch.bool, device=obs.device)
     first = ~false if first is None else first.view(B, 1)
     zero = torch.zeros(B, 1, device=obs.device)

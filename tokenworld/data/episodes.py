@@ -40,7 +40,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenworld import files
-from tokenworld.data.meta import META, check_meta, make_meta, read_meta
+from tokenworld.data.meta import META, as_json, make_meta, read_meta
 from tokenworld.data.records import HEADER, RECORD_BYTES, SPLITS, Episode, longest, pack, unpack, unpack_number
 from tokenworld.data.shards import Damage, Damages, Payload, find_shards, pieces, scan, shard_number, shard_path
 from tokenworld.errors import UserError
@@ -109,7 +109,7 @@ class EpisodeWriter:
             if meta is None or say is None:
                 raise
             say(f"{error}; it is written again")
-            files.write(directory / META, json.dumps(meta, indent=1))
+            files.write(directory / META, as_json(meta))
         path = shard_path(directory, position["shard"])
         size = path.stat().st_size if path.is_file() else 0
         if size < position["offset"]:
@@ -173,9 +173,9 @@ class EpisodeWriter:
         if not path.exists():
             if find_shards(self.directory):
                 raise UserError(f"{self.directory} holds episodes but no meta.json: restore it or use another folder")
-            self.meta = json.loads(json.dumps(self.meta))
-            check_meta(self.meta, "the data set to be written")
-            files.write(path, json.dumps(self.meta, indent=1))
+            text = as_json(self.meta)
+            self.meta = json.loads(text)
+            files.write(path, text)
             return
         there = read_meta(self.directory)
         for key in ("env_id", "frame_shape", "action_count"):

@@ -61,7 +61,17 @@ def read_meta(directory: str | Path) -> dict[str, Any]:
     return meta
 
 
-def check_meta(meta: dict[str, Any], source: str) -> None:
+def as_json(meta: dict[str, Any]) -> str:
+    """The text of a `meta.json` to be written. Raises `UserError` for one that could not be read."""
+    try:
+        text = json.dumps(meta, indent=1, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"what a data set says of itself must be JSON, got {shown(meta)}: {error}") from error
+    check_meta(json.loads(text), "the data set to be written", "choose such a value")
+    return text
+
+
+def check_meta(meta: dict[str, Any], source: str, advice: str = "restore that file or make the data set again") -> None:
     """Raises `UserError` for a value that no data set can have."""
     for key, wanted, is_good in (
         ("env_id", f"the environment's id, a text of 1 to {MOST_LETTERS} printable letters", _is_text),
@@ -74,9 +84,17 @@ def check_meta(meta: dict[str, Any], source: str) -> None:
         value = meta.get(key)
         if not is_good(value):
             got = shown(value) if key in meta else "nothing"
-            raise UserError(f"{source}: {key} must be {wanted}, got {got}: restore that file or make the data set again")
+            raise UserError(f"{source}: {key} must be {wanted}, got {got}: {advice}")
     if longest(tuple(meta["frame_shape"])) < 1:
-        raise UserError(f"{source}: frames of {shown(meta['frame_shape'])} bytes do not fit into a record: choose smaller ones")
+        got = shown(meta["frame_shape"])
+        raise UserError(f"{source}: frame_shape must be of frames that fit into a record, got {got}: choose smaller frames")
+
+
+def meanings_of(metadata: dict[str, Any], action_count: int) -> list[str] | None:
+    """The names of its actions that an environment's metadata hold, if they are names, one for each action."""
+    names = metadata.get("action_meanings")
+    names = list(names) if isinstance(names, tuple) else names
+    return names if are_meanings(names, action_count) else None
 
 
 def are_meanings(value: Any, action_count: int) -> bool:

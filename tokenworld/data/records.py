@@ -150,7 +150,7 @@ def _header(stream: _Inflated) -> tuple[dict[str, Any], dict[str, str]]:
 def _places(header: dict[str, Any], frame_shape: tuple[int, ...]) -> tuple[int, dict[str, tuple[int, int]], int]:
     """Actions n; where each tensor begins and ends; bytes of all. Raises ValueError unless they lie one behind another."""
     try:
-        (n,) = header["action"]["shape"]
+        n = header["action"]["shape"][0]
         shapes = {"obs": [n + 1, *frame_shape], **{name: [n] for name in FIELDS}}
         if header["obs"]["shape"][1:] != shapes["obs"][1:]:
             raise ValueError(f"frames are {tuple(header['obs']['shape'][1:])}, meta.json says {frame_shape}")

@@ -265,12 +265,14 @@ class Replay:
         return torch.from_numpy(self._codes[at].astype(np.int64))  # (B, T, K)
 
     def code_state(self) -> dict[str, Tensor]:
-        """The cached codes as tensors, to be saved: encoding again in other chunks may differ in the last bit."""
+        """The cached codes as tensors, to be saved: encoding again in other chunks may differ in the last bit. Rows that were
+        never encoded have zeros."""
         if self._codes is None:
             return {}
         kept = slice(self._start, self._start + self.rows)
         version = self._arrays["version"][kept]
-        return {"codes": torch.from_numpy(self._codes[kept].copy()), "version": torch.from_numpy(version.copy())}
+        codes = np.where((version == UNCODED)[:, None], 0, self._codes[kept])  # (rows, K)
+        return {"codes": torch.from_numpy(codes), "version": torch.from_numpy(version.copy())}
 
     def load_code_state(self, state: dict[str, Tensor]) -> bool:
         """Put back `code_state()` of a replay with the same episodes. False, and nothing is put back, if they are others: the

@@ -91,7 +91,7 @@ class Checked(VectorWrapper):
             raise self._refusal(f"{what} has shape {values.shape}", f"{self.shape[:1]}")
         rows = [row for row, value in enumerate(values.tolist()) if np.asarray(value).dtype.kind not in kinds]
         row = rows[0] if rows else 0
-        raise self._refusal(f"row {row} has {what} {values[row]!r} of {values.dtype}", expected)
+        raise self._refusal(f"row {row} has {what} {values.tolist()[row]!r} of {values.dtype}", expected)
 
     def _refusal(self, what: str, expected: str) -> UserError:
         place = f"the environment {self.name}, step {self.steps}"

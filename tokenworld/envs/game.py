@@ -81,7 +81,8 @@ class Game(gymnasium.Wrapper):
             frame = np.array(None)
         if frame.shape != self.shape or not np.can_cast(frame.dtype, self.dtype):
             space = f"{self.shape} {self.dtype}, as observation_space has it"
-            raise self._refusal(f"the observation of {call}", _kind(obs), space, "correct the space, or return e.g. obs.astype(np.uint8)")
+            todo = "correct the space, or return e.g. obs.astype(np.uint8)"
+            raise self._refusal(f"the observation of {call}", _kind(obs), space, todo)
         return frame
 
     def _reward(self, reward: Any) -> float:

@@ -95,7 +95,7 @@ def _unregistered(id: str, module: str, name: str, error: Error) -> str:
         return f"env.id={id}: there is no version v{version} of {base}: choose one of {', '.join(sorted(versions))}"
     if module:
         own = [each for each, spec in gymnasium.registry.items() if _package(spec.entry_point) == module.partition(".")[0]]
-        near = difflib.get_close_matches(name, own, n=1)
+        near = difflib.get_close_matches(name, own, n=1, cutoff=0.7)
         where = getattr(sys.modules[module], "__file__", None) or module
         if near:
             hint = f"did you mean env.id={module}:{near[0]}?"
@@ -173,7 +173,9 @@ def _wrap(env: gymnasium.Env, id: str, wrapper: Any) -> gymnasium.Env:
     try:
         wrapped = wrap(env, **keywords)
     except (Exception, SystemExit) as error:
-        advice = ": add env.kwargs.render_mode=rgb_array" if "render_mode" in str(error) else MAPPING if "missing" in str(error) else ""
+        advice = MAPPING if "missing" in str(error) else ""
+        if "render_mode" in str(error):
+            advice = ": add env.kwargs.render_mode=rgb_array"
         raise UserError(f"env.wrappers={target} cannot wrap {id}: {describe(error)}{advice}") from error
     if not isinstance(wrapped, gymnasium.Env):
         raise UserError(

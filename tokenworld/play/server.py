@@ -6,8 +6,9 @@ for another one's dream longer than the processor makes them.
 A message of the page is one JSON object, {"op": ..., ...}. An answer is one JSON object, or bytes: u32 (little-endian) length
 of a JSON object, the object, then what it announces: `panes`, each of H * W * 3 bytes RGB, or `bytes` of a file.
 
-Who may connect: only 127.0.0.1 listens, the address holds a random token, the Host must be this machine (a foreign name that
-resolves to it is refused) and the Origin this page. All else is answered 403.
+Who may connect: only 127.0.0.1 listens, the address holds a random token, the Host must name this machine (a foreign name that
+resolves to it is refused) and the Origin be that Host. The port may be any: `ssh -L 9000:localhost:8642` makes it 9000. All
+else is answered 403.
 """
 
 from __future__ import annotations
@@ -32,20 +33,21 @@ HOST = "127.0.0.1"
 PAGE = Path(__file__).with_name("page.html")
 VIEWERS = 16  # at once: each holds its dream's states in memory
 LARGEST = 1 << 20  # bytes of a message
+OWN_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
 
 
 def serve(dream: Dream, port: int = PORT) -> None:
     """Serve until Ctrl-C. Raises UserError as `check`."""
     check(port)
     uvicorn, token = _extra("uvicorn"), remembered_token()
-    app = make_app(dream, token, port)
+    app = make_app(dream, token)
     print(f"open http://{HOST}:{port}/?token={token}   (Ctrl-C ends it)", flush=True)
     # on Ctrl-C open sockets are closed at once: the pages say so and wait for the next start
     settings = dict(log_level="warning", ws="websockets-sansio", ws_max_size=LARGEST, timeout_graceful_shutdown=1)
     uvicorn.run(app, host=HOST, port=port, access_log=False, **settings)
 
 
-def make_app(dream: Dream, token: str, port: int = PORT):
+def make_app(dream: Dream, token: str):
     """The Starlette application: GET / is the page, /socket its websocket."""
     _extra("starlette")
     from anyio import to_thread
@@ -54,18 +56,25 @@ def make_app(dream: Dream, token: str, port: int = PORT):
     from starlette.routing import Route, WebSocketRoute
     from starlette.websockets import WebSocketDisconnect
 
-    hosts = {f"{name}:{port}" for name in (HOST, "localhost")}
-    origins = {f"http://{host}" for host in hosts}
     viewers: set = set()
 
-    def allowed(connection, needs_origin: bool) -> bool:
-        given, origin = connection.query_params.get("token", ""), connection.headers.get("origin")
-        known = secrets.compare_digest(given.encode(), token.encode()) and connection.headers.get("host") in hosts
-        return known and (origin in origins if needs_origin or origin is not None else True)
+    def refusal(connection, needs_origin: bool) -> Response | None:
+        given, host = connection.query_params.get("token", ""), connection.headers.get("host", "")
+        origin = connection.headers.get("origin")
+        if not OWN_HOST.fullmatch(host):
+            why = "this machine is reached as localhost or 127.0.0.1, with any port: tunnel to it, and open localhost"
+        elif not secrets.compare_digest(given.encode(), token.encode()):
+            why = "open the address that `tokenworld play` printed, token included"
+        elif origin != f"http://{host}" and (needs_origin or origin is not None):
+            why = "another page asked for this one: open the address that `tokenworld play` printed"
+        else:
+            return None
+        return PlainTextResponse(f"403: {why}\n", 403)
 
     async def page(request) -> Response:
-        if not allowed(request, needs_origin=False):
-            return PlainTextResponse("403: open the address that `tokenworld play` printed, token included\n", 403)
+        refused = refusal(request, needs_origin=False)
+        if refused is not None:
+            return refused
         nonce = secrets.token_urlsafe(16)
         policy = f"default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src data:; connect-src 'self'"
         headers = {
@@ -77,8 +86,9 @@ def make_app(dream: Dream, token: str, port: int = PORT):
         return HTMLResponse(PAGE.read_text(encoding="utf-8").replace("NONCE", nonce), headers=headers)
 
     async def talk(websocket) -> None:
-        if not allowed(websocket, needs_origin=True):
-            await websocket.close()  # before it is accepted: 403
+        refused = refusal(websocket, needs_origin=True)
+        if refused is not None:
+            await websocket.send_denial_response(refused)
             return
         await websocket.accept()
         if len(viewers) >= VIEWERS:

@@ -86,7 +86,7 @@ def _replayed(run: Run, collected: dict | None, count: int) -> list[Start]:
     if collected is None:
         return []
     log = np.asarray(collected["actions"]).astype(np.int64)  # (M, N)
-    env = run.make_env(log.shape[1] if log.ndim == 2 and log.shape[1] else 1)
+    env = run.make_env(log.shape[1] if log.ndim == 2 and log.shape[1] else 1).unwrapped
     if not isinstance(env, MinAtarVector) or not len(log):
         env.close()
         return []

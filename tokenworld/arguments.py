@@ -1,0 +1,129 @@
+"""What callers from Python pass, checked with the sentences of the command line: whole numbers, seeds, frames, actions, noise.
+
+Types and shapes are checked always. Whether actions and codes are in range is checked on the CPU only, where looking costs
+microseconds; on a GPU it would make the host wait at each step, so it is done there with TOKENWORLD_DEBUG=1.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenworld.errors import UserError, first_line
+
+DEBUG = bool(os.environ.get("TOKENWORLD_DEBUG"))
+SEEDS = 2**63  # what NumPy and PyTorch both take
+INDICES = (torch.int64, torch.int32)
+
+
+def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """A whole number of any library, least..most, as Python's."""
+    try:
+        if isinstance(value, (bool, np.bool_)) or isinstance(value, Tensor) and value.dtype == torch.bool:
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise UserError(f"{name} must be a whole number, got {shown(value)}: give e.g. {name}={max(least, 1)}") from None
+    if number < least or most is not None and number > most:
+        expected = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise UserError(f"{name} must be {expected}, got {number}: give e.g. {name}={max(least, 1)}")
+    return number
+
+
+def seed(value: Any, name: str = "seed") -> int:
+    """A seed of any library's whole numbers, 0 .. 2**63 - 1, as Python's."""
+    return whole(name, value, 0, SEEDS - 1)
+
+
+def sizes(name: str, value: Any, letters: str) -> tuple[int, ...]:
+    """Whole numbers of at least 1, as many as letters: frame=(C, H, W)."""
+    try:
+        found = tuple(value)
+    except TypeError:
+        found = ()
+    if len(found) != len(letters) or isinstance(value, str):
+        raise UserError(f"{name} must be {len(letters)} whole numbers ({', '.join(letters)}), got {shown(value)}")
+    return tuple(whole(f"{name}'s {letter}", x) for letter, x in zip(letters, found, strict=True))
+
+
+def array(name: str, value: Any) -> np.ndarray:
+    """An array of its own in memory order, whatever the strides of what is given, and wherever it lies."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu().numpy()
+    try:
+        return np.array(value, order="C")
+    except ValueError as error:
+        raise UserError(f"{name} must be an array of numbers ({first_line(error)})") from None
+
+
+def frames(obs: Any, frame: tuple[int, int, int] | None = None, dims: str = "B") -> None:
+    """obs (*dims, C, H, W) uint8, of the model's frame if that is given. Raises UserError."""
+    letters = f"({', '.join(dims)}, C, H, W)"
+    if not isinstance(obs, Tensor):
+        raise UserError(f"frames must be a torch.Tensor {letters} of uint8, got a {type(obs).__name__}: use torch.from_numpy")
+    if obs.ndim != len(dims) + 3:
+        raise UserError(f"frames have shape {tuple(obs.shape)}, expected {letters}: reshape them")
+    if obs.dtype != torch.uint8:
+        scale = ", multiply values in 0..1 by 255" if obs.is_floating_point() else ""
+        raise UserError(f"frames have type {obs.dtype}, expected torch.uint8 of 0..255{scale}: use .to(torch.uint8)")
+    given = tuple(obs.shape[-3:])
+    if frame is not None and given != tuple(frame):
+        is_last = given == (*frame[1:], frame[0])
+        advice = "channels come first, use .movedim(-1, -3)" if is_last else "prepare them as in training"
+        raise UserError(f"frames have shape {given}, expected (C, H, W) = {tuple(frame)}: {advice}")
+
+
+def flags(name: str, value: Any, count: int) -> None:
+    """A bool tensor of `count` values, (B,) or (B, 1)."""
+    if not isinstance(value, Tensor) or value.dtype != torch.bool or value.numel() != count:
+        raise UserError(f"{name} must be a bool tensor ({count},), got {shown(value)}")
+
+
+def actions(value: Any, count: int, shape: tuple[int | None, ...], letters: str) -> None:
+    """Actions 0 .. count - 1 of this shape, None: any size. Vectors (..., A) of floating point are their encoder's to check."""
+    if isinstance(value, Tensor) and value.is_floating_point() and value.ndim == len(shape) + 1:
+        return
+    if not isinstance(value, Tensor) or value.dtype not in INDICES or not _fits(value, shape):
+        expected = ", ".join(letter if n is None else str(n) for letter, n in zip(letters, shape, strict=True))
+        raise UserError(f"actions must be an int64 tensor ({expected}), got {shown(value)}")
+    within("actions", value, count)
+
+
+def noise(value: Any, shape: tuple[int, ...], letters: str) -> None:
+    """Uniform random numbers of this shape."""
+    if not isinstance(value, Tensor) or not value.is_floating_point() or tuple(value.shape) != shape:
+        raise UserError(f"noise must be a tensor ({', '.join(letters)}) = {shape} of floating point, got {shown(value)}:"
+                        f" give torch.rand{shape}")  # fmt: skip
+
+
+def codes(value: Any, K: int, V: int) -> None:
+    """Indices of codes (B, T, K), 0 .. V - 1."""
+    if not isinstance(value, Tensor) or value.dtype not in INDICES or not _fits(value, (None, None, K)):
+        raise UserError(f"codes must be an int64 tensor (B, T, {K}), got {shown(value)}")
+    within("codes", value, V)
+
+
+def within(name: str, value: Tensor, count: int) -> None:
+    """Values 0 .. count - 1, where looking at them is cheap (see the module)."""
+    if value.numel() == 0 or value.is_meta or not (value.device.type == "cpu" or DEBUG):
+        return
+    low, high = value.aminmax()
+    if low < 0 or high >= count:
+        wrong = int(low if low < 0 else high)
+        raise UserError(f"{name} must be numbers 0..{count - 1}, got {wrong}")
+
+
+def _fits(value: Tensor, shape: tuple[int | None, ...]) -> bool:
+    return value.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
+
+
+def shown(value: Any) -> str:
+    """A value for a message: short, on one line."""
+    if isinstance(value, Tensor) and value.ndim:
+        return f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"
+    return " ".join(repr(value).split())[:60]
