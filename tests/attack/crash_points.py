@@ -23,7 +23,7 @@ from pathlib import Path
 
 from contents import broken, differences, epoch_of, fingerprint, leftovers, snapshot
 from disk import ERRORS, Call, Plan, choose, missing, read_log
-from server import Outcome, Server
+from server import Outcome, Processes, Server, Signal
 
 TRAIN = "train overlay=debug train.loop.epochs=2 train.collect.held_out=3 device=cpu out=run".split()
 NOTE = "notes.txt"
@@ -40,6 +40,11 @@ class Scenario:
     base: tuple[str, ...] = ()
     again: list[list[str]] = field(default_factory=list)  # what goes on, besides the same command
     is_timed: bool = False  # its result is a measurement of time: not compared
+
+    @property
+    def is_training(self) -> bool:
+        """Does it write checkpoints to run/?"""
+        return self.argv[0] == "train" and self.out == "run"
 
 
 SCENARIOS = {
@@ -66,9 +71,9 @@ BASES = {  # name -> the folder that it becomes, and the commands that make it
 
 
 class Bench:
-    """A server, a folder to work in, and what is made once: bases, references, traces."""
+    """Where commands run, a folder to work in, and what is made once: bases, references, traces."""
 
-    def __init__(self, server: Server, folder: Path) -> None:
+    def __init__(self, server: Server | Processes, folder: Path) -> None:
         self.server, self.folder = server, folder
         self.made: dict[str, Path] = {}
         self.traces: dict[str, list[Call]] = {}
@@ -129,6 +134,16 @@ class Bench:
             shutil.rmtree(where, ignore_errors=True)
         return faults
 
+    def kill(self, scenario: Scenario, sent: Signal) -> tuple[Outcome, list[str]]:
+        """Run the scenario, send it a signal, then check and go on: how it ended, and a sentence for each fault."""
+        self.trace(scenario)
+        where = self.fresh(scenario)
+        before = snapshot(where)
+        outcome = self.server.run(scenario.argv, where, sent=sent)
+        faults = self.check(scenario, where, before, outcome)
+        shutil.rmtree(where, ignore_errors=True)
+        return outcome, faults
+
     def check(self, scenario: Scenario, where: Path, before: dict[str, str], outcome: Outcome) -> list[str]:
         """What is wrong with what an interrupted run left, and with going on from there."""
         faults, now = broken(where), snapshot(where)
@@ -136,12 +151,13 @@ class Bench:
         faults += [f"the input {name} changed" for name in inputs if now.get(name) != before[name]]
         epochs = [int(n) for n in re.findall(r"^epoch (\d+)/", outcome.stderr, re.MULTILINE)]
         done = max(epochs, default=0)
-        if scenario.name in ("train", "resume") and epoch_of(where / "run") < done:
+        if scenario.is_training and epoch_of(where / "run") < done:
             faults.append(f"epoch {done} was finished, the checkpoint is of epoch {epoch_of(where / 'run')}")
-        noted = scenario.name == "train" and (where / "run" / "replay").is_dir()
+        noted = scenario.is_training and not scenario.base and (where / "run" / "replay").is_dir()
         if noted:  # a folder of a user's may hold other files
             (where / "run" / "replay" / NOTE).write_text("not tokenworld's", encoding="utf-8")
-        faults += self.go_on(scenario, where, done)
+        if outcome.code:
+            faults += self.go_on(scenario, where, done)
         if noted and not list(where.rglob(NOTE)):
             faults.append("a file in replay/ that is not tokenworld's was deleted")
         for note in where.rglob(NOTE):
@@ -158,7 +174,7 @@ class Bench:
             again = self.server.run(argv, where)
             if again.code == 0:
                 found = re.search(r"after epoch (\d+)", again.stderr)
-                if scenario.name == "train" and done and (found is None or int(found[1]) < done):
+                if scenario.is_training and done and (found is None or int(found[1]) < done):
                     return [f"epoch {done} was finished, and going on begins {found[0] if found else 'from the start'}"]
                 return []
             last = (again.stderr.strip().splitlines() or ["silent"])[-1]
@@ -236,9 +252,11 @@ def main() -> int:
                     second = 1 + hash((asked.seed, call.number)) % len(calls) if asked.twice else 0
                     faults = bench.attack(scenario, plan, second=second, keep=asked.at is not None)
                     table[name, action, "whole" if not faults else "FAULT"] += 1
-                    again = f"--only {name} --action {action} --at {call.number}{' --once' * asked.once}{' --twice' * asked.twice}"
+                    again = f"--only {name} --action {action} --at {call.number}"
+                    again += " --once" * asked.once + " --twice" * asked.twice
                     for fault in faults:
-                        kinds.setdefault(f"{name} {action}: {re.sub(r'[0-9]+', 'N', fault)[:230]}", []).append(f"{call.kind} [{again}]")
+                        kind = f"{name} {action}: {re.sub(r'[0-9]+', 'N', fault)[:230]}"
+                        kinds.setdefault(kind, []).append(f"{call.kind} [{again}]")
                     record.write(json.dumps({"run": again, "call": call.kind, "faults": faults}) + "\n")
                     record.flush()
                 print(f"{name} {action}: {len(picked)} points of {len(calls)} calls,"

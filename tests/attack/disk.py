@@ -32,6 +32,11 @@ class Plan:
     once: bool = False
     log: str = ""
 
+    def environment(self) -> dict[str, str]:
+        """The variables that arm the library in a process of its own."""
+        return {"ATTACK_ROOT": self.root, "ATTACK_AT": str(self.at), "ATTACK_DO": self.action, "ATTACK_LOG": self.log,
+                "ATTACK_ERRNO": str(self.error), "ATTACK_ONCE": str(int(self.once))}  # fmt: skip
+
     def arm(self, handle: ctypes.CDLL) -> None:
         """Arm the library that is loaded into this process."""
         arm = handle.attack_arm

@@ -1,8 +1,8 @@
 """Run the command line many times at little cost: one process has tokenworld imported and forks a child for each run.
 
 `Server` starts that process, with the failing disk preloaded but not armed. `Server.run(argv, ...)` is a run of
-`tokenworld.cli.main(argv)` in a child of it, which ends as a process of its own would end. `run_process` is the same in a real
-subprocess. Both return an `Outcome`.
+`tokenworld.cli.main(argv)` in a child of it, which ends as a process of its own would end. `Processes.run` is the same in a
+real process. Both return an `Outcome`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from disk import Plan, library
 
 ROOT = Path(__file__).resolve().parents[2]
 PRELOADED = (
-    "minatar.environments.breakout torch._dynamo torch.utils.flop_counter torch.utils.serialization torch.profiler._cupti_monitor"
-    " scipy.stats huggingface_hub tqdm PIL.Image einops vector_quantize_pytorch"
+    "minatar.environments.breakout torch._dynamo torch.utils.flop_counter torch.utils.serialization scipy.stats"
+    " torch.profiler._cupti_monitor huggingface_hub tqdm PIL.Image einops vector_quantize_pytorch"
 ).split()
 POLL = 0.003  # seconds
 
@@ -49,6 +49,7 @@ class Outcome:
     cpu: float  # seconds
     wall: float  # seconds
     is_timeout: bool = False
+    answer: float | None = None  # seconds from the signal that it was sent to its end
 
     @property
     def is_killed(self) -> bool:
@@ -62,17 +63,41 @@ def environment(**changes: str) -> dict[str, str]:
     return {key: value for key, value in os.environ.items() if key not in dropped} | own | changes
 
 
-def run_process(
-    argv: list[str], cwd: Path, *, kill_after: float | None = None, signal_number: int = signal.SIGKILL, timeout: float = 300.0
-) -> Outcome:
-    """`python -m tokenworld.cli ARGV` in a process of its own, sent a signal after some seconds if it still runs then."""
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        began = time.monotonic()
-        command = [sys.executable, "-m", "tokenworld.cli", *argv]
-        process = subprocess.Popen(command, cwd=cwd, env=environment(), stdout=out, stderr=err, start_new_session=True)
-        found = _wait(process.pid, began, kill_after, signal_number, timeout)
-        process.returncode = found["code"]
-        return Outcome(stdout=_tail(out), stderr=_tail(err), **found)
+@dataclass(frozen=True)
+class Signal:
+    """A signal to a run, some seconds after its file `watch` (relative to its folder) holds `text`, or after its start."""
+
+    after: float
+    number: int = int(signal.SIGKILL)
+    watch: str = ""
+    text: str = ""
+
+    def is_due(self, cwd: Path) -> bool:
+        """Does what is waited for hold?"""
+        if not self.watch:
+            return True
+        path = cwd / self.watch
+        try:
+            return path.exists() and (not self.text or self.text in path.read_text(encoding="utf-8", errors="replace"))
+        except OSError:
+            return False
+
+
+class Processes:
+    """The runs of a `Server`, each in a real process of its own."""
+
+    def run(
+        self, argv: list[str], cwd: Path, *, plan: Plan | None = None, sent: Signal | None = None, timeout: float = 300.0
+    ) -> Outcome:
+        """`python -m tokenworld.cli ARGV`, sent a signal if it still runs when that is due."""
+        changes = {} if plan is None else {"LD_PRELOAD": str(library()), **plan.environment()}
+        with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+            began, command = time.monotonic(), [sys.executable, "-m", "tokenworld.cli", *map(str, argv)]
+            streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+            process = subprocess.Popen(command, cwd=cwd, env=environment(**changes), start_new_session=True, **streams)
+            found = _wait(process.pid, began, cwd, sent, timeout)
+            process.returncode = found["code"]
+            return Outcome(stdout=_tail(out), stderr=_tail(err), **found)
 
 
 class Server:
@@ -103,8 +128,7 @@ class Server:
         cwd: Path,
         *,
         plan: Plan | None = None,
-        kill_after: float | None = None,
-        signal_number: int = signal.SIGKILL,
+        sent: Signal | None = None,
         timeout: float = 120.0,
         cpu_limit: int = 0,
         memory_limit: int = 0,
@@ -112,7 +136,7 @@ class Server:
         """Run a command line in a child. memory_limit: bytes of address space beyond what the child begins with."""
         asked = {
             "argv": list(map(str, argv)), "cwd": str(cwd), "plan": None if plan is None else dataclasses.asdict(plan),
-            "kill_after": kill_after, "signal_number": int(signal_number), "timeout": timeout, "cpu_limit": cpu_limit,
+            "sent": None if sent is None else dataclasses.asdict(sent), "timeout": timeout, "cpu_limit": cpu_limit,
             "memory_limit": memory_limit,
         }  # fmt: skip
         self.process.stdin.write(json.dumps(asked) + "\n")
@@ -123,18 +147,20 @@ class Server:
         return Outcome(**json.loads(line))
 
 
-def _wait(pid: int, began: float, kill_after: float | None, signal_number: int, timeout: float) -> dict:
+def _wait(pid: int, began: float, cwd: Path, sent: Signal | None, timeout: float) -> dict:
     """Wait for a child that leads its own process group; its fields of an `Outcome`, without the output."""
-    is_timeout, is_sent = False, False
+    is_timeout, due, signalled = False, None, None
     while True:
         done, status, usage = os.wait4(pid, os.WNOHANG)
+        now = time.monotonic()
         if done:
             break
-        passed = time.monotonic() - began
-        if kill_after is not None and not is_sent and passed >= kill_after:
-            os.kill(pid, signal_number)
-            is_sent = True
-        if passed >= timeout:
+        if sent is not None and due is None and sent.is_due(cwd):
+            due = now + sent.after
+        if due is not None and signalled is None and now >= due:
+            os.kill(pid, sent.number)
+            signalled = now
+        if now - began >= timeout:
             is_timeout = True
             os.kill(pid, signal.SIGKILL)
         time.sleep(POLL)
@@ -144,7 +170,7 @@ def _wait(pid: int, began: float, kill_after: float | None, signal_number: int, 
         pass
     return {
         "code": os.waitstatus_to_exitcode(status), "peak": usage.ru_maxrss * 1024, "cpu": usage.ru_utime + usage.ru_stime,
-        "wall": time.monotonic() - began, "is_timeout": is_timeout,
+        "wall": now - began, "is_timeout": is_timeout, "answer": None if signalled is None else now - signalled,
     }  # fmt: skip
 
 
@@ -173,7 +199,8 @@ def serve() -> list[str] | None:
             if pid == 0:
                 _become(asked, out.fileno(), err.fileno())
                 return asked["argv"]
-            found = _wait(pid, began, asked["kill_after"], asked["signal_number"], asked["timeout"])
+            sent = None if asked["sent"] is None else Signal(**asked["sent"])
+            found = _wait(pid, began, Path(asked["cwd"]), sent, asked["timeout"])
             answers.write(json.dumps({"stdout": _tail(out), "stderr": _tail(err), **found}) + "\n")
             answers.flush()
     return None
@@ -208,6 +235,7 @@ def _preload() -> None:
             importlib.import_module(name)
     with contextlib.suppress(Exception):
         from PIL import Image
+
         from tokenworld import config
 
         Image.init()
@@ -237,14 +265,21 @@ def _end(code: object) -> None:
 
 
 def _child(argv: list[str]) -> None:
-    """Run a command line as `python -m tokenworld.cli` does."""
-    try:
-        from tokenworld import cli
+    """Run a command line as `python -m tokenworld.cli` does; `-c CODE` is Python, whose UserError ends as a command's does."""
+    from tokenworld import cli
+    from tokenworld.errors import UserError
 
-        _end(cli.main(argv))
+    try:
+        if argv[0] != "-c":
+            _end(cli.main(argv))
+        exec(compile(argv[1], "<code>", "exec"), {})
+        _end(0)
     except SystemExit as error:
         _end(error.code)
-    except BaseException:
+    except BaseException as error:
+        if argv[0] == "-c" and isinstance(error, UserError):
+            print(f"tokenworld: {error}", file=sys.stderr)
+            _end(2)
         traceback.print_exc()
         _end(1)
 
