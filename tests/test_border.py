@@ -99,7 +99,8 @@ def test_an_id_says_its_maker():
     makers = {"ALE/Pong-v5": "atari", "MinAtar/Asterix-v1": "minatar", "KnownWorld-v0": "known_world", "CartPole-v1": "gym"}
     for id, maker in (makers | {"minigrid:MiniGrid-Empty-5x5-v0": "gym", "my_env:ALE/X-v0": "gym"}).items():
         assert maker_of(id, "tokenworld.envs.minatar.make") == f"tokenworld.envs.{maker}.make"
-    assert maker_of("ALE/Pong-v5", GYM) == GYM and maker_of("CartPole-v1", "mine.make") == "mine.make"
+        assert maker_of(id, "mypackage.make") == "mypackage.make"
+    assert maker_of("ALE/Pong-v5", GYM) == GYM
     code = "import sys, tokenworld.env_section; print([m for m in ('torch', 'gymnasium', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 

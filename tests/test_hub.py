@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 import socket
 from pathlib import Path
@@ -483,6 +484,85 @@ def test_a_full_disk_leaves_the_old_model(copy, monkeypatch):
     monkeypatch.setattr(Path, "write_bytes", full)
     assert "No space left" in refusal(model.save_pretrained, copy)
     assert before == {path.name: path.read_bytes() for path in copy.iterdir()}
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES])
+@pytest.mark.parametrize("owner, name", [(Path, "write_bytes"), (os, "fsync"), (os, "replace")])
+def test_a_disk_that_refuses_is_one_sentence(copy, tmp_path, monkeypatch, number, owner, name):
+    """Wherever it refuses, the folder of a model stays one, and a new folder can be written by the same call later."""
+    model, original = WorldModel.from_pretrained(copy), getattr(owner, name)
+    before = {path.name: path.read_bytes() for path in copy.iterdir()}
+    for dir in (copy, tmp_path / "new"):
+        calls = []
+
+        def refuses(*args, calls=calls):
+            calls.append(args)
+            if len(calls) == 1:
+                raise OSError(number, os.strerror(number))
+            return original(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, refuses)
+            assert os.strerror(number) in refusal(model.save_pretrained, dir)
+    assert before == {path.name: path.read_bytes() for path in copy.iterdir()}
+    model.save_pretrained(tmp_path / "new")
+    assert torch.equal(logits(WorldModel.from_pretrained(tmp_path / "new")), logits(model))
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of ours runs after it."""
+
+
+def killing(patch, kill_at: int) -> list:
+    """Die at the file operation number `kill_at`; the list grows by those that happened."""
+    done: list = []
+
+    def counted(owner, name):
+        original = getattr(owner, name)
+
+        def operation(*args, **keywords):
+            if len(done) >= kill_at:
+                raise Killed
+            done.append(name)
+            return original(*args, **keywords)
+
+        patch.setattr(owner, name, operation)
+
+    for owner, name in ((os, "replace"), (os, "fsync"), (Path, "write_bytes")):
+        counted(owner, name)
+    patch.setattr(Path, "unlink", lambda *_, **__: None)  # the dead clean nothing up
+    return done
+
+
+def test_a_save_that_was_killed_can_be_done_again(folder, tmp_path, monkeypatch):
+    model = WorldModel.from_pretrained(folder)
+    expected = logits(model)
+    for kill_at in range(30):
+        dir = tmp_path / str(kill_at)
+        with monkeypatch.context() as patch:
+            done = killing(patch, kill_at)
+            try:
+                model.save_pretrained(dir)
+            except Killed:
+                pass
+        finished = len(done) < kill_at
+        model.save_pretrained(dir)
+        assert sorted(path.name for path in dir.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+        assert torch.equal(logits(WorldModel.from_pretrained(dir)), expected)
+        if finished:
+            break
+    assert finished and kill_at > 8
+
+
+@pytest.mark.parametrize("names", [[".model.safetensors.new", ".config.json.new"], [".tmp-7-model.safetensors", ".lock"]])
+def test_what_a_killed_save_left_is_not_something_else(folder, tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+    WorldModel.from_pretrained(folder).save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} - {".lock"} == {"README.md", "config.json", "model.safetensors"}
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "config.json").unlink()
+    assert "nothing is overwritten" in refusal(WorldModel.from_pretrained(folder).save_pretrained, tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------------- command line

@@ -277,6 +277,14 @@ def test_a_training_that_diverged_says_so(run, capsys, tmp_path):
         assert code == 2 and "backbone: blocks.0.out.weight" in err and "training diverged" in err
 
 
+@pytest.mark.parametrize("used", [-5, 33, 2**40])
+def test_a_number_of_codes_that_a_dictionary_cannot_have(model, used):
+    tensors = load_file(model / "model.safetensors")
+    tensors["tokenizer.used"].fill_(used)
+    save_file(tensors, model / "model.safetensors")
+    assert f"0..32, got {used}" in refusal(WorldModel.from_pretrained, model)
+
+
 @pytest.mark.parametrize(
     "name, change",
     [

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from conftest import close, codes_of, discover, rouse, shapes, steps_of
-from transformers import AutoConfig, AutoModel
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from tokenworld import config
 from tokenworld.actions import DiscreteAction
@@ -429,6 +430,177 @@ def test_a_hub_id_without_a_network(switched_off, tmp_path, monkeypatch):
     message = refusal(name="nobody/nothing")
     assert "backbone.name=nobody/nothing is not in the local cache" in message and "backbone.path" in message
     assert ("the hub is switched off (HF_HUB_OFFLINE)" in message) == switched_off and len(tried) <= (0 if switched_off else 4)
+
+
+# ---------------------------------------------------------------------------------------------- names, sizes and values
+
+
+def whole_model(kind, folder):
+    """With its head, as most checkpoints are; the tensors as they were saved."""
+    torch.manual_seed(5)
+    config = AutoConfig.for_model(kind, vocab_size=7, initializer_range=0.3, **MODELS[kind])
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return load_file(folder / "model.safetensors")
+
+
+def restored(folder, tensors) -> dict[str, torch.Tensor]:
+    """The weights of a backbone from a folder with these tensors."""
+    save_file({name: x.clone() for name, x in tensors.items()}, folder / "model.safetensors", metadata={"format": "pt"})
+    return Pretrained(path=str(folder), context=4).model.state_dict()
+
+
+PREFIXES = ["_orig_mod.", "module.", "module.module.", "module._orig_mod.", "model.", "base_model.model.", "_forward_module."]
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_wrappers_around_the_model_that_was_saved_are_left_out(kind, tmp_path):
+    tensors = whole_model(kind, tmp_path)
+    expected = restored(tmp_path, tensors)
+    inside = {name.replace(".0.", ".0._fsdp_wrapped_module.", 1): x for name, x in tensors.items()}
+    base = {"gpt2": "transformer.", "gpt_neox": "gpt_neox."}.get(kind, "model.")
+    bare = {name.removeprefix(base): x for name, x in tensors.items()}
+    for named in ([{prefix + name: x for name, x in tensors.items()} for prefix in PREFIXES], inside, bare):
+        for each in named if isinstance(named, list) else [named]:
+            found = restored(tmp_path, each)
+            assert found.keys() == expected.keys() and all(torch.equal(x, expected[name]) for name, x in found.items())
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_missing_tensors_are_counted_and_named(kind, tmp_path):
+    tensors = whole_model(kind, tmp_path)
+    lost = [name for name in tensors if ".1." in name]
+    save_file({name: x for name, x in tensors.items() if name not in lost}, tmp_path / "model.safetensors")
+    message = refusal(path=str(tmp_path))
+    bare = [name.split(".", 1)[1] for name in lost]
+    assert f"lacks {len(lost)} of the" in message and any(f"example {name} of shape" in message for name in bare)
+    one = next(name for name in tensors if "norm" in name or "ln_" in name)
+    save_file({name: x for name, x in tensors.items() if name != one}, tmp_path / "model.safetensors")
+    assert "lacks 1 of the" in (message := refusal(path=str(tmp_path))) and one.split(".", 1)[1] in message
+
+
+def test_tokens_and_heads_may_be_missing_and_heads_be_there(tmp_path):
+    tensors = whole_model("llama", tmp_path)
+    expected = restored(tmp_path, tensors)
+    without = {name: x for name, x in tensors.items() if "embed_tokens" not in name and "lm_head" not in name}
+    more = tensors | {"score.weight": torch.zeros(2, 32), "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}
+    for each in (without, more):
+        found = restored(tmp_path, each)
+        assert found.keys() == expected.keys() and all(torch.equal(x, expected[name]) for name, x in found.items())
+
+
+def test_tensors_of_a_larger_or_of_another_model(tmp_path):
+    tensors = whole_model("llama", tmp_path / "llama")
+    deeper = tensors | {name.replace(".1.", ".2."): x.clone() for name, x in tensors.items() if ".1." in name}
+    save_file(deeper, tmp_path / "llama" / "model.safetensors")
+    assert "layers.2." in (message := refusal(path=str(tmp_path / "llama"))) and "does not ask for" in message
+    qwen = whole_model("qwen3", tmp_path / "qwen3")
+    save_file(whole_model("gpt2", tmp_path / "gpt2"), tmp_path / "llama" / "model.safetensors")
+    assert "lacks" in refusal(path=str(tmp_path / "llama"))
+    told = json.loads((tmp_path / "llama" / "config.json").read_text()) | {"head_dim": 16}
+    (tmp_path / "llama" / "config.json").write_text(json.dumps(told))
+    save_file(qwen, tmp_path / "llama" / "model.safetensors")
+    assert "norm" in (message := refusal(path=str(tmp_path / "llama"))) and "does not ask for 4" not in message
+
+
+@pytest.mark.parametrize(
+    "kind, key, value, told",
+    [
+        ("gpt2", "n_positions", 128, ("wpe.weight", "(64, 32)", "(128, 32)")),
+        ("gpt2", "n_embd", 64, ("wpe.weight", "(64, 32)", "(64, 64)")),
+        ("llama", "intermediate_size", 64, ("mlp.gate_proj.weight", "(48, 32)", "(64, 32)")),
+        ("llama", "num_hidden_layers", 8_000_000, ("tensors", "many more")),
+        ("gpt2", "n_embd", 400_000, ("wpe.weight", "(64, 32)", "(64, 400000)")),
+        ("gpt2", "n_layer", 3, ("lacks 12", "h.2.")),
+    ],
+)
+def test_sizes_in_its_config_are_named_with_both_shapes(kind, key, value, told, tmp_path):
+    saved(kind, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {key: value}))
+    message = refusal(path=str(tmp_path))
+    assert all(word in message for word in told) and f"backbone.path={tmp_path}" in message and "report" not in message
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_named(value, tmp_path):
+    tensors = whole_model("gpt2", tmp_path)
+    tensors["transformer.h.1.mlp.c_fc.weight"][3, 4] = value
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    message = refusal(path=str(tmp_path))
+    assert "NaN or infinite" in message and "h.1.mlp.c_fc.weight" in message and "1 of" in message
+
+
+def test_weights_in_several_files(tmp_path):
+    """With an index, as large models are; a file that is missing is named, and none outside the folder is read."""
+    tensors = whole_model("llama", tmp_path)
+    expected = restored(tmp_path, tensors)
+    (tmp_path / "model.safetensors").unlink()
+    names = sorted(tensors)
+    weight_map = {name: f"model-0000{1 + i % 2}-of-00002.safetensors" for i, name in enumerate(names)}
+    for file in set(weight_map.values()):
+        save_file({name: tensors[name] for name in names if weight_map[name] == file}, tmp_path / file, {"format": "pt"})
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    found = Pretrained(path=str(tmp_path), context=4).model.state_dict()
+    assert all(torch.equal(x, expected[name]) for name, x in found.items())
+    (tmp_path / "model-00002-of-00002.safetensors").unlink()
+    assert "has no model-00002-of-00002.safetensors" in refusal(path=str(tmp_path))
+    index.write_text(json.dumps({"weight_map": {"x": "../model.safetensors"}}))
+    assert "outside the folder" in refusal(path=str(tmp_path))
+    for content in ("{", "[]", "[" * 100_000, '{"weight_map": [1]}', '{"weight_map": {"x": 1}}'):
+        index.write_text(content)
+        assert "index.json" in refusal(path=str(tmp_path))
+
+
+def test_an_adapter_and_pickles_in_the_place_of_a_model(tmp_path):
+    tensors = whole_model("gpt2", tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(tensors, tmp_path / "pytorch_model.bin")
+    message = refusal(path=str(tmp_path))
+    assert "has no model.safetensors, only pytorch_model.bin, a pickle, which is not read" in message
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "gpt2"}))
+    save_file({"base_model.model.h.0.lora_A.weight": torch.zeros(2, 2)}, tmp_path / "adapter_model.safetensors")
+    assert "holds an adapter (LoRA), not a model" in refusal(path=str(tmp_path))
+    (tmp_path / "config.json").unlink()
+    assert "holds an adapter (LoRA), not a model" in refusal(path=str(tmp_path))
+
+
+def test_weights_with_adapters_in_them_are_refused(tmp_path):
+    tensors = whole_model("llama", tmp_path)
+    wrapped = {name.replace("q_proj.weight", "q_proj.base_layer.weight"): x for name, x in tensors.items()}
+    wrapped["model.layers.0.self_attn.q_proj.lora_A.default.weight"] = torch.zeros(2, 32)
+    save_file(wrapped, tmp_path / "model.safetensors")
+    assert "q_proj" in (message := refusal(path=str(tmp_path))) and "lacks 2" in message
+
+
+def test_fewer_learned_positions_than_one_step_has():
+    body = made("gpt2", context=1)
+    with pytest.raises(UserError, match="learned positions for 64: choose a model with more of them or with rotary ones"):
+        body.make_cache(1, 65)
+
+
+def test_a_quantized_model_is_refused(tmp_path):
+    saved("llama", tmp_path)
+    told = json.loads((tmp_path / "config.json").read_text())
+    quantized = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (tmp_path / "config.json").write_text(json.dumps(told | {"quantization_config": quantized}))
+    assert "quantized" in refusal(path=str(tmp_path))
+
+
+def test_transformers_is_never_told_to_trust_code():
+    """Nor by a setting: the keyword is False wherever it is given."""
+    import ast
+    import inspect
+
+    from tokenworld.backbones import language_model, pretrained
+
+    seen = []
+    for module in (language_model, pretrained):
+        for node in ast.walk(ast.parse(inspect.getsource(module))):
+            if isinstance(node, ast.keyword) and node.arg == "trust_remote_code":
+                seen.append(ast.unparse(node.value))
+    assert len(seen) >= 3 and set(seen) == {"False"}
+    assert "unknown key backbone.config.trust_remote_code" in refusal(config=dict(model_type="gpt2", trust_remote_code=True))
 
 
 # --------------------------------------------------------------------------------------------------------------- recipes

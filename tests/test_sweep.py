@@ -1,6 +1,7 @@
 """Sweeps: the grid, what is refused before anything is created, resuming after kills, failures, tables."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from tokenworld import cli, sweep
+from tokenworld import cli, files, sweep
 from tokenworld.evaluation.comparison import compare, markdown
 
 DEBUG = ["overlay=debug", "device=cpu"]
@@ -256,6 +257,107 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
     for seed in ("0", "1"):
         summary = json.loads((out / f"Breakout-seed{seed}" / "summary.json").read_text())
         assert row["seeds"][seed] == summary["eval"]["return_mean"] and summary["seed"] == int(seed)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Folders of somebody else, of two sweeps, and on disks that refuse
+
+
+def received(out, runs) -> bytes:
+    out.mkdir()
+    (out / "sweep.json").write_text(json.dumps(runs) if not isinstance(runs, str) else runs)
+    return (out / "sweep.json").read_bytes()
+
+
+SETTINGS = {"seed": "1", "overlay": "debug", "device": "cpu"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../../evil-seed0", "/evil-seed0", "a/b-seed0", "a\\b-seed0", "..", ".", "", "a-seed0\0", "a-seed0\n", "sweep.json"],
+)
+def test_names_of_runs_that_a_sweep_does_not_make_are_refused(tmp_path, capsys, name):
+    before = received(tmp_path / "out", {"runs": {name: SETTINGS}})
+    assert run(tmp_path / "out", "seed=1") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "expected a name like Breakout-seed0" in err
+    assert names(tmp_path) == ["out"] and names(tmp_path / "out") == ["sweep.json"]
+    assert (tmp_path / "out" / "sweep.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        *({"runs": x} for x in ([], None, 1, "x", {"a-seed0": []}, {"a-seed0": None}, {"a-seed0": "seed=0"})),
+        *({"runs": {"a-seed0": {"seed": x}}} for x in (1, True, ["0"], {}, "0\nrm", "\0")),
+        *({"runs": {"a-seed0": {key: "1"}}} for key in ("", "a=b", "seed\n")),
+        *([], {}, 1, None, "{", "[" * 100_000, "\ud800"),
+    ],
+    ids=lambda value: str(value)[:40].encode("ascii", "replace").decode(),
+)
+def test_a_sweep_of_another_form_is_one_sentence(tmp_path, capsys, runs):
+    text = runs if isinstance(runs, str) else json.dumps(runs)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sweep.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+    assert run(tmp_path / "out", "seed=1") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "sweep.json" in err and "restore it from a copy" in err
+    assert names(tmp_path / "out") == ["sweep.json"]
+
+
+@pytest.mark.parametrize(
+    "summary",
+    ["{", "[]", "null", "{}", '{"env_steps": 1}', '{"env_steps": 1, "eval": []}',
+     '{"env_steps": "1", "eval": {"return_mean": null}}',
+     '{"env_steps": 1, "eval": {"return_mean": NaN, "random_return_mean": 1}}',
+     '{"env_steps": 1, "eval": {"return_mean": 1, "random_return_mean": null}}', "\xff"],
+)  # fmt: skip
+def test_a_damaged_summary_is_one_sentence_before_anything_is_trained(fake, capsys, summary):
+    assert run(fake, "seed=1") == 0
+    capsys.readouterr()
+    (fake / "Breakout-seed1" / "summary.json").write_bytes(summary.encode("latin-1"))
+    assert run(fake, "seed=1,2") == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and "Breakout-seed1/summary.json is damaged" in err
+    assert not (fake / "Breakout-seed2").exists()
+
+
+@pytest.mark.parametrize("line", ["[1]", "1", '{"epoch": "2"}', '{"epoch": null}', "{}", "[" * 10_000])
+def test_metrics_of_another_form_count_for_nothing(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(line + "\n")
+    assert sweep.epochs_of(tmp_path) == 0
+
+
+def test_a_second_sweep_in_the_folder_is_refused(fake, capsys):
+    fake.mkdir()
+    with files.locked(fake):
+        assert run(fake, "seed=1") == 2
+    assert "is being written by another process" in capsys.readouterr().err
+    assert run(fake, "seed=1") == 0 and files.LOCK not in names(fake)
+
+
+def test_a_signal_is_passed_on_as_it_is(fake, capsys):
+    begun = fake / "Breakout-seed8.log"
+    with meanwhile(lambda: begun.exists() and "waiting" in begun.read_text(), lambda: os.kill(os.getpid(), signal.SIGTERM)):
+        assert run(fake, "seed=8,1") == 143
+    err = capsys.readouterr().err
+    assert "stopped Breakout-seed8" in err and "stopped; resume with: tokenworld sweep" in err
+    assert not (fake / "Breakout-seed8" / "stopped").exists(), "it was SIGTERM that came, not SIGINT"
+
+
+def test_results_that_cannot_be_written_stop_no_run_and_are_printed(fake, capsys, monkeypatch):
+    replace = os.replace
+
+    def full(source, target, **keywords):
+        if str(target).endswith("results.md"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return replace(source, target, **keywords)
+
+    monkeypatch.setattr(files.os, "replace", full)
+    assert run(fake, "seed=1,2") == 2
+    said = capsys.readouterr()
+    assert "# 2 of 2 runs finished" in said.out and "results.md cannot be written" in said.err.splitlines()[-1]
+    monkeypatch.undo()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ class NearestPatches(nn.Module):
         self.register_buffer("codebook", torch.zeros(vocab_size, self.E, dtype=torch.uint8))
         self.register_buffer("used", torch.zeros((), dtype=torch.int64))  # the codes given so far are 0..used-1
         self.register_buffer("hash_weights", hash_weights(self.E), persistent=False)
+        self.register_load_state_dict_post_hook(_check_used)
 
     @torch.no_grad()
     def encode(self, steps: Steps) -> Codes:
@@ -102,6 +103,11 @@ class NearestPatches(nn.Module):
         rows = patches.reshape(-1, self.E)
         row, inverse, count = distinct(rows.double() @ self.hash_weights)
         return rows[row], inverse, count
+
+
+def _check_used(tokenizer: NearestPatches, _) -> None:
+    used = int(tokenizer.used)
+    check(0 <= used <= tokenizer.V, f"tokenizer.used must lie in 0..{tokenizer.V}", used, "restore the weights from a copy")
 
 
 TINY = dict(patch=5, vocab_size=16)

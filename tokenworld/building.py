@@ -76,7 +76,7 @@ def opened(out: str, keys: dict) -> tuple[Run, dict, dict]:
     cli = cli | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
     phases = (cli["phase"], "evaluate") if "phase" in cli else training.PHASES
     run = built(Path(out), cfg, cli, phases, log=log, saved=saved)
-    _restore(run, saved)
+    restore.put_run(run, saved)
     _read_replay(run, Path(out) / "replay")
     return run, cfg, cli
 
@@ -126,7 +126,7 @@ def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
     saved = restore.load(out)
     state, where = saved.state, out / "checkpoint" / checkpoint.STATE
     run = built(out, cfg, cli, phases, log=_log(out, wall=state["wall"]), saved=saved)
-    _restore(run, saved)
+    restore.put_run(run, saved)
     restore.put_optimizers(run, saved)
     restore.check_ranks(run, state["ranks"], where)
     ranks, same = state["ranks"], len(state["ranks"]) == distributed.world()
@@ -200,12 +200,6 @@ def _restore_rank(run: Run, own: dict) -> None:
     restore.put_global_generators(run, own)
 
 
-def _restore(run: Run, saved: Saved) -> None:
-    saved.put(run.world_model, run.policy)
-    for name in ("epoch", "count", "seconds", "results", "curve"):
-        setattr(run, name, saved.state[name])
-
-
 def _log(out: Path, wall: float = 0.0) -> Log:
     """The run's log; only the first rank writes and speaks."""
     return Log(out, wall=wall) if distributed.rank() == 0 else Log(None, wall=wall, silent=True)
@@ -231,7 +225,7 @@ def built(
     frame, actions = tuple(env.single_observation_space.shape), int(env.single_action_space.n)
     meta = meta_of(cfg, env, seed)
     env.close()
-    loaded = _loaded(cfg, cli, frame, actions) if saved is None else {}
+    loaded = restore.loaded(cfg, cli, frame, actions) if saved is None else {}
     if saved is not None:
         saved.check_sizes(cfg, frame, actions)
     world_model = WorldModel.from_config(cfg, frame=frame, actions=actions)
@@ -275,29 +269,6 @@ def built(
         if saved is None:
             check_trainable(cli["data"], counts, collects="collect" in phases)
     return run
-
-
-def _loaded(cfg: dict, cli: dict, frame: tuple[int, ...], actions: int) -> dict[str, Saved]:
-    """What load.* names, trained and of the sizes that the config says."""
-    found = {key: restore.load(cli[key]) for key in ("load.tokenizer", "load.world_model") if key in cli}
-    for key, saved in found.items():
-        part = "tokenizer" if key == "load.tokenizer" else "dynamics"
-        if saved.state["count"][part] == 0:
-            raise UserError(f"{key}={cli[key]} has an untrained {part}: expected the out= of `train {part}`")
-        try:
-            if part == "dynamics":
-                saved.check_sizes(cfg, frame, actions)
-            else:
-                section = cfg["tokenizer"]
-                saved.tokenizer().outline(lambda section=section: config.build(section, frame_shape=frame), [section])
-        except UserError as error:
-            source, here = config.load(cli[key])[0]["env"]["id"], cfg["env"]["id"]
-            if source == here:
-                raise
-            reason = str(error).removesuffix(f": {restore.MISMATCH}")
-            raise UserError(f"{key}={cli[key]} was trained on {source} and does not fit {here}, which has frames {frame} and"
-                            f" {actions} actions ({reason}): train a new one") from None  # fmt: skip
-    return found
 
 
 def env_of(cfg: dict, num_envs: int, **changes):

@@ -146,6 +146,28 @@ def load(out: Path | str) -> Saved:
     return Saved(_stored(tensors, source), policy, state, shards)
 
 
+def loaded(cfg: dict, cli: dict, frame: tuple[int, ...], actions: int) -> dict[str, Saved]:
+    """What load.* names, which must be trained and of the sizes that the config says. Raises UserError."""
+    found = {key: load(cli[key]) for key in ("load.tokenizer", "load.world_model") if key in cli}
+    for key, saved in found.items():
+        part = "tokenizer" if key == "load.tokenizer" else "dynamics"
+        if saved.state["count"][part] == 0:
+            raise UserError(f"{key}={cli[key]} has an untrained {part}: expected the out= of `train {part}`")
+        if part == "dynamics":
+            saved.check_sizes(cfg, frame, actions)
+        else:
+            section = cfg["tokenizer"]
+            saved.tokenizer().outline(lambda section=section: config.build(section, frame_shape=frame), [section])
+    return found
+
+
+def put_run(run: Run, saved: Saved) -> None:
+    """Weights and counters into a run that `built` made for them."""
+    saved.put(run.world_model, run.policy)
+    for name in ("epoch", "count", "seconds", "results", "curve"):
+        setattr(run, name, saved.state[name])
+
+
 def _stored(tensors: dict[str, Tensor], source: Path, part: str | None = None) -> Stored:
     return Stored(tensors, source, "config.yaml", MISMATCH, DIVERGED, part)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
@@ -22,7 +23,7 @@ KINDS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1",
 LATEST = 7.0  # seconds that are left to finish something
 HARD = 2.0  # seconds after that until the process ends, whatever it does
 
-_handling = 0  # blocks at work that have replaced handlers
+Say = Callable[[str], None]
 
 
 class Stop(KeyboardInterrupt):
@@ -39,35 +40,43 @@ class Request:
     signum = 0
 
 
+class _State:
+    """What handlers and the watching thread share."""
+
+    blocks = 0  # at work that have replaced handlers
+    stopping = 0  # the signal that has raised `Stop`, or 0
+    finishing: tuple[Say, str] | None = None  # of a block that notes signals: how it speaks, and what resumes it
+    pipe: tuple[int, int] | None = None  # through which the thread hears of signals
+
+
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
     """Have the signals that end a process raise `Stop` in the block: for whole commands. Ignored ones stay ignored."""
     kinds = [kind for kind in KINDS if signal.getsignal(kind) is signal.SIG_DFL]
-    with _handled(_stop_at_once, kinds):
+    with _handled(_stop_at_once, kinds), _watched():
         try:
             yield
         finally:
-            _deadline.cancel()
+            _State.stopping = 0
 
 
 @contextlib.contextmanager
-def finishing(say: Callable[[str], None], command: str) -> Iterator[Request]:
+def finishing(say: Say, command: str) -> Iterator[Request]:
     """Note the first signal instead of raising `Stop`: a second one, or `LATEST` seconds (not for Ctrl-C), raises it in the
     block, and the end of the block raises it too. `command` resumes the work."""
-    if _deadline.signum:  # it was swallowed before
-        raise Stop(_deadline.signum)
+    if _State.stopping:  # it was swallowed before
+        raise Stop(_State.stopping)
     request = Request()
 
     def note(signum, frame):
         if request.signum:
             raise Stop(signum)
         request.signum = signum
-        if signum == signal.SIGINT:
+        if signum == signal.SIGINT:  # said by another thread: this one may be in the middle of a line
             _thread.start_new_thread(say, ("stopping: this epoch is finished and saved first; Ctrl-C again stops at once",))
-        else:
-            _deadline.start(signum, say, command)
 
     kinds = [kind for kind in KINDS if signal.getsignal(kind) in (_stop_at_once, signal.default_int_handler)]
+    _State.finishing = (say, command)
     with _handled(note, kinds):
         try:
             yield request
@@ -78,7 +87,7 @@ def finishing(say: Callable[[str], None], command: str) -> Iterator[Request]:
             if not request.signum:
                 raise
         finally:
-            _deadline.cancel()
+            _State.finishing = None
     if request.signum:
         raise Stop(request.signum)
 
@@ -90,49 +99,6 @@ def is_lost_process(error: BaseException | None) -> bool:
     return error is not None
 
 
-def _stop_at_once(signum, frame):
-    _deadline.start(signum, None, "")
-    raise Stop(signum)
-
-
-class _Deadline:
-    """Repeats a signal, and ends the process `HARD` seconds after `LATEST`: Python obeys no signal during one long call of
-    another library, and a bare `except` of another library swallows `Stop`."""
-
-    def __init__(self) -> None:
-        self._over: threading.Event | None = None
-        self.signum = 0  # the signal whose time runs
-
-    def start(self, signum: int, say: Callable[[str], None] | None, command: str) -> None:
-        if self._over is None:
-            self._over, self.signum = threading.Event(), signum
-            # not threading.Thread, whose locks the interrupted code may hold
-            _thread.start_new_thread(self._watch, (self._over, signum, say, command))
-
-    def cancel(self) -> None:
-        if self._over is not None:
-            self._over.set()
-            self._over, self.signum = None, 0
-
-    @staticmethod
-    def _watch(over: threading.Event, signum: int, say: Callable[[str], None] | None, command: str) -> None:
-        name = signal.Signals(signum).name
-        if say is not None:
-            say(f"stopping ({name}): this epoch is finished and saved first if that takes less than {LATEST:g} s")
-        for seconds in (LATEST / 3,) * 3 if say is None else (LATEST,):
-            if over.wait(seconds):
-                return
-            signal.pthread_kill(threading.main_thread().ident, signum)
-        if over.wait(HARD):
-            return
-        if say is not None:
-            say(f"stopped at once ({name}); resume with: {command}")
-        leave(128 + signum)
-
-
-_deadline = _Deadline()
-
-
 def leave(code: int) -> None:
     """End the process now: Python's own way takes seconds when large libraries are loaded."""
     for stream in (sys.stdout, sys.stderr):
@@ -140,6 +106,68 @@ def leave(code: int) -> None:
             stream.flush()
     _end_children()
     os._exit(code)
+
+
+def _stop_at_once(signum, frame):
+    _State.stopping = signum
+    raise Stop(signum)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The thread that ends what obeys no signal: one long call of another library, or a bare `except` that swallows `Stop`
+
+
+@contextlib.contextmanager
+def _watched() -> Iterator[None]:
+    """Have a thread hear of signals, even while Python runs no handler, and end the process in time."""
+    if threading.current_thread() is not threading.main_thread() or os.name != "posix":
+        yield
+        return
+    _State.pipe = read, write = os.pipe()
+    os.set_blocking(write, False)
+    before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    thread = threading.Thread(target=_watch, args=(read, threading.main_thread().ident), daemon=True, name="signals")
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        _State.pipe = None
+        os.close(write)
+        thread.join(1.0)
+        os.close(read)
+
+
+def _watch(pipe: int, main: int) -> None:
+    signum = None
+    while signum is None:
+        told = os.read(pipe, 1)
+        if not told:
+            return
+        kind = told[0]
+        ours = kind in KINDS and kind != signal.SIGINT and getattr(signal.getsignal(kind), "__module__", "") == __name__
+        signum = kind if ours else None
+    name, (say, command) = signal.Signals(signum).name, _State.finishing or (None, "")
+    if say is not None:
+        say(f"stopping ({name}): this epoch is finished and saved first if that takes less than {LATEST:g} s")
+    for seconds in (LATEST / 3,) * 3 if say is None else (LATEST,):
+        if _is_over(pipe, seconds):
+            return
+        signal.pthread_kill(main, signum)
+    if _is_over(pipe, HARD):
+        return
+    if say is not None:
+        say(f"stopped at once ({name}); resume with: {command}")
+    leave(128 + signum)
+
+
+def _is_over(pipe: int, seconds: float) -> bool:
+    """Wait; has the command ended meanwhile?"""
+    end = time.monotonic() + seconds
+    while select.select([pipe], [], [], max(0.0, end - time.monotonic()))[0]:
+        if not os.read(pipe, 1):
+            return True
+    return False
 
 
 def _end_children() -> None:
@@ -150,25 +178,33 @@ def _end_children() -> None:
         child.kill()
 
 
+# ---------------------------------------------------------------------------------------------------------------------
+# Handlers
+
+
 @contextlib.contextmanager
 def _handled(handler: Callable, kinds: Sequence[int]) -> Iterator[None]:
     """`handler` for these signals in the block. Only the main thread can have handlers; nothing is changed in another one."""
-    global _handling
     if threading.current_thread() is not threading.main_thread():
         kinds = ()
     previous = {kind: signal.signal(kind, handler) for kind in kinds}
-    _handling += 1
+    _State.blocks += 1
     try:
         yield
     finally:
-        _handling -= 1
+        _State.blocks -= 1
         for kind, before in previous.items():
             signal.signal(kind, before)
 
 
 def _in_child() -> None:
     """A forked process (of an environment) leaves signals to its parent, which ends it by SIGTERM."""
-    if _handling:
+    if _State.pipe is not None:  # it is the parent's
+        signal.set_wakeup_fd(-1)
+        for end in _State.pipe:
+            os.close(end)
+        _State.pipe = None
+    if _State.blocks:
         for kind in KINDS:  # not SIG_IGN, which programs that it starts would inherit
             signal.signal(kind, signal.SIG_DFL if kind == signal.SIGTERM else lambda *_: None)
 
