@@ -18,7 +18,7 @@ from tokenworld.building import built, device_of, env_of, meta_of, new_run, open
 from tokenworld.data import collection
 from tokenworld.data.describe import describe
 from tokenworld.errors import UserError
-from tokenworld.evaluation import paired, summary
+from tokenworld.evaluation import paired, partial, summary
 from tokenworld.evaluation.report import Report, check_folder, fingerprint, write
 from tokenworld.evaluation.report import figures as report_figures
 from tokenworld.evaluation.simulator import simulator_of
@@ -143,15 +143,16 @@ def evaluate(out: str, keys: dict) -> Report:
     folder = Path(keys.get("out", Path(out) / "evaluation"))
     with files.locked(folder):
         check_folder(folder)
-        report = _measured(out, keys, tier, only)
+        report = _measured(out, keys, tier, only, folder)
         print(report.verdict, flush=True)
         files.rescued(folder, lambda place: write(report, place))
+        partial.remove(folder)
     measured = sum(metric.value is not None for metric in report.metrics)
     Log(None).say(f"{measured} of {len(report.metrics)} numbers measured: {folder}/report.html")
     return report
 
 
-def _measured(out: str, keys: dict, tier: str, only: list[str] | None) -> Report:
+def _measured(out: str, keys: dict, tier: str, only: list[str] | None, folder: Path) -> Report:
     run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "data"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to evaluate: expected a run of `train` or `train dynamics`")
@@ -167,7 +168,7 @@ def _measured(out: str, keys: dict, tier: str, only: list[str] | None) -> Report
     return summary.assess(
         run, frames=frames, budget=60.0 * minutes, seed=seed, data=keys.get("data"), simulator=simulator,
         states=keys.get("states", 200), policies=others if tier == "C" else None,
-        only=only,
+        only=only, folder=folder,
     )  # fmt: skip
 
 

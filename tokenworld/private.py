@@ -7,6 +7,8 @@ its owner and that of its folder must be this user, and nobody else may write to
 from __future__ import annotations
 
 import os
+import re
+import secrets
 import stat
 from pathlib import Path
 
@@ -34,6 +36,26 @@ def file(variable: str, default: str, name: str) -> Path | None:
     except OSError:
         return None
     return path
+
+
+def token(name: str) -> str:
+    """Random, made once for each user and kept where only they can read it. Where nothing can be kept, a new one each time."""
+    made, path = secrets.token_urlsafe(32), file("XDG_STATE_HOME", ".local/state", name)
+    if path is None:
+        return made
+    try:
+        try:
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as opened:
+                opened.write(made)
+        except FileExistsError:
+            found = path.read_text(encoding="ascii")
+            if (os.name != "posix" or path.stat().st_mode & 0o077 == 0) and re.fullmatch(r"[\w-]{43}", found):
+                return found
+            path.unlink()  # others could read it, or it is damaged
+            return token(name)
+    except (OSError, ValueError):
+        pass
+    return made
 
 
 def _base(variable: str, default: str) -> Path | None:

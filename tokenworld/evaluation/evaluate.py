@@ -204,6 +204,16 @@ def fingerprint(steps: Steps) -> int:
     return int.from_bytes(digest.digest()[:5], "big") << 22
 
 
+def fingerprint_of(replay: Replay, frames: bool = True) -> str:
+    """The hash of all steps of a replay, of their frames too."""
+    digest = hashlib.sha256(str(replay.rows).encode())
+    for rows in np.array_split(np.arange(replay.rows), 1 + replay.rows // 1024):
+        if len(rows):
+            digest.update(str(fingerprint(replay.gather(rows[None], frames=False)[0])).encode())
+            digest.update(np.ascontiguousarray(replay.frames(rows).numpy()) if frames else b"")
+    return digest.hexdigest()
+
+
 def held_out_of(data: str, meta: dict) -> Replay:
     """The test episodes of a folder that `collect` wrote, or all where none is one. Raises UserError for another game."""
     found = read_meta(data)

@@ -34,6 +34,7 @@ import torch
 
 from tokenworld import files
 from tokenworld.errors import UserError, first_line
+from tokenworld.evaluation import partial
 from tokenworld.evaluation import rows as state_rows
 from tokenworld.evaluation.page import page
 from tokenworld.evaluation.records import Metric
@@ -93,10 +94,11 @@ def check_folder(folder: Path) -> None:
     UserError for a folder that holds something else."""
     unfinished = list(folder.glob(f"{files.TEMPORARY}*-report.json"))
     if not (folder / "report.json").is_file():
-        others = [path for path in folder.iterdir() if not (unfinished and path.name in ("states.npz", "report.html"))]
+        others = [path for path in folder.iterdir() if not (unfinished and path.name in ("states.npz", "report.html"))
+                  and path.name != partial.NAME]  # fmt: skip
         if not all(files.is_own(path) for path in others):
             raise UserError(f"{folder} holds something else than a report, nothing is overwritten: choose another out=DIR")
-        for path in set(folder.iterdir()) - set(others):
+        for path in set(folder.iterdir()) - {*others, folder / partial.NAME}:
             path.unlink()
     files.remove_unfinished(folder)
 

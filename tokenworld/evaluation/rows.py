@@ -7,6 +7,7 @@ archive's own sizes are added up before anything is expanded, and each array mus
 from __future__ import annotations
 
 import io
+import math
 import struct
 import tokenize
 import zipfile
@@ -60,17 +61,23 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
         members = archive.infolist()
         if len(members) > MEMBERS or sum(member.file_size for member in members) > LEAST + RATIO * size:
             raise ValueError(f"its {len(members)} members would expand to more than a report has")
-        return {member.filename.removesuffix(".npy"): _array(archive.read(member), member.filename) for member in members}
+        arrays = {member.filename.removesuffix(".npy"): array_of(archive.read(member)) for member in members}
+    for name, x in arrays.items():
+        if x.ndim != 1 or len(x) > ROWS:
+            raise ValueError(f"{name} has shape {x.shape}, expected one number for each row, at most {ROWS:,}")
+    return arrays
 
 
-def _array(content: bytes, name: str) -> np.ndarray:
+def array_of(content: bytes, kinds: str = "fiu") -> np.ndarray:
+    """The array of a member of an npz file, its type of these kinds. Raises an exception of `DAMAGE`."""
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-    shape, _, dtype = header(stream, max_header_size=HEADER)
-    left = len(content) - stream.tell()
-    if dtype.hasobject or dtype.kind not in "fiu" or len(shape) != 1 or not 0 <= shape[0] <= ROWS:
-        raise ValueError(f"{name} has type {dtype} and shape {shape}, expected one number for each row, at most {ROWS:,}")
-    if shape[0] * dtype.itemsize != left:
-        raise ValueError(f"{name} announces {shape[0]} numbers and has {left} bytes")
-    return np.frombuffer(content, dtype, shape[0], stream.tell()).astype(dtype.newbyteorder("="))
+    shape, is_fortran, dtype = header(stream, max_header_size=HEADER)
+    count, left = math.prod(shape), len(content) - stream.tell()
+    if dtype.hasobject or dtype.kind not in kinds or not all(0 <= n <= left for n in shape):
+        raise ValueError(f"an array has type {dtype} and shape {shape}, expected one number for each row")
+    if count * dtype.itemsize != left:
+        raise ValueError(f"an array announces {count} numbers and has {left} bytes")
+    flat = np.frombuffer(content, dtype, count, stream.tell()).astype(dtype.newbyteorder("="))
+    return flat.reshape(shape, order="F" if is_fortran else "C")

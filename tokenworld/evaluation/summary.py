@@ -9,6 +9,8 @@ import difflib
 import json
 import math
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,12 +22,14 @@ from tokenworld.errors import UserError
 from tokenworld.evaluation import codelength
 from tokenworld.evaluation.agent_probe import support_of
 from tokenworld.evaluation.dynamics import dynamics_metrics
-from tokenworld.evaluation.evaluate import held_out_of, tier_a, tier_b, tier_c
+from tokenworld.evaluation.evaluate import fingerprint_of, held_out_of, tier_a, tier_b, tier_c
 from tokenworld.evaluation.explained import EXPLAINED
 from tokenworld.evaluation.findings import findings, verdict
 from tokenworld.evaluation.measured import absent
+from tokenworld.evaluation.partial import kept, key_of
 from tokenworld.evaluation.records import Metric
 from tokenworld.evaluation.report import Report, provenance
+from tokenworld.evaluation.report import fingerprint as weights_of
 from tokenworld.evaluation.returns import scored
 from tokenworld.evaluation.tokens import codebook_usage, events, kmeans_baseline, perplexity, psnr
 from tokenworld.imagination import Actor
@@ -103,32 +107,49 @@ def code_counts(run) -> codelength.CodeCounts:
 
 def assess(
     run, *, frames: int, budget: float, seed: int = 0, data: str | None = None, simulator=None, states: int = 200,
-    policies: dict[str, Any] | None = None, only: list[str] | None = None,
+    policies: dict[str, Any] | None = None, only: list[str] | None = None, folder: Path | None = None,
 ) -> Report:  # fmt: skip
     """The evaluation of a run's world model on its held-out episodes, or on those of the folder `data` (tier A), and at
     `states` states of a `simulator` (tier B), if one is given, and on what policies earn (tier C), if `policies` is a dict
     (of further ones, by name).
 
     frames: about so many held-out frames · budget: seconds; a tier leaves to the next what it does not use. `only`: the
-    ids that are reported. Raises UserError where there is nothing to measure on.
+    ids that are reported. folder: of the report, where finished tiers are kept until it is written (see `partial.py`). Raises
+    UserError where there is nothing to measure on.
     """
     held_out = run.held_out if data is None else held_out_of(data, run.meta)
     counts = code_counts(run) if run.replay.steps else None
     policy = run.policy if run.count["policy"] else None
     end, each = time.monotonic() + budget, budget / (1 + (simulator is not None) + (policies is not None))
-    metrics, pictures, state = tier_a(
+    origin = provenance(run)
+    key = None if folder is None else key_of(
+        run=origin, data=fingerprint_of(held_out), train=fingerprint_of(run.replay, frames=False), frames=frames, seed=seed,
+        budget=budget, states=states, env=run.config["env"], policy=policy and weights_of(policy), simulator=bool(simulator),
+        policies=policies and {name: weights_of(each) for name, each in policies.items()}, tiers=policies is not None,
+    )  # fmt: skip
+
+    def measured(tier: str, measure: Callable[[], tuple]) -> tuple:
+        nonlocal end
+        began = time.monotonic()
+        found, seconds = kept(folder, key, tier, measure)
+        end -= seconds - (time.monotonic() - began)  # the tiers after it have as much time as they had before
+        return found
+
+    metrics, pictures, state = measured("A", lambda: tier_a(
         run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=each, seed=seed
-    )
+    ))  # fmt: skip
     if simulator is not None:
         left = end - time.monotonic() - each * (policies is not None)
         names = run.meta.get("action_meanings") or ()
-        more, drawn = tier_b(
+        more, drawn = measured("B", lambda: tier_b(
             run.world_model, simulator, states=states, budget=left, seed=seed, names=names, policy=policy, support=_support(run)
-        )
+        ))  # fmt: skip
         metrics, pictures = metrics + more, pictures | drawn
     if policies is not None:
         left = end - time.monotonic()
-        more, drawn = tier_c(run.world_model, policy, run.make_env, simulator, others=policies, budget=left, seed=seed)
+        more, drawn = measured("C", lambda: tier_c(
+            run.world_model, policy, run.make_env, simulator, others=policies, budget=left, seed=seed
+        ))  # fmt: skip
         metrics, pictures = metrics + more, pictures | drawn
     if only is not None:
         metrics = _chosen(metrics, only)
@@ -138,7 +159,7 @@ def assess(
         metrics=metrics,
         findings=found,
         verdict=verdict(metrics, found),
-        provenance=provenance(run) | {"data": source, "seed": seed, "frames": frames},
+        provenance=origin | {"data": source, "seed": seed, "frames": frames},
         capabilities={"A": "held-out episodes", "B": _branched(simulator),
                       "C": "policies that play" if policies is not None else None},
         pictures=pictures,

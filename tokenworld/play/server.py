@@ -220,24 +220,8 @@ def _packed(told: dict, *parts: bytes) -> bytes:
 
 
 def remembered_token() -> str:
-    """Random, made once for each user and kept where only they can read it: a page that is open when the server ends finds the
-    next one. Where nothing can be kept, a new one each time."""
-    token, path = secrets.token_urlsafe(32), private.file("XDG_STATE_HOME", ".local/state", "play.token")
-    if path is None:
-        return token
-    try:
-        try:
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-                file.write(token)
-        except FileExistsError:
-            found = path.read_text(encoding="ascii")
-            if (os.name != "posix" or path.stat().st_mode & 0o077 == 0) and re.fullmatch(r"[\w-]{43}", found):
-                return found
-            path.unlink()  # others could read it, or it is damaged
-            return remembered_token()
-    except (OSError, ValueError):
-        pass
-    return token
+    """A page that is open when the server ends finds the next one by it."""
+    return private.token("play.token")
 
 
 def check(port: int) -> None:
