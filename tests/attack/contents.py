@@ -24,6 +24,7 @@ from tokenworld.errors import UserError
 # Keys that are left out: times, and where a shard ends, as the order of a record's metadata and so its size is random.
 LEFT_OUT = {"seconds", "wall", "wall_seconds", "time", "offset"}
 UNFINISHED = re.compile(r"(^\.tmp-|\.tmp$|\.tmp\.|\.new$|\.old$|\.unfinished|\.partial)")
+ASIDE = re.compile(r"^unfinished-\d+$")  # what a training without a finished epoch is moved to when it starts over
 IGNORED = {".lock"}
 ARRAYS = ("obs", "action", "reward", "terminated", "truncated")  # of an episode
 
@@ -32,13 +33,15 @@ def files_of(folder: Path) -> Iterator[tuple[str, Path]]:
     """Relative name and path of each file that is finished, by its name and those of its folders."""
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.is_file() and path.name not in IGNORED and not any(map(UNFINISHED.search, Path(name).parts)):
+        is_passing = any(UNFINISHED.search(part) or ASIDE.search(part) for part in Path(name).parts)
+        if path.is_file() and path.name not in IGNORED and not is_passing:
             yield name, path
 
 
 def leftovers(folder: Path) -> list[str]:
     """Files and folders below `folder` whose names say that they are unfinished."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if UNFINISHED.search(path.name))
+    found = [path.relative_to(folder) for path in folder.rglob("*") if UNFINISHED.search(path.name)]
+    return sorted(str(path) for path in found if not any(map(ASIDE.search, path.parts)))
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -94,7 +97,7 @@ def fingerprint(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, path in files_of(folder):
         if path.name == "meta.json":
-            found[str(Path(name).parent / "episodes")] = list(_episodes(path.parent))
+            found[str(Path(name).parent / "episodes")] = episodes(path.parent)
         if path.suffix in (".html", ".bin", ".log") or path.name in ("results.json", "results.md", "manifest.json"):
             continue  # with times, or read as something else
         found[name] = _content(path)
@@ -114,12 +117,16 @@ def _content(path: Path) -> Any:
     return _hash(path.read_bytes())
 
 
-def _episodes(folder: Path) -> Iterator[str]:
+def episodes(folder: Path) -> list[str]:
+    """A checksum of each episode of a data set that can be read; none if there is no data set."""
+    if not (folder / "meta.json").is_file():
+        return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for episode in read_episodes(folder):
-            arrays = [np.ascontiguousarray(getattr(episode, name)) for name in ARRAYS]
-            yield _hash(b"".join(array.tobytes() for array in arrays) + f"{episode.split} {episode.seed}".encode())
+        return [
+            _hash(b"".join(getattr(each, name).tobytes() for name in ARRAYS) + f"{each.split} {each.seed}".encode())
+            for each in read_episodes(folder)
+        ]
 
 
 def _plain(x: Any) -> Any:

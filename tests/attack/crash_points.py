@@ -21,7 +21,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from contents import broken, differences, epoch_of, fingerprint, leftovers, snapshot
+from contents import broken, differences, episodes, epoch_of, fingerprint, leftovers, snapshot
 from disk import ERRORS, Call, Plan, choose, missing, read_log
 from server import Outcome, Processes, Server, Signal
 
@@ -40,6 +40,12 @@ class Scenario:
     base: tuple[str, ...] = ()
     again: list[list[str]] = field(default_factory=list)  # what goes on, besides the same command
     is_timed: bool = False  # its result is a measurement of time: not compared
+    is_shared: bool = False  # its folder is not its own: an unfinished file there may be of a process at work
+
+    @property
+    def is_collection(self) -> bool:
+        """Does it collect? It keeps what it has and collects the rest, so its result is another one than without a kill."""
+        return self.argv[0] == "collect"
 
     @property
     def is_training(self) -> bool:
@@ -56,10 +62,11 @@ SCENARIOS = {
         Scenario("evaluate", "evaluate run frames=60 budget=5 out=ev".split(), "ev", ("run",)),
         Scenario("replace", "evaluate run frames=60 budget=5".split(), "run/evaluation", ("run",)),
         Scenario("export", "export run out=model".split(), "model", ("run",)),
-        Scenario("dream", "dream run steps=5 out=pictures/dream.gif".split(), "pictures", ("run",)),
+        Scenario("dream", "dream run steps=5 out=pictures/dream.gif".split(), "pictures", ("run",), is_shared=True),
         Scenario("tokenizer", "train tokenizer overlay=debug data=data out=tok".split(), "tok", ("data",)),
         Scenario("sweep", "sweep overlay=debug train.collect.held_out=3 out=sweep".split(), "sweep", ("sweep",)),
-        Scenario("bench", "bench tokenizer overlay=debug repeats=1 --json b/bench.json".split(), "b", is_timed=True),
+        Scenario("bench", "bench tokenizer overlay=debug repeats=1 --json b/bench.json".split(), "b", is_timed=True,
+                 is_shared=True),
     )
 }
 BASES = {  # name -> the folder that it becomes, and the commands that make it
@@ -156,16 +163,27 @@ class Bench:
         noted = scenario.is_training and not scenario.base and (where / "run" / "replay").is_dir()
         if noted:  # a folder of a user's may hold other files
             (where / "run" / "replay" / NOTE).write_text("not tokenworld's", encoding="utf-8")
+        collected = episodes(where / "data") if scenario.is_collection else []
         if outcome.code:
             faults += self.go_on(scenario, where, done)
         if noted and not list(where.rglob(NOTE)):
             faults.append("a file in replay/ that is not tokenworld's was deleted")
         for note in where.rglob(NOTE):
             note.unlink()
-        if not any(fault.startswith("cannot go on") for fault in faults) and not scenario.is_timed:
-            faults += differences(self.references[scenario.name], fingerprint(where / scenario.out))
-        faults += [f"left over at the end: {name}" for name in leftovers(where)]
+        if not any(fault.startswith("cannot go on") for fault in faults):
+            if scenario.is_collection:
+                faults += self.incomplete(where, collected)
+            elif not scenario.is_timed:
+                faults += differences(self.references[scenario.name], fingerprint(where / scenario.out))
+        faults += [f"left over at the end: {name}" for name in leftovers(where) if not scenario.is_shared]
         return faults
+
+    def incomplete(self, where: Path, collected: list[str]) -> list[str]:
+        """What a collection lacks: what it held before it went on, and what `data info` says of it."""
+        now = episodes(where / "data")
+        faults = [] if now[: len(collected)] == collected else [f"{len(collected)} episodes were there, they are not first now"]
+        told = self.server.run(["data", "info", "data"], where)
+        return faults + ([] if told.code == 0 and "intact" in told.stdout else [f"data info says: {told.stdout[-300:]}"])
 
     def go_on(self, scenario: Scenario, where: Path, done: int) -> list[str]:
         """Run the same command again, or what else goes on; the first that ends well decides."""
