@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from tokenworld import Agent, DreamEnv, WorldModel, building, cli, config, dream_env, origins
+from tokenworld import Agent, DreamEnv, WorldModel, building, cli, config, dream_env, origins, sweep
 from tokenworld.errors import UserError
 
 PAYLOAD = "import pathlib\npathlib.Path('executed').touch()\n"
@@ -189,3 +189,20 @@ def test_the_current_folder_is_searched_last_and_only_for_what_was_named(tmp_pat
 def test_names_of_a_shipped_recipe_lead_nowhere():
     for recipe in config.recipes():
         assert list(origins.names(config.compose([f"recipe={recipe}"])[0])) == []
+
+
+@pytest.mark.parametrize("flag, has_config, id, expected", [
+    (False, False, "MinAtar/Breakout-v1", False), (True, False, "MinAtar/Breakout-v1", True),
+    (False, True, "MinAtar/Breakout-v1", False), (False, True, "mine:X-v0", True), (False, False, "mine:X-v0", False),
+])  # fmt: skip
+def test_runs_of_a_sweep_get_the_flag_where_they_need_it(tmp_path, monkeypatch, flag, has_config, id, expected):
+    started = []
+    monkeypatch.setattr(sweep.subprocess, "Popen", lambda words, **_: started.append(words))
+    cfg, keys = config.compose([f"env.id={id}"])
+    member = sweep.Member(tmp_path / "run", {"seed": "0"}, cfg, keys)
+    if has_config:
+        member.out.mkdir()
+        config.save(member.out / "config.yaml", cfg, keys)
+    with origins.command_line(["sweep", *([origins.FLAG] if flag else [])]):
+        sweep._started(member, 0, 1)
+    assert (origins.FLAG in started[0]) == expected and ("--resume" in started[0]) == has_config

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from tokenworld import config, files, signals
+from tokenworld import config, files, origins, signals
 from tokenworld.errors import UserError
 from tokenworld.evaluation.comparison import compare, markdown
 from tokenworld.log import Log
@@ -184,7 +184,7 @@ def sweep(out: Path, members: Sequence[Member], jobs: int, words: Sequence[str])
 def _sweep(out: Path, members: Sequence[Member], jobs: int, words: Sequence[str]) -> int:
     files.remove_unfinished(out)
     files.write(out / "sweep.json", json.dumps({"runs": {m.name: m.settings for m in members}}, indent=1) + "\n")
-    log, again = Log(None), f"tokenworld sweep {shlex.join(words)}"
+    log, again = Log(None), f"tokenworld sweep {shlex.join([*words, *_trust()])}"
     log.say(f"{out}: {len(members)} runs, {sum(m.finished for m in members)} of them finished, {jobs} at once")
 
     def ended(failed: dict[str, int]) -> None:
@@ -277,9 +277,9 @@ def _started(member: Member, place: int, jobs: int) -> subprocess.Popen | None:
         except BlockingIOError:
             return None
         if (member.out / "config.yaml").is_file():  # it is what the command line says, which its user vouches for
-            words = ["--resume", str(member.out), "--trust-remote-code"]
+            words = ["--resume", str(member.out), *_trust(any(origins.names(member.cfg)))]
         else:
-            words = [*words_of(member.settings), f"out={member.out}"]
+            words = [*words_of(member.settings), f"out={member.out}", *_trust()]
         return subprocess.Popen(
             [*TRAIN, *words],
             stdin=subprocess.DEVNULL,
@@ -288,6 +288,11 @@ def _started(member: Member, place: int, jobs: int) -> subprocess.Popen | None:
             env=environment(place, jobs, member.cli.get("device", "auto")),
             start_new_session=True,  # a terminal's Ctrl-C reaches the sweep alone, which passes on exactly one
         )
+
+
+def _trust(is_needed: bool = False) -> list[str]:
+    """The flag that vouches for folders, if this sweep's own command had it, or a run of it needs it."""
+    return [origins.FLAG] if is_needed or origins.is_vouched() else []
 
 
 def environment(place: int, jobs: int, device: str) -> dict[str, str]:
