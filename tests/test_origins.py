@@ -196,13 +196,13 @@ def test_names_of_a_shipped_recipe_lead_nowhere():
     (False, True, "MinAtar/Breakout-v1", False), (False, True, "mine:X-v0", True), (False, False, "mine:X-v0", False),
 ])  # fmt: skip
 def test_runs_of_a_sweep_get_the_flag_where_they_need_it(tmp_path, monkeypatch, flag, has_config, id, expected):
-    started = []
-    monkeypatch.setattr(sweep.subprocess, "Popen", lambda words, **_: started.append(words))
     cfg, keys = config.compose([f"env.id={id}"])
     member = sweep.Member(tmp_path / "run", {"seed": "0"}, cfg, keys)
     if has_config:
         member.out.mkdir()
         config.save(member.out / "config.yaml", cfg, keys)
+    started = []
+    monkeypatch.setattr(sweep.subprocess, "Popen", lambda words, **_: started.append(words))
     with origins.command_line(["sweep", *([origins.FLAG] if flag else [])]):
         sweep._started(member, 0, 1)
     assert (origins.FLAG in started[0]) == expected and ("--resume" in started[0]) == has_config
