@@ -270,6 +270,21 @@ def test_a_config_that_somebody_edited_is_read_right_or_refused(here, capsys, li
     assert "config.yaml" in refused(capsys, "score run episodes=1")
 
 
+def test_a_line_too_much_or_too_little_is_refused_or_read(here):
+    """At each place of a config, and whatever it is: never another error than one sentence."""
+    lines = (here / "run" / "config.yaml").read_text().splitlines()
+    changed = [[*lines[:i], line, *lines[i:]] for i in range(len(lines)) for line in ("null: 1", "  id:", "    null: 1", "- x")]
+    refused = 0
+    for text in changed + [lines[:i] + lines[i + 1 :] for i in range(len(lines))]:
+        (here / "x.yaml").write_text("\n".join(text))
+        try:
+            cfg, _ = config.load(here / "x.yaml")
+            config.check(cfg)
+        except UserError:
+            refused += 1
+    assert refused > len(changed) / 2
+
+
 @pytest.mark.parametrize("value", [".nan", "1.0e+400", "2026-11-26", "!!binary aGk=", "1" * 60, "[" * 40 + "]" * 40, "{1: 2}"])
 def test_values_that_no_config_has_are_refused(here, capsys, value):
     text = (here / "run" / "config.yaml").read_text()

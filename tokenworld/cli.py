@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 import select
 import signal
 import sys
@@ -63,7 +64,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, UserError):
-        return str(error)
+        # a damaged file may hold values without end
+        return re.sub(r"\S{250,}", lambda found: f"{found[0][:100]}...{found[0][-50:]}", str(error))
     if signals.is_lost_process(error):
         return "a process that this command had started has ended (out of memory, or killed): run the same command again"
     return files.explain(error)

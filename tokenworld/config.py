@@ -254,6 +254,8 @@ def check(cfg: dict) -> None:
             raise UserError(_unknown(cfg, key, "", [*PARTS, "train", *CLI_KEYS]))
     for name in PARTS:
         check_section(cfg, name)
+    if not isinstance(cfg["env"].get("id"), str) or not cfg["env"]["id"]:
+        raise UserError(f"env.id must name an environment, got {cfg['env'].get('id')!r}: write for example env.id=CartPole-v1")
     train = cfg.get("train")
     if not isinstance(train, dict):
         raise UserError(f"the recipe needs a section train with the phases {', '.join(PHASES)}, got {train!r}")
@@ -279,9 +281,9 @@ def check_values(config: Any, source: Any, depth: int = 0) -> int:
     if depth > DEEPEST:
         raise UserError(f"{source} is nested more than {DEEPEST} deep: expected sections with keys and values")
     if isinstance(config, dict):
-        wrong = next((key for key in config if not isinstance(key, str)), None)
-        if wrong is not None:
-            raise UserError(f"{source} has the key {wrong!r}: expected words as keys")
+        wrong = [key for key in config if not isinstance(key, str)]
+        if wrong:
+            raise UserError(f"{source} has the key {wrong[0]!r}: expected words as keys")
         config = list(config.values())
     if isinstance(config, (list, tuple)):
         count = 1
