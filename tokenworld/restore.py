@@ -153,11 +153,19 @@ def loaded(cfg: dict, cli: dict, frame: tuple[int, ...], actions: int) -> dict[s
         part = "tokenizer" if key == "load.tokenizer" else "dynamics"
         if saved.state["count"][part] == 0:
             raise UserError(f"{key}={cli[key]} has an untrained {part}: expected the out= of `train {part}`")
-        if part == "dynamics":
-            saved.check_sizes(cfg, frame, actions)
-        else:
-            section = cfg["tokenizer"]
-            saved.tokenizer().outline(lambda section=section: config.build(section, frame_shape=frame), [section])
+        try:
+            if part == "dynamics":
+                saved.check_sizes(cfg, frame, actions)
+            else:
+                section = cfg["tokenizer"]
+                saved.tokenizer().outline(lambda section=section: config.build(section, frame_shape=frame), [section])
+        except UserError as error:
+            source, here = config.load(cli[key])[0]["env"]["id"], cfg["env"]["id"]
+            if source == here:
+                raise
+            reason = str(error).removesuffix(f": {MISMATCH}")
+            raise UserError(f"{key}={cli[key]} was trained on {source} and does not fit {here}, which has frames {frame} and"
+                            f" {actions} actions ({reason}): train a new one") from None  # fmt: skip
     return found
 
 
