@@ -183,7 +183,8 @@ class Bench:
         now = episodes(where / "data")
         faults = [] if now[: len(collected)] == collected else [f"{len(collected)} episodes were there, they are not first now"]
         told = self.server.run(["data", "info", "data"], where)
-        return faults + ([] if told.code == 0 and "intact" in told.stdout else [f"data info says: {told.stdout[-300:]}"])
+        is_intact = told.code == 0 and told.stdout.rstrip().endswith("intact")
+        return faults + ([] if is_intact else [f"data info says: {told.stdout[-300:]}"])
 
     def go_on(self, scenario: Scenario, where: Path, done: int) -> list[str]:
         """Run the same command again, or what else goes on; the first that ends well decides."""
