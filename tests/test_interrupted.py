@@ -463,7 +463,7 @@ def test_an_evaluation_that_cannot_be_written_is_said_and_kept(tmp_path, monkeyp
     said = capsys.readouterr()
     assert said.out == verdict and said.err.count("\n") == 1 and "the result was saved as " in said.err
     report.read(Path(said.err.strip().rpartition("saved as ")[2]))
-    after = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}  # .partial: the same command is short now
+    after = {path.name: path.read_bytes() for path in out.iterdir() if path.is_file()}
     assert after.keys() == before.keys() and after["report.json"] == before["report.json"]
 
 
