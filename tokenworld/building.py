@@ -278,7 +278,7 @@ def env_of(cfg: dict, num_envs: int, **changes):
 def meta_of(cfg: dict, env, seed: int) -> dict:
     """What a folder of episodes says of itself."""
     return make_meta(
-        env_id=cfg["env"]["id"],
+        env_id=cfg["env"].get("id", cfg["env"]["_target_"]),
         frame_shape=env.single_observation_space.shape,
         action_count=env.single_action_space.n,
         action_meanings=meanings_of(env.metadata, int(env.single_action_space.n)),

@@ -254,7 +254,8 @@ def check(cfg: dict) -> None:
             raise UserError(_unknown(cfg, key, "", [*PARTS, "train", *CLI_KEYS]))
     for name in PARTS:
         check_section(cfg, name)
-    if not isinstance(cfg["env"].get("id"), str) or not cfg["env"]["id"]:
+    own = cfg["env"]["_target_"].startswith("tokenworld.")  # what a plug-in makes need not have an id
+    if own and (not isinstance(cfg["env"].get("id"), str) or not cfg["env"]["id"]):
         raise UserError(f"env.id must name an environment, got {cfg['env'].get('id')!r}: write for example env.id=CartPole-v1")
     train = cfg.get("train")
     if not isinstance(train, dict):

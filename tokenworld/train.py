@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld import distributed, origins, signals
+from tokenworld import distributed, files, origins, signals
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode
 from tokenworld.errors import UserError
@@ -471,6 +471,7 @@ def assess(run: Run, last: bool, frames: int) -> None:
     found = summary.assess(run, frames=frames, budget=max(1.0, budget))
     report(run, "quality", (), **{metric.id: metric.value for metric in found.metrics})
     if last:
+        files.remove_unfinished(run.out / "evaluation")  # of an earlier process that was killed here
         write(found, run.out / "evaluation")
         run.log.say(found.verdict)
     run.seconds["assess"] = run.seconds.get("assess", 0.0) + time.monotonic() - began
