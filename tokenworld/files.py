@@ -111,7 +111,8 @@ def sync(path: Path) -> None:
 
 def remove_unfinished(folder: Path) -> None:
     """Delete the unfinished files and folders that killed processes left in `folder`. Only while its lock is held."""
-    for path in [path for path in Path(folder).iterdir() if _is_unfinished(path)]:
+    folder = Path(folder)
+    for path in [path for path in folder.iterdir() if _is_unfinished(path)] if folder.is_dir() else ():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
