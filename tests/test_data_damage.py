@@ -500,3 +500,11 @@ def test_numbers_go_on_behind_a_damaged_record(tmp_path):
         writer.append(episode(3, 9))
     info = describe(tmp_path)
     assert info["corrupt"] == 1 and info["problems"] == []
+
+
+def test_what_a_data_set_does_not_say_is_unknown(tmp_path):
+    """Its seed and the names of its actions may be left out: nothing needs them."""
+    meta = make_meta(env_id="X-v0", frame_shape=(1, 2, 2), action_count=2)
+    for key in ("seed", "action_meanings"):
+        (tmp_path / "meta.json").write_text(json.dumps({name: value for name, value in meta.items() if name != key}))
+        assert describe(tmp_path)[key] is None

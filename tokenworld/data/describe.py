@@ -32,7 +32,7 @@ def describe(directory: str | Path) -> dict[str, Any]:
     held = {name: entry["steps"] for name, entry in splits.items()}
     return {
         "directory": str(directory),
-        **{key: meta[key] for key in ("env_id", "frame_shape", "action_count", "action_meanings", "seed", "preprocessing")},
+        **{key: meta.get(key) for key in ("env_id", "frame_shape", "action_count", "action_meanings", "seed", "preprocessing")},
         "episodes": episodes,
         "steps": sum(held.values()),
         "splits": splits,
