@@ -237,12 +237,12 @@ def filling(folder: Path | str, names: Sequence[str], last: str) -> Iterator[Pat
                     sync(folder)
                 os.replace(path, folder / path.name)
             sync(folder)
-            stage.rmdir()
         except BaseException:
             for name in names:
                 (folder / name).unlink(missing_ok=True)
             shutil.rmtree(stage, ignore_errors=True)
             raise
+        shutil.rmtree(stage, ignore_errors=True)  # the folder is complete: nothing of it is deleted for a stage that stays
 
 
 _held: set[TextIO] = set()  # open files of the locks of this process
