@@ -210,7 +210,7 @@ def unnoticed(one: Case, what: str, done: Outcome) -> str:
         return "weights that are not finite went unnoticed"
     if checksum == "record" and one.command.startswith("data info") and done.stdout.rstrip().endswith("intact"):
         is_lost = one.kind == "data shard" and what.endswith((": lost", ": doubled"))
-        if not one.is_right or is_lost or re.search(r"action holds|reward holds (nan|inf)", what):
+        if not one.is_right and what != "emptied" or is_lost or re.search(r"action holds|reward holds (nan|inf)", what):
             return "called intact"
     return ""
 
