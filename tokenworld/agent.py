@@ -71,7 +71,7 @@ class Agent:
             return hub.push(Path(folder) / "model", repo, private=private, token=token)
 
     def reset(self, seed: int | None = None) -> None:
-        """Forget the episode; with a seed also begin its random choices anew. Raises UserError for what is no seed."""
+        """Forget the episode; with a seed, restart its random choices. Raises UserError for what is no seed."""
         if seed is not None:
             self._generator = torch.Generator(self.device).manual_seed(arguments.seed(seed))
         self._actor = Actor(self.world_model, self.policy, generator=self._generator, temperature=self.temperature)
