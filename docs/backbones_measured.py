@@ -24,9 +24,10 @@ import torch
 
 from tokenworld import commands, config
 from tokenworld.building import built, with_loaded_sections
+from tokenworld.errors import UserError
 from tokenworld.evaluation import codelength
 from tokenworld.evaluation.summary import code_counts
-from tokenworld.interfaces import Codes, UserError
+from tokenworld.interfaces import Codes
 from tokenworld.log import Log
 
 ALPHABET = 128  # bytes; the rare others are left out
