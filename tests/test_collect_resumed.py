@@ -103,10 +103,37 @@ def test_a_killed_process_leaves_what_the_same_command_continues(tmp_path):
         collect(tmp_path / "data")
 
 
+def test_a_finished_collection_is_left_as_it_is(whole, tmp_path, capsys):
+    """Killed as it ended, or the command given twice; and what has been lost of it since is told."""
+    folder = tmp_path / "data"
+    shutil.copytree(whole, folder)
+    (folder / ".lock").touch()
+    before = {path.name: path.read_bytes() for path in whole.iterdir()}
+    assert collect(folder) == {"train": 1200, "test": 1000}
+    assert "collected before, by the same command: 12" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == before
+    shard = folder / "episodes-00000.bin"
+    shard.write_bytes(shard.read_bytes()[:-1000])
+    with pytest.raises(UserError, match="is damaged since .incomplete: "):
+        collect(folder)
+
+
+def test_data_info_says_intact_of_nothing_else(whole, tmp_path, capsys):
+    folder = tmp_path / "data"
+    shutil.copytree(whole, folder)
+    commands.data_info(str(folder))
+    assert capsys.readouterr().out.rstrip().endswith("files, intact")
+    plan = json.loads((folder / "collect.json").read_text())
+    (folder / "collect.json").write_text(json.dumps(plan | {"finished": None}))
+    commands.data_info(str(folder))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert "files, unfinished: " in last and "intact" not in last
+
+
 def test_other_folders_are_refused_and_nothing_is_left_in_them(whole, tmp_path, monkeypatch):
     before = sorted(path.name for path in whole.iterdir())
     with pytest.raises(UserError, match="exists and is not empty, nothing is overwritten"):
-        collect(whole)
+        collect(whole, "seed=1")
     assert sorted(path.name for path in whole.iterdir()) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("x")

@@ -146,6 +146,16 @@ def test_hazards_are_compared_with_how_often_episodes_end():
     assert bins["count"].sum() == 3000 and (bins["low"] <= bins["frequency"]).all()
 
 
+def test_numbers_that_are_not_finite_are_called_invalid():
+    """Of damaged weights, or a training that diverged."""
+    record = scored()
+    hazard = record.hazard.copy()
+    hazard[7] = np.nan
+    found = outcomes.terminations(replace(record, hazard=hazard, terminated=np.arange(len(hazard)) % 500 == 0))
+    assert [(each.value, each.status) for each in found] == [(None, "invalid")] * 3
+    assert all("not finite" in each.reason for each in found)
+
+
 def test_reward_events_may_be_two_steps_off_but_not_in_another_episode():
     record = scored(n=40)
     real, told = np.zeros(40), np.zeros(40)
@@ -187,6 +197,19 @@ def awake_model(decoding: str) -> WorldModel:
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
     return model
+
+
+@pytest.mark.parametrize("part, name", [("decoding", "codes"), ("reward", "rewards"), ("termination", "terminations")])
+def test_a_model_whose_predictions_are_no_numbers_is_refused(part, name):
+    """Finite weights can be so large that sums of them are not: of a damaged file, or a training that diverged."""
+    from conftest import steps_of
+
+    model = awake_model("parallel.Parallel")
+    for parameter in getattr(model, part).parameters():
+        parameter.data.copy_(torch.empty_like(parameter).normal_(std=3e38).clamp_(-3e38, 3e38))
+    codes = Codes(torch.randint(0, 5, (2, 6, 4)))
+    with pytest.raises(UserError, match=f"predicts {name} that are NaN or infinite at .* of 9 held-out steps.*weights are damaged"):
+        probe.score_held_out(model, steps_of(2, 6, first=[(0, 0), (1, 0), (1, 3)]), codes, np.array([[0] * 6, [1] * 3 + [2] * 3]))
 
 
 @pytest.mark.parametrize("decoding", ["autoregressive.Autoregressive", "parallel.Parallel"])

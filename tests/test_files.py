@@ -2,9 +2,11 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -347,11 +349,11 @@ def test_leftovers_are_nothing_and_are_deleted_and_nothing_else_is(tmp_path):
 def test_a_folder_is_filled_whole_or_not_at_all(tmp_path):
     folder, kinds = tmp_path / "model", ("config.json", "weights", "card")
 
-    def fill(fail=None):
+    def fill(fail=None, text=""):
         with files.filling(folder, kinds, last="config.json") as stage:
             stage.mkdir()
             for name in kinds:
-                (stage / name).write_text(name)
+                (stage / name).write_text(name + text)
             if fail is not None:
                 raise fail
 
@@ -365,9 +367,39 @@ def test_a_folder_is_filled_whole_or_not_at_all(tmp_path):
     (folder / "weights").write_text("old")
     fill()
     assert names(folder) == sorted(kinds) and (folder / "weights").read_text() == "weights"
+    # as a kill after the last rename leaves it; the same command finds its own work, another one a folder that is taken
+    (folder / ".tmp-files").mkdir()
+    fill()
+    for fail, text, said in ((None, "2", "is not empty, nothing is overwritten"), (UserError("no"), "", "no")):
+        with pytest.raises(UserError, match=said):
+            fill(fail, text)
+    assert names(folder) == sorted(kinds) and (folder / "weights").read_text() == "weights"
+    (folder / "notes").write_text("mine")
     with pytest.raises(UserError, match="is not empty, nothing is overwritten"):
         fill()
+    (folder / "notes").unlink()
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match="is not empty, nothing is overwritten"):
         fill()
     assert names(folder) == ["card", "weights"], "files of an unknown origin stay"
+
+
+def test_a_complete_folder_stays_where_its_stage_cannot_be_removed(tmp_path, monkeypatch):
+    folder, stays = tmp_path / "model", shutil.rmtree
+    monkeypatch.setattr(shutil, "rmtree", lambda path, ignore_errors=False: None)
+    with files.filling(folder, ("config.json",), last="config.json") as stage:
+        stage.mkdir()
+        (stage / "config.json").write_text("whole")
+    monkeypatch.setattr(shutil, "rmtree", stays)
+    assert (folder / "config.json").read_text() == "whole"
+
+
+def test_an_abandoned_file_goes_when_its_name_is_written_again(tmp_path):
+    """The folder may be others' too: what was written within the last hour, or has another name, stays."""
+    for name in ("old[1].gif", "other.gif"):
+        for number, age in ((1, 2 * files.ABANDONED), (2, 0)):
+            path = tmp_path / f".tmp-{number}-{name}"
+            path.write_text("half")
+            os.utime(path, (time.time() - age,) * 2)
+    files.write(tmp_path / "old[1].gif", "whole")
+    assert names(tmp_path) == [".tmp-1-other.gif", ".tmp-2-old[1].gif", ".tmp-2-other.gif", "old[1].gif"]

@@ -96,13 +96,14 @@ def sweep(out: Path, members: list, jobs: int, words: list[str]) -> int:
 
 def collect(cfg: dict, cli: dict) -> dict[str, Any]:
     """Random play into a folder of episodes: `steps` for training and a fifth as many (at least 1,000) from other seeds to
-    test on. The same command continues a collection that was interrupted."""
+    test on. The same command continues a collection that was interrupted, and leaves a finished one as it is."""
     if "out" not in cli:
         raise UserError("collect writes to a folder, got no out: add out=DIR, for example out=data/breakout")
     out, seed, steps = Path(cli["out"]), cli.get("seed", 0), cli.get("steps", 5000)
     command = json.loads(json.dumps(config.flatten({"env": cfg["env"], "seed": seed, "steps": steps})))
-    collection.check_folder(out, command)
-    log = Log(None)
+    log, plan = Log(None), collection.check_folder(out, command)
+    if plan is not None and plan.finished is not None:
+        return _collected_before(out, plan, log)
     make_env = functools.partial(env_of, cfg)
     env = make_env(1)
     meta = meta_of(cfg, env, seed)
@@ -111,6 +112,17 @@ def collect(cfg: dict, cli: dict) -> dict[str, Any]:
     collection.collect_episodes(out, make_env, meta, command, wanted, log)
     log.say(f"collected {wanted['train']} training and {wanted['test']} test steps of {cfg['env']['id']}: {out}")
     return wanted
+
+
+def _collected_before(out: Path, plan: collection.Plan, log: Log) -> dict[str, int]:
+    """What a finished collection holds. Raises UserError if that is no longer all of it."""
+    found = describe(out)
+    if found["damage"] or found["problems"]:
+        what = "; ".join([*found["problems"], *found["damage"]][:2])
+        raise UserError(f"{out} was collected by this command and is damaged since ({what}): choose another out=DIR")
+    steps = plan.finished
+    log.say(f"collected before, by the same command: {steps['train']} training and {steps['test']} test steps: {out}")
+    return plan.wanted
 
 
 def score(out: str, keys: dict) -> dict[str, Any]:
@@ -325,8 +337,9 @@ def data_info(folder: str) -> dict[str, Any]:
                 f"{name}: {split['episodes']} episodes, {split['steps']} steps, {split['terminated']} terminated;"
                 f" return {mean:.2f} (from {low:g} to {high:g})"
             )
-    state = "intact" if not found["damage"] else f"{found['corrupt']:,} corrupt, {found['torn']:,} torn"
-    print(f"{found['bytes'] / 2**20:.1f} MB in {found['shards']} files, {'; '.join([state, *found['problems']])}")
+    damage = [f"{found['corrupt']:,} corrupt, {found['torn']:,} torn"] if found["damage"] else []
+    state = "; ".join([*damage, *found["problems"]]) or "intact"
+    print(f"{found['bytes'] / 2**20:.1f} MB in {found['shards']} files, {state}")
     for line in found["damage"]:
         print(f"skipped: {line}")
     return found

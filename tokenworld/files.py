@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import filecmp
+import glob
 import os
 import re
 import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
@@ -27,6 +30,7 @@ except ImportError:  # not POSIX: folders are not locked there
 LOCK = ".lock"
 STREAM = re.compile(r"/dev/(stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+")
 TEMPORARY = ".tmp-"  # what the name of an unfinished file begins with: it may be deleted by whoever holds the folder's lock
+ABANDONED = 3600.0  # seconds that an unfinished file has not been written for when nobody will finish it
 OLD_TEMPORARY = (  # how earlier versions named theirs
     *("config.tmp", "meta.tmp", "summary.tmp", "report.html.tmp", "report.json.tmp", "states.tmp.npz", ".config.json.new"),
     *(".README.md.new", ".model.safetensors.new", ".policy.safetensors.new", ".starts.safetensors.new"),
@@ -83,6 +87,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     with writing(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(path)
             yield temporary
             sync(temporary)
             os.replace(temporary, path)
@@ -90,6 +95,14 @@ def replacing(path: Path | str) -> Iterator[Path]:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Delete what killed processes left of this very file: the folder may be others' too, so an hour decides, not a lock."""
+    for old in path.parent.glob(f"{TEMPORARY}[0-9]*-{glob.escape(path.name)}"):
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > ABANDONED:
+                old.unlink()
 
 
 def write(path: Path | str, content: bytes | str) -> None:
@@ -218,31 +231,54 @@ def locked(folder: Path | str) -> Iterator[None]:
 @contextlib.contextmanager
 def filling(folder: Path | str, names: Sequence[str], last: str) -> Iterator[Path]:
     """A path in `folder`, to be made a folder with files of these names: they move to `folder` when the block ends well, `last`
-    as the last, so that a folder that has it is complete. What a killed process left of them is deleted first. Raises
-    UserError for a folder that holds anything else, or that another process writes."""
+    as the last, so that a folder that has it is complete. What a killed process left of them is deleted first; a complete
+    folder stays as it is if the block makes the same files. Raises UserError for a folder that holds anything else, or that
+    another process writes."""
     folder = Path(folder)
     stage = folder / f"{TEMPORARY}files"
     with locked(folder), writing(folder):
-        if stage.is_dir() and not (folder / last).exists():
-            for name in names:
-                (folder / name).unlink(missing_ok=True)
-        if not is_empty(folder):
-            raise UserError(f"{folder} exists and is not empty, nothing is overwritten: choose another out=DIR")
+        is_complete = (folder / last).exists()
+        if stage.is_dir() and not is_complete:
+            _remove(folder, names)
+        if not all(is_own(path) or is_complete and path.name in names for path in folder.iterdir()):
+            raise UserError(_taken(folder))
         remove_unfinished(folder)
         try:
             yield stage
-            for path in sorted(stage.iterdir(), key=lambda path: path.name == last):
-                sync(path)
-                if path.name == last:
-                    sync(folder)
-                os.replace(path, folder / path.name)
-            sync(folder)
+            if not is_complete:
+                _move(stage, folder, last)
+            elif not _is_same(stage, folder, names):
+                raise UserError(_taken(folder))
         except BaseException:
-            for name in names:
-                (folder / name).unlink(missing_ok=True)
-            shutil.rmtree(stage, ignore_errors=True)
+            if not is_complete:
+                _remove(folder, names)
             raise
-        shutil.rmtree(stage, ignore_errors=True)  # the folder is complete: nothing of it is deleted for a stage that stays
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)  # a complete folder is no worse for a stage that stays
+
+
+def _taken(folder: Path) -> str:
+    return f"{folder} exists and is not empty, nothing is overwritten: choose another out=DIR"
+
+
+def _move(stage: Path, folder: Path, last: str) -> None:
+    for path in sorted(stage.iterdir(), key=lambda path: path.name == last):
+        sync(path)
+        if path.name == last:
+            sync(folder)
+        os.replace(path, folder / path.name)
+    sync(folder)
+
+
+def _is_same(stage: Path, folder: Path, names: Sequence[str]) -> bool:
+    """Do both hold the same files, byte for byte?"""
+    found = [[name for name in names if (each / name).exists()] for each in (stage, folder)]
+    return found[0] == found[1] and all(filecmp.cmp(stage / name, folder / name, shallow=False) for name in found[0])
+
+
+def _remove(folder: Path, names: Sequence[str]) -> None:
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
 
 
 _held: set[TextIO] = set()  # open files of the locks of this process

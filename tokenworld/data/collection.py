@@ -74,15 +74,15 @@ def _counts(numbers: Any, names: tuple[str, ...]) -> list[Any]:
 
 
 def check_folder(directory: Path, command: dict[str, Any]) -> Plan | None:
-    """The unfinished plan of this command in `directory`, None where nothing is. Raises `UserError` for any other folder."""
+    """The plan of this command in `directory`, None where nothing is. Raises `UserError` for any other folder."""
     if files.is_empty(directory):
         return None
     plan = read_plan(directory) if directory.is_dir() else None
-    if plan is None or plan.finished is not None:
+    different = sorted(key for key in {*command, *plan.command} if command.get(key) != plan.command.get(key)) if plan else []
+    if plan is None or plan.finished is not None and different:
         raise UserError(
             f"{directory} exists and is not empty, nothing is overwritten: choose another out=DIR or remove it first"
         )
-    different = sorted(key for key in {*command, *plan.command} if command.get(key) != plan.command.get(key))
     if different:
         key = different[0]
         raise UserError(
@@ -107,6 +107,8 @@ def collect_episodes(
     with files.locked(directory):
         plan = check_folder(directory, command) or Plan(command, wanted)
         files.remove_unfinished(directory)
+        if plan.finished is not None:  # a process that was killed as it ended, or the same command given twice
+            return
         attempt = plan.attempts
         replace(plan, attempts=attempt + 1).write(directory)
         with EpisodeWriter(directory, meta, say=log.say) as writer:

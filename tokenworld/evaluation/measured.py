@@ -22,9 +22,12 @@ def share(
     direction: str = "lower", *, method: str = "percentile", samples: int | None = None, none: str = "", **more,
 ) -> Metric:  # fmt: skip
     """sum(numerator) / sum(denominator) over rows (N,). If the denominator sums to 0 it is not applicable, for the reason
-    `none`; `more`: further fields of `Metric`."""
+    `none`; rows that are not finite make it invalid; `more`: further fields of `Metric`."""
     value, ci, clusters = intervals.ratio(numerator, denominator, cluster, method=method)
     if not math.isfinite(value):
+        if not np.isfinite(numerator).all():
+            reason = "the model's numbers are not finite: its weights are damaged, or its training diverged"
+            return absent(id, name, reason, "invalid", unit=unit, direction=direction, **more)
         more["reason"] = none or "there is nothing to measure it on"
         return absent(id, name, unit=unit, direction=direction, **more)
     samples = len(numerator) if samples is None else samples

@@ -71,14 +71,16 @@ def terminations(scored: Scored) -> list[Metric]:
     missed, chance = np.square(hazard - end), np.square(rate - end)
     loss = -(end * np.log2(hazard) + (1 - end) * np.log2(1 - hazard))
     floor = -(rate * math.log2(rate) + (1 - rate) * math.log2(1 - rate))
-    brier = share("M5.hazard_brier", names["M5.hazard_brier"], missed, chance, cluster, "", "higher", floor=0.0, ceiling=1.0)
+    skill = share("M5.hazard_brier", names["M5.hazard_brier"], missed, chance, cluster, "", "higher", floor=0.0, ceiling=1.0)
+    if skill.value is not None:  # of the share that is missed, the rest
+        skill = replace(skill, value=1 - skill.value, ci=skill.ci and (1 - skill.ci[1], 1 - skill.ci[0]))
     found = [
         share("M5.hazard_ratio", names["M5.hazard_ratio"], hazard, end, cluster, "", "none", ceiling=1.0),
-        replace(brier, value=1 - brier.value, ci=brier.ci and (1 - brier.ci[1], 1 - brier.ci[0])),
+        skill,
         mean("M5.hazard_loss", names["M5.hazard_loss"], loss, cluster, "bits/step", floor=floor, ceiling=0.0),
     ]
     few = dict(status="underpowered", reason=f"only {ends} terminations") if ends < FEW_EVENTS else {}
-    return [replace(metric, **few) for metric in found]
+    return [metric if metric.value is None else replace(metric, **few) for metric in found]
 
 
 def hazard_reliability(scored: Scored, bins: int = BINS) -> dict[str, np.ndarray]:

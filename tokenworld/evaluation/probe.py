@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenworld.errors import UserError
 from tokenworld.evaluation import draws
 from tokenworld.evaluation.dynamics import predicted
 from tokenworld.evaluation.records import Drift, Scored
@@ -37,7 +38,7 @@ def score_held_out(
 
     bits_by_action is nan in rows that were not scored under each action. The first context - 1 steps of a window are only
     read. What is drawn at a row follows from its state alone (see `draws.py`). Once something is scored it stops, between
-    steps, when time.monotonic() passes `deadline`.
+    steps, when time.monotonic() passes `deadline`. Raises UserError where a prediction is no finite number.
     """
     device = codes.indices.device
     _, state = world_model.start(steps[:, :1], Codes(codes.indices[:, :1]))
@@ -89,7 +90,18 @@ def score_held_out(
             found["state"] = torch.from_numpy(state_of[:, t].astype(np.int64))
         for name, x in found.items():
             rows.setdefault(name, []).append(x[real].cpu() if len(x) == B else x.cpu())
-    return Scored(**{name: _array(torch.cat(parts)) for name, parts in rows.items()})
+    scored = Scored(**{name: _array(torch.cat(parts)) for name, parts in rows.items()})
+    _check_finite({"codes": scored.bits.sum(-1), "rewards": scored.reward_mean, "terminations": scored.hazard})
+    return scored
+
+
+def _check_finite(predictions: dict[str, np.ndarray]) -> None:
+    for name, values in predictions.items():
+        if wrong := int((~np.isfinite(values)).sum()):
+            raise UserError(
+                f"the model predicts {name} that are NaN or infinite at {wrong} of {len(values)} held-out steps, expected numbers:"
+                " its weights are damaged (restore them from a copy) or its training diverged (train again with a smaller lr)"
+            )
 
 
 def _under_each_action(world_model: WorldModel, state, following: Codes, real: Tensor) -> Tensor:
