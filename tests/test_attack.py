@@ -18,7 +18,7 @@ import mutations  # noqa: E402
 import scaling  # noqa: E402
 from server import Server, Signal  # noqa: E402
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(disk.missing()), reason=disk.missing() or "nothing is missing")]
+pytestmark = pytest.mark.skipif(bool(disk.missing()), reason=disk.missing() or "nothing is missing")
 POINTS = {"train": 3, "resume": 1, "collect": 3, "evaluate": 2, "replace": 1, "export": 3, "dream": 2}
 ERRORS = {"train": 2, "collect": 1, "evaluate": 1, "export": 1}
 QUICK = [kind for kind in mutations.TARGETS if kind not in ("summary.json", "sweep.json")]  # a sweep takes minutes to make
