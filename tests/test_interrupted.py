@@ -51,11 +51,12 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """A finished run of three epochs that nobody disturbed."""
-    out = tmp_path_factory.mktemp("whole") / "run"
-    assert cli.main(["train", *DEBUG, *PHASES, "train.collect.held_out=3", f"out={out}"]) == 0
-    return out
+def whole(server, tmp_path_factory):
+    """A finished run of three epochs that nobody disturbed, with as many threads as the others."""
+    folder = tmp_path_factory.mktemp("whole")
+    code, err = server.start(folder, "train", *DEBUG, *PHASES, "train.collect.held_out=3", "out=run").ended(120)
+    assert code == 0, err
+    return folder / "run"
 
 
 def weights(out: Path) -> dict[str, bytes]:
@@ -521,4 +522,7 @@ def test_a_killed_export_is_done_again(tmp_path, capsys, whole):
     (out / "README.md").unlink()
     assert cli.main(["export", str(whole), f"out={out}"]) == 0
     assert {path.name for path in out.iterdir()} == names
+    assert cli.main(["export", str(whole), f"out={out}"]) == 0, "killed as it ended: the same model is there"
+    (out / "README.md").write_text("mine")
     assert cli.main(["export", str(whole), f"out={out}"]) == 2 and "not empty" in capsys.readouterr().err
+    assert (out / "README.md").read_text() == "mine"
