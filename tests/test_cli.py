@@ -7,7 +7,7 @@ import types
 import pytest
 
 from tokenworld import cli, config
-from tokenworld.errors import UserError
+from tokenworld.errors import LONGEST, UserError
 
 
 @pytest.fixture
@@ -105,6 +105,18 @@ def test_a_resumed_run_keeps_most_of_its_settings(capsys, calls, run_folder):
         said = fails(capsys, "train", "--resume", run_folder, word)
         assert "keeps its settings" in said and "train.loop.epochs" in said and "load.world_model=" in said
     assert "did you mean episodes?" in fails(capsys, "score", run_folder, "episode=3")
+
+
+def test_a_sentence_is_short_whatever_is_in_it(tmp_path, capsys):
+    """Its beginning says what it got, its end what to do. Values of files and of the command line may have any length."""
+    assert str(UserError("as it is")) == "as it is"
+    cut = str(UserError(f"the key is {'x' * 10_000}: choose another"))
+    assert len(cut) == LONGEST and cut.startswith("the key is xx") and cut.endswith("xx: choose another")
+    (tmp_path / "mine.yaml").write_text(f"train: {'x' * 5000}\n")
+    for words in (["show", f"recipe={tmp_path / 'mine.yaml'}"], ["show", f"env.id={'y' * 5000}"], ["show", f"seed={'z' * 5000}"]):
+        assert cli.main(words) == 2
+        assert len(line := capsys.readouterr().err.strip()) <= LONGEST + len("tokenworld: ") and "\n" not in line
+
 
 
 def test_ctrl_c_is_130_and_other_faults_keep_their_traceback(monkeypatch, calls):
