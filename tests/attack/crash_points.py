@@ -248,6 +248,7 @@ def main() -> int:
     parser.add_argument("--only", default=",".join(SCENARIOS), help="scenarios, by name")
     parser.add_argument("--action", default="kill,half,ENOSPC,EROFS,EIO,EFBIG")
     parser.add_argument("--points", type=int, default=40, help="calls to attack of each scenario and action")
+    parser.add_argument("--calls", default="", help="only calls of these names, for example write,rename")
     parser.add_argument("--at", type=int, help="attack this call alone, and keep the folder")
     parser.add_argument("--once", action="store_true", help="errors pass after one call")
     parser.add_argument("--twice", action="store_true", help="what goes on is killed once, too")
@@ -263,7 +264,7 @@ def main() -> int:
         bench = Bench(server, asked.out)
         for name in asked.only.split(","):
             scenario = SCENARIOS[name]
-            calls = bench.trace(scenario)
+            calls = [call for call in bench.trace(scenario) if not asked.calls or call.name in asked.calls.split(",")]
             for action in asked.action.split(","):
                 picked = plans(calls, action, len(calls) if asked.at else asked.points, asked.seed, asked.once)
                 for call, plan in picked:
