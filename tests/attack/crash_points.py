@@ -230,10 +230,11 @@ def sentence_faults(outcome: Outcome) -> list[str]:
 
 
 def plans(calls: list[Call], action: str, points: int, seed: int, once: bool = False) -> list[tuple[Call, Plan]]:
-    """At most `points` calls to attack: first those that `choose` names, then others at random."""
+    """At most `points` calls to attack: first those that `choose` names, then others at random; 0: those alone."""
     if action == "half":
         calls = [call for call in calls if call.name == "write" and call.size > 1]
     first = choose(calls)
+    points = points or len(first)
     rest = [call for call in calls if call not in first]
     random.Random(seed).shuffle(rest)
     picked = (first + rest)[:points] if points < len(calls) else calls
@@ -247,7 +248,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", default=",".join(SCENARIOS), help="scenarios, by name")
     parser.add_argument("--action", default="kill,half,ENOSPC,EROFS,EIO,EFBIG")
-    parser.add_argument("--points", type=int, default=40, help="calls to attack of each scenario and action")
+    parser.add_argument("--points", type=int, default=40, help="calls to attack of each scenario and action; 0: the first, middle and last of each kind")
     parser.add_argument("--calls", default="", help="only calls of these names, for example write,rename")
     parser.add_argument("--at", type=int, help="attack this call alone, and keep the folder")
     parser.add_argument("--once", action="store_true", help="errors pass after one call")
