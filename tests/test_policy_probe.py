@@ -135,8 +135,9 @@ def test_the_command_ranks_policies(run, tmp_path, monkeypatch, capsys):
     assert cli.main([*words, f"policies={run}", f"out={tmp_path / 'more'}"]) == 0
     assert played[1] == (str(run), *played[0])
     capsys.readouterr()
-    for word, told in (("policies=/nowhere", "nowhere"), ("tier=B", "add tier=C")):
-        assert cli.main([*words, f"policies={run}", word, f"out={tmp_path / 'other'}"]) == 2
+    for policy, tier, told in (("/nowhere", "C", "/nowhere is no run or model"), (run, "B", "add tier=C")):
+        asked = [word.replace("tier=C", f"tier={tier}") for word in words]
+        assert cli.main([*asked, f"policies={policy}", f"out={tmp_path / 'other'}"]) == 2
         assert told in capsys.readouterr().err
     measured = len(played)
     assert cli.main([*words[:-1], "metrics=M77", f"out={tmp_path / 'other'}"]) == 2

@@ -248,7 +248,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--only", default=",".join(SCENARIOS), help="scenarios, by name")
     parser.add_argument("--action", default="kill,half,ENOSPC,EROFS,EIO,EFBIG")
-    parser.add_argument("--points", type=int, default=40, help="calls to attack of each scenario and action; 0: the first, middle and last of each kind")
+    parser.add_argument("--points", type=int, default=40, help="of each scenario and action; 0: first, middle, last of a kind")
     parser.add_argument("--calls", default="", help="only calls of these names, for example write,rename")
     parser.add_argument("--at", type=int, help="attack this call alone, and keep the folder")
     parser.add_argument("--once", action="store_true", help="errors pass after one call")
