@@ -100,11 +100,12 @@ def fingerprint(folder: Path) -> dict[str, Any]:
             found[str(Path(name).parent / "episodes")] = episodes(path.parent)
         if path.suffix in (".html", ".bin", ".log") or path.name in ("results.json", "results.md", "manifest.json"):
             continue  # with times, or read as something else
-        found[name] = _content(path)
+        found[name] = _content(path, folder.parent)
     return found
 
 
-def _content(path: Path) -> Any:
+def _content(path: Path, where: Path) -> Any:
+    """where: the folder of the commands, which may be part of paths in a config."""
     if path.suffix == ".json":
         return _plain(json.loads(path.read_text(encoding="utf-8")))
     if path.suffix == ".jsonl":
@@ -114,7 +115,7 @@ def _content(path: Path) -> Any:
     if path.suffix == ".npz":
         with np.load(path) as arrays:
             return {name: _plain(arrays[name]) for name in arrays.files}
-    return _hash(path.read_bytes())
+    return _hash(path.read_bytes().replace(str(where).encode(), b"."))
 
 
 def episodes(folder: Path) -> list[str]:
