@@ -1,5 +1,6 @@
 """The command line: right words reach the right command, wrong ones are one sentence and exit code 2."""
 
+import os
 import subprocess
 import sys
 import types
@@ -110,12 +111,26 @@ def test_a_resumed_run_keeps_most_of_its_settings(capsys, calls, run_folder):
 def test_a_sentence_is_short_whatever_is_in_it(tmp_path, capsys):
     """Its beginning says what it got, its end what to do. Values of files and of the command line may have any length."""
     assert str(UserError("as it is")) == "as it is"
-    cut = str(UserError(f"the key is {'x' * 10_000}: choose another"))
-    assert len(cut) == LONGEST and cut.startswith("the key is xx") and cut.endswith("xx: choose another")
-    (tmp_path / "mine.yaml").write_text(f"train: {'x' * 5000}\n")
-    for words in (["show", f"recipe={tmp_path / 'mine.yaml'}"], ["show", f"env.id={'y' * 5000}"], ["show", f"seed={'z' * 5000}"]):
-        assert cli.main(words) == 2
-        assert len(line := capsys.readouterr().err.strip()) <= LONGEST + len("tokenworld: ") and "\n" not in line
+    for value in ("x" * 10_000, "x " * 10_000):
+        cut = str(UserError(f"the key is {value}: choose another"))
+        assert len(cut) <= LONGEST and cut.startswith("the key is x") and cut.endswith(": choose another")
+    assert str(UserError("two\nlines, a \x1b[2J\udcff")) == "two\\nlines, a \\x1b[2J\\udcff"
+    (tmp_path / "mine.yaml").write_text(f"train: {'x y' * 5000}\n")
+    for word in (f"recipe={tmp_path / 'mine.yaml'}", f"env.id={'y' * 5000}", f"seed={'z ' * 5000}", "env.id=two\nlines:X"):
+        assert cli.main(["show", word]) == 2
+        line = capsys.readouterr().err.removesuffix("\n")
+        assert len(line) <= LONGEST + len("tokenworld: ") and line.isprintable()
+
+
+def test_a_path_that_the_locale_cannot_say_is_no_fault(tmp_path):
+    words = [sys.executable, "-m", "tokenworld.cli", "collect", "overlay=debug", "steps=20", f"out={tmp_path / 'tést'}"]
+    done = subprocess.run(words, env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, text=True)
+    assert done.returncode == 0 and "t\\xe9st" in done.stderr
+
+
+def test_the_config_of_a_run_is_no_recipe(run_folder, capsys):
+    said = fails(capsys, "show", f"recipe={run_folder}/config.yaml")
+    assert f"{run_folder}/config.yaml is the config of a run" in said and "--resume" in said
 
 
 

@@ -208,8 +208,9 @@ def test_a_model_whose_predictions_are_no_numbers_is_refused(part, name):
     for parameter in getattr(model, part).parameters():
         parameter.data.copy_(torch.empty_like(parameter).normal_(std=3e38).clamp_(-3e38, 3e38))
     codes = Codes(torch.randint(0, 5, (2, 6, 4)))
-    with pytest.raises(UserError, match=f"predicts {name} that are NaN or infinite at .* of 9 held-out steps.*weights are damaged"):
-        probe.score_held_out(model, steps_of(2, 6, first=[(0, 0), (1, 0), (1, 3)]), codes, np.array([[0] * 6, [1] * 3 + [2] * 3]))
+    steps, episodes = steps_of(2, 6, first=[(0, 0), (1, 0), (1, 3)]), np.array([[0] * 6, [1] * 3 + [2] * 3])
+    with pytest.raises(UserError, match=f"predicts {name} that are NaN or infinite at .* of 9 held-out .*weights are damaged"):
+        probe.score_held_out(model, steps, codes, episodes)
 
 
 @pytest.mark.parametrize("decoding", ["autoregressive.Autoregressive", "parallel.Parallel"])

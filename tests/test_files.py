@@ -96,15 +96,32 @@ def test_what_fails_for_another_reason_leaves_the_old_file_too(tmp_path):
     assert names(tmp_path) == ["a.txt"] and path.read_text() == "old"
 
 
-def test_a_link_stays_a_link(tmp_path):
-    (tmp_path / "far").mkdir()
-    (tmp_path / "far" / "real.txt").write_text("old")
-    (tmp_path / "link.txt").symlink_to(tmp_path / "far" / "real.txt")
-    (tmp_path / "dangling.txt").symlink_to(tmp_path / "far" / "later.txt")
-    files.write(tmp_path / "link.txt", "new")
-    files.write(tmp_path / "dangling.txt", "later")
-    assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "far" / "real.txt").read_text() == "new"
-    assert (tmp_path / "dangling.txt").is_symlink() and (tmp_path / "far" / "later.txt").read_text() == "later"
+def test_a_link_is_followed_only_where_the_user_gives_it(tmp_path):
+    """A folder that somebody sent may hold links to the user's files."""
+    far = tmp_path / "far"
+    far.mkdir()
+    (far / "real.txt").write_text("old")
+    for name, target in (("link.txt", "real.txt"), ("dangling.txt", "later.txt")):
+        path = tmp_path / name
+        path.symlink_to(far / target)
+        files.write(files.followed(path), "new")
+        assert path.is_symlink() and (far / target).read_text() == "new"
+        for call, what in ((files.truncate_own, 0), (files.open_own, "a")):
+            with pytest.raises(UserError, match="a link is in the place of a file"), files.writing(path):
+                call(path, what)
+        files.write(path, "newer")
+        assert not path.is_symlink() and path.read_text() == "newer" and (far / target).read_text() == "new"
+
+
+def test_a_lock_that_is_a_link_is_refused(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    for target in ("mine", "not there"):
+        (tmp_path / "folder" / ".lock").symlink_to(tmp_path / target)
+        with pytest.raises(UserError, match="a link is in the place of a file"), files.locked(tmp_path / "folder"):
+            pass
+        (tmp_path / "folder" / ".lock").unlink()
+    assert (tmp_path / "mine").read_text() == "mine" and not (tmp_path / "not there").exists()
 
 
 def test_what_is_no_file_is_written_where_it_is(tmp_path, capfd):
@@ -331,12 +348,12 @@ def test_a_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypat
 
 def test_leftovers_are_nothing_and_are_deleted_and_nothing_else_is(tmp_path):
     assert files.is_empty(tmp_path) and files.is_empty(tmp_path / "not there")
-    for name in (".tmp-12-a.json", "config.tmp", ".config.json.new", ".lock"):
+    for name in (".tmp-12-a.json", ".lock"):
         (tmp_path / name).write_text("half")
     (tmp_path / ".tmp-files").mkdir()
     (tmp_path / ".tmp-files" / "a").write_text("half")
     assert files.is_empty(tmp_path)
-    for name in ("mine.tmp", ".mine.new", ".tmp", "notes"):
+    for name in ("mine.tmp", "config.tmp", ".tmp-mine", ".tmp", "notes"):
         (tmp_path / name).write_text("mine")
         assert not files.is_empty(tmp_path)
         (tmp_path / name).rename(tmp_path.with_name(name))
@@ -375,8 +392,7 @@ def test_a_folder_is_filled_whole_or_not_at_all(tmp_path):
             fill(fail, text)
     assert names(folder) == sorted(kinds) and (folder / "weights").read_text() == "weights"
     (folder / "notes").write_text("mine")
-    with pytest.raises(UserError, match="is not empty, nothing is overwritten"):
-        fill()
+    fill()
     (folder / "notes").unlink()
     (folder / "config.json").unlink()
     with pytest.raises(UserError, match="is not empty, nothing is overwritten"):

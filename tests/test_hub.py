@@ -554,7 +554,7 @@ def test_a_save_that_was_killed_can_be_done_again(folder, tmp_path, monkeypatch)
     assert finished and kill_at > 8
 
 
-@pytest.mark.parametrize("names", [[".model.safetensors.new", ".config.json.new"], [".tmp-7-model.safetensors", ".lock"]])
+@pytest.mark.parametrize("names", [[".tmp-7-model.safetensors", ".tmp-8-config.json"], [".tmp-7-model.safetensors", ".lock"]])
 def test_what_a_killed_save_left_is_not_something_else(folder, tmp_path, names):
     for name in names:
         (tmp_path / name).write_bytes(b"half")

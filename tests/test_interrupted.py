@@ -369,7 +369,7 @@ def test_checkpoints_that_are_seldom_are_not_missed(tmp_path):
     assert folders.start_over(tmp_path, checkpoint_every=4).name == "unfinished-2"
 
 
-@pytest.mark.parametrize("left", [[], [".lock"], [".tmp-7-config.yaml"], ["config.tmp", ".lock"]])
+@pytest.mark.parametrize("left", [[], [".lock"], [".tmp-7-config.yaml"], [".tmp-7-config.yaml", ".lock"]])
 def test_a_kill_while_a_run_is_made_leaves_a_folder_that_counts_as_empty(tmp_path, left):
     for name in left:
         (tmp_path / name).write_text("half")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import numbers
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from tokenworld.interfaces import Steps
 from tokenworld.world_model import WorldModel
 
 register()  # who acts may want to act in a dream
+HOTTEST = 1e6  # a temperature at which every action is as probable as any other
 SCORED = {"max_steps": 10_000}  # where an episode is cut when an agent is scored, unless its config says otherwise
 
 
@@ -29,12 +30,13 @@ class Agent:
     """
 
     def __init__(self, world_model: WorldModel, policy, *, temperature: float = 1.0, seed: int = 0):
-        if not isinstance(temperature, (int, float, np.number)) or not 0 <= temperature < math.inf:
+        is_number = isinstance(temperature, numbers.Real) and not isinstance(temperature, bool)
+        if not is_number or not 0 <= temperature <= HOTTEST:
             what = arguments.shown(temperature)
             raise UserError(f"temperature must be a number of at least 0 (the most probable action), got {what}")
         self.world_model, self.policy, self.temperature = world_model.eval(), policy.eval(), temperature
         self.device = next(iter(world_model.dynamics_modules().parameters())).device
-        self.reset(seed)
+        self.reset(arguments.seed(seed))
 
     @classmethod
     def from_pretrained(

@@ -19,6 +19,7 @@ import torch
 from tokenworld import checkpoint, config, distributed, env_section, folders, hub, origins, restore
 from tokenworld import train as training
 from tokenworld.costs import warn_of_costs
+from tokenworld.data import collection
 from tokenworld.data.episodes import EpisodeWriter, check_trainable, load_episodes, make_meta, read_episodes, read_meta
 from tokenworld.data.meta import meanings_of
 from tokenworld.envs.checked import make_checked
@@ -103,8 +104,7 @@ def _opened_model(folder: Path, keys: dict) -> tuple[Run, dict, dict]:
     run.count["env_steps"] = figures.get("env_steps") or 0
     run.results = {"eval": figures["score"]} if figures.get("score") else {}
     if "data" in cli:
-        _check_data(Path(cli["data"]), run.meta)
-        load_episodes(cli["data"], run.add, run.log.say)
+        _read_data(run, cli["data"])
     return run, cfg, cli
 
 
@@ -264,8 +264,7 @@ def built(
         run.count["tokenizer"] = 1  # trained elsewhere: prepared, and its codes are version 1
         run.count["dynamics"] += key == "load.world_model"
     if "data" in cli:
-        _check_data(Path(cli["data"]), meta)
-        counts = load_episodes(cli["data"], run.add, run.log.say)
+        counts = _read_data(run, cli["data"])
         if saved is None:
             check_trainable(cli["data"], counts, collects="collect" in phases)
     return run
@@ -287,14 +286,18 @@ def meta_of(cfg: dict, env, seed: int) -> dict:
     )
 
 
-def _check_data(data: Path, meta: dict) -> None:
-    found = read_meta(data)
+def _read_data(run: Run, data: str) -> dict[str, int]:
+    """The user's episodes into a run's memory; what each split has. Raises UserError for those of other frames or actions."""
+    meta, found, plan = run.meta, read_meta(Path(data)), collection.read_plan(Path(data))
     for key in ("frame_shape", "action_count"):
         if found[key] != meta[key]:
             raise UserError(
                 f"{data} holds episodes of {found['env_id']} with {key} {found[key]}, expected {meta[key]} as in"
                 f" {meta['env_id']}: set env.id={found['env_id']} (and its preprocessing) or choose other data"
             )
+    if plan is not None and plan.finished is None:
+        run.log.say(f"{data} is an unfinished collection: the same `tokenworld collect` command continues it")
+    return load_episodes(data, run.add, run.log.say)
 
 
 def _read_replay(run: Run, folder: Path) -> None:

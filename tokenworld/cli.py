@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
-import re
 import select
 import signal
 import sys
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tokenworld import files, origins, signals
-from tokenworld.errors import UserError
+from tokenworld.errors import UserError, sentence
 from tokenworld.help import COMMAND_HELP, HELP
 
 PHASES = ("tokenizer", "dynamics", "policy")
@@ -41,6 +40,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; the exit code: 0, 1 for a sweep with a failed run, 2 for what the user can correct (one line on stderr),
     128 + the number of the signal that ended it: 130 for Ctrl-C."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a path may hold what the locale cannot say
     try:
         with signals.ending(), origins.command_line(words):
             code = _run(words)
@@ -64,11 +66,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _sentence(error: Exception) -> str:
     if isinstance(error, UserError):
-        # a damaged file may hold values without end
-        return re.sub(r"\S{250,}", lambda found: f"{found[0][:100]}...{found[0][-50:]}", str(error))
+        return str(error)
     if signals.is_lost_process(error):
         return "a process that this command had started has ended (out of memory, or killed): run the same command again"
-    return files.explain(error)
+    return sentence(files.explain(error))
 
 
 def _is_stdout_closed() -> bool:

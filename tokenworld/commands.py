@@ -109,8 +109,8 @@ def collect(cfg: dict, cli: dict) -> dict[str, Any]:
     meta = meta_of(cfg, env, seed)
     env.close()
     wanted = {"train": steps, "test": max(1000, steps // 5)}
-    collection.collect_episodes(out, make_env, meta, command, wanted, log)
-    log.say(f"collected {wanted['train']} training and {wanted['test']} test steps of {cfg['env']['id']}: {out}")
+    held = collection.collect_episodes(out, make_env, meta, command, wanted, log)
+    log.say(f"collected {held['train']} training and {held['test']} test steps of {cfg['env']['id']}: {out}")
     return wanted
 
 
@@ -211,7 +211,7 @@ def compare(a: str, b: str, metrics: list[str] | None) -> int:
 
 def dream(out: str, keys: dict) -> Path:
     """A gif (or png) of real, reconstructed and imagined frames from the same start and actions."""
-    path = Path(keys.get("out", Path(out) / "dream.gif"))
+    path = files.followed(keys["out"]) if "out" in keys else Path(out) / "dream.gif"
     if path.suffix not in (".gif", ".png"):
         raise UserError(f"out must end in .gif or .png, got {path}: write for example out=dream.gif")
     files.check_replaceable(path)
@@ -310,6 +310,7 @@ def bench(what: str, cfg: dict, cli: dict, json_file: str | None = None) -> dict
     benchmark.check(what)
     if json_file not in (None, "-"):
         files.check_replaceable(json_file)
+        json_file = files.followed(json_file)
     with tempfile.TemporaryDirectory() as folder:
         run = built(Path(folder), cfg, cli, training.PHASES, log=Log(None))
         run.phases["collect"](run, False, steps=benchmark.REAL_STEPS, first_steps=benchmark.REAL_STEPS, random=True)

@@ -172,6 +172,9 @@ def _hydra(recipe: str, overlays: list[str], overrides: list[str]) -> tuple[dict
         for overlay in overlays:
             cfg, keys = _overlaid(cfg, overlay)
             overlaid += keys
+        if "command" in cfg:
+            raise UserError(f"{path} is the config of a run, not a recipe: continue that run by --resume, or copy the sections"
+                            " that you want to keep to a file of your own")  # fmt: skip
         maker = OmegaConf.select(cfg, "env._target_")
         for override in OverridesParser.create().parse_overrides(overrides):
             if override.is_sweep_override():
@@ -490,9 +493,22 @@ def _read_yaml(file: Path) -> Any:
     try:
         if file.stat().st_size > MOST_BYTES:
             raise UserError(f"{file} has {file.stat().st_size:,} bytes: a config has at most {MOST_BYTES:,}")
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        return yaml.load(file.read_text(encoding="utf-8"), _loader())
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: bytes that are no text, 2026-02-30
         raise UserError(f"{file} is damaged ({first_line(error)}): restore it from a copy") from None
+
+
+@functools.cache
+def _loader() -> type:
+    """YAML's safe loader without the keys `<<`, which can make a few bytes millions of values; `save` writes none."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+                raise yaml.YAMLError("it merges mappings by <<, expected plain ones")
+
+    return Loader
 
 
 def meta() -> dict:

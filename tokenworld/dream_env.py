@@ -132,7 +132,9 @@ class DreamEnv(VectorEnv):
         return self._obs(self._codes[:, -1]), reward, terminated, truncated, {"final_obs": last, "_final_obs": ended}
 
     def render(self) -> np.ndarray:
-        """The dreams side by side, (H', W', 3) uint8."""
+        """The dreams side by side, (H', W', 3) uint8. Raises UserError before the first reset."""
+        if self._state is None:
+            raise UserError("no dream was begun: call reset() before render()")
         pictures = viz.to_rgb(self._obs(self._codes[:, -1]))
         return viz.side_by_side(list(pictures[:, None]))[0]
 
@@ -252,7 +254,7 @@ def _windows_of(starts: Starts, world_model: WorldModel) -> Steps | Replay:
         kind = type(starts).__name__
         raise UserError(f"starts must be Steps, a Replay or a folder of episodes, got a {kind}: see DreamEnv")
     if isinstance(starts, (str, Path)):
-        folder, starts = starts, Replay()
+        folder, starts = arguments.path("starts", starts), Replay()
         for episode in read_episodes(folder):
             starts.add(episode)
         if not starts.steps:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import re
 
-LONGEST = 600  # characters of a sentence: values in it may come from a file
+LONGEST = 600  # characters of a sentence
 
 
 class UserError(Exception):
-    """Something the user can fix: one sentence that says what, got, expected and what to do. Exit code 2.
+    """Something the user can fix: one sentence that says what, got, expected and what to do. Exit code 2."""
 
-    Of a sentence that is too long the beginning (what, got) and the end (expected, what to do) stay.
+    def __init__(self, text: str):
+        super().__init__(sentence(text))
+
+
+def sentence(text: str) -> str:
+    """One line of at most `LONGEST` printable characters: values in it may come from a file that somebody sent.
+
+    Of a text that is too long the beginning (what, got) and the end (expected, what to do) stay.
     """
-
-    def __init__(self, sentence: str):
-        if len(sentence) > LONGEST:
-            sentence = f"{sentence[: LONGEST // 2]} ... {sentence[5 - LONGEST // 2 :]}"
-        super().__init__(sentence)
+    if not text.isprintable():  # line breaks, and what a terminal obeys
+        text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    text = re.sub(r"\S{250,}", lambda found: f"{found[0][:100]}...{found[0][-50:]}", text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[5 - LONGEST // 2 :]}"
 
 
 def first_line(error: BaseException) -> str:

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any, TextIO
 
 from tokenworld.errors import UserError
 
@@ -31,10 +31,8 @@ LOCK = ".lock"
 STREAM = re.compile(r"/dev/(stdout|stderr|fd/\d+)|/proc/(self|\d+)/fd/\d+")
 TEMPORARY = ".tmp-"  # what the name of an unfinished file begins with: it may be deleted by whoever holds the folder's lock
 ABANDONED = 3600.0  # seconds that an unfinished file has not been written for when nobody will finish it
-OLD_TEMPORARY = (  # how earlier versions named theirs
-    *("config.tmp", "meta.tmp", "summary.tmp", "report.html.tmp", "report.json.tmp", "states.tmp.npz", ".config.json.new"),
-    *(".README.md.new", ".model.safetensors.new", ".policy.safetensors.new", ".starts.safetensors.new"),
-)
+STAGE = f"{TEMPORARY}files"
+UNFINISHED = re.compile(rf"{re.escape(TEMPORARY)}([0-9]+-.+|files)")
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # of a file system that has none
 
 ADVICE = {
@@ -48,6 +46,7 @@ ADVICE = {
     errno.EEXIST: "a file is in the place of a folder, choose another path",
     errno.EISDIR: "a folder is in the place of a file, choose another path",
     errno.ENAMETOOLONG: "choose a shorter path",
+    errno.ELOOP: "a link is in the place of a file that is written, remove the link",
     errno.EIO: "check the disk, then run the same command again",
 }
 
@@ -75,14 +74,14 @@ def writing(path: Path | str, kept: str = "") -> Iterator[None]:
 def replacing(path: Path | str) -> Iterator[Path]:
     """A temporary path with the suffix of `path`, renamed to it when the block ends well and removed when it does not.
 
-    Makes the parent folders. Raises UserError where the disk refuses; a file that was there is then unchanged.
+    Makes the parent folders. A link at `path` is replaced, and what it names stays as it is (see `followed`). Raises UserError
+    where the disk refuses; a file that was there is then unchanged.
     """
     path = Path(path)
     if _is_stream(path):
         with writing(path):
             yield path
         return
-    path = Path(os.path.realpath(path))  # through a link to what it names
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     with writing(path):
         try:
@@ -105,10 +104,33 @@ def _remove_abandoned(path: Path) -> None:
                 old.unlink()
 
 
+def followed(path: Path | str) -> Path:
+    """What a link names, for a path that the user gives; a folder's own files are never written through a link."""
+    return Path(path) if _is_stream(Path(path)) else Path(os.path.realpath(path))
+
+
+def open_own(path: Path, mode: str, **keywords: Any) -> IO:
+    """Open a file of a folder of tokenworld's to write on. Raises OSError where a link is in its place."""
+    no_follow = getattr(os, "O_NOFOLLOW", 0)
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags | no_follow, 0o666), **keywords)
+
+
+def truncate_own(path: Path, size: int) -> None:
+    """Cut a file of a folder of tokenworld's. Raises OSError where a link is in its place."""
+    with open_own(path, "r+b") as file:
+        file.truncate(size)
+        os.fsync(file.fileno())
+
+
 def write(path: Path | str, content: bytes | str) -> None:
     """Replace a file by `content`, whole or not at all. Raises UserError where the disk refuses."""
     with replacing(path) as temporary:
-        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        temporary.write_bytes(content if isinstance(content, bytes) else encoded(content))
+
+
+def encoded(text: str) -> bytes:
+    """UTF-8; what it cannot say (a path's bytes that are no text) is escaped."""
+    return text.encode("utf-8", errors="backslashreplace")
 
 
 def sync(path: Path) -> None:
@@ -125,12 +147,12 @@ def sync(path: Path) -> None:
 def remove_unfinished(folder: Path) -> None:
     """Delete the unfinished files and folders that killed processes left in `folder`. Only while its lock is held."""
     folder = Path(folder)
-    for path in [path for path in folder.iterdir() if _is_unfinished(path)] if folder.is_dir() else ():
+    for path in [path for path in folder.iterdir() if is_unfinished(path)] if folder.is_dir() else ():
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
-def _is_unfinished(path: Path) -> bool:
-    return path.name.startswith(TEMPORARY) or path.name in OLD_TEMPORARY
+def is_unfinished(path: Path) -> bool:
+    return UNFINISHED.fullmatch(path.name) is not None
 
 
 def check_writable(folder: Path | str) -> None:
@@ -145,7 +167,7 @@ def check_writable(folder: Path | str) -> None:
 def user_path(word: str | Path) -> Path:
     """The path that a user means: as it is written if that is there, else with ~ as the home folder, if there is one."""
     path = Path(word)
-    with contextlib.suppress(RuntimeError):  # no such user, or no home
+    with contextlib.suppress(RuntimeError, OSError, ValueError):  # no such user, or no home; no path at all
         return path if path.exists() else path.expanduser()
     return path
 
@@ -204,7 +226,7 @@ def is_empty(folder: Path | str) -> bool:
 
 def is_own(path: Path) -> bool:
     """Is this a lock or an unfinished file?"""
-    return path.name == LOCK or _is_unfinished(path)
+    return path.name == LOCK or is_unfinished(path)
 
 
 @contextlib.contextmanager
@@ -235,20 +257,22 @@ def filling(folder: Path | str, names: Sequence[str], last: str) -> Iterator[Pat
     folder stays as it is if the block makes the same files. Raises UserError for a folder that holds anything else, or that
     another process writes."""
     folder = Path(folder)
-    stage = folder / f"{TEMPORARY}files"
-    with locked(folder), writing(folder):
-        is_complete = (folder / last).exists()
-        if stage.is_dir() and not is_complete:
-            _remove(folder, names)
-        if not all(is_own(path) or is_complete and path.name in names for path in folder.iterdir()):
-            raise UserError(_taken(folder))
-        remove_unfinished(folder)
+    stage = folder / STAGE
+    with locked(folder):
+        with writing(folder):
+            is_complete = (folder / last).exists()
+            if stage.is_dir() and not is_complete:
+                _remove(folder, names)
+            if not is_complete and not is_empty(folder):
+                raise UserError(_taken(folder))
+            remove_unfinished(folder)
         try:
             yield stage
-            if not is_complete:
-                _move(stage, folder, last)
-            elif not _is_same(stage, folder, names):
-                raise UserError(_taken(folder))
+            with writing(folder):
+                if not is_complete:
+                    _move(stage, folder, last)
+                elif not _is_same(stage, folder, names):
+                    raise UserError(_taken(folder))
         except BaseException:
             if not is_complete:
                 _remove(folder, names)
@@ -298,7 +322,7 @@ if hasattr(os, "register_at_fork"):
 def _take(path: Path) -> TextIO:
     """The open file that holds the lock `path`, which says who has it."""
     while True:
-        file = open(path, "a+", encoding="utf-8")
+        file = open_own(path, "a+", encoding="utf-8")
         try:
             _lock(file, path.parent)
             if os.path.exists(path) and os.path.samestat(os.fstat(file.fileno()), os.stat(path)):

@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import shlex
 import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenworld import checkpoint, config, distributed, files
+from tokenworld import checkpoint, config, distributed, files, origins
 from tokenworld.errors import UserError
 
 WORK = ("replay", "metrics.jsonl", "checkpoint", "checkpoint.new", "checkpoint.old", "tensorboard")  # what a start writes over
@@ -26,12 +27,12 @@ def claimed(cfg: dict, cli: dict) -> Iterator[Path]:
     if distributed.world() > 1 and "out" not in cli:
         raise UserError("training on several processes needs a folder that a restart finds again, got no out: add out=DIR")
     with _named(cli) as out, locked(out):
-        same = files.is_empty(out) or (out / "config.yaml").is_file() and config.load(out) == (cfg, cli)
+        there = config.load(out) if (out / "config.yaml").is_file() else None
+        same = files.is_empty(out) or there == (cfg, cli)
         if not distributed.agreed(same):
-            raise UserError(
-                f"{out} exists and is not this run, nothing is overwritten: choose another out=DIR,"
-                f" or resume it by tokenworld train --resume {out}"
-            )
+            trust = f" {origins.FLAG}" if there and any(origins.names(there[0])) else ""
+            resume = f", or resume that run by tokenworld train --resume {shlex.quote(str(out))}{trust}" if there else ""
+            raise UserError(f"{out} exists and is not this run, nothing is overwritten: choose another out=DIR{resume}")
         yield out
 
 

@@ -38,11 +38,12 @@ examples
 TRUST = "  --trust-remote-code    import code that the folders of this command name (only if you trust their origin)"
 
 COMMON = """  recipe=NAME        a shipped recipe (default quickstart) or the path of a YAML file of your own, which may begin
-                     with `defaults: [iris, _self_]` and then only says what differs
+                     with `defaults: [iris, _self_]` and then only says what differs; code that it names is
+                     imported, so give none that you do not trust
   overlay=debug      shrink any recipe to seconds; or the path of a YAML file; several are merged in their order
   SECTION.KEY=VALUE  any setting of the recipe: env.id=MinAtar/Asterix-v1 backbone.layers=4 train.loop.epochs=20
   env.id=ID          ALE/NAME, MinAtar/NAME, any Gymnasium id; MODULE:ID imports the module that registers it, also from
-                     the current folder. env.wrappers=[PACKAGE.Wrapper] env.kwargs.KEY=VALUE env.height=64 env.width=64
+                     the current folder. "env.wrappers=[PACKAGE.Wrapper]" env.kwargs.KEY=VALUE env.height=64 env.width=64
   ~SECTION.KEY       leave a setting at its constructor's default
   seed=0             of everything random: same seed, same result
   device=auto        auto, cpu, cuda or mps
@@ -60,7 +61,7 @@ that continues is printed.
 examples
   tokenworld train seed=1
   tokenworld train recipe=iris env.id=ALE/Breakout-v5
-  tokenworld train env.id=minigrid:MiniGrid-Empty-5x5-v0 env.wrappers=[minigrid.wrappers.ImgObsWrapper] out=grid
+  tokenworld train env.id=minigrid:MiniGrid-Empty-5x5-v0 "env.wrappers=[minigrid.wrappers.ImgObsWrapper]" out=grid
   tokenworld train --resume runs/NAME train.loop.epochs=40
   tokenworld collect recipe=atari_small env.id=ALE/Pong-v5 steps=5000 out=data/pong
   tokenworld train tokenizer recipe=atari_small data=data/pong out=tok
@@ -95,7 +96,7 @@ settings
   jobs=1             runs at once: each has its share of the cores (unless you set OMP_NUM_THREADS), and of several GPUs one
   key=A,B            any setting of `tokenworld train`, with one or several values; [8,16] is one value
 {TRUST}""",
-    "collect": f"""tokenworld collect steps=N out=DIR [key=value ...]
+    "collect": f"""tokenworld collect out=DIR [steps=N] [key=value ...]
 
 Plays `env` of the recipe with random actions: N steps to train on and a fifth as many (at least 1,000), from games with
 other seeds, to test on. What is in progress at the end is written as truncated episodes.
@@ -104,7 +105,7 @@ examples
   tokenworld collect recipe=atari_small env.id=ALE/Breakout-v5 steps=5000 out=data/breakout
 
 settings
-  steps=N            environment steps to write
+  steps=5000         environment steps to write
 {COMMON}""",
     "data": """tokenworld data info DIR
 

@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from tokenworld import files, weights
+from tokenworld import arguments, files, weights
 from tokenworld.errors import UserError, first_line
 from tokenworld.forms import check, listed, mapped, maybe, number, plain, record, tensor, text, whole
 from tokenworld.interfaces import Steps
@@ -55,11 +55,11 @@ def save(dir: Path | str, config: dict[str, Any], tensors: dict[str, dict[str, T
     Every file is written beside its place first: a folder that was there stays whole if the disk refuses. Raises UserError
     then, and where the folder holds something else than a model.
     """
-    dir = Path(dir)
+    dir = arguments.path("dir", dir)
     if not _is_free(dir) and not (dir.is_dir() and _ours(dir / CONFIG)):
         raise UserError(f"{dir} exists and is no model's folder, nothing is overwritten: choose another one")
     texts = {CONFIG: json.dumps({"library": "tokenworld", "format": FORMAT, **config}, indent=1) + "\n", CARD: card}
-    contents = {name: text.encode() for name, text in texts.items()}
+    contents = {name: files.encoded(text) for name, text in texts.items()}
     for name, each in tensors.items():
         own = {key: value.detach().cpu().contiguous().clone() for key, value in each.items()}  # tied ones get their own
         contents[f"{name}.safetensors"] = to_safetensors(own, metadata={"format": "pt"})
@@ -87,8 +87,8 @@ def _is_free(dir: Path | str) -> bool:
 
 
 def _leftovers(dir: Path) -> list[Path]:
-    """Unfinished files of a save that was killed, also as earlier versions named them."""
-    return [*dir.glob(f"{files.TEMPORARY}*"), *(path for name in FILES if (path := dir / f".{name}.new").exists())]
+    """Unfinished files of a save that was killed."""
+    return [path for path in dir.iterdir() if files.is_unfinished(path)]
 
 
 def is_model(folder: Path | str) -> bool:
@@ -106,9 +106,13 @@ def _ours(path: Path) -> bool:
 
 
 def find(source: Path | str, **asked: Any) -> Path:
-    """The folder of a model: `source` itself, or a hub id's files on this disk, fetched if need be. Raises UserError."""
-    if Path(source).expanduser().is_dir():
-        return Path(source).expanduser()
+    """The folder of a model: `source` itself, or a hub id's files on this disk, fetched if need be. asked: as in
+    `downloaded`. Raises UserError."""
+    path = arguments.path("the model", source)
+    if path.is_dir():
+        return path
+    for key in asked.keys() - {"revision", "token", "cache_dir", "local_files_only"}:
+        raise UserError(f"from_pretrained takes revision, token, cache_dir and local_files_only of a hub's model, got {key}")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source).startswith((".", "/")):
         raise UserError(f"{source} is no folder and no hub id: expected a folder that `tokenworld export` wrote, or user/name")
     label = f"{source}, which is no folder,"

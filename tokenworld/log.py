@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -47,7 +46,7 @@ class Log:
             with files.writing(self.path):
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self.lines = _complete_lines(self.path)
-                self._file = open(self.path, "a", encoding="utf-8")
+                self._file = files.open_own(self.path, "a", encoding="utf-8")
         self._sinks: list = []
         self.open(sinks)
 
@@ -80,11 +79,9 @@ class Log:
         with files.writing(self.path):
             self._file.close()
             kept = self.path.read_bytes().splitlines(keepends=True)[:lines]
-            with open(self.path, "r+b") as file:
-                file.truncate(sum(len(line) for line in kept if line.endswith(b"\n")))
-                os.fsync(file.fileno())
+            files.truncate_own(self.path, sum(len(line) for line in kept if line.endswith(b"\n")))
             self.lines = _complete_lines(self.path)
-            self._file = open(self.path, "a", encoding="utf-8")
+            self._file = files.open_own(self.path, "a", encoding="utf-8")
 
     def say(self, text: str) -> None:
         """One line for people, on stderr, above a progress bar if there is one. A closed or full stderr is no error."""
@@ -194,8 +191,7 @@ def _complete_lines(path: Path) -> int:
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
-        with open(path, "r+b") as file:
-            file.truncate(whole)
+        files.truncate_own(path, whole)
     return content.count(b"\n")
 
 

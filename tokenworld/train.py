@@ -448,7 +448,10 @@ def evaluate(
         assess(run, last, 5 * frames if last else frames)
     if last:
         if not run.held_out.rows:
-            run.log.say("no episode was held out, so tokenizer and dynamics are not measured: collect more, or lower held_out")
+            run.log.say(
+                "no episode was held out, so tokenizer and dynamics are not measured: train on more episodes, or hold out one"
+                " in N of those that are collected: train.collect.held_out=N"
+            )
         if run.count["tokenizer"] and run.held_out.rows:
             run.results["tokenizer"] = tokenizer_metrics(run, kmeans=kmeans and "tokenizer" in run.phases)
             report(run, "tokenizer_eval", ("psnr", "event_recall"), **run.results["tokenizer"])

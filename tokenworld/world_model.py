@@ -42,6 +42,10 @@ class WorldModel(nn.Module):
         """Build the parts that a recipe names for frames (C, H, W) and `actions` discrete actions."""
         from tokenworld.config import PARTS, build
 
+        needed = ("tokenizer", "backbone", "decoding", "action", "reward", "termination")
+        missing = [name for name in needed if name not in config]
+        if missing:
+            raise UserError(f"the config lacks {', '.join(missing)}: give the sections of a recipe, see config.compose")
         frame, actions = arguments.sizes("frame", frame, "CHW"), arguments.whole("actions", actions)
         tokenizer = build(config["tokenizer"], frame_shape=tuple(frame))
         backbone = build(config["backbone"])

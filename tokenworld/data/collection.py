@@ -99,8 +99,9 @@ def collect_episodes(
     command: dict[str, Any],
     wanted: dict[str, int],
     log: Log,
-) -> None:
-    """Play `wanted` steps by split into a data set, or what an interrupted call with the same command has left of them.
+) -> dict[str, int]:
+    """Play `wanted` steps by split into a data set, or what an interrupted call with the same command has left of them; the
+    steps that it holds then, where games end.
 
     command: what must be the same to continue, as JSON, with the `seed`. Raises `UserError` for a folder of something else.
     """
@@ -108,7 +109,7 @@ def collect_episodes(
         plan = check_folder(directory, command) or Plan(command, wanted)
         files.remove_unfinished(directory)
         if plan.finished is not None:  # a process that was killed as it ended, or the same command given twice
-            return
+            return plan.finished
         attempt = plan.attempts
         replace(plan, attempts=attempt + 1).write(directory)
         with EpisodeWriter(directory, meta, say=log.say) as writer:
@@ -130,6 +131,7 @@ def collect_episodes(
                 log.say(f"stopped: {directory} holds {_progress(held, wanted)}; the same command continues it")
                 raise
         replace(plan, attempts=attempt + 1, finished={"episodes": writer.episodes, **held}).write(directory)
+    return held
 
 
 def _play(

@@ -84,7 +84,7 @@ class EpisodeWriter:
                         self.episodes = max(self.episodes, self.episodes if number is None else number) + 1
                     elif item.kind == "torn" and shard == shards[-1]:
                         say(f"{item}: cut off")
-                        os.truncate(shard, item.offset)
+                        files.truncate_own(shard, item.offset)
         self._open()
 
     @classmethod
@@ -123,7 +123,7 @@ class EpisodeWriter:
                     shard.unlink()
         if size > position["offset"]:
             with files.writing(path):
-                os.truncate(path, position["offset"])
+                files.truncate_own(path, position["offset"])
         writer = cls(directory, meta, shard_bytes=shard_bytes, say=_warn if say is None else say)
         writer.episodes = position["episodes"]
         return writer
@@ -188,7 +188,7 @@ class EpisodeWriter:
 
     def _open(self) -> None:
         with self._writing():
-            self._file = open(shard_path(self.directory, self._shard), "ab", buffering=0)
+            self._file = files.open_own(shard_path(self.directory, self._shard), "ab", buffering=0)
             self._file.seek(0, os.SEEK_END)
             files.sync(self.directory)
 

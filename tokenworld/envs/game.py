@@ -82,6 +82,8 @@ class Game(gymnasium.Wrapper):
         if frame.shape != self.shape or not np.can_cast(frame.dtype, self.dtype):
             space = f"{self.shape} {self.dtype}, as observation_space has it"
             todo = "correct the space, or return e.g. obs.astype(np.uint8)"
+            if frame.shape != self.shape:
+                todo = "return frames of that shape at every step, or correct the space"
             raise self._refusal(f"the observation of {call}", _kind(obs), space, todo)
         return frame
 

@@ -39,7 +39,7 @@ def build(id: str, *, max_steps: int | None = None, wrappers: list | None = None
     if not isinstance(id, str) or not id.strip():
         raise UserError(f"env.id must name a Gymnasium environment, got {id!r}: write for example env.id=CartPole-v1")
     if wrappers is not None and not isinstance(wrappers, (list, tuple)):
-        raise UserError(f"env.wrappers must be a list, got {wrappers!r}: write env.wrappers=[package.module.Wrapper]")
+        raise UserError(f"env.wrappers must be a list, got {wrappers!r}: write 'env.wrappers=[package.module.Wrapper]'")
     module, colon, name = id.rpartition(":")
     if colon and not module:
         raise UserError(f"env.id={id} names no module before the colon: write env.id=my_module:{name or 'Name-v0'}")
@@ -56,6 +56,8 @@ def build(id: str, *, max_steps: int | None = None, wrappers: list | None = None
 def _construct(id: str, module: str, name: str, max_steps: int | None, kwargs: dict[str, Any]) -> gymnasium.Env:
     for key in BY_OTHERS.keys() & kwargs.keys():
         raise UserError(f"env.kwargs.{key} is set by {BY_OTHERS[key]}, got {kwargs[key]!r}: leave it out")
+    if kwargs.get("render_mode") == "rgb_array":
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame looks for a screen, and complains of none
     limit = {} if max_steps is None else {"max_episode_steps": max_steps}
     try:
         return gymnasium.make(name, disable_env_checker=True, **limit, **kwargs)
@@ -158,7 +160,7 @@ def _wrap(env: gymnasium.Env, id: str, wrapper: Any) -> gymnasium.Env:
     if not isinstance(target, str) or "." not in target:
         raise UserError(
             f"env.wrappers must hold dotted names, or mappings with a _target_, got {wrapper!r}: "
-            "write for example env.wrappers=[gymnasium.wrappers.GrayscaleObservation]"
+            "write for example 'env.wrappers=[gymnasium.wrappers.GrayscaleObservation]'"
         )
     module, _, name = target.rpartition(".")
     holder = _import(module, f"env.wrappers={target}")

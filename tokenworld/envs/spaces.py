@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Sp
 from tokenworld.errors import UserError
 
 RENDER = (
-    "env.kwargs.render_mode=rgb_array env.wrappers=[gymnasium.wrappers.AddRenderObservation] env.height=64 env.width=64"
+    "env.kwargs.render_mode=rgb_array 'env.wrappers=[gymnasium.wrappers.AddRenderObservation]' env.height=64 env.width=64"
 )
 DTYPE = "{_target_: gymnasium.wrappers.DtypeObservation, dtype: uint8}"
 
@@ -39,7 +39,7 @@ def _advice(env: gymnasium.Env) -> str:
     if isinstance(space, Dict):
         images = [key for key, inner in space.items() if is_image(inner)]
         if images and "minigrid" in type(env.unwrapped).__module__:
-            return "add env.wrappers=[minigrid.wrappers.RGBImgPartialObsWrapper,minigrid.wrappers.ImgObsWrapper]"
+            return "add 'env.wrappers=[minigrid.wrappers.RGBImgPartialObsWrapper,minigrid.wrappers.ImgObsWrapper]'"
         if images:
             return _custom(f"its image, obs[{images[0]!r}]")
     if isinstance(space, Box) and len(space.shape) in (2, 3):
@@ -60,7 +60,7 @@ def _custom(returned: str) -> str:
     """What a wrapper of the user's own must do."""
     return (
         "write a gymnasium.ObservationWrapper in a module of the current folder, have it set observation_space and return "
-        f"{returned}, and name it: env.wrappers=[my_module.MyWrapper]"
+        f"{returned}, and name it: 'env.wrappers=[my_module.MyWrapper]'"
     )
 
 
@@ -74,5 +74,5 @@ def _numbered(actions: Any) -> str:
     kind = "several at once" if isinstance(actions, (MultiDiscrete, MultiBinary)) else "of another kind"
     return (
         f"they are {kind}; write a gymnasium.ActionWrapper in a module of the current folder, with a Discrete action_space and "
-        "an action(number) that returns one of them, and name it: env.wrappers=[my_module.MyWrapper]"
+        "an action(number) that returns one of them, and name it: 'env.wrappers=[my_module.MyWrapper]'"
     )

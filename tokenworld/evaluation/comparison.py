@@ -115,7 +115,7 @@ def _returns(results: dict[str, Any]) -> str:
         + [_interval(row["return"]), _number(row["random"])]
         for row in rows
     ]
-    note = "Returns of whole episodes, undiscounted; random play measured in the same environment. "
+    note = "Undiscounted returns of episodes, cut where the recipe's train.evaluate.env.max_steps says; random play likewise. "
     return f"## Returns\n\n{_table(head, body)}\n\n{note}Brackets: 95 % bootstrap interval over seeds; none for one seed."
 
 

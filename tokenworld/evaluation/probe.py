@@ -99,8 +99,8 @@ def _check_finite(predictions: dict[str, np.ndarray]) -> None:
     for name, values in predictions.items():
         if wrong := int((~np.isfinite(values)).sum()):
             raise UserError(
-                f"the model predicts {name} that are NaN or infinite at {wrong} of {len(values)} held-out steps, expected numbers:"
-                " its weights are damaged (restore them from a copy) or its training diverged (train again with a smaller lr)"
+                f"the model predicts {name} that are NaN or infinite at {wrong} of {len(values)} held-out steps, expected"
+                " numbers: its weights are damaged (restore them from a copy) or its training diverged (use a smaller lr)"
             )
 
 

@@ -86,14 +86,14 @@ def write(report: Report, folder: Path) -> None:
         told, rows, html = (stack.enter_context(files.replacing(folder / name)) for name in names)
         told.write_text(json.dumps(as_json(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         np.savez_compressed(rows, **states(report))
-        html.write_bytes(page(report).encode())
+        html.write_bytes(files.encoded(page(report)))
 
 
 def check_folder(folder: Path) -> None:
     """Check that a report may be written to `folder`, and delete what a killed `write` left there: while it is locked. Raises
     UserError for a folder that holds something else."""
     unfinished = list(folder.glob(f"{files.TEMPORARY}*-report.json"))
-    if not (folder / "report.json").is_file():
+    if not _is_report(folder / "report.json"):
         others = [path for path in folder.iterdir() if not (unfinished and path.name in ("states.npz", "report.html"))
                   and path.name != partial.NAME]  # fmt: skip
         if not all(files.is_own(path) for path in others):
@@ -101,6 +101,15 @@ def check_folder(folder: Path) -> None:
         for path in set(folder.iterdir()) - {*others, folder / partial.NAME}:
             path.unlink()
     files.remove_unfinished(folder)
+
+
+def _is_report(path: Path) -> bool:
+    """Other programs, too, call their file report.json."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(told, dict) and {"schema", "verdict", "metrics"} <= told.keys()
 
 
 def as_json(report: Report) -> dict[str, Any]:
