@@ -6,17 +6,14 @@ microseconds; on a GPU it would make the host wait at each step, so it is done t
 
 from __future__ import annotations
 
-import errno
 import operator
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tokenworld import files
 from tokenworld.errors import UserError, first_line
 
 DEBUG = bool(os.environ.get("TOKENWORLD_DEBUG"))
@@ -41,19 +38,6 @@ def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int
 def seed(value: Any, name: str = "seed") -> int:
     """A seed of any library's whole numbers, 0 .. 2**63 - 1, as Python's."""
     return whole(name, value, 0, SEEDS - 1)
-
-
-def path(name: str, value: Any) -> Path:
-    """A path that this system can have, ~ as the home folder."""
-    if not isinstance(value, (str, os.PathLike)):
-        raise UserError(f"{name} must be a path, got {shown(value)}: give a str or a pathlib.Path")
-    found = files.user_path(value)
-    try:
-        os.lstat(found)
-    except (OSError, ValueError) as error:  # ValueError: a zero byte
-        if isinstance(error, ValueError) or error.errno == errno.ENAMETOOLONG:
-            raise UserError(f"{name} must be a path, got {shown(value)} ({first_line(error)}): choose another one") from None
-    return found
 
 
 def sizes(name: str, value: Any, letters: str) -> tuple[int, ...]:

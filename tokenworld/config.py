@@ -493,7 +493,7 @@ def _read_yaml(file: Path) -> Any:
     try:
         if file.stat().st_size > MOST_BYTES:
             raise UserError(f"{file} has {file.stat().st_size:,} bytes: a config has at most {MOST_BYTES:,}")
-        return yaml.load(file.read_text(encoding="utf-8"), _loader())
+        return _loader()(file.read_text(encoding="utf-8")).get_single_data()
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: bytes that are no text, 2026-02-30
         raise UserError(f"{file} is damaged ({first_line(error)}): restore it from a copy") from None
 

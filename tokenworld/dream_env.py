@@ -16,7 +16,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from tokenworld import arguments, hub, register, viz
+from tokenworld import arguments, files, hub, register, viz
 from tokenworld.data.episodes import read_episodes
 from tokenworld.data.replay import Replay
 from tokenworld.errors import UserError
@@ -254,7 +254,7 @@ def _windows_of(starts: Starts, world_model: WorldModel) -> Steps | Replay:
         kind = type(starts).__name__
         raise UserError(f"starts must be Steps, a Replay or a folder of episodes, got a {kind}: see DreamEnv")
     if isinstance(starts, (str, Path)):
-        folder, starts = arguments.path("starts", starts), Replay()
+        folder, starts = files.given_path("starts", starts), Replay()
         for episode in read_episodes(folder):
             starts.add(episode)
         if not starts.steps:

@@ -172,6 +172,21 @@ def user_path(word: str | Path) -> Path:
     return path
 
 
+def given_path(name: str, value: Any) -> Path:
+    """What a caller from Python passes as a path, ~ as the home folder. Raises UserError for what cannot be one."""
+    wrong = "" if isinstance(value, (str, os.PathLike)) else "expected a str or a pathlib.Path"
+    if not wrong:
+        try:
+            os.lstat(found := user_path(value))
+        except ValueError as error:  # a zero byte
+            wrong = str(error)
+        except OSError as error:
+            wrong = error.strerror if error.errno == errno.ENAMETOOLONG else ""
+    if wrong:
+        raise UserError(f"{name} is no path, got {value!r}: {wrong}")
+    return found
+
+
 def check_replaceable(path: Path | str) -> None:
     """Check that a file can be written, before the work whose result it takes. Raises UserError."""
     path = Path(path)

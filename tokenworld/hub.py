@@ -23,7 +23,7 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor
 
-from tokenworld import arguments, files, weights
+from tokenworld import files, weights
 from tokenworld.errors import UserError, first_line
 from tokenworld.forms import check, listed, mapped, maybe, number, plain, record, tensor, text, whole
 from tokenworld.interfaces import Steps
@@ -55,7 +55,7 @@ def save(dir: Path | str, config: dict[str, Any], tensors: dict[str, dict[str, T
     Every file is written beside its place first: a folder that was there stays whole if the disk refuses. Raises UserError
     then, and where the folder holds something else than a model.
     """
-    dir = arguments.path("dir", dir)
+    dir = files.given_path("dir", dir)
     if not _is_free(dir) and not (dir.is_dir() and _ours(dir / CONFIG)):
         raise UserError(f"{dir} exists and is no model's folder, nothing is overwritten: choose another one")
     texts = {CONFIG: json.dumps({"library": "tokenworld", "format": FORMAT, **config}, indent=1) + "\n", CARD: card}
@@ -108,7 +108,7 @@ def _ours(path: Path) -> bool:
 def find(source: Path | str, **asked: Any) -> Path:
     """The folder of a model: `source` itself, or a hub id's files on this disk, fetched if need be. asked: as in
     `downloaded`. Raises UserError."""
-    path = arguments.path("the model", source)
+    path = files.given_path("the model", source)
     if path.is_dir():
         return path
     for key in asked.keys() - {"revision", "token", "cache_dir", "local_files_only"}:
