@@ -61,7 +61,7 @@ that continues is printed.
 examples
   tokenworld train seed=1
   tokenworld train recipe=iris env.id=ALE/Breakout-v5
-  tokenworld train env.id=minigrid:MiniGrid-Empty-5x5-v0 "env.wrappers=[minigrid.wrappers.ImgObsWrapper]" out=grid
+  tokenworld train env.id=my_game:Mine-v0 env.height=32 env.width=32 tokenizer.patch=8 out=mine
   tokenworld train --resume runs/NAME train.loop.epochs=40
   tokenworld collect recipe=atari_small env.id=ALE/Pong-v5 steps=5000 out=data/pong
   tokenworld train tokenizer recipe=atari_small data=data/pong out=tok
