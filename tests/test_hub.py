@@ -570,7 +570,11 @@ def test_what_a_killed_save_left_is_not_something_else(folder, tmp_path, names):
 
 def test_export_overwrites_nothing_and_needs_a_model(folder, tmp_path, capsys):
     run = folder.parent / "run"
-    assert cli.main(["export", str(run), f"out={folder}"]) == 2 and "nothing is overwritten" in capsys.readouterr().err
+    shutil.copytree(folder, tmp_path / "mine")
+    (tmp_path / "mine" / "README.md").write_text("mine")
+    said = "exists and is not empty, nothing is overwritten"
+    assert cli.main(["export", str(run), f"out={tmp_path / 'mine'}"]) == 2 and said in capsys.readouterr().err
+    assert (tmp_path / "mine" / "README.md").read_text() == "mine"
     assert cli.main(["push", str(run)]) == 2 and "repo=user/name" in capsys.readouterr().err
 
 

@@ -56,7 +56,7 @@ CAUSES = [
     ("my_env:Ints-v0", ["got Box(8, 8, 3) int64", "DtypeObservation, dtype: uint8"]),
     ("my_env:Stacked-v0", ["got Box(4, 8, 8, 3) uint8", "leave out the wrapper that stacks frames"]),
     ("my_env:Vector-v0", ["got Box(5,) float32", "a picture of it"]),
-    ("my_env:Drawn-v0", ["env.kwargs.render_mode=rgb_array env.wrappers=[gymnasium.wrappers.AddRenderObservation]"]),
+    ("my_env:Drawn-v0", ["env.kwargs.render_mode=rgb_array 'env.wrappers=[gymnasium.wrappers.AddRenderObservation]'"]),
     ("minigrid:MiniGrid-Empty-5x5-v0", ["minigrid.wrappers.RGBImgPartialObsWrapper,minigrid.wrappers.ImgObsWrapper"]),
     ("my_env:Several-v0", ["no discrete actions: got MultiDiscrete", "gymnasium.ActionWrapper"]),
     ("my_env:Steered-v0", ["no discrete actions: got Box", "DiscretizeAction"]),
