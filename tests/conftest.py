@@ -3,6 +3,9 @@
 import os
 
 os.environ.setdefault("TOKENWORLD_DEBUG", "1")  # using a consumed state raises, here and in subprocesses
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:  # each worker has its share of the cores
+    share = (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, share)))
 
 import importlib
 import inspect

@@ -17,10 +17,12 @@ HERE = Path(__file__).resolve().parent
 
 
 class Server:
-    """Starts commands; `stop` ends it."""
+    """Starts commands, with as many threads as this process has, so that their sums are the same; `stop` ends it."""
 
     def __init__(self) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)}
+        import torch
+
+        environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": str(HERE.parent)}
         call = [sys.executable, str(HERE / "forks.py")]
         self.process = subprocess.Popen(call, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
