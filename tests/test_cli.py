@@ -108,6 +108,16 @@ def test_a_resumed_run_keeps_most_of_its_settings(capsys, calls, run_folder):
     assert "did you mean episodes?" in fails(capsys, "score", run_folder, "episode=3")
 
 
+def test_a_rank_leaves_at_once_and_others_do_not(monkeypatch, calls):
+    left = []
+    monkeypatch.setattr(cli.signals, "leave", left.append)
+    monkeypatch.setattr(sys, "argv", ["tokenworld", "train"])
+    for ranks, argv in (("2", None), ("1", None), ("2", ["train"])):
+        monkeypatch.setenv("WORLD_SIZE", ranks)
+        assert cli.main(argv) == 0
+    assert left == [0] and len(calls) == 3
+
+
 def test_a_sentence_is_short_whatever_is_in_it(tmp_path, capsys):
     """Its beginning says what it got, its end what to do. Values of files and of the command line may have any length."""
     assert str(UserError("as it is")) == "as it is"
