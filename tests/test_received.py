@@ -91,7 +91,12 @@ def test_a_report_of_another_program_stays(sent, monkeypatch, capsys):
     assert {path.name: path.read_text() for path in Path("other").iterdir()} == dict.fromkeys(
         ("report.json", "report.html", "meta.tmp"), "mine"
     )
-    assert cli.main([*words[:-1], "out=new"]) == 0 and cli.main([*words[:-1], "out=new"]) == 0, "its own it writes anew"
+    words[-1] = "out=new"
+    assert cli.main(words) == 0 and cli.main(words) == 0, "tokenworld replaces its own report"
+    report = Path("new", "report.json")
+    report.write_text(report.read_text()[:-500])
+    assert cli.main(["compare", "new", "new"]) == 2 and "evaluate again" in capsys.readouterr().err
+    assert cli.main(words) == 0, "a damaged report can be measured again, as compare advises"
 
 
 def test_a_model_that_was_evaluated_is_exported_again(sent, monkeypatch):

@@ -33,7 +33,7 @@ class Agent:
         is_number = isinstance(temperature, numbers.Real) and not isinstance(temperature, bool)
         if not is_number or not 0 <= temperature <= HOTTEST:
             what = arguments.shown(temperature)
-            raise UserError(f"temperature must be a number of at least 0 (the most probable action), got {what}")
+            raise UserError(f"temperature must be a number from 0 (the most probable action) to {HOTTEST:g}, got {what}")
         self.world_model, self.policy, self.temperature = world_model.eval(), policy.eval(), temperature
         self.device = next(iter(world_model.dynamics_modules().parameters())).device
         self.reset(arguments.seed(seed))

@@ -93,7 +93,7 @@ def check_folder(folder: Path) -> None:
     """Check that a report may be written to `folder`, and delete what a killed `write` left there: while it is locked. Raises
     UserError for a folder that holds something else."""
     unfinished = list(folder.glob(f"{files.TEMPORARY}*-report.json"))
-    if not _is_report(folder / "report.json"):
+    if not _is_report(folder):
         others = [path for path in folder.iterdir() if not (unfinished and path.name in ("states.npz", "report.html"))
                   and path.name != partial.NAME]  # fmt: skip
         if not all(files.is_own(path) for path in others):
@@ -103,8 +103,11 @@ def check_folder(folder: Path) -> None:
     files.remove_unfinished(folder)
 
 
-def _is_report(path: Path) -> bool:
-    """Other programs, too, call their file report.json."""
+def _is_report(folder: Path) -> bool:
+    """Is the report.json here, perhaps a damaged one, tokenworld's? Other programs use that name, but write no states.npz."""
+    path = folder / "report.json"
+    if path.is_file() and (folder / "states.npz").is_file():
+        return True
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
