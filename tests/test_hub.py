@@ -232,7 +232,7 @@ def test_temperature_and_seed_reach_the_choice(folder):
     assert chosen[0][logits.argmax()] == 1
     for shares, temperature in zip(chosen[1:], (0.5, 1.0), strict=True):
         assert shares == pytest.approx((logits / temperature).softmax(-1).numpy(), abs=0.1)
-    assert "at least 0" in refusal(Agent, model, policy, temperature=-1)
+    assert "from 0" in refusal(Agent, model, policy, temperature=-1)
 
 
 def test_a_score_is_of_its_agent_and_seed(folder, monkeypatch):
