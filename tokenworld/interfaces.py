@@ -158,7 +158,8 @@ class Decoding(Protocol):
     passes: int  # forward passes of the backbone per imagined frame
     ahead: int  # frames that h has seen beyond its step: 0, or 1 where h is read after the next codes were drawn
     weights: dict[str, float]  # of the losses, the same names
-    # Optional, called by the trainer before the first update if there: `prepare(codes, steps)`.
+    # Optional, called by the trainer if there: `prepare(codes, steps)` before the first update; `set_codebook(vectors, used)`
+    # before the updates of an epoch: the code vectors (V, E), of which the tokenizer has given the first `used` so far.
 
     def loss(self, backbone: Backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:
         """Teacher forcing. Losses (B, T-1): entry t is that of predicting frame t+1 from frames ..t; a mean over K.

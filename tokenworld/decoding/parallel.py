@@ -7,16 +7,21 @@ frame. Differs:
   there.
 - Each code's logits start from a copy-or-frequency prior (`prepare`): the transformer begins with what does not move and has
   only the rest to learn.
-- The least certain code of a frame is drawn first, and the others, independently, given it. Where chance moves several codes
-  together (a sticky action moves the whole paddle), codes drawn without regard for each other make half a move.
+- The least certain code of a frame is drawn first (with `leads`: then the least certain given that one, and so on), and the
+  others, independently, given it. Where chance moves several codes together (a sticky action moves the whole paddle), codes
+  drawn without regard for each other make half a move.
 - h is the action's position after it has read the codes that were drawn. An h from before the draw knows only the odds of
   an end: it lets a dream go on whose frame shows a lost ball, into what no data describe, and a policy finds what pays there.
+  What is read at the K positions is pooled: `max` finds the one position where an event happens in half the updates of `sum`.
+- With `codebook`, a code is embedded, and predicted, by what it looks like as well as by its number: what is learned of a
+  patch holds for all patches like it. Codes that the tokenizer has not given yet are neither drawn nor computed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +29,7 @@ from torch import Tensor, nn
 
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps
-from tokenworld.nn import ExactLinear, categorical_entropy, log_prob, mlp, sample_categorical
+from tokenworld.nn import CodeEmbedding, ExactLinear, categorical_entropy, log_prob, mlp, sample_categorical
 
 
 @dataclass
@@ -39,11 +44,18 @@ class ParallelState:
         return ParallelState(self.cache.select(index), self.codes[index], self.first[index])
 
 
+POOLS = {"sum": lambda x: x.sum(-2) * x.shape[-2] ** -0.5, "max": lambda x: x.amax(-2)}  # (..., K, D) -> (..., D)
+GRAIN = 32  # the number of codes computed grows in steps of so many: a new code rarely changes a shape
+NEVER = -1e9  # the logit of a code that is not computed
+
+
 class Parallel(nn.Module):
     """One forward pass per frame.
 
     temperature: 0 is greedy · prior: start from copy/unigram statistics of the data · weight: of the codes' loss, beside 1
-    for reward, for termination and for `alone`, the codes' loss without regard for each other, which tells the least certain.
+    for reward, for termination and for `alone`, the codes' loss given only some leading codes, which tells the least certain ·
+    pool: how h gathers what was drawn at the K positions · codebook: know codes by their vectors too, see `set_codebook` ·
+    leads: codes drawn one after the other before the rest, one for each independent event of chance in a step.
     """
 
     passes = 1
@@ -57,8 +69,13 @@ class Parallel(nn.Module):
         temperature: float = 1.0,
         prior: bool = True,
         weight: float = 1.0,
+        pool: Literal["sum", "max"] = "sum",
+        codebook: bool = False,
+        leads: int = 1,
     ):
         super().__init__()
+        if pool not in POOLS:
+            raise UserError(f"decoding.pool must be one of {', '.join(POOLS)}, got {pool!r}: choose e.g. max")
         if weight <= 0:
             raise UserError(f"decoding.weight must be positive, got {weight}: choose e.g. 1.0")
         if temperature < 0:
@@ -67,18 +84,32 @@ class Parallel(nn.Module):
         self.K, self.V, self.temperature, self.prior = K, V, temperature, prior
         self.grid = shapes.grid
         self.weights = {"codes": weight, "alone": 1.0}
-        self.action = action
-        self.code = nn.Embedding(V, D)
+        self.action, self.pool = action, POOLS[pool]
+        if leads < 1:
+            raise UserError(f"decoding.leads must be at least 1, got {leads}: choose e.g. 1")
+        self.leads = min(leads, K)
+        self.computed = V  # codes 0..computed-1 have logits
+        E = shapes.code_dim if codebook else 0
+        if codebook:
+            self.register_buffer("codebook", torch.zeros(V, E))
+            self.register_buffer("used", torch.tensor(V))
+            self.register_load_state_dict_post_hook(Parallel._count_used)
+        self.code = CodeEmbedding(V, D, E)
         self.place = nn.Parameter(torch.randn(K + 1, D) * 0.3)
         nn.init.normal_(self.code.weight, std=0.3)
         self.near = nn.Conv2d(D, D, 3, padding=1)
         self.hidden, self.logits = nn.Linear(D, D), ExactLinear(D, V)
-        self.drawn = nn.Embedding(V, D)
+        self.likeness = ExactLinear(E, D) if codebook else None  # a code's logit, by what it looks like
+        self.drawn = CodeEmbedding(V, D, E)
         self.reading = mlp(D, D, hidden=D)  # of a position and the code that was drawn there
         self.lead = nn.Linear(D, D)  # what the first reading tells all positions
+        self.listen = nn.Linear(D, D) if leads > 1 else None  # what of it concerns a position
         if prior:
             nn.init.zeros_(self.logits.weight)
             nn.init.zeros_(self.logits.bias)
+            if codebook:
+                nn.init.zeros_(self.likeness.weight)
+                nn.init.zeros_(self.likeness.bias)
             self.copy = nn.Parameter(torch.zeros(K))  # log odds of staying, per position
             self.frequency = nn.Parameter(torch.zeros(K, V))  # log unigram, per position
 
@@ -92,6 +123,8 @@ class Parallel(nn.Module):
         now, after = z[:, :-1][follows], z[:, 1:][follows]  # (N, K)
         counts = torch.nn.functional.one_hot(after, self.V).sum(0).float()  # (K, V)
         unigram = (counts + 0.1) / (counts + 0.1).sum(1, keepdim=True)
+        if self.likeness is not None:  # a code that was only seen elsewhere may come here as well
+            unigram = (unigram + unigram.mean(0)) / 2
         moved = (now != after).float()
         eps = (moved.sum(0) + 1) / (len(moved) + 2)  # (K,)
         self.frequency.copy_(unigram.log())
@@ -99,14 +132,26 @@ class Parallel(nn.Module):
         typical = (unigram**2).sum(1).clamp(max=0.999)
         self.copy.copy_((((1 - eps) / eps) * ((1 - typical) / typical)).log().clamp(min=0))
 
+    @torch.no_grad()
+    def set_codebook(self, vectors: Tensor, used: int) -> None:
+        """Code vectors (V, E), of which the first `used` are given so far. Does nothing unless `codebook` is set."""
+        if self.likeness is not None:
+            self.codebook.copy_(vectors)
+            self.used.fill_(used)
+            self._count_used()
+
+    def _count_used(self, _=None) -> None:
+        self.computed = min(self.V, -(-int(self.used) // GRAIN) * GRAIN)
+
     def loss(self, backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:
         """Cross-entropies in nats, means over K: {"codes", "alone": (B, T-1)}; h (B, T-1, D)."""
         z = codes.indices
         out, _ = backbone(self._embed(z, steps.action), "full", None, steps.first)  # (B, T, K+1, D)
         out, before, after = out[:, :-1], z[:, :-1], z[:, 1:]
-        alone, lead = self._alone(out, before)
-        nats = {"codes": self._given(out, before, alone, lead, after.gather(-1, lead)), "alone": alone}
-        return {name: -log_prob(logits, after).mean(-1) for name, logits in nats.items()}, self._summary(out, after)
+        *less, given = self._given(out, before, lambda logits, lead: after.gather(-1, lead))
+        nats = [-log_prob(logits, after).mean(-1) for logits in less]  # each (B, T-1)
+        losses = {"codes": -log_prob(given, after).mean(-1), "alone": sum(nats) / len(nats)}
+        return losses, self._summary(out, after)
 
     def start(self, backbone, codes: Codes, steps: Steps) -> tuple[Prediction, ParallelState]:
         z = codes.indices
@@ -116,7 +161,7 @@ class Parallel(nn.Module):
             x = self._embed(z[:, :-1], steps.action[:, :-1])
             out, cache = backbone(x, "full", cache, steps.first[:, :-1])
             h = torch.where(steps.first[:, -1:], 0, self._summary(out[:, -1], z[:, -1]))
-            prediction = Prediction(Codes(z[:, -1:]), h, lambda: self._draw(out[:, -1], z[:, -2], None, z[:, -1])[1])
+            prediction = Prediction(Codes(z[:, -1:]), h, lambda: self._all(self._draw(out[:, -1], z[:, -2], None, z[:, -1])[1]))
         else:
             h = self.place.new_zeros(B, self.place.shape[-1])
             unknown = torch.zeros(B, K, self.V, device=z.device)  # nothing is known before the first frame
@@ -133,52 +178,72 @@ class Parallel(nn.Module):
         begins = torch.zeros_like(state.first) if first is None else first
         if first is not None:
             h = torch.where(first[:, None], 0, h)
-        return Prediction(Codes(z.unsqueeze(1)), h, lambda: logits), ParallelState(cache, z, begins)
+        return Prediction(Codes(z.unsqueeze(1)), h, lambda: self._all(logits)), ParallelState(cache, z, begins)
 
     def _embed(self, z: Tensor, action: Tensor) -> Tensor:
         """(B, T, K), (B, T) -> (B, T, K+1, D)."""
-        a, x = self.action(action).unsqueeze(2), self.code(z)  # (B, T, 1, D), (B, T, K, D)
+        a, x = self.action(action).unsqueeze(2), self.code(z, self._known())  # (B, T, 1, D), (B, T, K, D)
         B, T, K, D = x.shape
         near = self.near(x.view(B * T, *self.grid, D).permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)  # (B*T, K, D)
         return torch.cat([x + near.reshape(x.shape) + a, a], 2) + self.place
 
-    def _alone(self, out: Tensor, before: Tensor) -> tuple[Tensor, Tensor]:
-        """out (..., K+1, D) on the codes before (..., K) -> logits (..., K, V) of the next codes without regard for each
-        other, and which of them is the least certain (..., 1)."""
-        logits = self._logits(self.hidden(out[..., : self.K, :]), before)
-        return logits, categorical_entropy(logits.detach()).argmax(-1, keepdim=True)
+    def _given(self, out: Tensor, before: Tensor, draw: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+        """Logits (..., K, n) of the codes: without regard for each other, given one leading code, ..., given all of them.
 
-    def _given(self, out: Tensor, before: Tensor, alone: Tensor, lead: Tensor, code: Tensor) -> Tensor:
-        """Logits (..., K, V) given that position lead (..., 1) has this code (..., 1); there they stay what they were."""
-        K, place = self.K, lead.unsqueeze(-1)
-        read = self.reading(out.gather(-2, place.expand(*lead.shape, out.shape[-1])) + self.drawn(code))  # (..., 1, D)
-        logits = self._logits(self.hidden(out[..., :K, :]) + self.lead(read), before)
-        return torch.where(torch.arange(K, device=out.device).unsqueeze(-1) == place, alone, logits)
+        draw: (logits (..., 1, n) of a leading code, its position (..., 1)) -> the code (..., 1)."""
+        K = self.K
+        given = self._logits(self.hidden(out[..., :K, :]), before)
+        logits = [given]
+        heard = None if self.listen is None else self.listen(out[..., :K, :])
+        settled, read = torch.zeros_like(before, dtype=torch.bool), 0
+        for _ in range(self.leads):
+            doubt = categorical_entropy(given.detach()).masked_fill(settled, -1)
+            lead = doubt.argmax(-1, keepdim=True)  # (..., 1)
+            place = lead.unsqueeze(-1)
+            code = draw(given.gather(-2, place.expand(*lead.shape, given.shape[-1])), lead)
+            of_place = out.gather(-2, place.expand(*lead.shape, out.shape[-1]))
+            read = read + self.reading(of_place + self.drawn(code, self._known()))  # (..., 1, D)
+            settled = settled.scatter(-1, lead, True)
+            told = read if self.listen is None else read * heard
+            more = self._logits(self.hidden(out[..., :K, :]) + self.lead(told), before)
+            given = torch.where(settled.unsqueeze(-1), given, more)
+            logits.append(given)
+        return logits
 
     def _logits(self, hidden: Tensor, before: Tensor) -> Tensor:
-        """hidden (..., K, D) on the codes before (..., K) -> logits (..., K, V) of the next ones."""
-        logits = self.logits(F.silu(hidden))
+        """hidden (..., K, D) on the codes before (..., K) -> logits (..., K, n) of the next ones."""
+        n, extra = self.computed, None if self.likeness is None else self.likeness(self._known())
+        logits = self.logits(F.silu(hidden), n, extra)
         if not self.prior:
             return logits
-        logits = logits + self.frequency
+        logits = logits + self.frequency[:, :n]
         stay = self.copy.expand(before.shape).unsqueeze(-1)
         return logits.scatter_add(-1, before.unsqueeze(-1), stay.to(logits.dtype))
 
     def _draw(self, out: Tensor, before: Tensor, noise: Tensor | None, z: Tensor | None) -> tuple[Tensor, Tensor]:
-        """out (B, K+1, D) -> the next codes (B, K), drawn with noise (B, K) or given as z, and the logits (B, K, V) of each
+        """out (B, K+1, D) -> the next codes (B, K), drawn with noise (B, K) or given as z, and the logits (B, K, n) of each
         given those drawn before it."""
-        alone, lead = self._alone(out, before)
         if z is not None:
-            return z, self._given(out, before, alone, lead, z.gather(-1, lead))
-        first = alone.gather(1, lead.unsqueeze(-1).expand(-1, -1, self.V))  # (B, 1, V)
-        code = sample_categorical(first, noise.gather(1, lead), self.temperature)
-        logits = self._given(out, before, alone, lead, code)
+            return z, self._given(out, before, lambda logits, lead: z.gather(-1, lead))[-1]
+
+        def draw(logits: Tensor, lead: Tensor) -> Tensor:
+            return sample_categorical(logits, noise.gather(1, lead), self.temperature)
+
+        logits = self._given(out, before, draw)[-1]
         return sample_categorical(logits, noise, self.temperature), logits
 
     def _summary(self, out: Tensor, z: Tensor) -> Tensor:
         """out (..., K+1, D) and the codes z (..., K) that were drawn from it -> h (..., D)."""
         K = self.K
-        return out[..., K, :] + self.reading(out[..., :K, :] + self.drawn(z)).sum(-2) * K**-0.5
+        return out[..., K, :] + self.pool(self.reading(out[..., :K, :] + self.drawn(z, self._known())))
+
+    def _known(self) -> Tensor | None:
+        """The vectors (n, E) of the codes that are computed."""
+        return None if self.likeness is None else self.codebook[: self.computed]
+
+    def _all(self, logits: Tensor) -> Tensor:
+        """Logits (..., n) of the codes that are computed -> (..., V)."""
+        return F.pad(logits, (0, self.V - logits.shape[-1]), value=NEVER)
 
 
 TINY = dict()

@@ -1,0 +1,116 @@
+"""What parallel decoding may know and draw beside its defaults: several leading codes, what codes look like, a pool."""
+
+import pytest
+import torch
+from conftest import discover, dynamics, shapes, steps_of
+
+from tokenworld.actions import DiscreteAction
+from tokenworld.decoding.parallel import GRAIN, Parallel
+from tokenworld.errors import UserError
+from tokenworld.interfaces import Codes
+
+DECODING = next(part for part in discover("decoding") if part.name.endswith("parallel"))
+GPT = next(part for part in discover("backbones") if part.name.endswith("gpt"))
+
+
+def train(body, head, world, updates=200, A=2):
+    optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=1e-2)
+    for update in range(updates):
+        losses, _ = head.loss(body, world(64, update), steps_of(64, 4, A=A, seed=update))
+        optimizer.zero_grad()
+        sum(loss.mean() for loss in losses.values()).backward()
+        optimizer.step()
+    body.eval(), head.eval()
+
+
+def drawn(body, head, codes, A=2):
+    """The frame (B, K) drawn after three given ones."""
+    B, _, K = codes.indices.shape
+    steps = steps_of(B, 4, A=A)
+    with torch.no_grad():
+        _, state = head.start(body, Codes(codes.indices[:, :3]), steps[:, :3])
+        prediction, _ = head.step(body, state, steps.action[:, 2], torch.rand(B, K))
+    return prediction
+
+
+@pytest.mark.parametrize("leads, broken", [(1, (0.1, 1)), (2, (0, 0.03))])
+def test_a_lead_for_each_event_of_chance(leads, broken):
+    """Two coins turn two codes each: one leading code leaves the other pair to fall apart, two leave no pair broken."""
+    body, head = dynamics(DECODING, GPT, K=4, V=3, A=2, roused=False, leads=leads)
+
+    def world(rows, seed):
+        coins = torch.rand(rows, 4, 2, generator=torch.Generator().manual_seed(seed)) < 0.4
+        return Codes((1 + coins.cumsum(1) % 2).repeat_interleave(2, -1))  # codes 0 and 1 are alike, and 2 and 3
+
+    head.prepare(world(256, 999), steps_of(256, 4, A=2))
+    train(body, head, world, updates=900)
+    frame = drawn(body, head, world(600, 1000)).codes.indices[:, 0]
+    share = ((frame[:, 0] != frame[:, 1]) | (frame[:, 2] != frame[:, 3])).float().mean()
+    assert broken[0] <= share <= broken[1], share
+
+
+def test_codes_not_given_yet_are_neither_drawn_nor_probable():
+    V = 4 * GRAIN
+    body, head = dynamics(DECODING, GPT, V=V, codebook=True)
+    head.set_codebook(torch.rand(V, 4), GRAIN + 1)
+    assert head.computed == 2 * GRAIN
+    codes = Codes(torch.randint(GRAIN, (300, 4, 3)))
+    prediction = drawn(body, head, codes, A=3)
+    p = prediction.score().softmax(-1)
+    assert p.shape == (300, 3, V) and prediction.codes.indices.max() < 2 * GRAIN
+    assert (p[..., 2 * GRAIN :] == 0).all() and p.sum(-1).allclose(torch.ones(300, 3))
+    assert torch.isfinite(prediction.entropy).all() and torch.isfinite(prediction.logprob).all()
+    twin = Parallel(shapes=shapes(V=V), action=DiscreteAction(actions=3, dim=16), codebook=True)
+    assert twin.computed == V
+    twin.load_state_dict(head.state_dict())
+    assert twin.computed == 2 * GRAIN, "a loaded decoding knows how many codes there are"
+
+
+def test_what_is_learned_of_a_code_holds_for_one_that_looks_like_it():
+    """Codes 0..7 and 8..15 show the same eight things. Only the first are trained on: the second are predicted from them."""
+    V = GRAIN
+
+    def world(rows, seed, shift=0):
+        begin = torch.randint(8, (rows, 1, 1), generator=torch.Generator().manual_seed(seed))
+        return Codes((begin + torch.arange(4).view(1, 4, 1)) % 8 + shift)  # the next thing follows
+
+    right = []
+    for codebook in (True, False):
+        body, head = dynamics(DECODING, GPT, K=1, V=V, A=2, roused=False, codebook=codebook)
+        things = torch.nn.functional.one_hot(torch.arange(V) % 8, 8).float() * 3
+        head.set_codebook(things[:, :4] - things[:, 4:], 16)
+        head.prepare(world(256, 999), steps_of(256, 4, A=2))
+        train(body, head, world)
+        start = world(400, 1000, shift=8)
+        follows = drawn(body, head, start).codes.indices[:, 0, 0] % 8
+        right.append(float((follows == start.indices[:, 3, 0] % 8).float().mean()))
+    assert right[0] > 0.7 > 0.4 > right[1], right
+
+
+def test_the_maximum_finds_an_event_at_one_of_many_positions():
+    """One of 30 codes says whether a step pays. After the same updates the maximum tells, the sum does not."""
+    K, V = 30, 12
+    nats = {}
+    for pool in ("sum", "max"):
+        body, head = dynamics(DECODING, GPT, K=K, V=V, A=2, roused=False, pool=pool)
+        judge = torch.nn.Linear(16, 1)
+        optimizer = torch.optim.Adam([*body.parameters(), *head.parameters(), *judge.parameters()], lr=3e-3)
+        history = []
+        for update in range(150):
+            codes = Codes(torch.randint(1, V, (32, 2, K)))
+            pays = torch.rand(32) < 0.3
+            codes.indices[pays, 1, torch.randint(K, (32,))[pays]] = 0
+            _, h = head.loss(body, codes, steps_of(32, 2, A=2, seed=update))
+            loss = torch.nn.functional.binary_cross_entropy_with_logits(judge(h[:, 0])[:, 0], pays.float())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            history.append(loss.item())
+        nats[pool] = sum(history[-30:]) / 30
+    assert nats["max"] < 0.5 * nats["sum"], nats
+
+
+@pytest.mark.parametrize("wrong, word", [({"pool": "mean"}, "pool"), ({"leads": 0}, "leads")])
+def test_impossible_settings_are_refused(wrong, word):
+    with pytest.raises(UserError, match=f"decoding.{word} must be"):
+        Parallel(shapes=shapes(), action=DiscreteAction(actions=3, dim=16), **wrong)
