@@ -1,13 +1,15 @@
-"""What parallel decoding may know and draw beside its defaults: several leading codes, what codes look like, a pool."""
+"""Options of parallel decoding: several pivots, code vectors, and how h is pooled."""
 
 import pytest
 import torch
 from conftest import discover, dynamics, shapes, steps_of
 
 from tokenworld.actions import DiscreteAction
+from tokenworld.cli import main
 from tokenworld.decoding.parallel import GRAIN, Parallel
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes
+from tokenworld.world_model import WorldModel
 
 DECODING = next(part for part in discover("decoding") if part.name.endswith("parallel"))
 GPT = next(part for part in discover("backbones") if part.name.endswith("gpt"))
@@ -33,10 +35,10 @@ def drawn(body, head, codes, A=2):
     return prediction
 
 
-@pytest.mark.parametrize("leads, broken", [(1, (0.1, 1)), (2, (0, 0.03))])
-def test_a_lead_for_each_event_of_chance(leads, broken):
-    """Two coins turn two codes each: one leading code leaves the other pair to fall apart, two leave no pair broken."""
-    body, head = dynamics(DECODING, GPT, K=4, V=3, A=2, roused=False, leads=leads)
+@pytest.mark.parametrize("pivots, broken", [(1, (0.1, 1)), (2, (0, 0.03))])
+def test_a_pivot_for_each_random_event(pivots, broken):
+    """Two coins turn two codes each: one pivot leaves one pair inconsistent, two leave none."""
+    body, head = dynamics(DECODING, GPT, K=4, V=3, A=2, roused=False, pivots=pivots)
 
     def world(rows, seed):
         coins = torch.rand(rows, 4, 2, generator=torch.Generator().manual_seed(seed)) < 0.4
@@ -49,7 +51,7 @@ def test_a_lead_for_each_event_of_chance(leads, broken):
     assert broken[0] <= share <= broken[1], share
 
 
-def test_codes_not_given_yet_are_neither_drawn_nor_probable():
+def test_unused_codes_are_impossible():
     V = 4 * GRAIN
     body, head = dynamics(DECODING, GPT, V=V, codebook=True)
     head.set_codebook(torch.rand(V, 4), GRAIN + 1)
@@ -57,28 +59,41 @@ def test_codes_not_given_yet_are_neither_drawn_nor_probable():
     codes = Codes(torch.randint(GRAIN, (300, 4, 3)))
     prediction = drawn(body, head, codes, A=3)
     p = prediction.score().softmax(-1)
-    assert p.shape == (300, 3, V) and prediction.codes.indices.max() < 2 * GRAIN
-    assert (p[..., 2 * GRAIN :] == 0).all() and p.sum(-1).allclose(torch.ones(300, 3))
+    assert p.shape == (300, 3, V) and prediction.codes.indices.max() <= GRAIN
+    assert (p[..., GRAIN + 1 :] == 0).all() and p.sum(-1).allclose(torch.ones(300, 3))
     assert torch.isfinite(prediction.entropy).all() and torch.isfinite(prediction.logprob).all()
     twin = Parallel(shapes=shapes(V=V), action=DiscreteAction(actions=3, dim=16), codebook=True)
     assert twin.computed == V
     twin.load_state_dict(head.state_dict())
     assert twin.computed == 2 * GRAIN, "a loaded decoding knows how many codes there are"
+    head.set_codebook(torch.rand(V, 4), 0)
+    assert (drawn(body, head, Codes(torch.zeros_like(codes.indices)), A=3).codes.indices == 0).all(), "none yet: the first"
 
 
-def test_what_is_learned_of_a_code_holds_for_one_that_looks_like_it():
-    """Codes 0..7 and 8..15 show the same eight things. Only the first are trained on: the second are predicted from them."""
+def test_training_passes_the_codebook_on(tmp_path):
+    model = tmp_path / "model"
+    run = tmp_path / "run"
+    assert main(["train", "overlay=debug", "decoding.codebook=true", "tokenizer.vocab_size=512", f"out={run}"]) == 0
+    assert main(["export", str(run), f"out={model}"]) == 0
+    loaded = WorldModel.from_pretrained(model)
+    tokenizer, decoding = loaded.tokenizer, loaded.decoding
+    assert 1 < tokenizer.used == decoding.used <= decoding.computed < tokenizer.V
+    assert torch.equal(decoding.codebook, tokenizer.codebook.float() / 255) and decoding.codebook.any()
+
+
+def test_codes_with_equal_vectors_share_what_is_learned():
+    """Codes 0..7 and 8..15 have the same eight vectors. Training sees only the first eight, the test only the others."""
     V = GRAIN
 
     def world(rows, seed, shift=0):
         begin = torch.randint(8, (rows, 1, 1), generator=torch.Generator().manual_seed(seed))
-        return Codes((begin + torch.arange(4).view(1, 4, 1)) % 8 + shift)  # the next thing follows
+        return Codes((begin + torch.arange(4).view(1, 4, 1)) % 8 + shift)
 
     right = []
     for codebook in (True, False):
         body, head = dynamics(DECODING, GPT, K=1, V=V, A=2, roused=False, codebook=codebook)
-        things = torch.nn.functional.one_hot(torch.arange(V) % 8, 8).float() * 3
-        head.set_codebook(things[:, :4] - things[:, 4:], 16)
+        vectors = torch.nn.functional.one_hot(torch.arange(V) % 8, 8).float() * 3
+        head.set_codebook(vectors[:, :4] - vectors[:, 4:], 16)
         head.prepare(world(256, 999), steps_of(256, 4, A=2))
         train(body, head, world)
         start = world(400, 1000, shift=8)
@@ -87,8 +102,8 @@ def test_what_is_learned_of_a_code_holds_for_one_that_looks_like_it():
     assert right[0] > 0.7 > 0.4 > right[1], right
 
 
-def test_the_maximum_finds_an_event_at_one_of_many_positions():
-    """One of 30 codes says whether a step pays. After the same updates the maximum tells, the sum does not."""
+def test_max_learns_an_event_at_one_of_many_positions():
+    """One of 30 codes decides the reward. After equal updates `max` predicts it and `sum` does not."""
     K, V = 30, 12
     nats = {}
     for pool in ("sum", "max"):
@@ -110,7 +125,7 @@ def test_the_maximum_finds_an_event_at_one_of_many_positions():
     assert nats["max"] < 0.5 * nats["sum"], nats
 
 
-@pytest.mark.parametrize("wrong, word", [({"pool": "mean"}, "pool"), ({"leads": 0}, "leads")])
+@pytest.mark.parametrize("wrong, word", [({"pool": "mean"}, "pool"), ({"pivots": 0}, "pivots")])
 def test_impossible_settings_are_refused(wrong, word):
     with pytest.raises(UserError, match=f"decoding.{word} must be"):
         Parallel(shapes=shapes(), action=DiscreteAction(actions=3, dim=16), **wrong)

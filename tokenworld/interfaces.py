@@ -118,6 +118,7 @@ class Tokenizer(Protocol):
     context: int  # past frames that `encode` and `decode` look at; 0 for a frame-by-frame tokenizer
     weights: dict[str, float]  # of the losses, the same names
     # Optional, called by the trainer if there: `prepare(steps)` before the first update, `refit(batches)` after the last.
+    # Optional: `used`, the number of codes in use so far (0..used-1), for a codebook that grows.
 
     def encode(self, steps: Steps) -> Codes:
         """obs (B, T, C, H, W) uint8 -> indices (B, T, K), vectors (B, T, K, E). No gradient, no codebook update."""
@@ -159,7 +160,7 @@ class Decoding(Protocol):
     ahead: int  # frames that h has seen beyond its step: 0, or 1 where h is read after the next codes were drawn
     weights: dict[str, float]  # of the losses, the same names
     # Optional, called by the trainer if there: `prepare(codes, steps)` before the first update; `set_codebook(vectors, used)`
-    # before the updates of an epoch: the code vectors (V, E), of which the tokenizer has given the first `used` so far.
+    # before the updates of each epoch, with the tokenizer's code vectors (V, E), of which the first `used` are in use.
 
     def loss(self, backbone: Backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:
         """Teacher forcing. Losses (B, T-1): entry t is that of predicting frame t+1 from frames ..t; a mean over K.

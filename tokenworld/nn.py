@@ -23,28 +23,28 @@ class ExactLinear(nn.Linear):
     """A linear layer in fp32, whatever is around it: for logits, whose error in bf16 is a few per cent of a probability."""
 
     def forward(self, x: Tensor, rows: int | None = None, extra: Tensor | None = None) -> Tensor:
-        """rows: compute the first outputs only · extra (rows, in): is added to the weight."""
+        """rows: compute the first so many outputs · extra `(rows, in)`: added to the weight."""
         with in_fp32(x.device):
             weight = self.weight[:rows].float()
             return F.linear(x.float(), weight if extra is None else weight + extra, self.bias[:rows].float())
 
 
 class CodeEmbedding(nn.Embedding):
-    """Codes (...) of V -> vectors (..., D). With E > 0 a linear map of what each code looks like is added to its own vector:
-    what is learned of one code then holds for codes that look like it."""
+    """Codes `(...)` of V -> `(..., D)`. With E > 0 a linear map of the code vector is added to each embedding, so that codes
+    with similar vectors share what is learned."""
 
     def __init__(self, V: int, D: int, E: int = 0):
         super().__init__(V, D)
-        self.looks = None
+        self.from_vector = None
         if E:
-            self.looks = nn.Linear(E, D)
-            nn.init.normal_(self.looks.weight, std=0.3)
+            self.from_vector = nn.Linear(E, D)
+            nn.init.normal_(self.from_vector.weight, std=0.3)
 
     def forward(self, z: Tensor, codebook: Tensor | None = None) -> Tensor:
-        """codebook (n, E): the vectors of the codes 0..n-1, of which z are some."""
-        if self.looks is None:
+        """codebook `(n, E)`: the vectors of codes 0..n-1, which include all of z."""
+        if self.from_vector is None:
             return super().forward(z)
-        return F.embedding(z, self.weight[: len(codebook)] + self.looks(codebook))
+        return F.embedding(z, self.weight[: len(codebook)] + self.from_vector(codebook))
 
 
 def mlp(dim_in: int, dim_out: int, *, hidden: int, zero_last: bool = False, exact: bool = False) -> nn.Sequential:

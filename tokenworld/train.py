@@ -271,10 +271,7 @@ def train_dynamics(
     if run.count["dynamics"] == 0 and hasattr(model.decoding, "prepare"):
         steps, rows = run.replay.sample(min(4096, run.replay.rows), 2, run.rng)
         model.decoding.prepare(run.codes(run.replay, rows), steps.to(run.device))
-    if hasattr(model.decoding, "set_codebook"):
-        tokenizer = model.tokenizer
-        every = torch.arange(tokenizer.V, device=run.device).view(1, 1, -1)
-        model.decoding.set_codebook(tokenizer.embed(every)[0, 0], int(getattr(tokenizer, "used", tokenizer.V)))
+    model.share_codebook()
     if run.to_shard:
         run.shard()
     optimizer = run.optimizer("dynamics", modules, lr, weight_decay)

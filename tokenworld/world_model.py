@@ -179,6 +179,14 @@ class WorldModel(nn.Module):
         """Everything but the tokenizer: what the dynamics' optimiser trains."""
         return nn.ModuleList([self.backbone, self.decoding, self.reward, self.termination])
 
+    def share_codebook(self) -> None:
+        """Pass the tokenizer's code vectors to a decoding that uses them: call it whenever the tokenizer has changed."""
+        if hasattr(self.decoding, "set_codebook"):
+            tokenizer = self.tokenizer
+            device = next(self.decoding.parameters()).device
+            vectors = tokenizer.embed(torch.arange(tokenizer.V, device=device).view(1, 1, -1))[0, 0]  # (V, E)
+            self.decoding.set_codebook(vectors, int(getattr(tokenizer, "used", tokenizer.V)))
+
     def in_bf16(self) -> WorldModel:
         """A frozen copy to dream with: all in bf16 but the samplers. It decodes, but does not encode."""
         twin = for_inference(self)

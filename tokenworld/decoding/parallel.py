@@ -7,14 +7,14 @@ frame. Differs:
   there.
 - Each code's logits start from a copy-or-frequency prior (`prepare`): the transformer begins with what does not move and has
   only the rest to learn.
-- The least certain code of a frame is drawn first (with `leads`: then the least certain given that one, and so on), and the
-  others, independently, given it. Where chance moves several codes together (a sticky action moves the whole paddle), codes
-  drawn without regard for each other make half a move.
+- The least certain code of a frame, the pivot, is drawn first. With `pivots` > 1 the least certain code given the pivot comes
+  next, and so on. All other codes are drawn independently given the pivots. Where chance moves several codes together (a
+  sticky action moves the whole paddle), codes drawn without regard for each other make half a move.
 - h is the action's position after it has read the codes that were drawn. An h from before the draw knows only the odds of
   an end: it lets a dream go on whose frame shows a lost ball, into what no data describe, and a policy finds what pays there.
-  What is read at the K positions is pooled: `max` finds the one position where an event happens in half the updates of `sum`.
-- With `codebook`, a code is embedded, and predicted, by what it looks like as well as by its number: what is learned of a
-  patch holds for all patches like it. Codes that the tokenizer has not given yet are neither drawn nor computed.
+  The K positions are pooled into h: `max` learns rare events, which show at one position, in fewer updates than `sum`.
+- With `codebook`, the embedding and the logit of a code also depend on its code vector, so that similar codes share what is
+  learned. The prior mixes each position's frequencies with those of all positions. Only codes in use are drawn.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ class ParallelState:
 
 
 POOLS = {"sum": lambda x: x.sum(-2) * x.shape[-2] ** -0.5, "max": lambda x: x.amax(-2)}  # (..., K, D) -> (..., D)
-GRAIN = 32  # the number of codes computed grows in steps of so many: a new code rarely changes a shape
-NEVER = -1e9  # the logit of a code that is not computed
+GRAIN = 32  # the number of logits is a multiple of this, so that a new code rarely changes a tensor's shape
+UNUSED = -1e9  # the logit of a code that is not in use
 
 
 class Parallel(nn.Module):
     """One forward pass per frame.
 
     temperature: 0 is greedy · prior: start from copy/unigram statistics of the data · weight: of the codes' loss, beside 1
-    for reward, for termination and for `alone`, the codes' loss given only some leading codes, which tells the least certain ·
-    pool: how h gathers what was drawn at the K positions · codebook: know codes by their vectors too, see `set_codebook` ·
-    leads: codes drawn one after the other before the rest, one for each independent event of chance in a step.
+    for reward, for termination and for `alone`, the codes' loss given fewer pivots, which finds the least certain code ·
+    pool: how the K positions are pooled into h · codebook: use code vectors too, see `set_codebook` · pivots: codes drawn one
+    after another before the rest; give one for each independent random event in a step.
     """
 
     passes = 1
@@ -71,7 +71,7 @@ class Parallel(nn.Module):
         weight: float = 1.0,
         pool: Literal["sum", "max"] = "sum",
         codebook: bool = False,
-        leads: int = 1,
+        pivots: int = 1,
     ):
         super().__init__()
         if pool not in POOLS:
@@ -85,31 +85,31 @@ class Parallel(nn.Module):
         self.grid = shapes.grid
         self.weights = {"codes": weight, "alone": 1.0}
         self.action, self.pool = action, POOLS[pool]
-        if leads < 1:
-            raise UserError(f"decoding.leads must be at least 1, got {leads}: choose e.g. 1")
-        self.leads = min(leads, K)
-        self.computed = V  # codes 0..computed-1 have logits
+        if pivots < 1:
+            raise UserError(f"decoding.pivots must be at least 1, got {pivots}: choose e.g. 1")
+        self.pivots = min(pivots, K)
+        self.computed = V  # n: logits are computed for codes 0..n-1
         E = shapes.code_dim if codebook else 0
         if codebook:
             self.register_buffer("codebook", torch.zeros(V, E))
             self.register_buffer("used", torch.tensor(V))
-            self.register_load_state_dict_post_hook(Parallel._count_used)
+            self.register_load_state_dict_post_hook(Parallel._set_computed)
         self.code = CodeEmbedding(V, D, E)
         self.place = nn.Parameter(torch.randn(K + 1, D) * 0.3)
         nn.init.normal_(self.code.weight, std=0.3)
         self.near = nn.Conv2d(D, D, 3, padding=1)
         self.hidden, self.logits = nn.Linear(D, D), ExactLinear(D, V)
-        self.likeness = ExactLinear(E, D) if codebook else None  # a code's logit, by what it looks like
+        self.vector_logits = ExactLinear(E, D) if codebook else None  # from a code's vector to its row of `logits`
         self.drawn = CodeEmbedding(V, D, E)
         self.reading = mlp(D, D, hidden=D)  # of a position and the code that was drawn there
-        self.lead = nn.Linear(D, D)  # what the first reading tells all positions
-        self.listen = nn.Linear(D, D) if leads > 1 else None  # what of it concerns a position
+        self.lead = nn.Linear(D, D)  # the message of the pivots to the other positions
+        self.gate = nn.Linear(D, D) if pivots > 1 else None  # per position: the parts of the message that concern it
         if prior:
             nn.init.zeros_(self.logits.weight)
             nn.init.zeros_(self.logits.bias)
             if codebook:
-                nn.init.zeros_(self.likeness.weight)
-                nn.init.zeros_(self.likeness.bias)
+                nn.init.zeros_(self.vector_logits.weight)
+                nn.init.zeros_(self.vector_logits.bias)
             self.copy = nn.Parameter(torch.zeros(K))  # log odds of staying, per position
             self.frequency = nn.Parameter(torch.zeros(K, V))  # log unigram, per position
 
@@ -123,7 +123,7 @@ class Parallel(nn.Module):
         now, after = z[:, :-1][follows], z[:, 1:][follows]  # (N, K)
         counts = torch.nn.functional.one_hot(after, self.V).sum(0).float()  # (K, V)
         unigram = (counts + 0.1) / (counts + 0.1).sum(1, keepdim=True)
-        if self.likeness is not None:  # a code that was only seen elsewhere may come here as well
+        if self.vector_logits is not None:  # a code that was seen only at other positions is possible here too
             unigram = (unigram + unigram.mean(0)) / 2
         moved = (now != after).float()
         eps = (moved.sum(0) + 1) / (len(moved) + 2)  # (K,)
@@ -134,22 +134,22 @@ class Parallel(nn.Module):
 
     @torch.no_grad()
     def set_codebook(self, vectors: Tensor, used: int) -> None:
-        """Code vectors (V, E), of which the first `used` are given so far. Does nothing unless `codebook` is set."""
-        if self.likeness is not None:
+        """Take over the code vectors `(V, E)`, of which the first `used` are in use. Without `codebook` nothing is stored."""
+        if self.vector_logits is not None:
             self.codebook.copy_(vectors)
-            self.used.fill_(used)
-            self._count_used()
+            self.used.fill_(max(used, 1))
+            self._set_computed()
 
-    def _count_used(self, _=None) -> None:
-        self.computed = min(self.V, -(-int(self.used) // GRAIN) * GRAIN)
+    def _set_computed(self, _=None) -> None:
+        self.computed = min(self.V, -(-max(int(self.used), 1) // GRAIN) * GRAIN)
 
     def loss(self, backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:
         """Cross-entropies in nats, means over K: {"codes", "alone": (B, T-1)}; h (B, T-1, D)."""
         z = codes.indices
         out, _ = backbone(self._embed(z, steps.action), "full", None, steps.first)  # (B, T, K+1, D)
         out, before, after = out[:, :-1], z[:, :-1], z[:, 1:]
-        *less, given = self._given(out, before, lambda logits, lead: after.gather(-1, lead))
-        nats = [-log_prob(logits, after).mean(-1) for logits in less]  # each (B, T-1)
+        *fewer, given = self._given(out, before, lambda logits, pivot: after.gather(-1, pivot))
+        nats = [-log_prob(logits, after).mean(-1) for logits in fewer]  # each (B, T-1)
         losses = {"codes": -log_prob(given, after).mean(-1), "alone": sum(nats) / len(nats)}
         return losses, self._summary(out, after)
 
@@ -182,52 +182,52 @@ class Parallel(nn.Module):
 
     def _embed(self, z: Tensor, action: Tensor) -> Tensor:
         """(B, T, K), (B, T) -> (B, T, K+1, D)."""
-        a, x = self.action(action).unsqueeze(2), self.code(z, self._known())  # (B, T, 1, D), (B, T, K, D)
+        a, x = self.action(action).unsqueeze(2), self.code(z, self._vectors())  # (B, T, 1, D), (B, T, K, D)
         B, T, K, D = x.shape
         near = self.near(x.view(B * T, *self.grid, D).permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)  # (B*T, K, D)
         return torch.cat([x + near.reshape(x.shape) + a, a], 2) + self.place
 
     def _given(self, out: Tensor, before: Tensor, draw: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
-        """Logits (..., K, n) of the codes: without regard for each other, given one leading code, ..., given all of them.
+        """Logits `(..., K, n)` of the codes, each independent of the others, then given one pivot, and so on to all pivots.
 
-        draw: (logits (..., 1, n) of a leading code, its position (..., 1)) -> the code (..., 1)."""
+        draw: (logits `(..., 1, n)` of a pivot, its position `(..., 1)`) -> its code `(..., 1)`."""
         K = self.K
         given = self._logits(self.hidden(out[..., :K, :]), before)
-        logits = [given]
-        heard = None if self.listen is None else self.listen(out[..., :K, :])
-        settled, read = torch.zeros_like(before, dtype=torch.bool), 0
-        for _ in range(self.leads):
-            doubt = categorical_entropy(given.detach()).masked_fill(settled, -1)
-            lead = doubt.argmax(-1, keepdim=True)  # (..., 1)
-            place = lead.unsqueeze(-1)
-            code = draw(given.gather(-2, place.expand(*lead.shape, given.shape[-1])), lead)
-            of_place = out.gather(-2, place.expand(*lead.shape, out.shape[-1]))
-            read = read + self.reading(of_place + self.drawn(code, self._known()))  # (..., 1, D)
-            settled = settled.scatter(-1, lead, True)
-            told = read if self.listen is None else read * heard
-            more = self._logits(self.hidden(out[..., :K, :]) + self.lead(told), before)
-            given = torch.where(settled.unsqueeze(-1), given, more)
+        logits, message = [given], 0
+        gate = 1 if self.gate is None else self.gate(out[..., :K, :])
+        is_drawn = torch.zeros_like(before, dtype=torch.bool)
+        for _ in range(self.pivots):
+            entropy = categorical_entropy(given.detach()).masked_fill(is_drawn, -1)
+            pivot = entropy.argmax(-1, keepdim=True)  # (..., 1)
+            at = pivot.unsqueeze(-1)
+            code = draw(given.gather(-2, at.expand(*pivot.shape, given.shape[-1])), pivot)
+            state = out.gather(-2, at.expand(*pivot.shape, out.shape[-1]))
+            message = message + self.reading(state + self.drawn(code, self._vectors()))  # (..., 1, D)
+            is_drawn = is_drawn.scatter(-1, pivot, True)
+            others = self._logits(self.hidden(out[..., :K, :]) + self.lead(message * gate), before)
+            given = torch.where(is_drawn.unsqueeze(-1), given, others)
             logits.append(given)
         return logits
 
     def _logits(self, hidden: Tensor, before: Tensor) -> Tensor:
         """hidden (..., K, D) on the codes before (..., K) -> logits (..., K, n) of the next ones."""
-        n, extra = self.computed, None if self.likeness is None else self.likeness(self._known())
+        n = self.computed
+        extra = None if self.vector_logits is None else self.vector_logits(self._vectors())
         logits = self.logits(F.silu(hidden), n, extra)
         if not self.prior:
-            return logits
+            return self._only_used(logits)
         logits = logits + self.frequency[:, :n]
         stay = self.copy.expand(before.shape).unsqueeze(-1)
-        return logits.scatter_add(-1, before.unsqueeze(-1), stay.to(logits.dtype))
+        return self._only_used(logits.scatter_add(-1, before.unsqueeze(-1), stay.to(logits.dtype)))
 
     def _draw(self, out: Tensor, before: Tensor, noise: Tensor | None, z: Tensor | None) -> tuple[Tensor, Tensor]:
         """out (B, K+1, D) -> the next codes (B, K), drawn with noise (B, K) or given as z, and the logits (B, K, n) of each
         given those drawn before it."""
         if z is not None:
-            return z, self._given(out, before, lambda logits, lead: z.gather(-1, lead))[-1]
+            return z, self._given(out, before, lambda logits, pivot: z.gather(-1, pivot))[-1]
 
-        def draw(logits: Tensor, lead: Tensor) -> Tensor:
-            return sample_categorical(logits, noise.gather(1, lead), self.temperature)
+        def draw(logits: Tensor, pivot: Tensor) -> Tensor:
+            return sample_categorical(logits, noise.gather(1, pivot), self.temperature)
 
         logits = self._given(out, before, draw)[-1]
         return sample_categorical(logits, noise, self.temperature), logits
@@ -235,15 +235,21 @@ class Parallel(nn.Module):
     def _summary(self, out: Tensor, z: Tensor) -> Tensor:
         """out (..., K+1, D) and the codes z (..., K) that were drawn from it -> h (..., D)."""
         K = self.K
-        return out[..., K, :] + self.pool(self.reading(out[..., :K, :] + self.drawn(z, self._known())))
+        return out[..., K, :] + self.pool(self.reading(out[..., :K, :] + self.drawn(z, self._vectors())))
 
-    def _known(self) -> Tensor | None:
-        """The vectors (n, E) of the codes that are computed."""
-        return None if self.likeness is None else self.codebook[: self.computed]
+    def _vectors(self) -> Tensor | None:
+        """The vectors `(n, E)` of the codes that have logits; None without `codebook`."""
+        return None if self.vector_logits is None else self.codebook[: self.computed]
+
+    def _only_used(self, logits: Tensor) -> Tensor:
+        """Make codes impossible that the tokenizer does not use yet."""
+        if self.vector_logits is None:
+            return logits
+        return logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) >= self.used, UNUSED)
 
     def _all(self, logits: Tensor) -> Tensor:
-        """Logits (..., n) of the codes that are computed -> (..., V)."""
-        return F.pad(logits, (0, self.V - logits.shape[-1]), value=NEVER)
+        """Pad logits `(..., n)` to `(..., V)`."""
+        return F.pad(logits, (0, self.V - logits.shape[-1]), value=UNUSED)
 
 
 TINY = dict()
