@@ -38,7 +38,7 @@ def learnt(tmp_path_factory):
     for name, epochs, data, more in (
         ("early", 1, "base/replay", ["train.dynamics.updates=15"]), ("middle", 1, "base/replay", []),
         ("final", 16, "base/replay", []),
-        ("shuffled", 16, "base/replay", ["train.dynamics.shuffle_actions=true"]), ("endless", 16, "endless", []),
+        ("shuffled", 16, "base/replay", ["action._target_=tokenworld.actions.ShuffledAction"]), ("endless", 16, "endless", []),
     ):  # fmt: skip
         runs[name] = folder / f"run_{name}"
         words = ["device=cpu", f"load.tokenizer={folder / 'base'}", f"data={folder / data}", f"out={runs[name]}"]

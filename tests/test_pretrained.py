@@ -12,12 +12,12 @@ from conftest import close, codes_of, discover, rouse, shapes, steps_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from tokenworld import config
+from tokenworld import config, optim
 from tokenworld.actions import DiscreteAction
 from tokenworld.backbones.pretrained import TINY, Pretrained, _probed
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes
-from tokenworld.nn import for_inference, make_optimizer, total_loss
+from tokenworld.nn import for_inference, total_loss
 from tokenworld.world_model import WorldModel
 
 B, LONG, P = 3, 11, 3
@@ -183,7 +183,7 @@ def learn(model, codes, steps, updates=3, lr=1e-2):
     """What moved: {name: largest change} of the backbone, and the loss on the way."""
     modules = model.dynamics_modules().train()
     before = {name: p.detach().clone() for name, p in model.backbone.named_parameters()}
-    optimizer, seen = make_optimizer(modules, lr=lr), []
+    optimizer, seen = optim.make(modules, lr=lr, weight_decay=0.0), []
     for _ in range(updates):
         optimizer.zero_grad()
         loss = total_loss(model(steps, codes), model.weights, steps)
@@ -230,7 +230,7 @@ def test_lr_scale():
     for name, change in moves[0].items():
         assert change > 5e-4
         assert abs(moves[1][name] / change / (0.1 if name.startswith("model.") else 1) - 1) < 0.02, name
-    groups = make_optimizer(model.dynamics_modules(), lr=1.0, weight_decay=0.5).param_groups
+    groups = optim.make(model.dynamics_modules(), lr=1.0, weight_decay=0.5).param_groups
     assert sorted((g.get("lr_scale", 1.0), g["weight_decay"]) for g in groups) == [(0.1, 0), (0.1, 0.5), (1, 0), (1, 0.5)]
     counted = sum(p.numel() for g in groups for p in g["params"])
     assert counted == sum(p.numel() for p in model.dynamics_modules().parameters())

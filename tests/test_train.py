@@ -108,7 +108,7 @@ def test_controls(tmp_path):
     unused = ["~train.policy.updates", "~train.policy.burn_in", "~train.policy.recent"]
     result = train(f"out={tmp_path / 'free'}", *free, *unused)
     assert result["imagined_steps"] == 0 and result["updates"]["policy"] > 0 and result["eval"]["episodes"] == 2
-    result = train(f"out={tmp_path / 'shuffled'}", "train.dynamics.shuffle_actions=true")
+    result = train(f"out={tmp_path / 'shuffled'}", "action._target_=tokenworld.actions.ShuffledAction")
     assert result["imagined_steps"] > 0
     saved = json.loads((tmp_path / "shuffled" / "summary.json").read_text())
     assert saved["updates"]["dynamics"] == result["updates"]["dynamics"]

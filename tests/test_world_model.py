@@ -6,13 +6,13 @@ import pytest
 import torch
 from conftest import close, discover, rouse, steps_of
 
-from tokenworld import building, config
+from tokenworld import building, config, optim
 from tokenworld.actions import DiscreteAction
 from tokenworld.backbones.gpt import GPT
 from tokenworld.heads import SignReward, Termination
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import Codes, Shapes
-from tokenworld.nn import make_optimizer, masked_mean, sample_categorical, total_loss
+from tokenworld.nn import masked_mean, sample_categorical, total_loss
 from tokenworld.policies.actor_critic import ActorCritic
 from tokenworld.tokenizers.patch import PatchTokenizer
 from tokenworld.train import burned_in
@@ -222,7 +222,7 @@ def test_sampling_at_the_edges():
 
 
 def test_only_linear_weights_decay(model):
-    groups = make_optimizer(model.dynamics_modules(), lr=1e-3, weight_decay=0.1).param_groups
+    groups = optim.make(model.dynamics_modules(), lr=1e-3, weight_decay=0.1).param_groups
     decayed = {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
     names = {name for name, p in model.dynamics_modules().named_parameters() if id(p) in decayed}
     assert any("qkv.weight" in name for name in names)

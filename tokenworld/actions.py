@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -17,6 +18,15 @@ class DiscreteAction(nn.Module):
     def forward(self, action: Tensor) -> Tensor:
         """action (...) int64 -> (..., D)."""
         return self.table(action)
+
+
+class ShuffledAction(DiscreteAction):
+    """A control: while it learns, the dynamics sees the actions of other windows of the batch. So a policy cannot learn from
+    the model what its actions do."""
+
+    def forward(self, action: Tensor) -> Tensor:
+        """action (B, ...) int64 -> (B, ..., D)."""
+        return super().forward(action[torch.randperm(len(action)).to(action.device)] if self.training else action)
 
 
 TINY = dict()

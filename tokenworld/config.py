@@ -269,6 +269,7 @@ def check(cfg: dict) -> None:
     for phase in PHASES:
         check_section(cfg, f"train.{phase}")
     _check_evaluation_env(cfg)
+    _check_optimizer(cfg)
 
 
 def _check_evaluation_env(cfg: dict) -> None:
@@ -277,6 +278,13 @@ def _check_evaluation_env(cfg: dict) -> None:
     if "_target_" in changes:
         raise UserError("train.evaluate.env changes keywords of env, got a _target_: remove it, or set env._target_")
     check_keywords(cfg, "train.evaluate.env", cfg["env"] | changes, resolve(cfg["env"]["_target_"]))
+
+
+def _check_optimizer(cfg: dict) -> None:
+    from tokenworld import optim  # torch comes with it, and is not needed before parts are checked
+
+    settings = cfg["train"]["dynamics"].get("optimizer") or {}
+    check_keywords(cfg, "train.dynamics.optimizer", {"_target_": "tokenworld.optim.make"} | settings, optim.make)
 
 
 def check_values(config: Any, source: Any, depth: int = 0) -> int:

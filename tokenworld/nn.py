@@ -1,4 +1,4 @@
-"""What several parts share: an MLP, the inverse-CDF sampler, the optimiser, the one place where losses are weighted."""
+"""What several parts share: an MLP, the inverse-CDF sampler, the one place where losses are weighted."""
 
 from __future__ import annotations
 
@@ -157,27 +157,3 @@ def counting(steps: Steps, length: int) -> Tensor:
     """Which entries of a (B, length) loss count: a loss on the next frame needs one."""
     mask = steps.valid & steps.acted
     return mask if length == mask.shape[1] else mask[:, :-1] & steps.valid[:, 1:]
-
-
-def make_optimizer(module: nn.Module, *, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
-    """AdamW with decay on the weights of linear layers only: embeddings, norms, biases and convolutions are not decayed.
-
-    A part with `parameter_groups()` says which of its parameters learn at another pace: their groups carry a `lr_scale`.
-    """
-    decayed = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear)}
-    asked = [group for m in module.modules() if hasattr(m, "parameter_groups") for group in m.parameter_groups()]
-    scale = {id(p): factor for factor, parameters in asked for p in parameters}
-    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
-    for p in module.parameters():
-        if p.requires_grad:
-            groups.setdefault((scale.get(id(p), 1.0), id(p) in decayed), []).append(p)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "weight_decay": weight_decay if decay else 0.0}
-            | ({"lr": lr * factor, "lr_scale": factor} if factor != 1 else {})
-            for (factor, decay), parameters in groups.items()
-            if parameters
-        ],
-        lr=lr,
-        fused=True,
-    )

@@ -197,7 +197,7 @@ def put_optimizers(run: Run, saved: Saved) -> None:
             raise UserError(f"{where} has an optimizer of a part that this run does not train, {name[:40]!r}: {MISMATCH}")
         optimizer = run.optimizer(name, modules[name], lr=1.0)
         groups = _groups(optimizer, state["param_groups"], name, where)
-        moments = _moments(optimizer, state["state"], name, where)
+        moments = _moments(optimizer, state.get("state"), name, where)
         if _is_broken(moments):
             run.log.say(f"the saved state of the {name} optimizer is not finite: it starts again from zero")
             moments = {}
@@ -233,11 +233,13 @@ def _length(params: Any) -> int:
 def _moments(optimizer: torch.optim.Optimizer, saved: Any, name: str, where: Path) -> dict[int, dict[str, Tensor]]:
     """The saved moments of each parameter, of which there are as many as the parameter has elements."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    muon = {id(p) for group in optimizer.param_groups if group.get("muon") for p in group["params"]}
     if not isinstance(saved, dict) or not all(isinstance(key, int) and 0 <= key < len(parameters) for key in saved):
         raise UserError(f"{where} does not fit: the {name} optimizer is of other parameters than those of this run: {MISMATCH}")
     for i, state in saved.items():
         shape = parameters[i].shape
-        expected = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
+        expected = {"step": torch.Size(), "exp_avg": shape} | ({} if id(parameters[i]) in muon else {"exp_avg_sq": shape})
+        expected |= {"last": shape} if getattr(optimizer, "average", 0) else {}
         fits = isinstance(state, dict) and state.keys() == expected.keys()
         if not fits or not all(torch.is_tensor(x) and x.is_floating_point() for x in state.values()):
             raise UserError(f"{where} is damaged, the {name} optimizer has no step and moments of parameter {i}: restore it"
@@ -252,7 +254,7 @@ def _moments(optimizer: torch.optim.Optimizer, saved: Any, name: str, where: Pat
 def _is_broken(moments: dict[int, dict[str, Tensor]]) -> bool:
     """Is a moment NaN or infinite, or a square negative?"""
     tensors = [x for state in moments.values() for x in state.values()]
-    roots = [state[key] for state in moments.values() for key in ("step", "exp_avg_sq")]
+    roots = [state[key] for state in moments.values() for key in ("step", "exp_avg_sq") if key in state]
     return any(not_finite(x) for x in tensors) or any(bool((x < 0).any()) for x in roots)
 
 

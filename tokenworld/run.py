@@ -10,13 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tokenworld import checkpoint, distributed, sharding
+from tokenworld import checkpoint, distributed, optim, sharding
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode, EpisodeWriter
 from tokenworld.data.replay import Replay
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.log import Log
-from tokenworld.nn import make_optimizer
 from tokenworld.world_model import WorldModel
 
 COUNTED = ("env_steps", "imagined_steps", "tokenizer", "dynamics", "policy")  # the last three are optimiser steps
@@ -97,8 +96,10 @@ class Run:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def optimizer(self, name: str, module, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+        """The optimizer of this name, made at the first call: with the settings `optimizer` of the phase of this name."""
         if name not in self.optimizers:
-            self.optimizers[name] = make_optimizer(module, lr=lr, weight_decay=weight_decay)
+            settings = getattr(self.phases.get(name), "keywords", {}).get("optimizer") or {}
+            self.optimizers[name] = optim.make(module, lr=lr, weight_decay=weight_decay, **settings)
         return self.optimizers[name]
 
     def loss(self, name: str, trained, loss: Callable) -> Callable:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld import distributed, files, origins, signals
+from tokenworld import distributed, files, optim, origins, signals
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode
 from tokenworld.errors import UserError
@@ -41,6 +41,7 @@ def check_settings(phases: dict[str, dict[str, Any]]) -> None:
     least |= dict(epochs=1, checkpoint_every=1, accumulate=1, steps=1, first_steps=1, cut=1)
     least |= dict(start=0, stop=0, warmup=0, held_out=0, frames=0)
     for phase, settings in phases.items():
+        optim.check(**(settings.get("optimizer") or {}))
         for key, value in settings.items():
             if isinstance(value, (str, dict, list, bool, type(None))):
                 continue
@@ -257,13 +258,13 @@ def train_dynamics(
     clip: float = 10.0,
     recent: float = 0.0,
     accumulate: int = 1,
-    shuffle_actions: bool = False,
+    optimizer: dict | None = None,
 ) -> None:
     """Updates of backbone, decoding and heads on `batch` windows of `length` steps; the tokenizer is frozen here.
 
     `recent`: the share of a batch that is drawn from the newest tenth of the replay. `accumulate`: parts in which a batch
-    is computed, to save memory; the gradient is that of the whole batch. `shuffle_actions` is a control: the model learns
-    from actions of other windows, so that a policy cannot learn what its actions do.
+    is computed, to save memory; the gradient is that of the whole batch. `optimizer`: keywords of `tokenworld.optim.make`:
+    {muon: 0.02, average: 0.98}.
     """
     if run.epoch < start or (stop is not None and run.epoch >= stop):
         return
@@ -290,13 +291,12 @@ def train_dynamics(
             yield loss
 
     batches = run.batches(updates, batch, length, recent=recent, frames=False)
-    for steps, rows in progress(run, batches, updates, "dynamics"):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * group.get("lr_scale", 1.0) * min(1.0, (run.count["dynamics"] + 1) / max(warmup, 1))
-        steps, codes = steps.to(run.device), run.codes(run.replay, rows)
-        if shuffle_actions:
-            steps = replace(steps, action=steps.action[torch.randperm(len(rows), generator=run.shuffler).to(run.device)])
-        run.update("dynamics", optimizer, learn(steps, codes), clip)
+    with optim.learning(optimizer):
+        for steps, rows in progress(run, batches, updates, "dynamics"):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * group.get("lr_scale", 1.0) * min(1.0, (run.count["dynamics"] + 1) / max(warmup, 1))
+            steps, codes = steps.to(run.device), run.codes(run.replay, rows)
+            run.update("dynamics", optimizer, learn(steps, codes), clip)
     modules.eval()
     report(
         run,
