@@ -25,7 +25,7 @@ def test_probabilities_are_those_of_the_policy():
         assert found == pytest.approx(np.full(A, share / A) + (1 - share) * np.eye(A)[2], abs=1 / 64)
 
 
-@pytest.mark.parametrize("view", ["codes", "codes_h", "pixels"])
+@pytest.mark.parametrize("view", ["codes", "codes_h", "pixels", "frame"])
 @torch.no_grad()
 def test_probabilities_of_an_actor(view):
     """Against its softmax, whether it looks at codes, at h or, with a memory, at pixels: after all frames of the place."""

@@ -108,7 +108,7 @@ class TestPolicy:
 
 # --------------------------------------------------------------------------------------------------------- actor-critic
 
-VIEWS = ["pixels", "codes", "codes_h"]
+VIEWS = ["pixels", "frame", "codes", "codes_h"]
 
 
 def build(**keywords) -> ActorCritic:

@@ -11,6 +11,7 @@ import math
 import shlex
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -49,7 +50,7 @@ def check_settings(phases: dict[str, dict[str, Any]]) -> None:
                 raise UserError(f"train.{phase}.{key} must be at least {least[key]}, got {value}")
             if key in ("lr", "clip") and value <= 0:
                 raise UserError(f"train.{phase}.{key} must be positive, got {value}: choose e.g. 0.001")
-            if key in ("recent", "epsilon") and not 0 <= value <= 1:
+            if key in ("recent", "epsilon", "repeat") and not 0 <= value <= 1:
                 raise UserError(f"train.{phase}.{key} is a share, it must lie in 0..1, got {value}")
             if key.endswith("temperature") and value < 0:
                 raise UserError(f"train.{phase}.{key} must be at least 0, got {value}: choose e.g. 1.0")
@@ -109,9 +110,11 @@ def collect(
     held_out: int = 20,
     cut: int | None = None,
     random: bool = False,
+    repeat: float = 0.0,
 ) -> None:
     """Play `steps` real steps with the policy (`first_steps` in epoch 0) until epoch `stop`; every `held_out`-th episode is
-    kept from training. Until the policy has been trained, or if `random`, actions are uniform.
+    kept from training. Until the policy has been trained, or if `random`, actions are uniform; each is the one before it
+    with probability `repeat`, so that random play gets farther.
 
     An episode enters the replay when it ends; with `cut`, games in progress of at least so many steps enter it at once, and
     go on as a new episode: to learn from long games before they are over. Without `cut`, `cut_unfinished` does so where nothing
@@ -121,11 +124,8 @@ def collect(
         return
     ensure_collector(run, envs=envs, held_out=held_out)
     steps, first_steps = (-(-n // distributed.world()) for n in (steps, first_steps))
-    A = run.world_model.shapes.actions
     if run.count["policy"] == 0 or random:
-
-        def act(obs, first):
-            return torch.from_numpy(run.rng.integers(A, size=len(first)))
+        act = random_play(run.rng, run.world_model.shapes.actions, repeat)
     else:
         run.world_model.eval()
         run.policy.eval()
@@ -147,6 +147,21 @@ def collect(
         episodes=len(returns),
         return_mean=float(np.mean(returns)) if len(returns) else None,
     )
+
+
+def random_play(rng: np.random.Generator, actions: int, repeat: float = 0.0) -> Callable:
+    """`act(obs, first) -> (N,)`: uniform actions, each replaced by the one before it with probability `repeat`."""
+    last = None
+
+    def act(obs, first):
+        nonlocal last
+        drawn = rng.integers(actions, size=len(first))
+        if repeat and last is not None:
+            drawn = np.where(rng.random(len(first)) < repeat, last, drawn)
+        last = drawn
+        return torch.from_numpy(drawn)
+
+    return act
 
 
 def cut_unfinished(run: Run, steps: int, at_least: int, hold_out: bool) -> None:

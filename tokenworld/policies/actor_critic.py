@@ -39,13 +39,13 @@ class Lesson:
 
 
 class ActorCritic(nn.Module):
-    """A categorical policy and a value on one network. `view`: "pixels", "codes" or "codes_h"."""
+    """A categorical policy and a value on one network. `view`: "pixels", "frame", "codes" or "codes_h"."""
 
     def __init__(
         self,
         *,
         shapes: Shapes,
-        view: Literal["pixels", "codes", "codes_h"] = "pixels",
+        view: Literal["pixels", "frame", "codes", "codes_h"] = "pixels",
         hidden: int = 512,
         gamma: float = 0.995,
         lambda_: float = 0.95,

@@ -1,4 +1,4 @@
-"""What an actor-critic reads: decoded pixels through a CNN and an LSTM (IRIS), or codes, or codes and h, without pixels.
+"""What an actor-critic reads: decoded pixels through a CNN and an LSTM (IRIS) or without memory, or codes, or codes and h.
 
 Each network has `start(batch) -> carry`, `forward(seen, carry) -> features (B, F), carry` for one step and
 `sequence(seen, carry) -> features (B, T, F)` for a trajectory; `seen` is what `see(trajectory)` or `look(view)` returned.
@@ -10,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.interfaces import Shapes, View
+
+
+CHANNELS = 32  # of FrameNetwork's convolution
 
 
 class PixelNetwork(nn.Module):
@@ -50,6 +53,44 @@ class PixelNetwork(nn.Module):
 
     def _cnn(self, frames: Tensor) -> Tensor:
         return self.cnn(2 * frames - 1)
+
+
+class FrameNetwork(nn.Module):
+    """One convolution on the decoded frame, then two layers. No memory: for small frames that show all there is to know.
+
+    What it learns of a thing at one place holds at all others, which a table of codes per position must learn anew there.
+    """
+
+    needs_pixels, needs_h = True, False
+
+    def __init__(self, shapes: Shapes, hidden: int):
+        super().__init__()
+        C, H, W = shapes.frame
+        self.cnn = nn.Sequential(nn.Conv2d(C, CHANNELS, 4, stride=2, padding=1), nn.SiLU(), nn.Flatten())
+        self.body = nn.Sequential(
+            nn.Linear(CHANNELS * (H // 2) * (W // 2), hidden),
+            nn.LayerNorm(hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.LayerNorm(hidden),
+            nn.SiLU(),
+        )
+        self.features = hidden
+
+    def look(self, view: View) -> Tensor:
+        return view.decode()
+
+    def see(self, trajectory) -> Tensor:
+        return trajectory.frames
+
+    def start(self, batch: int) -> None:
+        return None
+
+    def forward(self, seen: Tensor, carry: None) -> tuple[Tensor, None]:
+        return self.body(self.cnn(seen)), None
+
+    def sequence(self, seen: Tensor, carry: None) -> Tensor:
+        return self.forward(seen.flatten(0, 1), None)[0].view(*seen.shape[:2], self.features)  # also of no rows
 
 
 class CodesNetwork(nn.Module):
@@ -109,7 +150,7 @@ class CodesAndHNetwork(nn.Module):
         return torch.cat([self.codes.sequence(seen[0], None), self.h(seen[1])], -1)
 
 
-NETWORKS = {"pixels": PixelNetwork, "codes": CodesNetwork, "codes_h": CodesAndHNetwork}
+NETWORKS = {"pixels": PixelNetwork, "frame": FrameNetwork, "codes": CodesNetwork, "codes_h": CodesAndHNetwork}
 
 
 def _split(carry: Tensor) -> tuple[Tensor, Tensor]:
