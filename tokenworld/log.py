@@ -93,9 +93,10 @@ class Log:
             else:
                 print(text, file=sys.stderr, flush=True)
 
-    def progress(self, total: int, label: str, done: int = 0) -> Progress:
-        """`for i in log.progress(100, "tokenizer"):`, or `with log.progress(...) as bar: bar.update(5, loss=0.1)`."""
-        return Progress(self, total, label, done)
+    def progress(self, total: int, label: str, done: int = 0, *, closing: bool = True) -> Progress:
+        """`for i in log.progress(100, "tokenizer"):`, or `with log.progress(...) as bar: bar.update(5, loss=0.1)`.
+        closing: what took long ends with a line when piped."""
+        return Progress(self, total, label, done, closing)
 
     def close(self) -> None:
         if self._file is not None:
@@ -110,8 +111,8 @@ class Log:
 class Progress:
     """A bar with ETA on a terminal; when piped, a plain line about every ten seconds, none for what took less."""
 
-    def __init__(self, log: Log, total: int, label: str, done: int = 0):
-        self.log, self.total, self.label, self.done = log, total, label, done
+    def __init__(self, log: Log, total: int, label: str, done: int = 0, closing: bool = True):
+        self.log, self.total, self.label, self.done, self.closing = log, total, label, done, closing
         self._before = done  # what a resumed run had done earlier says nothing about the speed of this one
         self._shown: dict[str, Any] = {}
         self._start = self._last = time.monotonic()
@@ -132,7 +133,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar, self.log._bar = None, self._outer
-        elif self.done > self._before and time.monotonic() - self._start >= PLAIN_EVERY:
+        elif self.closing and self.done > self._before and time.monotonic() - self._start >= PLAIN_EVERY:
             self.log.say(self._line())
 
     def __iter__(self) -> Iterator[int]:
@@ -157,14 +158,15 @@ class Progress:
     def _line(self) -> str:
         spent = time.monotonic() - self._start
         left = spent / max(1, self.done - self._before) * (self.total - self.done)
-        time_left = f", {_clock(left)} left" if self.done < self.total else ""
-        return f"{self.label}: {self.done}/{self.total} in {_clock(spent)}{time_left}  {self._numbers()}".rstrip()
+        time_left = f", {clock(left)} left" if self.done < self.total else ""
+        return f"{self.label}: {self.done}/{self.total} in {clock(spent)}{time_left}  {self._numbers()}".rstrip()
 
     def _numbers(self) -> str:
         return " ".join(f"{key} {float(value):.4g}" for key, value in self._shown.items())
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, with hours where there are any: 1:23:45."""
     hours, rest = divmod(int(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 

@@ -27,6 +27,7 @@ from tokenworld.evaluation.summary import measure_dynamics, score, tokenizer_met
 from tokenworld.evaluation.tokens import codebook_usage, perplexity
 from tokenworld.imagination import Actor, Trajectory, imagine
 from tokenworld.interfaces import Codes, Steps
+from tokenworld.log import PLAIN_EVERY
 from tokenworld.nn import total_loss
 from tokenworld.run import Run
 from tokenworld.world_model import WorldModel
@@ -472,7 +473,7 @@ def assess(run: Run, last: bool, frames: int) -> None:
     budget = ASSESSED * run.log.wall - run.seconds.get("assess", 0.0)
     if budget < 1 and not last:
         return
-    found = summary.assess(run, frames=frames, budget=max(1.0, budget))
+    found = summary.assess(run, frames=frames, budget=max(1.0, budget), least=PLAIN_EVERY)
     report(run, "quality", (), **{metric.id: metric.value for metric in found.metrics})
     if last:
         files.remove_unfinished(run.out / "evaluation")  # of an earlier process that was killed here

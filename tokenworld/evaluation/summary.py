@@ -31,6 +31,7 @@ from tokenworld.evaluation.records import Metric
 from tokenworld.evaluation.report import Report, provenance
 from tokenworld.evaluation.report import fingerprint as weights_of
 from tokenworld.evaluation.returns import scored
+from tokenworld.evaluation.stages import Stages
 from tokenworld.evaluation.tokens import codebook_usage, events, kmeans_baseline, perplexity, psnr
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import Codes
@@ -107,20 +108,20 @@ def code_counts(run) -> codelength.CodeCounts:
 
 def assess(
     run, *, frames: int, budget: float, seed: int = 0, data: str | None = None, simulator=None, states: int = 200,
-    policies: dict[str, Any] | None = None, only: list[str] | None = None, folder: Path | None = None,
+    policies: dict[str, Any] | None = None, only: list[str] | None = None, folder: Path | None = None, least: float = 0.0,
 ) -> Report:  # fmt: skip
     """The evaluation of a run's world model on its held-out episodes, or on those of the folder `data` (tier A), and at
     `states` states of a `simulator` (tier B), if one is given, and on what policies earn (tier C), if `policies` is a dict
     (of further ones, by name).
 
     frames: about so many held-out frames · budget: seconds; a tier leaves to the next what it does not use. `only`: the
-    ids that are reported. folder: of the report, where finished tiers are kept until it is written (see `partial.py`). Raises
-    UserError where there is nothing to measure on.
+    ids that are reported. folder: of the report, where finished tiers are kept until it is written (see `partial.py`). least:
+    seconds from which on a probe gets a line of the run's log. Raises UserError where there is nothing to measure on.
     """
     held_out = run.held_out if data is None else held_out_of(data, run.meta)
     counts = code_counts(run) if run.replay.steps else None
     policy = run.policy if run.count["policy"] else None
-    end, each = time.monotonic() + budget, budget / (1 + (simulator is not None) + (policies is not None))
+    stages, each = Stages(run.log, budget, least=least), budget / (1 + (simulator is not None) + (policies is not None))
     origin = provenance(run)
     key = None if folder is None else key_of(
         run=origin, data=fingerprint_of(held_out), train=fingerprint_of(run.replay, frames=False), frames=frames, seed=seed,
@@ -129,26 +130,29 @@ def assess(
     )  # fmt: skip
 
     def measured(tier: str, measure: Callable[[], tuple]) -> tuple:
-        nonlocal end
-        began = time.monotonic()
-        found, seconds = kept(folder, key, tier, measure)
-        end -= seconds - (time.monotonic() - began)  # the tiers after it have as much time as they had before
+        began, stages.tier, ran = time.monotonic(), tier, []
+        found, seconds = kept(folder, key, tier, lambda: (ran.append(tier), measure())[1])
+        stages.end -= seconds - (time.monotonic() - began)  # the tiers after it have as much time as they had before
+        if not ran:
+            stages.kept()
         return found
 
     metrics, pictures, state = measured("A", lambda: tier_a(
-        run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=each, seed=seed
+        run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=each, seed=seed,
+        stages=stages,
     ))  # fmt: skip
     if simulator is not None:
-        left = end - time.monotonic() - each * (policies is not None)
+        left = stages.left - each * (policies is not None)
         names = run.meta.get("action_meanings") or ()
         more, drawn = measured("B", lambda: tier_b(
-            run.world_model, simulator, states=states, budget=left, seed=seed, names=names, policy=policy, support=_support(run)
+            run.world_model, simulator, states=states, budget=left, seed=seed, names=names, policy=policy,
+            support=_support(run), stages=stages,
         ))  # fmt: skip
         metrics, pictures = metrics + more, pictures | drawn
     if policies is not None:
-        left = end - time.monotonic()
+        left = stages.left
         more, drawn = measured("C", lambda: tier_c(
-            run.world_model, policy, run.make_env, simulator, others=policies, budget=left, seed=seed
+            run.world_model, policy, run.make_env, simulator, others=policies, budget=left, seed=seed, stages=stages
         ))  # fmt: skip
         metrics, pictures = metrics + more, pictures | drawn
     if only is not None:
