@@ -33,7 +33,7 @@ LAYERS = [
     ["tokenizers", "backbones", "decoding", "policies", "heads", "actions", "envs", "data"],
     ["config", "nn", "arguments", "checkpoint", "hub", "log", "viz", "help", "costs", "sweep_folder"],
     ["env_section"],
-    ["targets"],
+    ["targets", "keys"],
     ["kernels", "sharding"],
     ["distributed"],
     ["native"],
