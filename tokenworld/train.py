@@ -444,7 +444,7 @@ def evaluate(
             episodes, temperature = final_episodes, final_temperature
         result = score(run, episodes=episodes, temperature=temperature, seed=run.seed + 10_000, envs=envs, env=env)
         run.results["eval"] = result
-        run.curve.append([run.count["env_steps"], result["return_mean"]])
+        run.curve.append([run.count["env_steps"], result["return_mean"], *result["return_ci95"]])
         report(run, "eval", ("return_mean",), env_steps=run.count["env_steps"], **result)
     if frames and ((run.epoch + 1) % every == 0 or last):
         assess(run, last, 5 * frames if last else frames)

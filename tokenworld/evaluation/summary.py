@@ -17,13 +17,13 @@ import numpy as np
 import torch
 
 from tokenworld import files, viz
-from tokenworld.data.replay import Replay
 from tokenworld.errors import UserError
-from tokenworld.evaluation import codelength
+from tokenworld.evaluation import codelength, film_drawing
 from tokenworld.evaluation.agent_probe import support_of
 from tokenworld.evaluation.dynamics import dynamics_metrics
 from tokenworld.evaluation.evaluate import fingerprint_of, held_out_of, tier_a, tier_b, tier_c
 from tokenworld.evaluation.explained import EXPLAINED
+from tokenworld.evaluation.film import film_of, title_of
 from tokenworld.evaluation.findings import findings, verdict
 from tokenworld.evaluation.measured import absent
 from tokenworld.evaluation.partial import kept, key_of
@@ -233,48 +233,24 @@ def summary(run, config: dict) -> dict[str, Any]:
     }
 
 
+def save_learning_curve(run) -> None:
+    """RUN/learning_curve.png: the return of every evaluation so far, with its 95 % interval."""
+    viz.save_curve(
+        run.out / "learning_curve.png", run.curve, random=run.results.get("random"), xlabel="real steps",
+        ylabel="return, with 95 % interval", title=str(run.meta.get("env_id")),
+    )  # fmt: skip
+
+
 def write_summary(run, config: dict) -> dict[str, Any]:
     """The pictures of a finished run, and last its summary.json, which says that it is finished."""
     result = summary(run, config)
     if run.curve:
-        x, y = zip(*run.curve, strict=True)
-        viz.save_curve(
-            run.out / "learning_curve.png", x, y, random=run.results.get("random"), xlabel="real steps", ylabel="return"
-        )
+        save_learning_curve(run)
     held_out = run.held_out if run.held_out.rows else run.replay
     if run.count["tokenizer"] and held_out.rows:
-        columns = dream_columns(run, held_out, steps=24, seed=run.seed, dynamics=run.count["dynamics"] > 0 and not run.sharded)
-        rows = [columns[name] for name in columns]
-        viz.save_png(run.out / "dream.png", viz.grid([row[:: max(1, len(row) // 12)] for row in rows]))
-        viz.save_gif(run.out / "dream.gif", viz.side_by_side(rows))
+        film = film_of(run, held_out, steps=24, seed=run.seed, dynamics=run.count["dynamics"] > 0 and not run.sharded,
+                       title=title_of(run))  # fmt: skip
+        viz.save_png(run.out / "dream.png", film_drawing.strip(film))
+        viz.save_gif(run.out / "dream.gif", film_drawing.video(film), fps=4)
     files.write(run.out / "summary.json", json.dumps(result, indent=2) + "\n")
     return result
-
-
-@torch.no_grad()
-def dream_columns(run, replay: Replay, *, steps: int, seed: int, dynamics: bool = True) -> dict[str, np.ndarray]:
-    """Videos (T, H, W, 3) real, reconstructed and imagined, from one start and with the real actions.
-
-    The start is drawn from those with the fewest episode ends in the `steps` that follow.
-    """
-    model = run.world_model.eval()
-    context = min(model.backbone.context, 8)
-    T = min(context + steps, replay.rows)
-    rng = np.random.default_rng(seed)
-    candidates = [replay.sample(1, T, rng) for _ in range(64)]
-    real, rows = min(candidates, key=lambda c: int(c[0].first[0, 1:].sum()))
-    codes = run.codes(replay, rows)
-    columns = {"real": viz.to_rgb(real.obs[0, -steps:].numpy())}
-    decoded = model.decode(codes).float().cpu()
-    columns["reconstructed"] = viz.to_rgb(decoded[0, -steps:].numpy())
-    if dynamics:
-        real = real.to(run.device)
-        start = T - steps if T > steps else 1
-        _, state = model.start(real[:, :start], Codes(codes.indices[:, :start]))
-        generator = torch.Generator(run.device).manual_seed(seed)
-        noise = torch.rand(1, 1, T - start, model.shapes.codes, generator=generator, device=run.device)
-        predictions = model.rollout(state, real.action[:, None, start - 1 : -1], noise)
-        frames = torch.cat([model.decode(p.codes) for p in predictions], 1).float().cpu()
-        columns["imagined"] = viz.to_rgb(frames[0].numpy())
-        columns = {name: video[-len(frames[0]) :] for name, video in columns.items()}
-    return columns
