@@ -29,6 +29,7 @@ LAYERS = [
     ["evaluation", "dream_env"],
     ["imagination"],
     ["run", "folders"],
+    ["sinks"],
     ["world_model"],
     ["tokenizers", "backbones", "decoding", "policies", "heads", "actions", "envs", "data"],
     ["config", "nn", "arguments", "checkpoint", "hub", "log", "viz", "help", "costs", "sweep_folder"],

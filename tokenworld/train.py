@@ -21,7 +21,7 @@ from tokenworld import distributed, files, origins, signals
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode
 from tokenworld.errors import UserError
-from tokenworld.evaluation import summary
+from tokenworld.evaluation import album, summary
 from tokenworld.evaluation.report import write
 from tokenworld.evaluation.summary import measure_dynamics, score, tokenizer_metrics
 from tokenworld.evaluation.tokens import codebook_usage, perplexity
@@ -30,6 +30,7 @@ from tokenworld.interfaces import Codes, Steps
 from tokenworld.log import PLAIN_EVERY
 from tokenworld.nn import total_loss
 from tokenworld.run import Run
+from tokenworld.sinks.opening import open_sinks
 from tokenworld.world_model import WorldModel
 
 ASSESSED = 0.1  # share of a training's time that the evaluation of its world model may take
@@ -40,7 +41,7 @@ def check_settings(phases: dict[str, dict[str, Any]]) -> None:
     """Refuse numbers that no phase can work with, before anything is created: UserError."""
     least = dict(updates=1, batch=1, window=1, length=2, horizon=1, burn_in=1, every=1, episodes=1, final_episodes=1, envs=1)
     least |= dict(epochs=1, checkpoint_every=1, accumulate=1, steps=1, first_steps=1, cut=1)
-    least |= dict(start=0, stop=0, warmup=0, held_out=0, frames=0)
+    least |= dict(start=0, stop=0, warmup=0, held_out=0, frames=0, pictures=0)
     for phase, settings in phases.items():
         for key, value in settings.items():
             if isinstance(value, (str, dict, list, bool, type(None))):
@@ -58,15 +59,18 @@ def check_settings(phases: dict[str, dict[str, Any]]) -> None:
 
 
 def loop(
-    run: Run, *, epochs: int = 600, checkpoint_every: int = 1, sinks: list[str] | None = None, shard: bool = False
+    run: Run, *, epochs: int = 600, checkpoint_every: int = 1, sinks: list[str | dict] | None = None, shard: bool = False
 ) -> None:
     """Epochs of all phases, from where the run stands, with a checkpoint every `checkpoint_every` epochs and at the end.
 
     A signal (see `signals.py`) finishes the epoch, saves and stops; a second one stops at once, and the last checkpoint stays.
-    `sinks` are "tensorboard" and "wandb". `shard`: each process holds a part of the dynamics, for one that does not fit a
-    device; only by `tokenworld train dynamics`.
+    `sinks`: where numbers and pictures go too, "tensorboard", "trackio", "wandb" or sections with a `_target_`. `shard`: each
+    process holds a part of the dynamics, for one that does not fit a device; only by `tokenworld train dynamics`.
     """
-    run.log.open(sinks)
+    run.log.steps = run.count["env_steps"]
+    if run.log.path is not None:  # the first rank's
+        step = run.log.steps or run.log.lines
+        run.log.send_to(open_sinks(sinks, folder=run.out, recipe=run.config | {"seed": run.seed}, step=step))
     run.to_shard = shard
     with signals.finishing(run.log.say, resume_command(run)) as request:
         began_at, began = run.epoch, time.monotonic()
@@ -429,12 +433,14 @@ def evaluate(
     env: dict | None = None,
     kmeans: bool = False,
     frames: int = 200,
+    pictures: int = 12,
 ) -> None:
     """The policy's return in the real environment every so many epochs, and everything there is to measure in the last.
 
     `env`: what differs from the training environment, e.g. {"life_loss_ends": False}. `kmeans`: measure a plain k-means
     dictionary of patches beside a patch tokenizer, on the same frames. `frames`: held-out frames that the world model is
     evaluated on each time, five times as many in the end; within a tenth of the time that the training has taken; 0: never.
+    `pictures`: steps of the strip of real and imagined frames that is drawn each time, see `album.py`; 0: never.
     """
     if distributed.rank() > 0:
         return distributed.wait()  # the first rank measures
@@ -448,6 +454,8 @@ def evaluate(
         report(run, "eval", ("return_mean",), env_steps=run.count["env_steps"], **result)
     if frames and ((run.epoch + 1) % every == 0 or last):
         assess(run, last, 5 * frames if last else frames)
+    if pictures and not last and (run.epoch + 1) % every == 0:
+        album.update(run, pictures)
     if last:
         if not run.held_out.rows:
             run.log.say(
@@ -484,6 +492,7 @@ def assess(run: Run, last: bool, frames: int) -> None:
 
 def report(run: Run, phase: str, shown: tuple[str, ...] = (), **numbers: Any) -> None:
     """A line of metrics; the numbers named in `shown` also appear in the epoch's closing line."""
+    run.log.steps = run.count["env_steps"]
     run.log.metrics(phase, epoch=run.epoch, **numbers)
     run.news |= {f"{phase} {name}".removesuffix(" loss"): numbers[name] for name in shown if numbers[name] is not None}
 

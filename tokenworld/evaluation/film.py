@@ -50,9 +50,9 @@ def film_of(run, replay: Replay, *, steps: int, seed: int, dynamics: bool = True
     T = min(min(model.backbone.context, CONTEXT) + steps, replay.rows)
     rng = np.random.default_rng(seed)
     candidates = [replay.sample(1, T, rng) for _ in range(CANDIDATES)]
-    real, rows = min(candidates, key=lambda c: int(c[0].first[0, 1:].sum()))
+    real, _ = min(candidates, key=lambda c: int(c[0].first[0, 1:].sum()))
     start = T - steps if T > steps else 1
-    codes = run.codes(replay, rows)
+    codes = model.encode(real.to(run.device))  # not those that the replay keeps: a picture leaves no trace in a checkpoint
     frames = {"real": real.obs[0, start:].numpy(), "reconstructed": _bytes(model.decode(codes)[0, start:])}
     acted = real.acted[0, start - 1 : -1].numpy()  # (T - start,): of the step that led to each frame
     reward = {"real": np.where(acted, real.reward[0, start - 1 : -1].numpy(), 0.0)}

@@ -16,14 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld import files, viz
+from tokenworld import files
 from tokenworld.errors import UserError
-from tokenworld.evaluation import codelength, film_drawing
+from tokenworld.evaluation import album, codelength
 from tokenworld.evaluation.agent_probe import support_of
 from tokenworld.evaluation.dynamics import dynamics_metrics
 from tokenworld.evaluation.evaluate import fingerprint_of, held_out_of, tier_a, tier_b, tier_c
 from tokenworld.evaluation.explained import EXPLAINED
-from tokenworld.evaluation.film import film_of, title_of
 from tokenworld.evaluation.findings import findings, verdict
 from tokenworld.evaluation.measured import absent
 from tokenworld.evaluation.partial import kept, key_of
@@ -233,24 +232,11 @@ def summary(run, config: dict) -> dict[str, Any]:
     }
 
 
-def save_learning_curve(run) -> None:
-    """RUN/learning_curve.png: the return of every evaluation so far, with its 95 % interval."""
-    viz.save_curve(
-        run.out / "learning_curve.png", run.curve, random=run.results.get("random"), xlabel="real steps",
-        ylabel="return, with 95 % interval", title=str(run.meta.get("env_id")),
-    )  # fmt: skip
-
-
 def write_summary(run, config: dict) -> dict[str, Any]:
     """The pictures of a finished run, and last its summary.json, which says that it is finished."""
     result = summary(run, config)
     if run.curve:
-        save_learning_curve(run)
-    held_out = run.held_out if run.held_out.rows else run.replay
-    if run.count["tokenizer"] and held_out.rows:
-        film = film_of(run, held_out, steps=24, seed=run.seed, dynamics=run.count["dynamics"] > 0 and not run.sharded,
-                       title=title_of(run))  # fmt: skip
-        viz.save_png(run.out / "dream.png", film_drawing.strip(film))
-        viz.save_gif(run.out / "dream.gif", film_drawing.video(film), fps=4)
+        album.save_learning_curve(run)
+    album.save_film(run)
     files.write(run.out / "summary.json", json.dumps(result, indent=2) + "\n")
     return result
