@@ -8,7 +8,7 @@ import pytest
 
 from tokenworld import cli, config, hub, keys, origins
 from tokenworld.errors import UserError
-from tokenworld.help import COMMAND_HELP, keys_of
+from tokenworld.help import COMMAND_HELP, SETTINGS, TRAINING_SETTINGS, keys_of
 from tokenworld.policies.planner import Planner
 
 START = {  # the words that a command needs before its keys
@@ -44,7 +44,8 @@ def accepts(words: list[str]) -> bool:
 
 def listed(text: str) -> set[str]:
     """The keys and flags of a help text: they begin its indented lines."""
-    return {match[1] for match in re.finditer(r"^  (--[\w-]+|[a-z][\w.]*(?==))", text, re.MULTILINE)} - {"key", "env.id"}
+    found = {match[1] for match in re.finditer(r"^  (--[\w-]+|[a-z][\w.]*(?==))", text, re.MULTILINE)}
+    return found - {"key", *(word.partition("=")[0] for word in SETTINGS | TRAINING_SETTINGS)}
 
 
 @pytest.mark.parametrize("command", COMMAND_HELP)
@@ -81,6 +82,9 @@ def test_settings_that_help_names_are_accepted():
         for word in named:
             of_gym = ["env.id=CartPole-v1"] if word.startswith("env.") and not word.startswith("env.id") else []
             assert accepts([command, *START[command], *of_gym, word]), word
+    for command in ("train", "sweep"):
+        words = [word.replace("NAME", "trackio") for word in TRAINING_SETTINGS]
+        assert accepts([command, *START[command], *words])
 
 
 @pytest.mark.parametrize("command", COMMAND_HELP)
@@ -88,4 +92,4 @@ def test_lines_of_help_fit_a_terminal_and_have_their_columns(command):
     for line in COMMAND_HELP[command].splitlines():
         assert len(line) <= 128, line
     for line in keys_of(command).splitlines():
-        assert re.match(r"  \S+=?.*  \S| {24}\S|  --json FILE", line), line
+        assert re.match(r"  \S[^ ]*( FILE)? +\S| {24}\S|  \S{22,}$", line), line

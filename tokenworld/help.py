@@ -189,6 +189,13 @@ SETTINGS = {
     "~SECTION.KEY": "leave a setting at its constructor's default",
 }  # fmt: skip
 
+TRAINING_SETTINGS = {
+    "train.loop.sinks=[NAME]": "where numbers and pictures go too: tensorboard, trackio or wandb (each an extra), or a sink of"
+                               ' your own, "train.loop.sinks=[{_target_:PACKAGE.Sink,KEY:VALUE}]"',
+    "train.evaluate.pictures=12": "steps of real, reconstructed and imagined frames that RUN/pictures shows of each evaluation;"
+                                  " 0: none",
+}  # fmt: skip
+
 
 def usage(command: str) -> str:
     """The line that says in which form a command is written."""
@@ -202,13 +209,14 @@ def keys_of(command: str) -> str:
     if command == "sweep":
         entries = {"key=A,B": "any setting below, with one or several values; [8,16] is one value"} | entries
     if command in RECIPE_KEYS or command == "sweep":
-        entries |= SETTINGS
+        entries |= SETTINGS | (TRAINING_SETTINGS if command in ("train", "sweep") else {})
     return "\n".join(_entry(*entry) for entry in (entries | FLAGS.get(command, {})).items())
 
 
 def _entry(name: str, text: str) -> str:
-    name = f"  {name}  ".ljust(COLUMN)
-    return textwrap.fill(text, WIDTH, initial_indent=name, subsequent_indent=" " * COLUMN, break_on_hyphens=False)
+    first, rest = f"  {name}".ljust(COLUMN), " " * COLUMN
+    lines = textwrap.fill(text, WIDTH, initial_indent=rest, subsequent_indent=rest, break_on_hyphens=False)
+    return first + lines[COLUMN:] if first.endswith(" ") else f"{first}\n{lines}"
 
 
 def _help(command: str) -> str:

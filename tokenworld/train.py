@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from tokenworld import distributed, files, origins, signals
+from tokenworld.costs import free_codes, warn_of_full_dictionary
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode
 from tokenworld.errors import UserError
@@ -216,6 +217,7 @@ def train_tokenizer(
     windows = distributed.share(batch // window, "the windows of a batch of train.tokenizer")
     batches = run.batches(updates, windows, window, recent=recent)
     seen: dict[str, Any] = {}
+    free = free_codes(tokenizer)
 
     def learn(steps: Steps):
         for part in parts(len(steps.obs), accumulate):
@@ -234,6 +236,7 @@ def train_tokenizer(
     if hasattr(tokenizer, "refit") and (last or (stop is not None and run.epoch == stop - 1)):
         tokenizer.refit(steps.to(run.device) for steps, _ in run.replay.windows(1, 256))
         distributed.alike(tokenizer)
+    warn_of_full_dictionary(run, free)
     V = tokenizer.V
     report(
         run,
