@@ -159,7 +159,7 @@ def test_pictures_and_metrics_are_one_sentence_too(tmp_path, refuse, code):
     log.metrics("loop", step=1)
     refuse("fsync", code)
     for save in (lambda: viz.save_gif(tmp_path / "a.gif", video), lambda: viz.save_png(tmp_path / "a.png", video[0]),
-                 lambda: viz.save_curve(tmp_path / "c.png", [1, 2], [3, 4], random=0.5, xlabel="x", ylabel="y"),
+                 lambda: viz.save_curve(tmp_path / "c.png", [(1, 3), (2, 4)], random=0.5, xlabel="x", ylabel="y"),
                  lambda: log.truncate(0)):  # fmt: skip
         with pytest.raises(UserError, match=os.strerror(code)):
             save()

@@ -169,7 +169,7 @@ train.train_dynamics = functools.wraps(train.train_dynamics)(deaf)
     [
         (["collect", "overlay=debug", "out=new", "steps=50"], "tokenworld.data.collect", "Collector.collect"),
         (["evaluate", "RUN", "frames=60", "out=new"], "tokenworld.evaluation.summary", "assess"),
-        (["dream", "RUN", "steps=3", "out=new.gif"], "tokenworld.viz", "side_by_side"),
+        (["dream", "RUN", "steps=3", "out=new.gif"], "tokenworld.evaluation.film_drawing", "video"),
         (["dream", "RUN", "steps=3", "out=new.gif"], "tokenworld.files", "sync"),
         (["export", "RUN", "out=new"], "tokenworld.hub", "save"),
         (["score", "RUN", "episodes=3"], "tokenworld.evaluation.summary", "score"),

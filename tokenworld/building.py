@@ -24,9 +24,10 @@ from tokenworld.data.episodes import EpisodeWriter, check_trainable, load_episod
 from tokenworld.data.meta import meanings_of
 from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
-from tokenworld.log import Log, check_sinks
+from tokenworld.log import Log
 from tokenworld.restore import Saved
 from tokenworld.run import Run
+from tokenworld.sinks import opening as sinks
 from tokenworld.world_model import WorldModel
 
 MODEL_SECTIONS = ("tokenizer", "backbone", "decoding", "action", "reward", "termination")
@@ -123,6 +124,7 @@ def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
     device_of(cli.get("device", "auto"), f"add device=cpu: tokenworld train --resume {out} device=cpu")
     if not distributed.agreed(checkpoint.exists(out / "checkpoint")):
         return _started_over(out, cfg, cli, phases)
+    sinks.check(cfg["train"]["loop"].get("sinks"))
     saved = restore.load(out)
     state, where = saved.state, out / "checkpoint" / checkpoint.STATE
     run = built(out, cfg, cli, phases, log=_log(out, wall=state["wall"]), saved=saved)
@@ -211,7 +213,8 @@ def built(
     """The parts of a run, untrained or with what load.* names, and with the episodes of `data`. saved: whose weights the run
     will have, which are compared with its parts before these are built."""
     seed = cli.get("seed", 0) % 2**48  # any whole number is a seed; what is derived from it stays within 64 bits
-    check_sinks(cfg["train"]["loop"].get("sinks"))
+    if saved is None:
+        sinks.check(cfg["train"]["loop"].get("sinks"))
     training.check_settings(cfg["train"])
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -14,26 +14,9 @@ from pathlib import Path
 from tokenworld import files, origins, signals
 from tokenworld.errors import UserError, sentence
 from tokenworld.help import COMMAND_HELP, HELP
+from tokenworld.keys import FLAGS, RECIPE_KEYS, RESUMED, RUN_KEYS
 
 PHASES = ("tokenizer", "dynamics", "policy")
-COMMON_KEYS = ("recipe", "overlay", "seed", "device", "precision", "out")
-RECIPE_KEYS = {
-    "train": (*COMMON_KEYS, "data", "load.tokenizer", "load.world_model"),
-    "collect": ("recipe", "overlay", "seed", "out", "steps"),
-    "bench": ("recipe", "overlay", "seed", "device", "precision", "repeats"),
-    "show": ("recipe", "overlay"),
-}
-RUN_KEYS = {
-    "evaluate": ("out", "data", "tier", "frames", "states", "budget", "metrics", "policies", "seed", "device"),
-    "score": ("episodes", "seed", "device", "data"),
-    "dream": ("out", "steps", "seed", "data", "device"),
-    "play": ("port", "data", "device"),
-    "export": ("out", "data", "device"),
-    "push": ("repo", "private", "data", "device"),
-    "--resume": ("data", "device"),
-}
-RESUMED = ("train.loop.epochs", "train.loop.checkpoint_every")  # settings that a run may change on its way
-TRUSTING = ("train", "sweep", *RUN_KEYS)  # commands that read folders which may name code
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,7 +99,7 @@ def parse(words: list[str]):
     if command not in COMMAND_HELP:
         raise UserError(f"there is no command {command!r}: {_near(command, COMMAND_HELP)}"
                      f"expected one of {', '.join(COMMAND_HELP)}")
-    if command in TRUSTING:  # `origins` has read it already
+    if origins.FLAG in FLAGS.get(command, ()):  # `origins` has read it already
         rest = [word for word in rest if word != origins.FLAG]
     if command == "data":
         return _parse_data(rest)
@@ -171,14 +154,15 @@ def _parse_resume(words: list[str]):
     """train --resume RUN: the run's own config, where its episodes are now, on which device, and how long it shall train."""
     from tokenworld import config
 
-    takes = (*RUN_KEYS["--resume"], *RESUMED)
+    takes = RUN_KEYS["--resume"]
     run, words = _run_of([word for word in words if word != "--resume"], takes)
     for key in (word.partition("=")[0] for word in words):
         if key not in takes:
             raise UserError(f"a resumed run keeps its settings, got {key!r}: expected some of {', '.join(takes)}; "
                             f"to change others, start a new run with load.world_model={run}")
-    keys = config.cli_keys([word for word in words if word.partition("=")[0] not in RESUMED])
-    changes = config.cli_keys([word for word in words if word.partition("=")[0] in RESUMED], dict.fromkeys(RESUMED, int))
+    settings = [word for word in words if word.partition("=")[0] in RESUMED]
+    keys = config.cli_keys([word for word in words if word not in settings])
+    changes = config.cli_keys(settings, {name: key.kind for name, key in RESUMED.items()})
     return lambda: _commands().resume(run, keys, changes)
 
 
@@ -290,15 +274,16 @@ def _parse_sweep(words: list[str]):
 def _parse_show(words: list[str]):
     from tokenworld import config
 
+    cfg, cli = _recipe("show", [word for word in words if word != "--yaml"])
+    against = cli.get("against")
+    if "--yaml" in words and against:
+        raise UserError(f"--yaml prints one recipe, got against={against} too: leave one of them out")
     if "--yaml" in words:
-        cfg, _ = _recipe("show", [word for word in words if word != "--yaml"])
         return lambda: print(_yaml(cfg), end="")
-    against = [word for word in words if word.startswith("against=")]
-    cfg, cli = _recipe("show", [word for word in words if word not in against])
     if not against:
         return lambda: _show(cfg)
-    other, _ = _recipe("show", [f"recipe={against[-1].partition('=')[2]}"])
-    return lambda: print(_table([("", cli["recipe"], against[-1].partition("=")[2]),
+    other, _ = _recipe("show", [f"recipe={against}"])
+    return lambda: print(_table([("", cli["recipe"], against),
                                  *((k, _word(a), _word(b)) for k, a, b in config.difference(cfg, other))]))
 
 

@@ -18,7 +18,8 @@ from tokenworld.building import built, device_of, env_of, meta_of, new_run, open
 from tokenworld.data import collection
 from tokenworld.data.describe import describe
 from tokenworld.errors import UserError
-from tokenworld.evaluation import paired, partial, summary
+from tokenworld.evaluation import film_drawing, paired, partial, summary
+from tokenworld.evaluation.film import film_of, title_of
 from tokenworld.evaluation.report import Report, check_folder, fingerprint, write
 from tokenworld.evaluation.report import figures as report_figures
 from tokenworld.evaluation.simulator import simulator_of
@@ -219,15 +220,15 @@ def dream(out: str, keys: dict) -> Path:
     held_out = run.held_out if run.held_out.rows else run.replay
     if not held_out.rows:
         raise UserError(f"{out} has no episodes to start a dream from: add data=DIR, a folder that `collect` wrote")
-    columns = summary.dream_columns(
-        run, held_out, steps=keys.get("steps", 40), seed=keys.get("seed", 0), dynamics=run.count["dynamics"] > 0
-    )
+    film = film_of(
+        run, held_out, steps=keys.get("steps", 40), seed=keys.get("seed", 0), dynamics=run.count["dynamics"] > 0,
+        title=title_of(run),
+    )  # fmt: skip
     if path.suffix == ".gif":
-        files.rescued(path, lambda place: viz.save_gif(place, viz.side_by_side(list(columns.values()))))
+        files.rescued(path, lambda place: viz.save_gif(place, film_drawing.video(film), fps=4))
     else:
-        picture = viz.grid([row[:: max(1, len(row) // 10)] for row in columns.values()])
-        files.rescued(path, lambda place: viz.save_png(place, picture))
-    run.log.say(f"{' | '.join(columns)}, {len(columns['real'])} frames: {path}")
+        files.rescued(path, lambda place: viz.save_png(place, film_drawing.strip(film)))
+    run.log.say(f"{' | '.join(film.rows)}, {len(film)} frames: {path}")
     return path
 
 

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from tokenworld import env_section, files, origins
 from tokenworld.errors import UserError, first_line
+from tokenworld.keys import KEYS
 from tokenworld.targets import PARTS, is_part, resolve
 
 DEFAULT_RECIPE = "quickstart"
@@ -30,30 +31,7 @@ PHASES = ("loop", "collect", "tokenizer", "dynamics", "policy", "evaluate")
 DEEPEST, MOST_VALUES, MOST_BYTES = 12, 10_000, 2**20  # of a config; the shipped ones have about 100 values
 
 # Keys that belong to one command, not to a recipe; the annotations are checked like those of a constructor.
-CLI_KEYS: dict[str, Any] = {
-    "recipe": str,
-    "overlay": str,
-    "out": str,
-    "data": str,
-    "seed": int,
-    "steps": int,
-    "episodes": int,
-    "repeats": int,
-    "jobs": int,
-    "port": int,
-    "frames": int,
-    "budget": int,
-    "states": int,
-    "tier": Literal["A", "B", "C"],
-    "metrics": str,
-    "repo": str,
-    "private": Literal["true", "false"],
-    "policies": str,
-    "device": Literal["auto", "cpu", "cuda", "mps"],
-    "precision": Literal["fp32", "bf16"],
-    "load.tokenizer": str,
-    "load.world_model": str,
-}
+CLI_KEYS: dict[str, Any] = {name: key.kind for name, key in KEYS.items() if name != "policy"}  # a section of a recipe
 
 # Keywords that code passes although they have a default.
 BY_CODE = frozenset({"num_envs"})

@@ -1,4 +1,4 @@
-"""How long a training will take, said before it begins where it is long: large frames make thousands of codes."""
+"""What a user should know of a training that is long or loses something: many codes of a frame, a full dictionary of codes."""
 
 from __future__ import annotations
 
@@ -27,6 +27,21 @@ def warn_of_costs(run: Any, train: dict[str, dict[str, Any]]) -> None:
         f"this tokenizer makes {K:,} codes of a frame of {H} x {W} pixels: the dynamics alone will take about {needs} here, or"
         " more; smaller frames (env.height=64 env.width=64) or larger patches (tokenizer.patch=8) make fewer codes"
     )
+
+
+def free_codes(tokenizer: Any) -> int | None:
+    """How many codes a growing dictionary has left; None for any other tokenizer."""
+    return None if getattr(tokenizer, "used", None) is None else tokenizer.V - int(tokenizer.used)
+
+
+def warn_of_full_dictionary(run: Any, before: int | None) -> None:
+    """Say, once in a training, that no new patch becomes a code from now on. before: the codes that were left."""
+    tokenizer = run.world_model.tokenizer
+    if before and free_codes(tokenizer) == 0:
+        run.log.say(
+            f"the dictionary of codes is full ({tokenizer.V:,} of {tokenizer.V:,}): a new patch is shown as its nearest code,"
+            f" and small objects can get lost; give it more: tokenizer.vocab_size={2 * tokenizer.V}"
+        )
 
 
 def _update_flops(world_model: Any, batch: int, length: int) -> float:

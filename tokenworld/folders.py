@@ -17,7 +17,7 @@ from pathlib import Path
 from tokenworld import checkpoint, config, distributed, files, origins
 from tokenworld.errors import UserError
 
-WORK = ("replay", "metrics.jsonl", "checkpoint", "checkpoint.new", "checkpoint.old", "tensorboard")  # what a start writes over
+WORK = ("replay", "metrics.jsonl", "checkpoint", "checkpoint.new", "checkpoint.old", "tensorboard", "pictures")  # of a start
 
 
 @contextlib.contextmanager

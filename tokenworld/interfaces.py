@@ -207,6 +207,23 @@ class View:
     dream: Any = None  # (actions (B, S, H), noise (B, S, H, K)) -> H predictions of B*S rows; if the dynamics follows along
 
 
+class Sink(Protocol):
+    """Where the numbers and pictures of a run go beside its folder. Its keyword-only settings are those of an entry of
+    `train.loop.sinks`; code passes what it takes of `folder` (the run's), `config` (the recipe) and `step` (where
+    it goes on)."""
+
+    package: str | None  # what must be installed, imported when the sink is opened
+
+    def log(self, numbers: dict[str, float], step: int) -> None:
+        """Numbers by name, `phase/key`. `step`: real environment steps so far."""
+
+    def picture(self, name: str, path: Any, step: int) -> None:
+        """A png or gif that was written to `path`."""
+
+    def close(self) -> None:
+        """Nothing more comes."""
+
+
 class Policy(Protocol):
     """Acts on views, learns on imagined trajectories. An `nn.Module`."""
 

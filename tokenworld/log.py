@@ -1,41 +1,31 @@
-"""What a run says: one JSON line per log step, progress for people, and the optional sinks of the same numbers."""
+"""What a run says: one JSON line per log step, progress for people, and the same numbers and pictures to optional sinks."""
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenworld import files
-from tokenworld.errors import UserError
+from tokenworld.errors import first_line
+from tokenworld.interfaces import Sink
 
-SINKS = ("tensorboard", "wandb")
 PLAIN_EVERY = 10.0  # seconds between the progress lines of a piped run
-
-
-def check_sinks(names: Sequence[str] | None) -> None:
-    """Raises UserError for an unknown or uninstalled sink, before a run is created."""
-    for name in names or ():
-        if name not in SINKS:
-            raise UserError(f"there is no sink {name!r}: expected some of {', '.join(SINKS)}")
-        if importlib.util.find_spec(name) is None:
-            raise UserError(f"the sink {name} is not installed: run pip install 'tokenworld[{name}]'")
 
 
 class Log:
     """Metrics of a run folder (`metrics.jsonl`) and messages for whoever watches.
 
-    sinks: any of `tensorboard`, `wandb`. wall: seconds that earlier parts of a resumed run took. out_dir may be None:
-    nothing is written then. silent: nothing is said either. Raises UserError for an unknown or uninstalled sink.
+    wall: seconds that earlier parts of a resumed run took. out_dir may be None: nothing is written then. silent: nothing is
+    said either. Sinks get the numbers over `steps`, the real environment steps so far, or over lines where nothing is played.
     """
 
-    def __init__(self, out_dir: Path | str | None, sinks: Sequence[str] = (), *, wall: float = 0.0, silent: bool = False):
+    def __init__(self, out_dir: Path | str | None, *, wall: float = 0.0, silent: bool = False):
         self.path = None if out_dir is None else Path(out_dir) / "metrics.jsonl"
         self.lines = 0  # complete lines in metrics.jsonl: what a checkpoint stores and `truncate` takes
         self.silent = silent
@@ -47,13 +37,12 @@ class Log:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self.lines = _complete_lines(self.path)
                 self._file = files.open_own(self.path, "a", encoding="utf-8")
-        self._sinks: list = []
-        self.open(sinks)
+        self.steps = 0
+        self._sinks: list[Sink] = []
 
-    def open(self, sinks: Sequence[str] | None) -> None:
-        """Send the metrics to these sinks too."""
-        folder = Path(".") if self.path is None else self.path.parent
-        self._sinks += [_open_sink(name, folder) for name in sinks or ()]
+    def send_to(self, sinks: Sequence[Sink]) -> None:
+        """Send what follows to these sinks, too."""
+        self._sinks += sinks
 
     @property
     def wall(self) -> float:
@@ -69,8 +58,12 @@ class Log:
                 self._file.write(json.dumps({"phase": phase, "wall": round(self.wall, 3), **plain}) + "\n")
                 self._file.flush()
         self.lines += 1
-        for sink in self._sinks:
-            sink(phase, plain, self.lines)
+        shown = {f"{phase}/{key}": value for key, value in plain.items() if isinstance(value, (int, float))}
+        self._send(lambda sink: sink.log(shown, self.steps or self.lines))
+
+    def picture(self, name: str, path: Path) -> None:
+        """Show the sinks a picture (png or gif) of the run folder."""
+        self._send(lambda sink: sink.picture(name, path, self.steps or self.lines))
 
     def truncate(self, lines: int) -> None:
         """Cut metrics.jsonl to its first `lines` lines: what was logged after the checkpoint is logged again."""
@@ -93,25 +86,35 @@ class Log:
             else:
                 print(text, file=sys.stderr, flush=True)
 
-    def progress(self, total: int, label: str, done: int = 0) -> Progress:
-        """`for i in log.progress(100, "tokenizer"):`, or `with log.progress(...) as bar: bar.update(5, loss=0.1)`."""
-        return Progress(self, total, label, done)
+    def progress(self, total: int, label: str, done: int = 0, *, closing: bool = True) -> Progress:
+        """`for i in log.progress(100, "tokenizer"):`, or `with log.progress(...) as bar: bar.update(5, loss=0.1)`.
+        closing: what took long ends with a line when piped."""
+        return Progress(self, total, label, done, closing)
 
     def close(self) -> None:
         if self._file is not None:
             with contextlib.suppress(OSError):  # each line was flushed: what is left is a line that was refused
                 self._file.close()
             self._file = None
-        for sink in self._sinks:
-            sink(None, {}, self.lines)
+        self._send(lambda sink: sink.close())
         self._sinks = []
+
+    def _send(self, call: Callable[[Sink], None]) -> None:
+        """A sink that fails, such as a server that is gone, ends no training: it is told, and left out from then on."""
+        for sink in list(self._sinks):
+            try:
+                call(sink)
+            except Exception as error:
+                self._sinks.remove(sink)
+                self.say(f"the sink {type(sink).__name__} failed ({type(error).__name__}: {first_line(error)}) and gets nothing"
+                         " more; metrics.jsonl has all numbers")  # fmt: skip
 
 
 class Progress:
     """A bar with ETA on a terminal; when piped, a plain line about every ten seconds, none for what took less."""
 
-    def __init__(self, log: Log, total: int, label: str, done: int = 0):
-        self.log, self.total, self.label, self.done = log, total, label, done
+    def __init__(self, log: Log, total: int, label: str, done: int = 0, closing: bool = True):
+        self.log, self.total, self.label, self.done, self.closing = log, total, label, done, closing
         self._before = done  # what a resumed run had done earlier says nothing about the speed of this one
         self._shown: dict[str, Any] = {}
         self._start = self._last = time.monotonic()
@@ -132,7 +135,7 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
             self._bar, self.log._bar = None, self._outer
-        elif self.done > self._before and time.monotonic() - self._start >= PLAIN_EVERY:
+        elif self.closing and self.done > self._before and time.monotonic() - self._start >= PLAIN_EVERY:
             self.log.say(self._line())
 
     def __iter__(self) -> Iterator[int]:
@@ -157,14 +160,15 @@ class Progress:
     def _line(self) -> str:
         spent = time.monotonic() - self._start
         left = spent / max(1, self.done - self._before) * (self.total - self.done)
-        time_left = f", {_clock(left)} left" if self.done < self.total else ""
-        return f"{self.label}: {self.done}/{self.total} in {_clock(spent)}{time_left}  {self._numbers()}".rstrip()
+        time_left = f", {clock(left)} left" if self.done < self.total else ""
+        return f"{self.label}: {self.done}/{self.total} in {clock(spent)}{time_left}  {self._numbers()}".rstrip()
 
     def _numbers(self) -> str:
         return " ".join(f"{key} {float(value):.4g}" for key, value in self._shown.items())
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Seconds as minutes and seconds, with hours where there are any: 1:23:45."""
     hours, rest = divmod(int(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}" if hours else f"{rest // 60}:{rest % 60:02d}"
 
@@ -193,42 +197,3 @@ def _complete_lines(path: Path) -> int:
     if whole < len(content):
         files.truncate_own(path, whole)
     return content.count(b"\n")
-
-
-def _open_sink(name: str, out_dir: Path):
-    """A function (phase, numbers, line); phase None closes the sink."""
-    check_sinks([name])
-    return {"tensorboard": _tensorboard, "wandb": _wandb}[name](out_dir)
-
-
-def _tensorboard(out_dir: Path):
-    from torch.utils.tensorboard import SummaryWriter
-
-    writer = SummaryWriter(str(out_dir / "tensorboard"))
-
-    def sink(phase: str | None, numbers: dict, line: int) -> None:
-        if phase is None:
-            writer.close()
-        for key, value in _numbers_of(phase, numbers).items():
-            writer.add_scalar(key, value, line)
-
-    return sink
-
-
-def _wandb(out_dir: Path):
-    import wandb
-
-    run = wandb.init(project="tokenworld", name=out_dir.name, dir=str(out_dir))
-
-    def sink(phase: str | None, numbers: dict, line: int) -> None:
-        if phase is None:
-            run.finish()
-        else:
-            run.log(_numbers_of(phase, numbers), step=line)
-
-    return sink
-
-
-def _numbers_of(phase: str | None, numbers: dict) -> dict[str, float]:
-    """What a plot can show, named `phase/key`."""
-    return {f"{phase}/{key}": value for key, value in numbers.items() if isinstance(value, (int, float))}

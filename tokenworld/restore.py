@@ -67,7 +67,7 @@ STATE = record(
     seconds=mapped(positive),
     wall=positive,
     results=record(eval=maybe(SCORE), random=maybe(number), tokenizer=maybe(mapped(plain)), dynamics=maybe(mapped(plain))),
-    curve=listed(listed(number, 2)),
+    curve=listed(listed(number, least=2)),  # older ones have no intervals
     log_lines=whole(),
     optimizers=mapped(record(state=lambda value, where: None, param_groups=listed(GROUP))),
     groups=maybe(listed(GROUP)),

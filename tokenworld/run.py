@@ -46,7 +46,7 @@ class Run:
     results: dict[str, Any] = field(default_factory=dict)  # the newest evaluation, by part
     config: dict = field(default_factory=dict)  # the recipe, as it goes into the summary
     loop: Callable[[], None] | None = None  # the loop with its settings bound
-    curve: list[list[float]] = field(default_factory=list)  # [env_steps, return_mean] of each evaluation
+    curve: list[list[float]] = field(default_factory=list)  # [env_steps, return_mean, low, high] of each evaluation
     learnt_rows: int = 0  # rows that the model-free control has learnt from
     resume_keys: dict[str, str] = field(default_factory=dict)  # what a resume of this run has to be told again
     news: dict[str, float] = field(default_factory=dict)  # what the epoch's closing line tells

@@ -30,7 +30,7 @@ def resolve(target: str, *, trusted: bool = False) -> Callable:
     Untrusted (a loaded model): nothing outside the part folders of tokenworld is even imported, and what is found must
     have been defined there, so that `tokenworld.train.os.system` names nothing.
     """
-    own = tuple({*PARTS.values(), "data", "train"})
+    own = tuple({*PARTS.values(), "data", "train", "sinks"})
     trusted = trusted or origins.is_trusted(target)
     if not trusted and not target.startswith(tuple(f"tokenworld.{folder}." for folder in own)):
         raise UserError(f"_target_ must name a part of tokenworld, got {target}, code from outside: {origins.advice()}")

@@ -19,17 +19,20 @@ import numpy as np
 import torch
 
 from tokenworld import distributed, files, optim, origins, signals
+from tokenworld.costs import free_codes, warn_of_full_dictionary
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode
 from tokenworld.errors import UserError
-from tokenworld.evaluation import summary
+from tokenworld.evaluation import album, summary
 from tokenworld.evaluation.report import write
 from tokenworld.evaluation.summary import measure_dynamics, score, tokenizer_metrics
 from tokenworld.evaluation.tokens import codebook_usage, perplexity
 from tokenworld.imagination import Actor, Trajectory, imagine
 from tokenworld.interfaces import Codes, Steps
+from tokenworld.log import PLAIN_EVERY
 from tokenworld.nn import total_loss
 from tokenworld.run import Run
+from tokenworld.sinks.opening import open_sinks
 from tokenworld.world_model import WorldModel
 
 ASSESSED = 0.1  # share of a training's time that the evaluation of its world model may take
@@ -40,7 +43,7 @@ def check_settings(phases: dict[str, dict[str, Any]]) -> None:
     """Refuse numbers that no phase can work with, before anything is created: UserError."""
     least = dict(updates=1, batch=1, window=1, length=2, horizon=1, burn_in=1, every=1, episodes=1, final_episodes=1, envs=1)
     least |= dict(epochs=1, checkpoint_every=1, accumulate=1, steps=1, first_steps=1, cut=1)
-    least |= dict(start=0, stop=0, warmup=0, held_out=0, frames=0)
+    least |= dict(start=0, stop=0, warmup=0, held_out=0, frames=0, pictures=0)
     for phase, settings in phases.items():
         optim.check(**(settings.get("optimizer") or {}))
         for key, value in settings.items():
@@ -59,15 +62,18 @@ def check_settings(phases: dict[str, dict[str, Any]]) -> None:
 
 
 def loop(
-    run: Run, *, epochs: int = 600, checkpoint_every: int = 1, sinks: list[str] | None = None, shard: bool = False
+    run: Run, *, epochs: int = 600, checkpoint_every: int = 1, sinks: list[str | dict] | None = None, shard: bool = False
 ) -> None:
     """Epochs of all phases, from where the run stands, with a checkpoint every `checkpoint_every` epochs and at the end.
 
     A signal (see `signals.py`) finishes the epoch, saves and stops; a second one stops at once, and the last checkpoint stays.
-    `sinks` are "tensorboard" and "wandb". `shard`: each process holds a part of the dynamics, for one that does not fit a
-    device; only by `tokenworld train dynamics`.
+    `sinks`: where numbers and pictures go too, "tensorboard", "trackio", "wandb" or sections with a `_target_`. `shard`: each
+    process holds a part of the dynamics, for one that does not fit a device; only by `tokenworld train dynamics`.
     """
-    run.log.open(sinks)
+    run.log.steps = run.count["env_steps"]
+    if run.log.path is not None:  # the first rank's
+        step = run.log.steps or run.log.lines
+        run.log.send_to(open_sinks(sinks, folder=run.out, recipe=run.config | {"seed": run.seed}, step=step))
     run.to_shard = shard
     with signals.finishing(run.log.say, resume_command(run)) as request:
         began_at, began = run.epoch, time.monotonic()
@@ -227,6 +233,7 @@ def train_tokenizer(
     windows = distributed.share(batch // window, "the windows of a batch of train.tokenizer")
     batches = run.batches(updates, windows, window, recent=recent)
     seen: dict[str, Any] = {}
+    free = free_codes(tokenizer)
 
     def learn(steps: Steps):
         for part in parts(len(steps.obs), accumulate):
@@ -245,6 +252,7 @@ def train_tokenizer(
     if hasattr(tokenizer, "refit") and (last or (stop is not None and run.epoch == stop - 1)):
         tokenizer.refit(steps.to(run.device) for steps, _ in run.replay.windows(1, 256))
         distributed.alike(tokenizer)
+    warn_of_full_dictionary(run, free)
     V = tokenizer.V
     report(
         run,
@@ -443,12 +451,14 @@ def evaluate(
     env: dict | None = None,
     kmeans: bool = False,
     frames: int = 200,
+    pictures: int = 12,
 ) -> None:
     """The policy's return in the real environment every so many epochs, and everything there is to measure in the last.
 
     `env`: what differs from the training environment, e.g. {"life_loss_ends": False}. `kmeans`: measure a plain k-means
     dictionary of patches beside a patch tokenizer, on the same frames. `frames`: held-out frames that the world model is
     evaluated on each time, five times as many in the end; within a tenth of the time that the training has taken; 0: never.
+    `pictures`: steps of the strip of real and imagined frames that is drawn each time, see `album.py`; 0: never.
     """
     if distributed.rank() > 0:
         return distributed.wait()  # the first rank measures
@@ -458,10 +468,12 @@ def evaluate(
             episodes, temperature = final_episodes, final_temperature
         result = score(run, episodes=episodes, temperature=temperature, seed=run.seed + 10_000, envs=envs, env=env)
         run.results["eval"] = result
-        run.curve.append([run.count["env_steps"], result["return_mean"]])
+        run.curve.append([run.count["env_steps"], result["return_mean"], *result["return_ci95"]])
         report(run, "eval", ("return_mean",), env_steps=run.count["env_steps"], **result)
     if frames and ((run.epoch + 1) % every == 0 or last):
         assess(run, last, 5 * frames if last else frames)
+    if pictures and not last and (run.epoch + 1) % every == 0:
+        album.update(run, pictures)
     if last:
         if not run.held_out.rows:
             run.log.say(
@@ -487,7 +499,7 @@ def assess(run: Run, last: bool, frames: int) -> None:
     budget = ASSESSED * run.log.wall - run.seconds.get("assess", 0.0)
     if budget < 1 and not last:
         return
-    found = summary.assess(run, frames=frames, budget=max(1.0, budget))
+    found = summary.assess(run, frames=frames, budget=max(1.0, budget), least=PLAIN_EVERY)
     report(run, "quality", (), **{metric.id: metric.value for metric in found.metrics})
     if last:
         files.remove_unfinished(run.out / "evaluation")  # of an earlier process that was killed here
@@ -498,6 +510,7 @@ def assess(run: Run, last: bool, frames: int) -> None:
 
 def report(run: Run, phase: str, shown: tuple[str, ...] = (), **numbers: Any) -> None:
     """A line of metrics; the numbers named in `shown` also appear in the epoch's closing line."""
+    run.log.steps = run.count["env_steps"]
     run.log.metrics(phase, epoch=run.epoch, **numbers)
     run.news |= {f"{phase} {name}".removesuffix(" loss"): numbers[name] for name in shown if numbers[name] is not None}
 

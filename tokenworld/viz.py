@@ -92,12 +92,18 @@ def save_gif(path: Path, video: np.ndarray, fps: float = 10) -> None:
         frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
 
 
-def save_curve(path: Path, x: list[float], y: list[float], *, random: float | None, xlabel: str, ylabel: str) -> None:
-    """A learning curve with the random policy's level."""
-    figure = curves({"policy": y}, x=x, xlabel=xlabel, ylabel=ylabel, width=6)
+def save_curve(
+    path: Path, points: Sequence[Sequence[float]], *, random: float | None, xlabel: str, ylabel: str, title: str = ""
+) -> None:
+    """A learning curve of points (x, y) or (x, y, low, high), an interval, with the random policy's level."""
+    rows = np.array([(*point, np.nan, np.nan)[:4] for point in points], float)
+    x, y, low, high = rows.T
+    figure = curves({"policy": y}, x=x, bands={"policy": (low, high)}, xlabel=xlabel, ylabel=ylabel, title=title, width=6)
+    axes = figure.axes[0]
+    axes.errorbar(x, y, [y - low, high - y], color=BLUE, linestyle="none", capsize=3)
     if random is not None:
-        figure.axes[0].axhline(random, color=RED, linestyle="--", label="random")
-        figure.axes[0].legend()
+        axes.axhline(random, color=RED, linestyle="--", label="random")
+        axes.legend()
     with files.replacing(path) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
 

@@ -12,6 +12,7 @@ import torch
 
 from tokenworld.evaluation import branch_probe, transfer
 from tokenworld.evaluation.records import Branches, Metric
+from tokenworld.evaluation.stages import Tick, unseen
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import Codes, Steps, View
 from tokenworld.world_model import WorldModel
@@ -21,7 +22,7 @@ NOISE = 144  # evenly spread uniform numbers: an action's share of them is its p
 
 def gaps(
     world_model: WorldModel, policy, simulator, other: Branches, *, count: int, context: int, deadline: float,
-    support: Callable[[np.ndarray], np.ndarray] | None = None, seed: int = 0,
+    support: Callable[[np.ndarray], np.ndarray] | None = None, seed: int = 0, tick: Tick = unseen,
 ) -> tuple[list[Metric], dict[str, Any]]:  # fmt: skip
     """M8 at `count` states that the policy visits; `other`: branches under random play. support: codes (S, K) of frames ->
     (S, A), how often training data hold them with each action."""
@@ -32,7 +33,7 @@ def gaps(
         return int(actor(torch.from_numpy(np.ascontiguousarray(obs))[None], torch.tensor([first]))[0])
 
     places = branch_probe.places(simulator, count, context, deadline, seed + 1, act)
-    mine = branch_probe.branches(world_model, simulator, places, deadline) if places else None
+    mine = branch_probe.branches(world_model, simulator, places, deadline, tick=tick) if places else None
     if mine is None:
         return transfer.causal_gap(other), {}
     used = places[: len(mine.p)]

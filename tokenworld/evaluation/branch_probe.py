@@ -24,6 +24,7 @@ from torch import Tensor
 
 from tokenworld.evaluation import draws
 from tokenworld.evaluation.records import Branches, Rollouts
+from tokenworld.evaluation.stages import Tick, unseen
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.world_model import WorldModel, frames_as_steps
 
@@ -49,7 +50,9 @@ class Place:
     key: int = 0  # of the simulator's state and all that was seen and done in the episode before: the model reads that too
 
 
-def places(simulator, count: int, context: int, deadline: float, seed: int = 0, act=None) -> list[Place]:
+def places(
+    simulator, count: int, context: int, deadline: float, seed: int = 0, act=None, *, tick: Tick = unseen
+) -> list[Place]:
     """States of real play, at most four of an episode, each after at least `context` frames of it.
 
     act(obs (C, H, W), first) -> action; None: uniformly random actions. Fewer than `count` if the deadline passes.
@@ -74,18 +77,23 @@ def places(simulator, count: int, context: int, deadline: float, seed: int = 0, 
             snapshot, name, t, key = seen[i]
             obs, action = np.stack(frames[t - context + 1 : t + 1]), np.array(actions[t - context + 1 : t], int)
             found.append(Place(snapshot, name, episode, obs, action, key))
+            if len(found) <= count:
+                tick()
         episode += 1
     return found[:count]
 
 
 @torch.no_grad()
-def branches(world_model: WorldModel, simulator, places: list[Place], deadline: float) -> Branches | None:
+def branches(
+    world_model: WorldModel, simulator, places: list[Place], deadline: float, *, tick: Tick = unseen
+) -> Branches | None:
     """Every action at every place; whole places until the deadline passes, None if there was time for none."""
     done = []
     for place in places:
         if done and time.monotonic() > deadline:
             break
         done.append(_branch(world_model, simulator, place))
+        tick()
     if not done:
         return None
     J, C = (max(one[name].shape[-1] for one in done) for name in ("p", "candidates"))
@@ -228,7 +236,7 @@ def _candidates(codes: np.ndarray, p: np.ndarray, mean: np.ndarray) -> np.ndarra
 
 @torch.no_grad()
 def rollouts(
-    world_model: WorldModel, simulator, places: list[Place], *, steps: int, each: int, deadline: float
+    world_model: WorldModel, simulator, places: list[Place], *, steps: int, each: int, deadline: float, tick: Tick = unseen
 ) -> Rollouts | None:
     """From each place, `each` real, `each` other real and `each` imagined futures of `steps` steps under the same random
     actions. Features: frames shrunk to at most 16 x 16 pixels, each pixel weighted by how often it changes in random play."""
@@ -252,6 +260,7 @@ def rollouts(
         model.append(_shrunk(torch.stack(frames, 1).numpy()))
         alive_model.append(torch.stack(lived[:-1], 1).cpu().numpy())
         copy.append(_shrunk(place.obs[None, -1:])[0, 0])
+        tick()
     if not real:
         return None
     real, model, copy = np.stack(real), np.stack(model), np.stack(copy)

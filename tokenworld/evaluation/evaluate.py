@@ -23,6 +23,7 @@ from tokenworld.evaluation import (
     branch_probe,
     codelength,
     film_probe,
+    filmstrips,
     intervals,
     outcomes,
     pair_probe,
@@ -39,6 +40,7 @@ from tokenworld.evaluation.histories import state_identity
 from tokenworld.evaluation.measured import absent
 from tokenworld.evaluation.outcomes import at_branches
 from tokenworld.evaluation.records import Metric, Scored
+from tokenworld.evaluation.stages import Stages, Tick, unseen
 from tokenworld.evaluation.transfer import causal_gap
 from tokenworld.evaluation.usefulness import planning, policy_agreement
 from tokenworld.interfaces import Codes, Steps
@@ -59,6 +61,7 @@ def tier_a(
     frames: int = 2000,
     budget: float = 180.0,
     seed: int = 0,
+    stages: Stages | None = None,
 ) -> tuple[list[Metric], dict[str, Any], np.ndarray]:
     """Metrics M0 to M6 on about `frames` held-out frames, the arrays that pictures need, and the states (N,) that metrics
     have values of. `counts` are of training codes.
@@ -69,7 +72,7 @@ def tier_a(
 
     Ends within `budget` seconds, give or take one step of all windows. Raises UserError where nothing was held out.
     """
-    began = time.monotonic()
+    began, stages = time.monotonic(), stages or Stages()
     if held_out.steps == 0:
         raise UserError("there is no held-out step to measure on: add data=DIR, a folder that `tokenworld collect` wrote")
     world_model.eval()
@@ -78,26 +81,28 @@ def tier_a(
     first = everything.first.numpy()
     episode, data = np.cumsum(first), fingerprint(everything)
     pictures: dict[str, Any] = {}
-    metrics = _timed(lambda: _tokenizer(world_model, held_out, codes_of, episode, frames))
+    with stages.probe("tokenizer"):
+        metrics = _timed(lambda: _tokenizer(world_model, held_out, codes_of, episode, frames))
 
     rows = _windows(held_out.rows, frames, world_model.backbone.context)
     steps = held_out.gather(rows, frames=False).to(device)
-    scored = probe.score_held_out(
-        world_model, steps, codes_of(rows), episode[rows], data + rows, deadline=began + SHARE * budget
-    )
+    with stages.probe("held-out frames under each action", rows.shape[1] - 1, "steps of all windows") as tick:
+        scored = probe.score_held_out(
+            world_model, steps, codes_of(rows), episode[rows], data + rows, deadline=began + SHARE * budget, tick=tick
+        )
     simple, taken = {}, np.bincount(everything.action[everything.acted].numpy(), minlength=world_model.shapes.actions)
     if counts is not None:
         previous, current = torch.from_numpy(scored.previous), torch.from_numpy(scored.codes)
         for name in ("copy_last", "unigram", "bigram"):
             simple[name] = getattr(codelength, f"bits_{name}")(counts, previous, current).double().numpy()
-    for measure in (
+    measures = (
         lambda: code_length(scored, simple, against=counts and counts.best),
         lambda: calibration(scored),
         lambda: _at(forked(scored).state, action_sensitivity(forked(scored), taken)),
         lambda: outcomes.rewards(scored),
         lambda: outcomes.terminations(scored),
-    ):
-        metrics += _timed(measure)
+    )
+    metrics += _measured(stages, "metrics of held-out frames", measures)
     pictures["top_reliability"] = reliability(scored.top.ravel(), scored.hit.ravel())
     pictures["surprise"] = scored.bits.mean(0).reshape(world_model.shapes.grid)
     if (np.abs(scored.reward) > outcomes.EVENT).any():
@@ -110,61 +115,73 @@ def tier_a(
         metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="skipped", reason=reason))
         return metrics, pictures, scored.state
     most = min(STARTS, max(8, frames // 8))
-    found = _drift(world_model, held_out, codes_of, first, episode, data, most, seed)
+    with stages.probe("imagined rollouts beside held-out episodes", HORIZON, "steps") as tick:
+        found = _drift(world_model, held_out, codes_of, first, episode, data, most, seed, tick)
     if isinstance(found, str):
         metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="not_applicable", reason=found))
     else:
-        metrics += _timed(lambda: horizon(found) + proxies.own_frames(found))
+        metrics += _measured(stages, "metrics of imagined rollouts", [lambda: horizon(found) + proxies.own_frames(found)])
         pictures["drift"] = curves(found)
     return metrics, pictures, scored.state
 
 
 def tier_b(
     world_model: WorldModel, simulator, *, states: int, budget: float, seed: int = 0, names: Sequence[str] = (), policy=None,
-    support: Callable[[np.ndarray], np.ndarray] | None = None,
+    support: Callable[[np.ndarray], np.ndarray] | None = None, stages: Stages | None = None,
 ) -> tuple[list[Metric], dict[str, Any]]:  # fmt: skip
     """Metrics at `states` branch states of a simulator (see `branchable.py`), under random play, and arrays for pictures.
     `names`: of the actions · policy: with it a quarter as many states of its play, for M8 · support: as `agent_probe.gaps`.
 
     Two thirds of `budget` seconds are for the branches, the rest for rollouts; what does not fit is left out, and counted.
     """
-    began = time.monotonic()
+    began, stages = time.monotonic(), stages or Stages()
     world_model.eval()
     context = min(world_model.backbone.context, 8)
-    places = branch_probe.places(simulator, states, context, began + budget / 6, seed)
+    with stages.probe("branch states of random play", states, "states") as tick:
+        places = branch_probe.places(simulator, states, context, began + budget / 6, seed, tick=tick)
     if not places:
         reason = f"no episode of random play is longer than the {context} frames that are read before a branch"
         return [absent("M3.kl", "KL divergence of the next frame", reason, tier="B")], {}
-    branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3)
-    metrics: list[Metric] = []
-    for measure in (dispersion, branch_fidelity, counterfactual_effects, at_branches):
-        metrics += _timed(lambda measure=measure: _at(branches.hash, measure(branches)))
-    pictures: dict[str, Any] = {"effects": effect_matrices(branches) | {"actions": names}, "plane": _plane(metrics)}
-    pictures["filmstrips"] = film_probe.worst(world_model, simulator, places, branches, names, began + budget * 0.75, seed)
-    spread = places[:: max(1, len(places) // ROLLOUTS)][:ROLLOUTS]
-    rolled = branch_probe.rollouts(
-        world_model, simulator, spread, steps=HORIZON, each=FUTURES * 2, deadline=began + budget
+    with stages.probe("every action at branch states", len(places), "states") as tick:
+        branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3, tick=tick)
+    of_branches = (dispersion, branch_fidelity, counterfactual_effects, at_branches)
+    metrics = _measured(
+        stages, "metrics of branches", [lambda measure=m: _at(branches.hash, measure(branches)) for m in of_branches]
     )
+    pictures: dict[str, Any] = {"effects": effect_matrices(branches) | {"actions": names}, "plane": _plane(metrics)}
+    with stages.probe("pictures of the worst branch states", filmstrips.SHOWN) as tick:
+        pictures["filmstrips"] = film_probe.worst(
+            world_model, simulator, places, branches, names, began + budget * 0.75, seed, tick
+        )
+    spread = places[:: max(1, len(places) // ROLLOUTS)][:ROLLOUTS]
+    with stages.probe("whole futures of branch states", len(spread), "states") as tick:
+        rolled = branch_probe.rollouts(
+            world_model, simulator, spread, steps=HORIZON, each=FUTURES * 2, deadline=began + budget, tick=tick
+        )
     begins = np.array([place.key for place in spread[: len(rolled.real)]], np.uint64)
-    for measure in (rollout_drift, frame_distance, outcomes.survival, arrow.of_rollouts, _told_apart):
-        metrics += _timed(lambda measure=measure: _at(begins, measure(rolled)))
+    of_futures = (rollout_drift, frame_distance, outcomes.survival, arrow.of_rollouts, _told_apart)
+    metrics += _measured(stages, "metrics of futures", [lambda measure=m: _at(begins, measure(rolled)) for m in of_futures])
     pictures["distance"] = distance_curves(rolled)
     if not (rolled.alive_real.all() and rolled.alive_model.all()):
         pictures["survival"] = outcomes.survival_curves(rolled)
     if policy is None:
         metrics += causal_gap(branches)
     else:
-        more, drawn = agent_probe.gaps(
-            world_model, policy, simulator, branches, count=max(8, states // 4), context=context, deadline=began + budget,
-            support=support, seed=seed,
-        )  # fmt: skip
+        count = max(8, states // 4)
+        with stages.probe("every action at states of the run's policy", count, "states") as tick:
+            more, drawn = agent_probe.gaps(
+                world_model, policy, simulator, branches, count=count, context=context, deadline=began + budget,
+                support=support, seed=seed, tick=tick,
+            )  # fmt: skip
         metrics, pictures = metrics + more, pictures | drawn
-    two = pair_probe.pairs(world_model, simulator, places, branches, began + budget, seed)
+    with stages.probe("pairs of histories", 2 * pair_probe.PAIRS) as tick:
+        two = pair_probe.pairs(world_model, simulator, places, branches, began + budget, seed, tick=tick)
     if two is not None:
         metrics += _timed(lambda: state_identity(two))
     scripted = getattr(simulator, "scripted", None)  # questions that only this simulator can be asked
     if scripted is not None:
-        more, drawn = scripted(world_model, simulator, began + budget, seed)
+        with stages.probe("questions to the scripted world"):
+            more, drawn = scripted(world_model, simulator, began + budget, seed)
         metrics, pictures = metrics + more, pictures | drawn
     return metrics, pictures
 
@@ -173,17 +190,21 @@ def _told_apart(rolled) -> list[Metric]:
     return [replace(metric, tier="B") for metric in proxies.c2st_by_length(rolled)]
 
 
-def tier_c(world_model: WorldModel, policy, make_env, simulator=None, *, others: dict, budget: float, seed: int = 0):
+def tier_c(
+    world_model: WorldModel, policy, make_env, simulator=None, *, others: dict, budget: float, seed: int = 0,
+    stages: Stages | None = None,
+):  # fmt: skip
     """M12 and M13 of the run's policy (or None), of those made from it, and of `others` by name, in `budget` seconds; arrays
     for a picture."""
     world_model.eval()
+    stages = stages or Stages()
     values = policy_probe.policy_values(
-        world_model, policy, make_env, simulator, others=others, deadline=time.monotonic() + budget, seed=seed
+        world_model, policy, make_env, simulator, others=others, deadline=time.monotonic() + budget, seed=seed, stages=stages
     )
     if values is None:
         reason = f"the budget of {budget:.0f} s was over before three policies had played"
         return [absent("M12.spearman", "Rank correlation of policies", reason, "skipped", tier="C", experimental=True)], {}
-    metrics = _timed(lambda: policy_agreement(values)) + _timed(lambda: planning(values))
+    metrics = _measured(stages, "metrics of policies", [lambda: policy_agreement(values), lambda: planning(values)])
     bounds = [[intervals.ratio(x, None, np.arange(len(x)))[1] for x in side] for side in (values.real, values.model)]
     drawn = {"names": values.names, "real": np.array([x.mean() for x in values.real]),
              "model": np.array([x.mean() for x in values.model]), "real_ci": np.array(bounds[0]),
@@ -250,7 +271,7 @@ def _windows(rows: int, frames: int, context: int) -> np.ndarray:
     return starts[:, None] + np.arange(T)
 
 
-def _drift(world_model, held_out, codes_of, first, episode, data, most, seed):
+def _drift(world_model, held_out, codes_of, first, episode, data, most, seed, tick: Tick = unseen):
     """Dreams from starts spread over the episodes that are long enough, or a sentence why there are none."""
     context = min(world_model.backbone.context, 8)
     lengths = np.diff(np.append(np.flatnonzero(first), len(first)))
@@ -266,14 +287,25 @@ def _drift(world_model, held_out, codes_of, first, episode, data, most, seed):
     device = next(iter(world_model.dynamics_modules().parameters())).device
     steps = held_out.gather(rows, frames=False).to(device)
     return probe.drift(
-        world_model, steps, codes_of(rows), episode[rows], context=context, futures=FUTURES, state_of=data + chosen
-    )
+        world_model, steps, codes_of(rows), episode[rows], context=context, futures=FUTURES, state_of=data + chosen,
+        tick=tick,
+    )  # fmt: skip
 
 
 def _at(states: np.ndarray | None, metrics: list[Metric]) -> list[Metric]:
     """The metrics whose rows are these states, told which."""
     rows = -1 if states is None else len(states)
     return [replace(m, states=states) if m.values is not None and len(m.values) == rows else m for m in metrics]
+
+
+def _measured(stages: Stages, name: str, measures: Sequence[Callable[[], list[Metric]]]) -> list[Metric]:
+    """The metrics of a group, which is one line of the progress."""
+    metrics: list[Metric] = []
+    with stages.probe(name, len(measures)) as tick:
+        for measure in measures:
+            metrics += _timed(measure)
+            tick()
+    return metrics
 
 
 def _timed(measure: Callable[[], list[Metric]]) -> list[Metric]:

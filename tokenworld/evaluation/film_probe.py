@@ -13,13 +13,14 @@ from tokenworld.evaluation import branch_probe, filmstrips
 from tokenworld.evaluation.branch_fidelity import kl
 from tokenworld.evaluation.filmstrips import Branching
 from tokenworld.evaluation.records import Branches
+from tokenworld.evaluation.stages import Tick, unseen
 from tokenworld.world_model import WorldModel
 
 
 @torch.no_grad()
 def worst(
     world_model: WorldModel, simulator, places: Sequence[branch_probe.Place], branches: Branches,
-    names: Sequence[str] = (), deadline: float = math.inf, seed: int = 0,
+    names: Sequence[str] = (), deadline: float = math.inf, seed: int = 0, tick: Tick = unseen,
 ) -> list[Branching]:  # fmt: skip
     """Of the states with the largest KL(p || q) their worst action, at most `filmstrips.SHOWN`: what was seen, a frame for each
     branch with the world's probability and the model's, frames that the model draws. places[s] is where branches[s] begins;
@@ -30,6 +31,7 @@ def worst(
     for s in np.argsort(-divergence.max(1), kind="stable")[: filmstrips.SHOWN].tolist():
         if time.monotonic() > deadline:
             break
+        tick()
         a, place = int(divergence[s].argmax()), places[s]
         listed = branch_probe._futures(simulator, place, a)  # the same as when they were scored: draws are seeded by number
         frames = np.stack([obs for _, obs, _, _ in listed])

@@ -18,6 +18,7 @@ from tokenworld.evaluation import branch_probe, draws
 from tokenworld.evaluation.branch_fidelity import plogp
 from tokenworld.evaluation.branch_probe import Place
 from tokenworld.evaluation.records import Branches, Pairs
+from tokenworld.evaluation.stages import Tick, unseen
 from tokenworld.world_model import WorldModel
 
 LENGTH = 3  # actions of a detour
@@ -27,8 +28,9 @@ PAIRS = 40  # of each kind, at most
 
 @torch.no_grad()
 def pairs(
-    world_model: WorldModel, simulator, places: list[Place], branches: Branches, deadline: float, seed: int = 0
-) -> Pairs | None:
+    world_model: WorldModel, simulator, places: list[Place], branches: Branches, deadline: float, seed: int = 0, *,
+    tick: Tick = unseen,
+) -> Pairs | None:  # fmt: skip
     """Pairs of one state and of different states among the places of `branches`; None if there is neither."""
     device, rows = next(iter(world_model.dynamics_modules().parameters())).device, []
     used = [int(i) for i in np.random.default_rng(seed).permutation(len(branches.p))]
@@ -40,6 +42,7 @@ def pairs(
     for i in used[:PAIRS]:
         if rows and time.monotonic() > deadline:
             break
+        tick()
         found = _meeting(simulator, places[i], world_model.backbone.context)
         if found is not None:
             one, again, two = told(found[0], 0), told(found[0], 1), told(found[1], 2)
@@ -48,6 +51,7 @@ def pairs(
     for i, j in zip(used[:PAIRS], used[1:] + used[:1], strict=False):
         if rows and time.monotonic() > deadline or places[i].hash == places[j].hash:
             continue
+        tick()
         one, again, two = told(places[i], 0), told(places[i], 1), told(places[j], 2)
         true = _apart(_marginals(branches, i, V), _marginals(branches, j, V))
         key = draws.name_of(places[i].key, places[j].key)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from tokenworld.evaluation.records import PolicyValues
+from tokenworld.evaluation.stages import Stages, Tick
 from tokenworld.imagination import Actor, imagine
 from tokenworld.interfaces import View
 from tokenworld.world_model import WorldModel, frames_as_steps
@@ -70,25 +71,29 @@ def policies_of(policy, actions: int) -> dict[str, Mixed]:
 
 def policy_values(
     world_model: WorldModel, policy, make_env: Callable[[int], Any], simulator=None, *, others: Mapping[str, Any],
-    deadline: float, seed: int = 0,
+    deadline: float, seed: int = 0, stages: Stages | None = None,
 ) -> PolicyValues | None:  # fmt: skip
     """Returns of `others` by name, of all policies made from `policy`, and of the planner where there is a simulator for it;
     whole policies until the deadline passes, None if there was time for fewer than three."""
-    env = make_env(EPISODES)
+    stages, env = stages or Stages(), make_env(EPISODES)
     names, real, model = [], [], []
     starts = torch.from_numpy(env.reset(seed=seed + 77)[0])
-    for name, one in {**others, **policies_of(policy, world_model.shapes.actions)}.items():
-        if time.monotonic() > deadline:
-            break
-        names.append(name)
-        real.append(_played(world_model, one, env, seed))
-        model.append(_dreamt(world_model, one, starts, seed))
+    playing = {**others, **policies_of(policy, world_model.shapes.actions)}
+    with stages.probe("policies that play and dream", len(playing), "policies") as tick:
+        for name, one in playing.items():
+            if time.monotonic() > deadline:
+                break
+            names.append(name)
+            real.append(_played(world_model, one, env, seed))
+            model.append(_dreamt(world_model, one, starts, seed))
+            tick()
     env.close()
     if len(names) < 3:
         return None
     planned = {}
     if simulator is not None and time.monotonic() < deadline:
-        planned = _planned(world_model, simulator, deadline, seed)
+        with stages.probe("a planner in the simulator and in the model", PLANNED, "episodes") as tick:
+            planned = _planned(world_model, simulator, deadline, seed, tick)
     return PolicyValues(tuple(names), tuple(real), tuple(model), **planned)
 
 
@@ -125,7 +130,7 @@ def _dreamt(world_model: WorldModel, policy, starts: Tensor, seed: int) -> np.nd
 # The planner
 
 
-def _planned(world_model: WorldModel, simulator, deadline: float, seed: int) -> dict[str, np.ndarray]:
+def _planned(world_model: WorldModel, simulator, deadline: float, seed: int, tick: Tick) -> dict[str, np.ndarray]:
     """Returns (n,) of episodes with the planner in the simulator, in the model, at random, and of dreams that are planned."""
     found: dict[str, list[float]] = {"oracle_planner": [], "model_planner": [], "random": [], "planner_in_model": []}
     for episode in range(PLANNED):
@@ -136,6 +141,7 @@ def _planned(world_model: WorldModel, simulator, deadline: float, seed: int) -> 
         found["model_planner"].append(_episode(simulator, seed + 5000 + episode, InModel(world_model, rng)))
         found["random"].append(_episode(simulator, seed + 5000 + episode, _at_random(simulator, rng)))
         found["planner_in_model"].append(_planned_dream(world_model, simulator.reset(seed + 5000 + episode), rng))
+        tick()
     return {name: np.array(values) for name, values in found.items()} if len(found["random"]) > 1 else {}
 
 

@@ -17,6 +17,7 @@ from tokenworld.errors import UserError
 from tokenworld.evaluation import draws
 from tokenworld.evaluation.dynamics import predicted
 from tokenworld.evaluation.records import Drift, Scored
+from tokenworld.evaluation.stages import Tick, unseen
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.world_model import WorldModel
 
@@ -33,6 +34,7 @@ def score_held_out(
     episode: np.ndarray,
     state_of: np.ndarray | None = None,
     deadline: float = math.inf,
+    tick: Tick = unseen,
 ) -> Scored:
     """Windows of consecutive held-out rows, steps (B, T) with codes (B, T, K), their episodes and states (B, T) -> `Scored`.
 
@@ -56,6 +58,7 @@ def score_held_out(
         real = steps.acted[:, t] & steps.valid[:, t + 1] & (begun | (t >= warm))
         if rows and time.monotonic() > deadline:
             break
+        tick()
         found: dict[str, Tensor] = {}
         if real.any():
             found["bits_by_action"] = torch.full((int(real.sum()), A), math.nan)
@@ -120,7 +123,7 @@ def _under_each_action(world_model: WorldModel, state, following: Codes, real: T
 @torch.no_grad()
 def drift(
     world_model: WorldModel, steps: Steps, codes: Codes, episode: np.ndarray, *, context: int, futures: int,
-    state_of: np.ndarray | None = None,
+    state_of: np.ndarray | None = None, tick: Tick = unseen,
 ) -> Drift:  # fmt: skip
     """Starts after `context` held-out steps, `futures` dreams from each under the real actions: steps (S, context + T).
 
@@ -147,6 +150,7 @@ def drift(
         prediction, dream = world_model.step(dream, many, noise[:, t].flatten(0, 1))
         drawn.append(prediction.codes.indices[:, 0].view(S, futures, K))
         dreamt_bits.append(-prediction.logprob.sum(-1).view(S, futures) / math.log(2))
+        tick()
     return Drift(
         cluster=episode[:, context],
         real=_array(z[:, context:]),

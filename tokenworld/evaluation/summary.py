@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld import files, viz
-from tokenworld.data.replay import Replay
+from tokenworld import files
 from tokenworld.errors import UserError
-from tokenworld.evaluation import codelength
+from tokenworld.evaluation import album, codelength
 from tokenworld.evaluation.agent_probe import support_of
 from tokenworld.evaluation.dynamics import dynamics_metrics
 from tokenworld.evaluation.evaluate import fingerprint_of, held_out_of, tier_a, tier_b, tier_c
@@ -31,6 +30,7 @@ from tokenworld.evaluation.records import Metric
 from tokenworld.evaluation.report import Report, provenance
 from tokenworld.evaluation.report import fingerprint as weights_of
 from tokenworld.evaluation.returns import scored
+from tokenworld.evaluation.stages import Stages
 from tokenworld.evaluation.tokens import codebook_usage, events, kmeans_baseline, perplexity, psnr
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import Codes
@@ -107,20 +107,20 @@ def code_counts(run) -> codelength.CodeCounts:
 
 def assess(
     run, *, frames: int, budget: float, seed: int = 0, data: str | None = None, simulator=None, states: int = 200,
-    policies: dict[str, Any] | None = None, only: list[str] | None = None, folder: Path | None = None,
+    policies: dict[str, Any] | None = None, only: list[str] | None = None, folder: Path | None = None, least: float = 0.0,
 ) -> Report:  # fmt: skip
     """The evaluation of a run's world model on its held-out episodes, or on those of the folder `data` (tier A), and at
     `states` states of a `simulator` (tier B), if one is given, and on what policies earn (tier C), if `policies` is a dict
     (of further ones, by name).
 
     frames: about so many held-out frames · budget: seconds; a tier leaves to the next what it does not use. `only`: the
-    ids that are reported. folder: of the report, where finished tiers are kept until it is written (see `partial.py`). Raises
-    UserError where there is nothing to measure on.
+    ids that are reported. folder: of the report, where finished tiers are kept until it is written (see `partial.py`). least:
+    seconds from which on a probe gets a line of the run's log. Raises UserError where there is nothing to measure on.
     """
     held_out = run.held_out if data is None else held_out_of(data, run.meta)
     counts = code_counts(run) if run.replay.steps else None
     policy = run.policy if run.count["policy"] else None
-    end, each = time.monotonic() + budget, budget / (1 + (simulator is not None) + (policies is not None))
+    stages, each = Stages(run.log, budget, least=least), budget / (1 + (simulator is not None) + (policies is not None))
     origin = provenance(run)
     key = None if folder is None else key_of(
         run=origin, data=fingerprint_of(held_out), train=fingerprint_of(run.replay, frames=False), frames=frames, seed=seed,
@@ -129,26 +129,29 @@ def assess(
     )  # fmt: skip
 
     def measured(tier: str, measure: Callable[[], tuple]) -> tuple:
-        nonlocal end
-        began = time.monotonic()
-        found, seconds = kept(folder, key, tier, measure)
-        end -= seconds - (time.monotonic() - began)  # the tiers after it have as much time as they had before
+        began, stages.tier, ran = time.monotonic(), tier, []
+        found, seconds = kept(folder, key, tier, lambda: (ran.append(tier), measure())[1])
+        stages.end -= seconds - (time.monotonic() - began)  # the tiers after it have as much time as they had before
+        if not ran:
+            stages.kept()
         return found
 
     metrics, pictures, state = measured("A", lambda: tier_a(
-        run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=each, seed=seed
+        run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=each, seed=seed,
+        stages=stages,
     ))  # fmt: skip
     if simulator is not None:
-        left = end - time.monotonic() - each * (policies is not None)
+        left = stages.left - each * (policies is not None)
         names = run.meta.get("action_meanings") or ()
         more, drawn = measured("B", lambda: tier_b(
-            run.world_model, simulator, states=states, budget=left, seed=seed, names=names, policy=policy, support=_support(run)
+            run.world_model, simulator, states=states, budget=left, seed=seed, names=names, policy=policy,
+            support=_support(run), stages=stages,
         ))  # fmt: skip
         metrics, pictures = metrics + more, pictures | drawn
     if policies is not None:
-        left = end - time.monotonic()
+        left = stages.left
         more, drawn = measured("C", lambda: tier_c(
-            run.world_model, policy, run.make_env, simulator, others=policies, budget=left, seed=seed
+            run.world_model, policy, run.make_env, simulator, others=policies, budget=left, seed=seed, stages=stages
         ))  # fmt: skip
         metrics, pictures = metrics + more, pictures | drawn
     if only is not None:
@@ -233,44 +236,7 @@ def write_summary(run, config: dict) -> dict[str, Any]:
     """The pictures of a finished run, and last its summary.json, which says that it is finished."""
     result = summary(run, config)
     if run.curve:
-        x, y = zip(*run.curve, strict=True)
-        viz.save_curve(
-            run.out / "learning_curve.png", x, y, random=run.results.get("random"), xlabel="real steps", ylabel="return"
-        )
-    held_out = run.held_out if run.held_out.rows else run.replay
-    if run.count["tokenizer"] and held_out.rows:
-        columns = dream_columns(run, held_out, steps=24, seed=run.seed, dynamics=run.count["dynamics"] > 0 and not run.sharded)
-        rows = [columns[name] for name in columns]
-        viz.save_png(run.out / "dream.png", viz.grid([row[:: max(1, len(row) // 12)] for row in rows]))
-        viz.save_gif(run.out / "dream.gif", viz.side_by_side(rows))
+        album.save_learning_curve(run)
+    album.save_film(run)
     files.write(run.out / "summary.json", json.dumps(result, indent=2) + "\n")
     return result
-
-
-@torch.no_grad()
-def dream_columns(run, replay: Replay, *, steps: int, seed: int, dynamics: bool = True) -> dict[str, np.ndarray]:
-    """Videos (T, H, W, 3) real, reconstructed and imagined, from one start and with the real actions.
-
-    The start is drawn from those with the fewest episode ends in the `steps` that follow.
-    """
-    model = run.world_model.eval()
-    context = min(model.backbone.context, 8)
-    T = min(context + steps, replay.rows)
-    rng = np.random.default_rng(seed)
-    candidates = [replay.sample(1, T, rng) for _ in range(64)]
-    real, rows = min(candidates, key=lambda c: int(c[0].first[0, 1:].sum()))
-    codes = run.codes(replay, rows)
-    columns = {"real": viz.to_rgb(real.obs[0, -steps:].numpy())}
-    decoded = model.decode(codes).float().cpu()
-    columns["reconstructed"] = viz.to_rgb(decoded[0, -steps:].numpy())
-    if dynamics:
-        real = real.to(run.device)
-        start = T - steps if T > steps else 1
-        _, state = model.start(real[:, :start], Codes(codes.indices[:, :start]))
-        generator = torch.Generator(run.device).manual_seed(seed)
-        noise = torch.rand(1, 1, T - start, model.shapes.codes, generator=generator, device=run.device)
-        predictions = model.rollout(state, real.action[:, None, start - 1 : -1], noise)
-        frames = torch.cat([model.decode(p.codes) for p in predictions], 1).float().cpu()
-        columns["imagined"] = viz.to_rgb(frames[0].numpy())
-        columns = {name: video[-len(frames[0]) :] for name, video in columns.items()}
-    return columns

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from tokenworld.interfaces import Shapes, View
 
-
 CHANNELS = 32  # of FrameNetwork's convolution
 
 

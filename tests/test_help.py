@@ -1,0 +1,95 @@
+"""`--help` and the parser say the same: each key that a command lists is accepted, and each that it accepts is listed."""
+
+import inspect
+import re
+import typing
+
+import pytest
+
+from tokenworld import cli, config, hub, keys, origins
+from tokenworld.errors import UserError
+from tokenworld.help import COMMAND_HELP, SETTINGS, TRAINING_SETTINGS, keys_of
+from tokenworld.policies.planner import Planner
+
+START = {  # the words that a command needs before its keys
+    "train": [], "sweep": ["out=a"], "collect": [], "bench": ["imagine"], "show": [], "data": ["info", "a"],
+    "compare": ["a", "b"],
+    **{command: ["a"] for command in keys.RUN_KEYS if command != "--resume"},
+}  # fmt: skip
+FLAGS = [[origins.FLAG], ["--json", "a.json"], ["--yaml"]]
+NAMES = [*keys.KEYS, *keys.PLANNER, *keys.RESUMED, "policy.method", "policy.temperature", "port", "version"]
+
+
+@pytest.fixture(autouse=True)
+def _runs_and_recipes_are_taken_as_given(monkeypatch):
+    cfg, cli_keys = config.compose([])
+    monkeypatch.setattr(config, "load", lambda run: (cfg, cli_keys))
+    monkeypatch.setattr(hub, "is_model", lambda folder: False)
+
+
+def value_of(name: str) -> str:
+    """A value that fits a key."""
+    kind = (keys.KEYS | keys.PLANNER | keys.RESUMED).get(name, keys.Key(int, "", "")).kind
+    if typing.get_origin(kind) is typing.Literal:
+        return typing.get_args(kind)[0]
+    return {int: "3", float: "0.5", str: {"recipe": "iris", "overlay": "debug", "against": "iris"}.get(name, "a")}[kind]
+
+
+def accepts(words: list[str]) -> bool:
+    try:
+        return callable(cli.parse(words))
+    except UserError:
+        return False
+
+
+def listed(text: str) -> set[str]:
+    """The keys and flags of a help text: they begin its indented lines."""
+    found = {match[1] for match in re.finditer(r"^  (--[\w-]+|[a-z][\w.]*(?==))", text, re.MULTILINE)}
+    return found - {"key", *(word.partition("=")[0] for word in SETTINGS | TRAINING_SETTINGS)}
+
+
+@pytest.mark.parametrize("command", COMMAND_HELP)
+def test_help_lists_what_the_parser_accepts(command):
+    start = [word for word in START[command] if word.partition("=")[0] not in keys.TAKES[command]]
+    found = set()
+    for name in NAMES:
+        extra = ["policy=cem"] if name.startswith("policy.") else ["out=a"] * (command == "sweep" and name != "out")
+        is_setting = command in (*keys.RECIPE_KEYS, "sweep") and name.split(".")[0] in ("policy", "train")
+        if not is_setting and accepts([command, *start, *extra, f"{name}={value_of(name)}"]):
+            found.add(name)
+    found |= {flag[0] for flag in FLAGS if accepts([command, *START[command], *flag])}
+    text = COMMAND_HELP[command]
+    assert listed(keys_of(command)) == found
+    assert all(keys_of(command) in text for _ in found)
+
+
+def test_help_lists_what_resume_accepts():
+    text = COMMAND_HELP["train"].split("settings of --resume RUN")[1]
+    found = {name for name in NAMES if accepts(["train", "--resume", "a", f"{name}={value_of(name)}"])}
+    assert listed(text) == found == {"data", "device", "train.loop.epochs", "train.loop.checkpoint_every"}
+
+
+def test_help_lists_the_keywords_of_the_planner_with_their_defaults():
+    defaults = {f"policy.{name}": str(p.default) for name, p in inspect.signature(Planner).parameters.items()
+                if name not in ("shapes", "method")}  # fmt: skip
+    assert {name: key.value for name, key in keys.PLANNER.items()} == defaults
+
+
+def test_settings_that_help_names_are_accepted():
+    for command in (*keys.RECIPE_KEYS, "sweep"):
+        named = re.findall(r"\b(?:env|train|backbone)(?:\.[a-z_]+)+=[\w/:.-]+", keys_of(command).replace("env.id=ID", ""))
+        assert len(named) >= 4
+        for word in named:
+            of_gym = ["env.id=CartPole-v1"] if word.startswith("env.") and not word.startswith("env.id") else []
+            assert accepts([command, *START[command], *of_gym, word]), word
+    for command in ("train", "sweep"):
+        words = [word.replace("NAME", "trackio") for word in TRAINING_SETTINGS]
+        assert accepts([command, *START[command], *words])
+
+
+@pytest.mark.parametrize("command", COMMAND_HELP)
+def test_lines_of_help_fit_a_terminal_and_have_their_columns(command):
+    for line in COMMAND_HELP[command].splitlines():
+        assert len(line) <= 128, line
+    for line in keys_of(command).splitlines():
+        assert re.match(r"  \S[^ ]*( FILE)? +\S| {24}\S|  \S{22,}$", line), line
