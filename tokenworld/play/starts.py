@@ -18,7 +18,9 @@ from tokenworld.errors import UserError
 from tokenworld.interfaces import Steps
 from tokenworld.run import Run
 
-PROBES = 8  # moments looked at for each that is wanted: some are ends of games
+MOMENTS = 48  # of which the page offers the best
+PROBES = 8  # moments looked at for each that is wanted: most end too soon, some are ends of games
+IDLE_STEPS = 10  # a person who has pressed one key has this many steps to find the others
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Start:
     name: str
     steps: Steps  # (1, T), the last frame is the one to begin with
     game: RealGame | None = None
+    seeds: tuple[int, ...] = ()  # with these, no imagined game ends within IDLE_STEPS after one key; empty: not checked, or none
 
 
 @dataclass(frozen=True)
@@ -51,15 +54,32 @@ class RealGame:
         reward, ended = game.act(self.actions[action])
         return RealGame(game, self.actions, bool(ended)), float(reward)
 
+    def lasts(self, first: int, idle: int) -> int:
+        """The steps, at most IDLE_STEPS, that do not end the game when `first` is followed by `idle` only."""
+        game = copy.deepcopy(self.game)
+        for t in range(IDLE_STEPS):
+            if game.act(self.actions[idle if t else first])[1]:
+                return t
+        return IDLE_STEPS
 
-def gallery(run: Run, collected: dict | None, count: int = 12) -> list[Start]:
-    """Up to `count` moments, evenly over what was recorded. collected: the saved state of the run's collector.
 
-    With the real game if that can be played again, from the frames alone if not. Raises UserError if there is no episode.
+def idle_action(actions: list[str]) -> int:
+    """The action while no key is pressed: NOOP where there is one, else the first."""
+    names = [name.upper() for name in actions]
+    return names.index("NOOP") if "NOOP" in names else 0
+
+
+def moments(run: Run, collected: dict | None, idle: int, count: int = MOMENTS) -> list[Start]:
+    """Up to `count` recorded moments in random order. collected: the saved state of the run's collector; idle: an action.
+
+    With the real game if that can be played again; those come first that last longest when one action is followed by `idle`
+    only. From the frames alone if not. Raises UserError if there is no episode.
     """
     if not run.replay.rows and not run.held_out.rows:
         raise UserError(f"{run.out} has no episodes to begin a dream from: add data=DIR, a folder that `collect` wrote")
-    return _replayed(run, collected, count) or _recorded(run, count)
+    found = _replayed(run, collected, idle, PROBES * count) or [(0, start) for start in _recorded(run, count)]
+    order = np.random.default_rng(0).permutation(len(found)).tolist()
+    return [found[i][1] for i in sorted(order, key=lambda i: -found[i][0])[:count]]
 
 
 def _recorded(run: Run, count: int) -> list[Start]:
@@ -81,8 +101,11 @@ def _this_episode(steps: Steps) -> Steps:
     return steps[:, begins[-1] :] if len(begins) else steps
 
 
-def _replayed(run: Run, collected: dict | None, count: int) -> list[Start]:
-    """Every action that was sent, sent again. Empty where that is impossible, or did not give what was recorded."""
+def _replayed(run: Run, collected: dict | None, idle: int, count: int) -> list[tuple[int, Start]]:
+    """Every action that was sent, sent again: up to `count` starts, each with the steps that its game lasts.
+
+    Empty where that is impossible, or did not give what was recorded.
+    """
     if collected is None:
         return []
     log = np.asarray(collected["actions"]).astype(np.int64)  # (M, N)
@@ -91,23 +114,27 @@ def _replayed(run: Run, collected: dict | None, count: int) -> list[Start]:
         env.close()
         return []
     M, N = log.shape
-    wanted = dict.fromkeys(_spread(np.arange(M), PROBES * count).tolist())
+    wanted: dict[int, list[int]] = {}  # step: games
+    for row in _spread(np.arange(M * N), count).tolist():
+        wanted.setdefault(row // N, []).append(row % N)
     kept = {row.tobytes() for replay in (run.replay, run.held_out) for row in _frames(replay)}
     T, obs = run.world_model.backbone.context, env.reset(seed=collected["seed"])[0]
     first = np.ones(N, bool)
-    past: list[tuple] = []  # (obs, action, reward, first) of the last T vector steps
-    probes: list[Start] = []
+    past: list[tuple] = []  # (obs, action, first) of the last T vector steps
+    found: list[tuple[int, Start]] = []
     for t in range(M):
-        i = t % N
         past.append((obs, log[t], first))
         past = past[-T:]
-        if t in wanted and not env._ended[i] and obs[i].tobytes() in kept:
+        for i in wanted.get(t, []):
+            if env._ended[i] or obs[i].tobytes() not in kept:
+                continue
             steps = _this_episode(_steps([(o[i], a[i], f[i]) for o, a, f in past]))
             game = RealGame(copy.deepcopy(env.games[i]), tuple(env.actions))
-            probes.append(Start(f"vector step {t:,}, game {i + 1}", steps, game))
+            lasts = min(game.lasts(first_action, idle) for first_action in range(len(game.actions)))
+            found.append((lasts, Start(f"after {t * N + i:,} steps", steps, game)))
         first = env._ended.copy()  # the step that comes next begins an episode
         obs = env.step(log[t])[0]
-    return [probes[i] for i in _spread(np.arange(len(probes)), count)]
+    return found
 
 
 def _frames(replay) -> np.ndarray:
@@ -129,8 +156,6 @@ def _steps(rows: list[tuple[np.ndarray, int, bool]]) -> Steps:
 
 def _spread(values: np.ndarray, count: int) -> np.ndarray:
     """At most `count` of the values, evenly."""
-    return (
-        values[np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int))]
-        if len(values)
-        else values
-    )
+    if not len(values):
+        return values
+    return values[np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int))]
