@@ -12,10 +12,11 @@ FASTEST = 30.0  # steps per second that the page offers
 
 
 def play_hints(metadata: dict[str, Any], C: int) -> tuple[float, tuple[str, ...]]:
-    """The speed in steps per second, and a name for each of the C channels or (): what is missing or unusable is left out."""
+    """The speed in steps per second, and a name for each of the C channels: () where there are none, or where the frames
+    are pictures (C is 1 or 3)."""
     fps, channels = metadata.get("play_fps"), metadata.get("channels")
     is_speed = isinstance(fps, int | float) and not isinstance(fps, bool) and math.isfinite(fps)
     return (
         min(max(float(fps), 1.0), FASTEST) if is_speed else FPS,
-        tuple(channels) if are_meanings(channels, C) else (),
+        tuple(channels) if C not in (1, 3) and are_meanings(channels, C) else (),
     )
