@@ -64,6 +64,25 @@ def own_folder(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
+# ------------------------------------------------------------------------------------------------------------ play
+
+
+@pytest.fixture(scope="session")
+def play_run(tmp_path_factory):
+    """The folder of a run to play in; it is only read."""
+    pytest.importorskip("minatar")
+    from play_world import make_run
+
+    return make_run(tmp_path_factory.mktemp("play") / "run")
+
+
+@pytest.fixture(scope="session")
+def dream(play_run):
+    from play_world import make_dream
+
+    return make_dream(play_run)
+
+
 # ------------------------------------------------------------------------------------------------------------ discovery
 
 

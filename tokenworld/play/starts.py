@@ -30,7 +30,7 @@ class Start:
     name: str
     steps: Steps  # (1, T), the last frame is the one to begin with
     game: RealGame | None = None
-    seeds: tuple[int, ...] = ()  # with these, no imagined game ends within IDLE_STEPS after one key; empty: not checked, or none
+    seeds: tuple[int, ...] = ()  # with these no dream ends within IDLE_STEPS after one key; empty: not tried, or none
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,8 @@ def _replayed(run: Run, collected: dict | None, idle: int, count: int) -> list[t
     T, obs = run.world_model.backbone.context, env.reset(seed=collected["seed"])[0]
     first = np.ones(N, bool)
     past: list[tuple] = []  # (obs, action, first) of the last T vector steps
-    found: list[tuple[int, Start]] = []
+    found: list[tuple[int, int, int, Start]] = []  # t, i, the steps that it lasts, start
+    episodes = _Episodes(N, collected["cuts"])
     for t in range(M):
         past.append((obs, log[t], first))
         past = past[-T:]
@@ -131,10 +132,30 @@ def _replayed(run: Run, collected: dict | None, idle: int, count: int) -> list[t
             steps = _this_episode(_steps([(o[i], a[i], f[i]) for o, a, f in past]))
             game = RealGame(copy.deepcopy(env.games[i]), tuple(env.actions))
             lasts = min(game.lasts(first_action, idle) for first_action in range(len(game.actions)))
-            found.append((lasts, Start(f"after {t * N + i:,} steps", steps, game)))
+            found.append((t, i, lasts, Start(f"after {t * N + i:,} steps", steps, game)))
         first = env._ended.copy()  # the step that comes next begins an episode
         obs = env.step(log[t])[0]
-    return found
+        first |= episodes.follow(t, env._ended)
+    return [(lasts, start) for t, i, lasts, start in found if t < episodes.until[i]]
+
+
+class _Episodes:
+    """Which steps of N games are in a recorded episode. cuts: the collector's, of (vector steps before it, at_least)."""
+
+    def __init__(self, N: int, cuts: np.ndarray) -> None:
+        self.cuts = [(int(at), int(at_least)) for at, at_least in cuts]
+        self.until = np.zeros(N, np.int64)  # the steps of each game before this one are in an episode, as far as is known
+        self.begin = np.zeros(N, np.int64)  # the first step of the episode in progress
+
+    def follow(self, t: int, ended: np.ndarray) -> np.ndarray:
+        """After step t, in which the games `ended` (N,) bool did: the games (N,) bool that were cut."""
+        self.until[ended], self.begin[ended] = t + 1, t + 2  # the step after an end is a reset
+        was_cut = np.zeros(len(ended), bool)
+        for at, at_least in self.cuts:
+            if at == t + 1:
+                was_cut |= at - self.begin >= at_least
+                self.until[was_cut] = self.begin[was_cut] = at
+        return was_cut
 
 
 def _frames(replay) -> np.ndarray:
