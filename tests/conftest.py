@@ -77,6 +77,14 @@ def play_run(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def mortal_run(play_run, tmp_path_factory):
+    """The same, but its dreams end by themselves, most of them within ten steps; it is only read."""
+    from play_world import shift_end
+
+    return shift_end(Path(shutil.copytree(play_run, tmp_path_factory.mktemp("mortal") / "run")), 28)
+
+
+@pytest.fixture(scope="session")
 def dream(play_run):
     from play_world import make_dream
 

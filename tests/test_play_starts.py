@@ -1,15 +1,20 @@
 """Where a dream can begin: recorded moments with their real games, and those that a person who does nothing survives."""
 
+import copy
 
 import numpy as np
 import pytest
 import torch
 from conftest import steps_of
+from play_world import collected, make_dream
 
 from tokenworld.building import opened
 from tokenworld.data.episodes import read_episodes
 from tokenworld.errors import UserError
-from tokenworld.play.starts import _this_episode, moments
+from tokenworld.play.hints import play_hints
+from tokenworld.play.idle import SEEDS, gallery, steps_survived
+from tokenworld.play.session import Session
+from tokenworld.play.starts import IDLE_STEPS, Start, _Episodes, _this_episode, idle_action, moments
 
 pytest.importorskip("minatar")
 
@@ -66,3 +71,114 @@ def test_starts_without_a_repeatable_game(play_run):
     run.replay, run.held_out = type(run.replay)(), type(run.held_out)()
     with pytest.raises(UserError, match="data=DIR"):
         moments(run, None, 0)
+
+
+def test_a_frame_is_offered_once(dream):
+    frames = [start.steps.obs[0, -1].numpy().tobytes() for start in dream.starts]
+    assert len(set(frames)) == len(frames) == 12
+
+
+# ----------------------------------------------------------------------------------------------- while nobody presses a key
+
+
+def test_every_start_survives_one_key_and_then_none(mortal_run):
+    """With each of its seeds and after each first action; other seeds do not, or this test would say nothing."""
+    mortal = make_dream(mortal_run)
+    lives, others = [], []
+    for i, start in enumerate(mortal.starts[:3]):
+        assert start.seeds and set(start.seeds) < set(range(SEEDS))
+        for seed in range(SEEDS):
+            lasts = []
+            for first in range(3):
+                session = Session(mortal, i, seed)
+                while not session.first.ended and session.t < IDLE_STEPS:
+                    session.step(mortal.idle if session.t else first)
+                lasts.append(session.t - session.first.ended)
+            (lives if seed in start.seeds else others).append(min(lasts))
+    assert set(lives) == {IDLE_STEPS} and max(others) < IDLE_STEPS
+
+
+def test_rows_are_tried_in_parts_too(dream, monkeypatch):
+    """A large model has no memory for all games at once."""
+    model = copy.deepcopy(dream.world_model)
+    with torch.no_grad():
+        list(model.termination.parameters())[-1].add_(28)
+    whole = steps_survived(model, dream.starts[0], 0)
+    monkeypatch.setattr("tokenworld.play.idle.ROWS", 7)
+    assert whole.shape == (3, SEEDS) and 0 < whole.double().mean() < IDLE_STEPS
+    assert torch.equal(steps_survived(model, dream.starts[0], 0), whole)
+
+
+def lasting(monkeypatch, table: dict) -> None:
+    """Each start, by its name, lasts so many steps with so many of the seeds, and a step less with the others."""
+
+    def survived(model, start, idle):
+        steps, seeds = table[start.name]
+        return torch.cat([torch.full((3, seeds), steps), torch.full((3, SEEDS - seeds), steps - 1)], 1)
+
+    monkeypatch.setattr("tokenworld.play.idle.steps_survived", survived)
+
+
+def named(names: str) -> list[Start]:
+    return [Start(name, None) for name in names]
+
+
+def test_the_gallery_offers_what_lasts(monkeypatch):
+    table = {"a": (IDLE_STEPS, 1), "b": (IDLE_STEPS - 1, 8), "c": (IDLE_STEPS, 6), "d": (IDLE_STEPS, 8), "e": (3, 8)}
+    lasting(monkeypatch, table)
+    assert [(s.name, s.seeds) for s in gallery(None, named("abcde"), 0)] == [
+        ("d", tuple(range(8))), ("c", tuple(range(6))), ("a", (0,))
+    ]  # fmt: skip
+    assert [s.name for s in gallery(None, named("ca"), 0, count=1)] == ["c"], "enough are found: no other is tried"
+    assert [s.name for s in gallery(None, named("abcd"), 0, seconds=-1)] == ["a"], "time is up: only the first is tried"
+    dying = gallery(None, named("eb"), 0)
+    assert [(s.name, s.seeds) for s in dying] == [("b", ()), ("e", ())], "a model whose games all end can be played too"
+
+
+def test_real_games_that_last_come_first(play_run, dream):
+    """As counted by playing them; the game that is tried out is left as it was."""
+    run, _, _ = opened(str(play_run), {"device": "cpu"})
+    lengths = []
+    for start in moments(run, collected(play_run), 0):
+        frame, by_action = start.game.frame.copy(), []
+        for first in range(3):
+            game, t = start.game, 0
+            while t < IDLE_STEPS and not game.step(0 if t else first)[0].ended:
+                game, t = game.step(0 if t else first)[0], t + 1
+            by_action.append(t)
+            assert start.game.lasts(first, 0) == t
+        assert np.array_equal(start.game.frame, frame)
+        lengths.append(min(by_action))
+    assert lengths == sorted(lengths, reverse=True) and lengths[0] == IDLE_STEPS > lengths[-1]
+
+
+def test_only_what_is_in_an_episode_counts():
+    """Games 0 and 1 end after steps 3 and 5; a cut after seven steps ends those that have two steps by then, one by hand."""
+    episodes = _Episodes(3, np.array([[0, 1], [7, 2], [9, 3]]))
+    cut = []
+    for t in range(9):
+        ended = np.array([t == 3, t == 5, False])
+        cut.append(episodes.follow(t, ended).tolist())
+    assert cut[6] == [True, False, True] and cut[8] == [False, False, False]
+    assert episodes.until.tolist() == [7, 6, 7]
+
+
+@pytest.mark.parametrize("names, idle", [(["NOOP", "FIRE"], 0), (["left", "noop"], 1), (["push left", "push right"], 0)])
+def test_no_key_is_no_operation_where_there_is_one(names, idle):
+    assert idle_action(names) == idle
+
+
+@pytest.mark.parametrize(
+    "metadata, C, expected",
+    [
+        ({}, 4, (15.0, ())),
+        ({"play_fps": 4, "channels": ["a", "b"]}, 2, (4.0, ("a", "b"))),
+        ({"play_fps": 1000, "channels": ["a", "b", "c"]}, 3, (30.0, ())),
+        ({"play_fps": 0.01, "channels": ["a"]}, 2, (1.0, ())),
+        ({"play_fps": float("nan"), "channels": "ab"}, 2, (15.0, ())),
+        ({"play_fps": "4", "channels": [1, 2]}, 2, (15.0, ())),
+        ({"play_fps": True}, 2, (15.0, ())),
+    ],
+)
+def test_an_environment_names_speed_and_channels(metadata, C, expected):
+    assert play_hints(metadata, C) == expected

@@ -70,16 +70,19 @@ def idle_action(actions: list[str]) -> int:
 
 
 def moments(run: Run, collected: dict | None, idle: int, count: int = MOMENTS) -> list[Start]:
-    """Up to `count` recorded moments in random order. collected: the saved state of the run's collector; idle: an action.
+    """Up to `count` recorded moments in random order, no frame twice. collected: the saved state of the run's collector.
 
-    With the real game if that can be played again; those come first that last longest when one action is followed by `idle`
-    only. From the frames alone if not. Raises UserError if there is no episode.
+    With the real game if that can be played again; those come first that last longest when one action is followed by the
+    action `idle` only. From the frames alone if not. Raises UserError if there is no episode.
     """
     if not run.replay.rows and not run.held_out.rows:
         raise UserError(f"{run.out} has no episodes to begin a dream from: add data=DIR, a folder that `collect` wrote")
-    found = _replayed(run, collected, idle, PROBES * count) or [(0, start) for start in _recorded(run, count)]
+    found = _replayed(run, collected, idle, PROBES * count) or [(0, start) for start in _recorded(run, 2 * count)]
     order = np.random.default_rng(0).permutation(len(found)).tolist()
-    return [found[i][1] for i in sorted(order, key=lambda i: -found[i][0])[:count]]
+    starts: dict[bytes, Start] = {}  # by the frame
+    for i in sorted(order, key=lambda i: -found[i][0]):
+        starts.setdefault(found[i][1].steps.obs[0, -1].numpy().tobytes(), found[i][1])
+    return list(starts.values())[:count]
 
 
 def _recorded(run: Run, count: int) -> list[Start]:
