@@ -263,6 +263,25 @@ def test_each_future_has_its_own_end(counted):
     restored(session)
 
 
+def test_a_real_game_ends_once(counted):
+    """Where it ended is told at all later times too, whatever step is looked at; before it has not ended."""
+
+    class Ending(Counter):
+        def step(self, action):
+            after = Ending((*self.actions, action))
+            after.ended = len(after.actions) == 2
+            return after, 1.0
+
+    session = played(replace(counted, starts=[replace(counted.starts[0], game=Ending())]), [0, 1, 0, 1, 0])
+    for t, (step, ended) in enumerate([(0, False), (1, False), (2, True), (2, True), (2, True), (2, True)]):
+        session.rewind(t)
+        real = session.view()[0]["real"]
+        assert (real["t"], real["ended"], real["return"]) == (step, ended, step)
+    session.rewind(1)
+    session.step(0)
+    assert session.real[-1][0].actions == (0, 0) and session.view()[0]["real"]["ended"]
+
+
 def test_what_was_rewound_is_forgotten_everywhere(counted):
     session = played(counted, [0, 1, 1, 0, 1, 0, 0, 1])
     session.branch(2, 0)

@@ -135,7 +135,8 @@ const MESSAGES = {
   ended: () => `The dream ended at step ${seen.length}. Begin again, or rewind.`,
   playing: () => driver ? `The ${driver} plays. An action key takes over.` : "You play. P pauses.",
   waiting: () => driver ? `Play lets the ${driver} begin. An action key takes over.` : `The first action key or button begins the game.${warning()}`,
-  paused: () => "Paused. Play continues; an action key takes one step.",
+  paused: () => driver ? `Paused. Play lets the ${driver} continue. An action key takes over.` :
+    "Paused. Play continues; an action key takes one step.",
 };
 const warning = () => world.starts[seen.start].seeds.length ? "" : ` Without keys this model's games end within ${world.idle_steps} steps.`;
 function say(text) { notice = text; refresh(); }
