@@ -1,5 +1,6 @@
 """The server of the play page: what it answers, and to whom."""
 
+import configparser
 import io
 import json
 import re
@@ -54,6 +55,20 @@ def test_the_page_needs_its_token_and_this_machine(client):
     assert client.get(f"/?token={TOKEN}", headers={"origin": "http://evil.example"}).status_code == 403
     assert client.get(f"/?token={TOKEN}", headers={"host": "evil.example:8642"}).status_code == 403
     assert client.get(f"/?token={TOKEN}", headers={"host": "localhost:8642"}).status_code == 200
+
+
+def test_the_page_is_one_file_and_all_of_it_ships(client):
+    """Styles and scripts are inside, under the nonce; setup.cfg packages what they are read from."""
+    text = client.get(f"/?token={TOKEN}").text
+    folder, setup = server.PAGE.parent, configparser.ConfigParser()
+    setup.read(folder.parent.parent / "setup.cfg")
+    patterns = [pattern.strip() for pattern in setup["options.package_data"]["tokenworld.play"].split(",")]
+    parts = [path for path in folder.iterdir() if path.suffix in (".html", ".css", ".js")]
+    assert {path.name for path in parts} == {server.PAGE.name, *server.PARTS.values()}
+    for path in parts:
+        assert any(path.match(pattern) for pattern in patterns), path.name
+        assert path == server.PAGE or path.read_text(encoding="utf-8") in text
+    assert not re.search(r"<script (?!nonce)|<link [^>]*stylesheet|style=|src=| on\w+=\"", text)
 
 
 OWN = ["localhost:8642", "localhost:9000", "127.0.0.1:9000", "[::1]:9000", "localhost"]

@@ -1,7 +1,7 @@
 """A future of a dream: moments, each made from the one before by an action, and how to get back to any of them.
 
 All that chance decides at step t follows from (seed, t): the same actions from the same start with the same seed are the same
-dream, and two futures that differ in one action differ by that action only, not by their luck.
+dream, and two futures that differ in one action differ by that action only, not by their random draws.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ function refused(asked, error) {
   refresh(); say(error);
 }
 function greet(told, body) {
-  const identity = JSON.stringify([told.hello, told.starts, told.size]), before = world && world.identity, kept = remembered(identity);
+  const identity = JSON.stringify([told.hello, told.size, told.starts.map((start) => start.name)]), before = world && world.identity, kept = remembered(identity);
   world = { ...told, identity }; retry = 500; online = true;
   if (before !== identity) {
     $("temperature").value = $("temperature").max = told.warmest;
@@ -103,8 +103,8 @@ function show(told, body) {
   const now = performance.now(); frames.push(now); while (frames[0] < now - 2000) frames.shift();
   const sorted = [...latencies].sort((a, b) => a - b), middle = sorted.length ? sorted[sorted.length >> 1] : null;
   Object.assign(document.body.dataset, { latency: middle ?? "", t: told.t, frames: +(document.body.dataset.frames || 0) + 1 });
-  const speed = `${(frames.length / 2).toFixed(0)} frames per second`, delay = middle === null ? "" : `, ${middle.toFixed(0)} ms from key to frame`;
-  $("speed-text").textContent = `${speed}${delay}; seed ${told.seed}`;
+  const speed = `Frames per second: ${(frames.length / 2).toFixed(0)}`, delay = middle === null ? "" : `, ${middle.toFixed(0)} ms from key to frame`;
+  $("speed-text").textContent = `${speed}${delay}. Seed: ${told.seed}`;
 }
 function grow(name, pane) {
   const line = timeline[name] ??= { bits: [], reward: [], p_end: [] };
@@ -143,7 +143,7 @@ function say(text) { notice = text; refresh(); }
 function write(element, text) { if (element.textContent !== text) element.textContent = text; }  // a live region speaks on change
 function refresh() {
   const now = state(), off = now === "offline" || now === "loading", over = !off && isOver();
-  if (now !== shownState) { if (shownState) notice = ""; shownState = now; }
+  if (now !== shownState) { if (shownState !== "loading") notice = ""; shownState = now; }
   write($("status"), notice || MESSAGES[now]());
   write($("link"), online ? "connected" : world ? "disconnected" : "connecting …");
   $("link").className = online ? "" : "off"; document.body.dataset.link = online ? "on" : "off"; document.body.dataset.state = now;

@@ -82,7 +82,7 @@ class Session:
         self.t = t
 
     def branch(self, t: int, action: int) -> None:
-        """A second future in which `action` was taken at time t, and then what the first one did; same luck in both."""
+        """A second future in which `action` was taken at time t, and then what the first one did; same random draws in both."""
         self._check_action(action)
         if len(self.first.moments) < 2:
             raise UserError("a second future leaves the first at a step that was taken, and none was: take one first")

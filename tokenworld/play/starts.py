@@ -35,7 +35,7 @@ class Start:
 
 @dataclass(frozen=True)
 class RealGame:
-    """A MinAtar game at one moment, its luck included. A value: `step` leaves it as it is."""
+    """A MinAtar game at one moment, its random state included. A value: `step` leaves it as it is."""
 
     game: Any
     actions: tuple[int, ...]  # the package's number of each action
