@@ -246,10 +246,11 @@ def test_help_explains_and_takes_no_keys(page):
 def test_a_planner_that_searches_is_seen(page):
     page.eval("drive('planner')")
     assert page.status() == "Play lets the planner begin. An action key takes over."
+    page.eval("var turns = 0; new MutationObserver(() => turns++).observe($('busy'), { attributeFilter: ['hidden'] })")
     page.type("p")
     page.until("!$('busy').hidden && $('busy').textContent.includes('planner is searching')")
-    page.until(f"{STEP} >= 2")
-    assert page.eval("!$('busy').hidden"), "it does not flicker between the steps"
+    page.until(f"{STEP} >= 4")
+    assert page.eval("turns === 1 && !$('busy').hidden"), "it does not flicker between the steps"
     page.type("p")
     page.until("!waiting && $('busy').hidden")
 

@@ -1,6 +1,6 @@
 """Where a dream can begin: recorded moments with their real games, and those that a person who does nothing survives."""
 
-import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from play_world import collected, make_dream
 from tokenworld.building import opened
 from tokenworld.data.episodes import read_episodes
 from tokenworld.errors import UserError
+from tokenworld.play.future import draws
 from tokenworld.play.hints import play_hints
 from tokenworld.play.idle import SEEDS, gallery, steps_survived
 from tokenworld.play.session import Session
@@ -98,15 +99,46 @@ def test_every_start_survives_one_key_and_then_none(mortal_run):
     assert set(lives) == {IDLE_STEPS} and max(others) < IDLE_STEPS
 
 
-def test_rows_are_tried_in_parts_too(dream, monkeypatch):
-    """A large model has no memory for all games at once."""
-    model = copy.deepcopy(dream.world_model)
-    with torch.no_grad():
-        list(model.termination.parameters())[-1].add_(28)
-    whole = steps_survived(model, dream.starts[0], 0)
-    monkeypatch.setattr("tokenworld.play.idle.ROWS", 7)
-    assert whole.shape == (3, SEEDS) and 0 < whole.double().mean() < IDLE_STEPS
-    assert torch.equal(steps_survived(model, dream.starts[0], 0), whole)
+class Toy:
+    """A world model by hand. Its state is a sum of the noise of codes; a game ends above 5.5, and half of action 2's steps."""
+
+    shapes = SimpleNamespace(actions=3, codes=2)
+
+    def __init__(self, total=(0.0,)):
+        self.total = torch.as_tensor(total)
+
+    def parameters(self):
+        return iter([self.total])
+
+    def select(self, index):
+        return Toy(self.total[index])
+
+    def start(self, steps):
+        return None, self
+
+    def step(self, state, action, noise):
+        after = Toy(state.total + noise[:, 1])
+        ends = SimpleNamespace(sample=lambda u: (after.total > 5.5) | ((action == 2) & (u < 0.5)))
+        return SimpleNamespace(terminated=ends), after
+
+
+@pytest.mark.parametrize("rows", [96, 7])
+def test_steps_survived_are_those_counted_by_hand(monkeypatch, rows):
+    """Each first action and each seed has a game of its own, also where a large model has no memory for all at once."""
+    monkeypatch.setattr("tokenworld.play.idle.ROWS", rows)
+    expected = torch.zeros(3, SEEDS, dtype=torch.int64)
+    for first in range(3):
+        for seed in range(SEEDS):
+            noise = [draws(seed, t, 2)[0] for t in range(IDLE_STEPS)]
+            total, t = 0.0, 0
+            while t < IDLE_STEPS:
+                total += noise[t][1]
+                if total > 5.5 or (t == 0 and first == 2 and noise[t][3] < 0.5):
+                    break
+                t += 1
+            expected[first, seed] = t
+    assert torch.equal(steps_survived(Toy(), Start("toy", steps_of(1, 2)), 0), expected)
+    assert (expected[2] == 0).any() and (expected == IDLE_STEPS).any() and ((0 < expected) & (expected < IDLE_STEPS)).any()
 
 
 def lasting(monkeypatch, table: dict) -> None:
