@@ -105,7 +105,7 @@ def test_the_game_waits_for_the_first_action_key(page):
 def test_every_start_state_lasts_ten_steps_after_one_key(page):
     """At thirty steps per second, so that it takes moments."""
     starts = page.eval("world.starts.length")
-    assert starts == 12 and page.eval("world.starts.every((start) => start.seeds.length > 0 && start.seeds.length < 8)")
+    assert 3 < starts <= 12 and page.eval("world.starts.every((start) => start.seeds.length > 0 && start.seeds.length < 8)")
     for i in range(3 * starts):
         page.eval(f"begin({i % starts})")
         page.until(f"!waiting && {STEP} === 0 && seen.start === {i % starts}")
@@ -120,7 +120,7 @@ def test_a_model_whose_games_end_at_once_can_be_played(mortal_run, tmp_path):
 
     page = Page(shift_end(shutil.copytree(mortal_run, tmp_path / "run"), 30), tmp_path)
     try:
-        assert page.eval("world.starts.length") == 12 and "end within 10 steps" in page.status()
+        assert page.eval("world.starts.length") > 3 and "end within 10 steps" in page.status()
         page.key("ArrowLeft", 37)
         page.until(f"{STATE} === 'ended' && !waiting")
         assert page.status() == "The dream ended at step 1. Begin again, or rewind."
