@@ -67,15 +67,48 @@ class Browser:
     def type(self, letter: str):
         self.key(letter, ord(letter.upper()))
 
+    def tap(self, selector: str):
+        """A finger on the middle of an element."""
+        x, y = self._middle(selector)
+        self("Emulation.setTouchEmulationEnabled", enabled=True)
+        self("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        self("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        self("Emulation.setTouchEmulationEnabled", enabled=False)
+
+    def click(self, selector: str):
+        """The mouse on the middle of an element."""
+        x, y = self._middle(selector)
+        for kind in ("mousePressed", "mouseReleased"):
+            self("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def _middle(self, selector: str) -> list[float]:
+        box = f"document.querySelector({selector!r}).getBoundingClientRect()"
+        return self.eval(f"(box => [box.x + box.width / 2, box.y + box.height / 2])({box})")
+
+    def controls(self) -> list[tuple[str, str, str]]:
+        """(role, name, keys) of each control, as a screen reader gets them."""
+        roles = {"button", "slider", "link", "checkbox", "combobox", "textbox", "radio", "spinbutton"}
+        self("Accessibility.enable")
+        found = []
+        for node in self("Accessibility.getFullAXTree")["nodes"]:
+            role = node.get("role", {}).get("value")
+            if not node.get("ignored") and role in roles:
+                keys = [p["value"]["value"] for p in node.get("properties", []) if p["name"] == "keyshortcuts"]
+                found.append((role, node.get("name", {}).get("value", ""), "".join(keys)))
+        return found
+
     def problems(self) -> list:
         """What the console complained of."""
         bad = [e for e in self.events if e["method"] == "Runtime.exceptionThrown"]
         bad += [e for e in self.events if e["method"] == "Runtime.consoleAPICalled" and e["params"]["type"] == "error"]
         return bad + [e for e in self.events if e["method"] == "Log.entryAdded" and e["params"]["entry"]["level"] == "error"]
 
-    def screenshot(self, path: Path, width: int, height: int):
+    def resize(self, width: int, height: int):
         self("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         time.sleep(0.3)
+
+    def screenshot(self, path: Path, width: int, height: int):
+        self.resize(width, height)
         assert self.eval("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), (
             f"the page is wider than {width} pixels"
         )

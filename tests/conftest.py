@@ -64,6 +64,33 @@ def own_folder(tmp_path, monkeypatch):
         sys.modules.pop(name, None)
 
 
+# ------------------------------------------------------------------------------------------------------------ play
+
+
+@pytest.fixture(scope="session")
+def play_run(tmp_path_factory):
+    """The folder of a run to play in; it is only read."""
+    pytest.importorskip("minatar")
+    from play_world import make_run
+
+    return make_run(tmp_path_factory.mktemp("play") / "run")
+
+
+@pytest.fixture(scope="session")
+def mortal_run(play_run, tmp_path_factory):
+    """The same, but its dreams end by themselves, most of them within ten steps; it is only read."""
+    from play_world import shift_end
+
+    return shift_end(Path(shutil.copytree(play_run, tmp_path_factory.mktemp("mortal") / "run")), 28)
+
+
+@pytest.fixture(scope="session")
+def dream(play_run):
+    from play_world import make_dream
+
+    return make_dream(play_run)
+
+
 # ------------------------------------------------------------------------------------------------------------ discovery
 
 

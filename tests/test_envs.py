@@ -132,6 +132,11 @@ def test_minatar_seeds_limit_and_actions():
     assert ends == [7, 15, 23]  # 7 steps, one that resets, 7 steps ...
     assert minatar.make(id="MinAtar/Breakout-v1").metadata["action_meanings"] == ["NOOP", "LEFT", "RIGHT"]
     assert minatar.make(id="MinAtar/Breakout-v0").single_action_space.n == 6
+    for name in minatar.GAMES:
+        env = minatar.make(id=f"MinAtar/{name}-v1")
+        channels = env.metadata["channels"]
+        assert len(set(channels)) == len(channels) == env.single_observation_space.shape[0]
+    assert minatar.make().metadata["channels"] == ["paddle", "ball", "trail", "brick"] and env.metadata["play_fps"] == 4
     # never sticky: "left" held from the start reaches the wall in exactly four steps (the paddle starts at 4)
     env = minatar.make(sticky=0.0)
     env.reset(seed=0)

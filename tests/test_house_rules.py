@@ -163,7 +163,7 @@ def files_of_the_project() -> list[str]:
 
 def text_files() -> list[Path]:
     paths = [ROOT / name for name in files_of_the_project()]
-    kinds = (".py", ".md", ".yaml", ".cfg", ".toml", ".txt", ".in", ".ipynb", ".html", ".js", "")
+    kinds = (".py", ".md", ".yaml", ".cfg", ".toml", ".txt", ".in", ".ipynb", ".html", ".css", ".js", "")
     return [path for path in paths if path.is_file() and not path.is_symlink() and path.suffix in kinds]
 
 

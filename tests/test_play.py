@@ -1,83 +1,26 @@
-"""Playing in a dream: the same actions are the same dream, futures do not disturb each other, nobody else can connect."""
+"""Playing in a dream: the same actions are the same dream, futures do not disturb each other."""
 
 import copy
 import functools
-import io
 import json
-import os
-import re
-import socket
-import struct
-import subprocess
-import sys
-import time
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from browser import CHROMIUM, Browser, wait_for
-from conftest import steps_of
+from play_world import ACTIONS, played, same
 
-from tokenworld import checkpoint, cli, viz
-from tokenworld.building import opened
-from tokenworld.data.episodes import read_episodes
+from tokenworld import viz
 from tokenworld.errors import UserError
 from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes, Steps
-from tokenworld.play import server
-from tokenworld.play.future import KEPT, Dream, Future, _tempered
+from tokenworld.play.future import KEPT, Future, _tempered
 from tokenworld.play.session import Session
-from tokenworld.play.starts import _this_episode, gallery
 from tokenworld.policies.actor_critic import ActorCritic
 from tokenworld.policies.planner import Planner
 
 pytest.importorskip("minatar")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A run that was trained for moments; its termination head is set so that no dream ends by itself."""
-    out = tmp_path_factory.mktemp("play") / "run"
-    assert cli.main(["train", "overlay=debug", f"out={out}", "train.collect.first_steps=400"]) == 0
-    modules, state = checkpoint.load(out / "checkpoint")
-    (bias,) = (
-        key for key in modules["dynamics"] if re.fullmatch(r"3\..*\.bias", key) and modules["dynamics"][key].shape == (1,)
-    )
-    modules["dynamics"][bias] -= 30
-    checkpoint.save(out / "checkpoint", modules, state)
-    return out
-
-
-@pytest.fixture(scope="module")
-def dream(folder):
-    run, _, _ = opened(str(folder), {"device": "cpu"})
-    starts = gallery(run, checkpoint.load(folder / "checkpoint")[1]["ranks"][0]["collector"])
-    return Dream(run.world_model.eval(), starts, run.meta["action_meanings"], run.policy, name="a run")
-
-
-ACTIONS = np.random.default_rng(0).integers(0, 3, 80).tolist()
-
-
-def played(dream, actions, seed=0, temperature=None, start=0):
-    session = Session(dream, start, seed)
-    for action in actions:
-        session.step(action, temperature)
-    return session
-
-
-def same(a, b) -> bool:
-    """Two futures, in everything that is seen of them."""
-    fields = ("action", "reward", "p_end", "ended", "temperature")
-    return len(a.moments) == len(b.moments) and all(
-        np.array_equal(x.frame, y.frame)
-        and torch.equal(x.codes, y.codes)
-        and np.array_equal(x.surprise, y.surprise)
-        and all(getattr(x, name) == getattr(y, name) for name in fields)
-        for x, y in zip(a.moments, b.moments, strict=True)
-    )
 
 
 # ------------------------------------------------------------------------------------------------------------ the dream
@@ -320,6 +263,25 @@ def test_each_future_has_its_own_end(counted):
     restored(session)
 
 
+def test_a_real_game_ends_once(counted):
+    """Where it ended is told at all later times too, whatever step is looked at; before it has not ended."""
+
+    class Ending(Counter):
+        def step(self, action):
+            after = Ending((*self.actions, action))
+            after.ended = len(after.actions) == 2
+            return after, 1.0
+
+    session = played(replace(counted, starts=[replace(counted.starts[0], game=Ending())]), [0, 1, 0, 1, 0])
+    for t, (step, ended) in enumerate([(0, False), (1, False), (2, True), (2, True), (2, True), (2, True)]):
+        session.rewind(t)
+        real = session.view()[0]["real"]
+        assert (real["t"], real["ended"], real["return"]) == (step, ended, step)
+    session.rewind(1)
+    session.step(0)
+    assert session.real[-1][0].actions == (0, 0) and session.view()[0]["real"]["ended"]
+
+
 def test_what_was_rewound_is_forgotten_everywhere(counted):
     session = played(counted, [0, 1, 1, 0, 1, 0, 0, 1])
     session.branch(2, 0)
@@ -451,437 +413,3 @@ def test_wrong_wishes_change_nothing(dream, call, part):
     assert session.view()[0] == before
     with pytest.raises(UserError, match="take one first"):
         Session(dream).branch(0, 0)
-
-
-# ---------------------------------------------------------------------------------------------------------- the gallery
-
-
-def test_the_real_game_is_the_recorded_one(dream, folder):
-    """Given the recorded actions it shows the recorded frames, to the end of the episode."""
-    episodes = list(read_episodes(folder / "replay"))
-    assert len(dream.starts) == 12
-    for start in dream.starts:
-        frames, actions = start.steps.obs[0].numpy(), start.steps.action[0].numpy()
-        T = len(frames)
-        found = ends = 0
-        for episode in episodes:
-            for t in range(len(episode.action) - T + 1):
-                alike = np.array_equal(episode.obs[t : t + T], frames) and np.array_equal(
-                    episode.action[t : t + T - 1], actions[:-1]
-                )
-                if not alike or bool(start.steps.first[0, 0]) != (t == 0):
-                    continue
-                game, rest = start.game, range(t + T - 1, len(episode.action))
-                path = []
-                for i in rest:
-                    game, reward = game.step(int(episode.action[i]))
-                    path.append((np.array_equal(game.frame, episode.obs[i + 1]), reward == episode.reward[i]))
-                found += all(map(all, path)) and game.ended == episode.terminated[-1]
-                if game.ended:
-                    after, reward = game.step(1)
-                    ends += after is game and reward == 0
-        assert found, start.name
-        assert ends or not game.ended, "after the end there is nothing"
-
-
-def test_a_start_has_the_frames_of_one_episode():
-    """The one that its last frame is in; a window inside an episode stays whole."""
-    steps = steps_of(1, 6, first=[(0, 1), (0, 3)], frame=(1, 2, 2))
-    assert torch.equal(_this_episode(steps).obs, steps.obs[:, 3:])
-    assert _this_episode(steps[:, 4:]).obs.shape[1] == 2
-
-
-def test_starts_without_a_repeatable_game(folder):
-    run, _, _ = opened(str(folder), {"device": "cpu"})
-    starts = gallery(run, None, count=5)
-    assert len(starts) == 5 and all(start.game is None for start in starts)
-    held_out = run.held_out.rows > 0
-    frames = (run.held_out if held_out else run.replay).frames(np.arange((run.held_out if held_out else run.replay).rows))
-    for start in starts:
-        assert start.steps.acted[0, -1] and not start.steps.first[0, 1:].any()
-        kind, _, row = start.name.split()
-        row, T = int(row.replace(",", "")), start.steps.obs.shape[1]
-        assert kind == ("held-out" if held_out else "recorded") and torch.equal(
-            start.steps.obs[0], frames[row + 1 - T : row + 1]
-        )
-        assert T == run.world_model.backbone.context or start.steps.first[0, 0]
-    run.replay, run.held_out = type(run.replay)(), type(run.held_out)()
-    with pytest.raises(UserError, match="data=DIR"):
-        gallery(run, None)
-
-
-# --------------------------------------------------------------------------------------------------------------- saving
-
-
-def test_what_is_saved_is_what_was_seen(dream):
-    from PIL import Image
-
-    session = played(dream, ACTIONS[:7], seed=9, start=1)
-    session.branch(3, (ACTIONS[3] + 1) % 3)
-    arrays = np.load(io.BytesIO(session.npz()), allow_pickle=False)
-    assert np.array_equal(arrays["obs"], np.stack([m.frame for m in session.first.moments]))
-    for name, field in (("reward", "reward"), ("p_end", "p_end"), ("terminated", "ended"), ("temperature", "temperature")):
-        assert np.allclose(arrays[name], [getattr(m, field) for m in session.first.moments[1:]]), name
-        assert np.allclose(arrays[f"branch_{name}"], [getattr(m, field) for m in session.second.moments[1:]]), name
-    assert (arrays["seed"], arrays["start"]) == (9, 1)
-    assert arrays["action"].tolist() == ACTIONS[:7] and arrays["branch_at"] == 3
-    assert arrays["surprise_bits"].shape == (7, *dream.world_model.shapes.grid)
-    assert np.array_equal(arrays["branch_obs"][:4], arrays["obs"][:4]) and len(arrays["real_obs"]) == 8
-    gif = Image.open(io.BytesIO(session.gif()))
-    assert gif.size == (3 * 200 + 2 * 4, 200) and gif.n_frames > 1
-    shown = [[f.at(t).frame.tobytes() for f in session._futures()] + [session.real[t][0].frame.tobytes()] for t in range(8)]
-    assert gif.n_frames == 1 + sum(a != b for a, b in zip(shown, shown[1:], strict=False))  # equal neighbours are one frame
-
-
-# --------------------------------------------------------------------------------------------------------------- server
-
-TOKEN = "secret"
-ORIGIN = {"origin": "http://127.0.0.1:8642"}
-
-
-@pytest.fixture
-def client(dream):
-    pytest.importorskip("starlette")
-    pytest.importorskip("httpx")
-    from starlette.testclient import TestClient
-
-    return TestClient(server.make_app(dream, TOKEN), base_url="http://127.0.0.1:8642")
-
-
-def unpacked(message: bytes) -> tuple[dict, bytes]:
-    (size,) = struct.unpack_from("<I", message)
-    return json.loads(message[4 : 4 + size]), message[4 + size :]
-
-
-def asked(websocket, **message) -> tuple[dict, bytes]:
-    websocket.send_json(message)
-    return unpacked(websocket.receive_bytes())
-
-
-def test_the_page_needs_its_token_and_this_machine(client):
-    good = client.get(f"/?token={TOKEN}")
-    assert good.status_code == 200 and "NONCE" not in good.text
-    policy = good.headers["content-security-policy"]
-    nonce = re.search(r"'nonce-([^']+)'", policy)[1]
-    assert "default-src 'none'" in policy and f'<script nonce="{nonce}">' in good.text
-    assert nonce not in client.get(f"/?token={TOKEN}").text
-    assert good.headers["cache-control"] == "no-store" and good.headers["referrer-policy"] == "no-referrer"
-    for url in ("/", "/?token=", "/?token=secreu", "/?token=%C3%A9"):
-        assert client.get(url).status_code == 403
-    assert client.get(f"/?token={TOKEN}", headers={"origin": "http://evil.example"}).status_code == 403
-    assert client.get(f"/?token={TOKEN}", headers={"host": "evil.example:8642"}).status_code == 403
-    assert client.get(f"/?token={TOKEN}", headers={"host": "localhost:8642"}).status_code == 200
-
-
-OWN = ["localhost:8642", "localhost:9000", "127.0.0.1:9000", "[::1]:9000", "localhost"]
-FOREIGN = ["evil.example:8642", "evil.example",
-           "localhost.evil.example:9000", "127.0.0.1.evil.example", "evil.example:localhost",
-           "127.0.0.2:8642", "localhost:8642@evil.example", "", "localhost:99999999"]  # fmt: skip
-
-
-@pytest.mark.parametrize("host", OWN)
-def test_another_local_port_leads_here_too(client, host):
-    """As `ssh -L 9000:localhost:8642` makes it: the browser knows the port 9000 only."""
-    assert client.get(f"/?token={TOKEN}", headers={"host": host}).status_code == 200
-    assert client.get("/?token=wrong", headers={"host": host}).status_code == 403
-    own = {"host": host, "origin": f"http://{host}"}
-    with client.websocket_connect(f"ws://127.0.0.1:8642/socket?token={TOKEN}", headers=own) as websocket:
-        assert "hello" in unpacked(websocket.receive_bytes())[0]
-    said = client.get(f"/?token={TOKEN}", headers={**own, "origin": "http://localhost:1"})
-    assert said.status_code == 403 and said.text.startswith("403: another page") and said.text.count("\n") == 1
-
-
-@pytest.mark.parametrize("host", FOREIGN)
-def test_another_name_of_this_machine_is_refused(client, host):
-    """A page of a name that was bound to 127.0.0.1 sends its own name, whatever the port, and is its own origin."""
-    from starlette.testclient import WebSocketDenialResponse
-
-    said = client.get(f"/?token={TOKEN}", headers={"host": host})
-    assert said.status_code == 403 and "localhost" in said.text and said.text.count("\n") == 1
-    with pytest.raises(WebSocketDenialResponse) as refused:
-        address = f"ws://127.0.0.1:8642/socket?token={TOKEN}"
-        client.websocket_connect(address, headers={"host": host, "origin": f"http://{host}"}).__enter__()
-    assert refused.value.status_code == 403 and "localhost" in refused.value.text
-
-
-@pytest.mark.parametrize(
-    "token, headers",
-    [
-        ("wrong", ORIGIN),
-        (TOKEN, {}),
-        (TOKEN, {"origin": "null"}),
-        (TOKEN, {"origin": "http://evil.example"}),
-        (TOKEN, {"origin": "http://127.0.0.1:8643"}),
-        (TOKEN, {**ORIGIN, "host": "evil.example:8642"}),
-    ],
-)
-def test_the_socket_refuses_strangers(client, token, headers):
-    from starlette.websockets import WebSocketDisconnect
-
-    with pytest.raises(WebSocketDisconnect):  # before it was accepted, which a server turns into 403
-        with client.websocket_connect(f"ws://127.0.0.1:8642/socket?token={token}", headers=headers) as websocket:
-            websocket.receive_bytes()
-
-
-def test_two_tabs_are_two_dreams(client, dream):
-    address = f"ws://127.0.0.1:8642/socket?token={TOKEN}"
-    with client.websocket_connect(address, headers=ORIGIN) as a, client.websocket_connect(address, headers=ORIGIN) as b:
-        for tab in (a, b):
-            hello, pictures = unpacked(tab.receive_bytes())
-            assert hello["actions"] == dream.actions and len(pictures) == len(dream.starts) * 10 * 10 * 3
-        asked(a, op="begin", start=0, seed=4)
-        asked(b, op="begin", start=1, seed=5)
-        for action in ACTIONS[:5]:
-            told_a, body = asked(a, op="step", action=action)
-            told_b, _ = asked(b, op="step", action=2 - action, temperature=0.5)
-        assert told_a["t"] == told_b["t"] == 5 and (told_a["seed"], told_b["seed"]) == (4, 5)
-        expected = played(dream, ACTIONS[:5], seed=4)
-        assert body[: 10 * 10 * 3] == viz.to_rgb(expected.first.moments[-1].frame, scale=1).tobytes()
-        assert told_a["dream"]["bits"] == pytest.approx(float(expected.first.moments[-1].surprise.sum()), abs=1e-3)
-        for wrong in ("{", "[]", '{"op":"quit"}', '{"op":"step","action":99}', "[" * 100000, '{"op":"save","kind":"exe"}'):
-            a.send_text(wrong)
-            assert json.loads(a.receive_text())["error"]
-        assert asked(a, op="rewind", t=2)[0]["t"] == 2
-        assert asked(b, op="step", action=0)[0]["t"] == 6
-        told, content = asked(a, op="save", kind="npz")
-        assert told["file"].endswith(".npz") and told["bytes"] == len(content)
-        assert np.load(io.BytesIO(content))["action"].tolist() == ACTIONS[:5]
-
-
-def told_by(session, **message) -> dict:
-    answer = server.answer_to(session, json.dumps(message))
-    return json.loads(answer) if isinstance(answer, str) else unpacked(answer)[0]
-
-
-def test_messages_do_what_they_say(dream):
-    session = Session(dream)
-    for action in (0, 2, 1):
-        told = told_by(session, op="step", action=action, temperature=2.0)
-        assert told["dream"]["action"] == action and told["script"]["last"] == [action, 2.0]
-    assert told_by(session, op="branch", t=0, action=1)["script"]["branch"] == [0, 1, 3]
-    assert told_by(session, op="unbranch")["panes"] == ["dream", "real"]
-    told_by(session, op="branch", t=1, action=0)
-    assert told_by(session, op="adopt")["script"]["log"] == [[0, 2.0], [0, 2.0], [1, 2.0]]
-    told = told_by(session, op="begin", start=1, seed=6)
-    assert (told["start"], told["seed"], told["length"]) == (1, 6, 0)
-
-
-@pytest.mark.parametrize("op", [[], {}, 3, None, ["step"]])
-@pytest.mark.parametrize("kind", [[], {}, 3, None])
-def test_words_of_any_type_are_answered(dream, op, kind):
-    session = Session(dream)
-    assert "op must be one of" in told_by(session, op=op)["error"]
-    assert "kind must be one of" in told_by(session, op="save", kind=kind)["error"]
-
-
-LOG = [[0, 1.0], [1, 1.0]]
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"log": [[0, 1.0], [9, 1.0]]},
-        {"branch": [0, 1, "2"]},
-        {"branch": [0, 1, None]},
-        {"branch": [0, 1, []]},
-        {"branch": [0, 1, -1]},
-        {"branch": [0, 1, 9]},
-        {"branch": "abc"},
-        {"branch": 5},
-        {"branch": [[], {}, 2]},
-        {"log": [[[], 1.0]]},
-        {"log": [[0, {}]]},
-        {"t": "1"},
-        {"start": {}},
-        {"seed": []},
-    ],
-)
-def test_a_wrong_script_begins_a_new_dream(dream, wrong):
-    session = played(dream, [0, 1, 1], start=2)
-    script = {"start": 1, "seed": 0, "log": LOG, "branch": None, "t": 2}
-    assert told_by(session, op="restore", script=script)["t"] == 2
-    assert told_by(session, op="restore", script=script | wrong)["error"]
-    assert (session.start, session.length, session.second) == (0, 0, None)
-    assert told_by(session, op="step", action=0)["t"] == 1
-
-
-def test_a_tab_too_many_waits_for_another_to_close(client, monkeypatch):
-    from starlette.websockets import WebSocketDisconnect
-
-    monkeypatch.setattr(server, "VIEWERS", 1)
-    address = f"ws://127.0.0.1:8642/socket?token={TOKEN}"
-    for _ in range(2):
-        with client.websocket_connect(address, headers=ORIGIN) as one:
-            one.receive_bytes()
-            with client.websocket_connect(address, headers=ORIGIN) as other, pytest.raises(WebSocketDisconnect) as told:
-                other.receive_bytes()
-            assert told.value.code == 1013 and "close a tab" in told.value.reason
-            assert asked(one, op="step", action=0)[0]["t"] == 1
-
-
-def test_the_token_is_kept_for_its_user_only(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    token, file = server.remembered_token(), tmp_path / "tokenworld" / "play.token"
-    assert len(token) == 43 and server.remembered_token() == token
-    assert file.stat().st_mode & 0o777 == 0o600
-    file.chmod(0o644)
-    assert server.remembered_token() != token, "others may have read it"
-    file.write_text("short")
-    assert len(server.remembered_token()) == 43
-    monkeypatch.setenv("XDG_STATE_HOME", str(file))  # no folder can be made here
-    assert server.remembered_token() != server.remembered_token()
-
-
-def test_what_is_missing_is_one_sentence(folder, monkeypatch, capsys):
-    pytest.importorskip("uvicorn")
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        assert cli.main(["play", str(folder), f"port={port}"]) == 2
-        assert f"port {port} cannot be used" in capsys.readouterr().err
-    assert cli.main(["play", str(folder), "port=99999"]) == 2
-    assert "from 1 to 65535" in capsys.readouterr().err
-    monkeypatch.setitem(sys.modules, "uvicorn", None)
-    assert cli.main(["play", str(folder)]) == 2
-    said = capsys.readouterr().err
-    assert "pip install tokenworld[play]" in said and said.count("\n") == 1
-
-
-# -------------------------------------------------------------------------------------------------------------- browser
-
-
-class Served:
-    """`tokenworld play` in a process of its own."""
-
-    def __init__(self, folder: Path, port: int, state: Path):
-        env = os.environ | {"XDG_STATE_HOME": str(state), "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
-        command = [sys.executable, "-m", "tokenworld.cli", "play", str(folder), f"port={port}", "device=cpu"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env, cwd=Path(__file__).parent.parent)
-        self.url = re.search(r"http://\S+", self.process.stdout.readline())[0]
-        wait_for(lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None, 20)
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-
-
-def test_a_real_server_answers_403(folder, tmp_path):
-    pytest.importorskip("uvicorn")
-    client = pytest.importorskip("websockets.sync.client")
-    from websockets.exceptions import ConnectionClosed, InvalidStatus
-
-    served = Served(folder, port := free_port(), tmp_path)
-    address, own = served.url.replace("http", "ws").replace("/?", "/socket?"), f"http://127.0.0.1:{port}"
-    try:
-        for url, origin in ((address[:-1], own), (address, None), (address, "http://evil.example")):
-            with pytest.raises(InvalidStatus) as refused, client.connect(url, origin=origin):
-                pass
-            assert refused.value.response.status_code == 403
-        with client.connect(address, origin=own) as websocket:
-            assert "hello" in unpacked(websocket.recv(timeout=10))[0]
-            websocket.send("x" * (server.LARGEST + 1))
-            with pytest.raises(ConnectionClosed) as closed:
-                websocket.recv(timeout=10)
-            assert closed.value.rcvd.code == 1009  # too big
-        with pytest.raises(OSError), socket.create_connection(("127.0.0.2", port), 2):  # nothing listens on other addresses
-            pass
-    finally:
-        served.kill()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium to open the page with")
-def test_a_person_plays_in_a_browser(folder, tmp_path):
-    pytest.importorskip("uvicorn")
-    pytest.importorskip("websockets")
-    served = Served(folder, port := free_port(), tmp_path)
-    (tmp_path / "profile").mkdir()
-    browser = Browser(tmp_path / "profile")
-    try:
-        step = "+document.body.dataset.t"
-        browser("Page.navigate", url=served.url)
-        browser.until("document.body?.dataset.t === '0'", 30)
-        before = browser.eval("document.querySelector('.dream canvas').toDataURL()")
-        for t in range(8):  # paused: an action key is one step
-            browser.key("ArrowLeft", 37)
-            browser.until(f"{step} === {t + 1}")
-        assert browser.eval("script.log.every((entry) => entry[0] === world.actions.indexOf('LEFT'))")
-        assert browser.eval("document.querySelector('.dream canvas').toDataURL()") != before
-        browser.eval("$('fps').value = 30")
-        browser.type("p")
-        browser.until(f"{step} > 9")
-        frames, began = browser.eval("+document.body.dataset.frames"), time.monotonic()
-        browser.key("ArrowRight", 39, hold=1.0)
-        rate = (browser.eval("+document.body.dataset.frames") - frames) / (time.monotonic() - began)
-        for _ in range(15):  # while playing
-            browser.key("ArrowRight", 39)
-        latency = browser.until("+document.body.dataset.latency")
-        browser.type("p")
-        browser.until("!playing && !waiting")
-        assert browser.eval("script.log.filter((e) => e[0] === world.actions.indexOf('RIGHT')).length") >= 12
-        time.sleep(0.3)
-        length = browser.eval(step)
-        time.sleep(0.3)
-        assert browser.eval(step) == length, "paused"
-        browser.eval("document.getElementById('t').value = 5; document.getElementById('t').oninput()")
-        browser.until(f"{step} === 5")
-        browser.type("b")
-        browser.until("armed")
-        browser.key("ArrowRight", 39)
-        browser.until("seen.branch && !waiting && document.querySelectorAll('figure').length === 3")
-        assert browser.eval("seen.branch.at === 5 && seen.length") == length
-        browser.type("m")
-        assert browser.eval("driver") == "policy"
-        browser.type("m")
-        assert browser.eval("driver") == "planner" and "Planner" in browser.eval("$('driver').textContent")
-        browser.eval(f"rewind({length})")
-        browser.until(f"{step} === {length}")
-        browser.type(".")  # the planner's step, and what one is asked who leaves the future there
-        browser.until(f"{step} === {length + 1} && !waiting")
-        assert browser.eval("script.log.at(-1)[0]") == "planner"
-        browser.eval(f"rewind({length})")
-        browser.until(f"{step} === {length}")
-        browser.type("b")
-        assert "instead of the planner's" in browser.eval("document.body.innerText")
-        browser.key("Escape", 27)
-        browser.type("m")
-        assert browser.eval("driver === null")
-        browser.type("o")
-        assert browser.eval("!document.querySelectorAll('.dream canvas')[1].hidden")
-        browser.eval(f"rewind({length})")
-        browser.until(f"{step} === {length}")
-        for width, height in ((400, 1500), (900, 1000), (1600, 1000)):
-            browser.screenshot(tmp_path / f"play-{width}.png", width, height)
-        dark = [{"name": "prefers-color-scheme", "value": "dark"}]
-        browser("Emulation.setEmulatedMedia", features=dark)
-        browser.screenshot(tmp_path / "play-dark.png", 1600, 1000)
-        for letter, kind in (("d", "npz"), ("s", "gif")):
-            browser.type(letter)
-            file = wait_for(lambda k=kind: next(iter((tmp_path / "profile").glob(f"dream-*.{k}")), None), 15, kind)
-            wait_for(lambda f=file: f.stat().st_size, 5)
-        arrays = np.load(next((tmp_path / "profile").glob("*.npz")), allow_pickle=False)
-        assert len(arrays["action"]) == length + 1 and arrays["by_planner"].tolist() == [False] * length + [True]
-        assert arrays["action"][:8].tolist() == [1] * 8 and arrays["branch_at"] == 5
-        foreign = {
-            e["params"]["request"]["url"].split(":")[0] for e in browser.events if e["method"] == "Network.requestWillBeSent"
-        }
-        assert foreign <= {"http", "data", "blob"} and not browser.problems()
-        shown = browser.eval("document.querySelector('.branch canvas').toDataURL()")
-        served.kill()
-        browser.until("document.body.dataset.link === 'off'")
-        assert "disconnected" in browser.eval("document.getElementById('link').textContent")
-        served = Served(folder, port, tmp_path)
-        browser.until(f"document.body.dataset.link === 'on' && {step} === {length} && seen.branch && !waiting", 20)
-        assert browser.eval("document.querySelector('.branch canvas').toDataURL()") == shown, "the dream goes on where it was"
-        print(f"{rate:.1f} frames/s of 30 wanted, {latency:.0f} ms from key to frame")
-        assert latency < 250 and rate > 15
-    finally:
-        browser.close()
-        served.kill()

@@ -284,23 +284,31 @@ def play(out: str, keys: dict) -> None:
     """Serve the page on which a person plays in a run's world model, until Ctrl-C."""
     from tokenworld.play import server  # its packages are an extra
     from tokenworld.play.future import Dream
-    from tokenworld.play.starts import gallery
+    from tokenworld.play.hints import play_hints
+    from tokenworld.play.idle import gallery
+    from tokenworld.play.starts import idle_action, moments
 
     port = keys.get("port", server.PORT)
     server.check(port)
     run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "port"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to dream with: expected a run of `train` or `train dynamics`")
-    A, saved = run.world_model.shapes.actions, Path(out) / "checkpoint"
+    A, C, saved = run.world_model.shapes.actions, run.world_model.shapes.frame[0], Path(out) / "checkpoint"
     collected = restore.collector_of(out, A) if checkpoint.exists(saved) else None
+    actions = run.meta["action_meanings"] or [f"action {a}" for a in range(A)]
+    idle, world_model, env = idle_action(actions), run.world_model.eval(), run.make_env(1)
+    fps, channels = play_hints(env.metadata, C)
+    env.close()
     dream = Dream(
-        run.world_model.eval(),
-        gallery(run, collected),
-        run.meta["action_meanings"] or [f"action {a}" for a in range(A)],
+        world_model,
+        gallery(world_model, moments(run, collected, idle), idle),
+        actions,
         run.policy if run.count["policy"] else None,
         Planner(shapes=run.world_model.shapes, horizon=8, samples=32, iterations=2, elites=4).to(run.device),
         expected_reward=cfg["train"]["policy"].get("expected_reward", False),
         name=f"{cfg['env']['id']}, {out}",
+        fps=fps,
+        channels=channels,
     )
     server.serve(dream, port)
 

@@ -134,11 +134,12 @@ examples
   tokenworld dream runs/NAME out=dream.gif
   tokenworld dream dyn steps=50 out=ball.gif""",
     "play": """\
-Opens the run's world model to be played in: a page on this machine, its address is printed. You choose the actions by
-keyboard, mouse or touch (or let the policy choose); the world model dreams what comes of them. Pause, step, rewind;
-branch into a second future beside the first, with the same random draws; see what surprised the model; on MinAtar the
-real game goes along. Needs the extra `play`: pip install tokenworld[play]. Nobody but you can connect: the address holds
-a secret, and only this machine may ask.
+Opens the run's world model to be played in: a page on this machine, its address is printed. You choose the actions by keyboard,
+mouse or touch, or let the policy or a planner choose; the world model imagines what comes of them. The first action key begins
+the game, at a recorded moment from which it lasts at least ten steps without a further key, if the model has such moments
+(looking for them takes up to six seconds). Pause, step, rewind; branch into a second future with the same random draws; see
+what surprised the model; on MinAtar the real game gets the same actions. Needs the extra `play`: pip install tokenworld[play].
+Nobody but you can connect: the address holds a secret, and only this machine may ask.
 
 examples
   tokenworld play runs/NAME

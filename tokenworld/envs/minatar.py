@@ -74,7 +74,12 @@ class MinAtarVector(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         meanings = [MEANINGS[games[0].env.action_map[action]] for action in self.actions]
-        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "action_meanings": meanings}
+        self.metadata = {
+            "autoreset_mode": AutoresetMode.NEXT_STEP,
+            "action_meanings": meanings,
+            "channels": [name.replace("_", " ") for name in games[0].env.channels],  # what each of the C shows, in their order
+            "play_fps": 4,  # steps per second at which a person can follow: a ball crosses the frame in six
+        }
         self._frames = np.zeros((self.num_envs, H, W, C), bool)
         self._begin()
 

@@ -1,7 +1,7 @@
 """A future of a dream: moments, each made from the one before by an action, and how to get back to any of them.
 
 All that chance decides at step t follows from (seed, t): the same actions from the same start with the same seed are the same
-dream, and two futures that differ in one action differ by that action only, not by their luck.
+dream, and two futures that differ in one action differ by that action only, not by their random draws.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from tokenworld.interfaces import Codes
-from tokenworld.play.starts import Start
+from tokenworld.play.starts import Start, idle_action
 from tokenworld.train import burned_in
 from tokenworld.world_model import WorldModel
 
@@ -34,6 +34,13 @@ class Dream:
     planner: Any = None  # searches in the dream before each step; nothing of it is trained
     expected_reward: bool = False  # rewards are the head's mean, not drawn
     name: str = ""
+    fps: float = 15.0  # steps per second that the page begins with
+    channels: tuple[str, ...] = ()  # what each channel of a frame shows, if the environment names them
+
+    @property
+    def idle(self) -> int:
+        """The action while no key is pressed."""
+        return idle_action(self.actions)
 
     @property
     def temperature(self) -> float | None:
@@ -78,7 +85,7 @@ class Future:
     @classmethod
     @torch.no_grad()
     def begin(cls, dream: Dream, start: Start, seed: int) -> Future:
-        model, device = dream.world_model, _device(dream.world_model)
+        model, device = dream.world_model, device_of(dream.world_model)
         steps = start.steps.to(device)
         codes = model.encode(steps)
         prediction, state = model.start(steps, codes)
@@ -164,9 +171,13 @@ class Future:
         return Memory(state, codes, prediction.h, carry), moment
 
     def _noise(self, t: int) -> torch.Tensor:
-        """(1, K + 3) uniform: codes, reward, termination, action, in the order of `imagination.imagine`."""
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + t)
-        return torch.rand(1, self.dream.world_model.shapes.codes + 3, generator=generator).to(_device(self.dream.world_model))
+        """(1, K + 3) uniform, as `draws`."""
+        return draws(self.seed, t, self.dream.world_model.shapes.codes).to(device_of(self.dream.world_model))
+
+
+def draws(seed: int, t: int, K: int) -> torch.Tensor:
+    """All that is random in step t: (1, K + 3) uniform for codes, reward, termination, action, in the order of `imagine`."""
+    return torch.rand(1, K + 3, generator=torch.Generator().manual_seed(seed * 1_000_003 + t))
 
 
 def _tempered(world_model: WorldModel, temperature: float) -> WorldModel:
@@ -184,5 +195,5 @@ def _frame(world_model: WorldModel, codes: Codes) -> np.ndarray:
     return (world_model.decode(codes)[0, 0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
-def _device(world_model: WorldModel) -> torch.device:
+def device_of(world_model: WorldModel) -> torch.device:
     return next(iter(world_model.dynamics_modules().parameters())).device

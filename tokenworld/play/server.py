@@ -25,11 +25,15 @@ from typing import Any
 from tokenworld import private, viz
 from tokenworld.errors import UserError
 from tokenworld.play.future import Dream
-from tokenworld.play.session import HOTTEST, Session
+from tokenworld.play.hints import FASTEST
+from tokenworld.play.session import Session
+from tokenworld.play.starts import IDLE_STEPS
 
 PORT = 8642
 HOST = "127.0.0.1"
 PAGE = Path(__file__).with_name("page.html")
+PARTS = {"STYLE": "page.css", "DRAWING": "draw.js", "SCRIPT": "page.js"}  # what is put into the page, so that it is one file
+WARMEST = 1.5  # temperature that the page offers: far above it every game soon ends
 VIEWERS = 16  # at once: each holds its dream's states in memory
 LARGEST = 1 << 20  # bytes of a message
 OWN_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
@@ -82,7 +86,7 @@ def make_app(dream: Dream, token: str):
             "Cache-Control": "no-store",
             "X-Content-Type-Options": "nosniff",
         }
-        return HTMLResponse(PAGE.read_text(encoding="utf-8").replace("NONCE", nonce), headers=headers)
+        return HTMLResponse(page_text(nonce), headers=headers)
 
     async def talk(websocket) -> None:
         refused = refusal(websocket, needs_origin=True)
@@ -109,6 +113,14 @@ def make_app(dream: Dream, token: str):
             viewers.discard(websocket)
 
     return Starlette(routes=[Route("/", page), WebSocketRoute("/socket", talk)])
+
+
+def page_text(nonce: str) -> str:
+    """The page as one HTML text whose styles and scripts carry the nonce."""
+    text = PAGE.read_text(encoding="utf-8").replace("NONCE", nonce)
+    for mark, name in PARTS.items():
+        text = text.replace(f"/* {mark} */", PAGE.with_name(name).read_text(encoding="utf-8"))
+    return text
 
 
 def answer_to(session: Session, message: str) -> str | bytes:
@@ -204,13 +216,23 @@ def _hello(dream: Dream) -> bytes:
         "grid": list(shapes.grid),
         "actions": dream.actions,
         "drivers": [name for name in ("policy", "planner") if getattr(dream, name) is not None],
+        "idle": dream.idle,
+        "idle_steps": IDLE_STEPS,
+        "channels": [[name, _hex(viz.PALETTE[i % len(viz.PALETTE)])] for i, name in enumerate(dream.channels)],
+        "fps": dream.fps,
+        "fastest": FASTEST,
         "temperature": dream.temperature,
-        "hottest": HOTTEST,
-        "starts": [{"name": start.name, "real": start.game is not None} for start in dream.starts],
+        "warmest": max(WARMEST, dream.temperature or 0),
+        "starts": [{"name": s.name, "real": s.game is not None, "seeds": list(s.seeds)} for s in dream.starts],
         "panes": ["start"] * len(dream.starts),
     }
     pictures = [viz.to_rgb(start.steps.obs[0, -1].numpy(), scale=1).tobytes() for start in dream.starts]
     return _packed(told, *pictures)
+
+
+def _hex(color: Any) -> str:
+    """(3,) 0..255 -> #rrggbb."""
+    return "#" + "".join(f"{int(part):02x}" for part in color)
 
 
 def _packed(told: dict, *parts: bytes) -> bytes:

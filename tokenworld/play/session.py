@@ -82,7 +82,7 @@ class Session:
         self.t = t
 
     def branch(self, t: int, action: int) -> None:
-        """A second future in which `action` was taken at time t, and then what the first one did; same luck in both."""
+        """A second future in which `action` was taken at time t, and then what the first one did; same random draws in both."""
         self._check_action(action)
         if len(self.first.moments) < 2:
             raise UserError("a second future leaves the first at a step that was taken, and none was: take one first")
@@ -203,8 +203,8 @@ class Session:
             return path.read_bytes()
 
     def npz(self) -> bytes:
-        """The first future of n actions as arrays, in the words of an episode; the second's as branch_*, the real game's as
-        real_*. Nothing in the file is pickled."""
+        """The first future of n actions as arrays, in the words of an episode; the second's as branch_*, the real game's, up to
+        its own end, as real_*. Nothing in the file is pickled."""
         arrays = _arrays(self.first)
         if self.second is not None:
             arrays |= {f"branch_{name}": value for name, value in _arrays(self.second).items()}
@@ -237,7 +237,8 @@ class Session:
         self.log = [(m.action if m.by is None else m.by, m.temperature) for m in self.first.moments[1:]]
 
     def _real_step(self, action: int) -> None:
-        if self.real:
+        """The real game, if there is one, goes along until it ends."""
+        if self.real and not self.real[-1][0].ended:
             self.real.append(self.real[-1][0].step(action))
 
     def _temperature(self, temperature: Any) -> float:

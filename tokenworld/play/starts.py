@@ -18,7 +18,9 @@ from tokenworld.errors import UserError
 from tokenworld.interfaces import Steps
 from tokenworld.run import Run
 
-PROBES = 8  # moments looked at for each that is wanted: some are ends of games
+MOMENTS = 48  # of which the page offers the best
+PROBES = 8  # moments looked at for each that is wanted: most end too soon, some are ends of games
+IDLE_STEPS = 10  # a person who has pressed one key has this many steps to find the others
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,12 @@ class Start:
     name: str
     steps: Steps  # (1, T), the last frame is the one to begin with
     game: RealGame | None = None
+    seeds: tuple[int, ...] = ()  # with these no dream ends within IDLE_STEPS after one key; empty: not tried, or none
 
 
 @dataclass(frozen=True)
 class RealGame:
-    """A MinAtar game at one moment, its luck included. A value: `step` leaves it as it is."""
+    """A MinAtar game at one moment, its random state included. A value: `step` leaves it as it is."""
 
     game: Any
     actions: tuple[int, ...]  # the package's number of each action
@@ -51,15 +54,35 @@ class RealGame:
         reward, ended = game.act(self.actions[action])
         return RealGame(game, self.actions, bool(ended)), float(reward)
 
+    def lasts(self, first: int, idle: int) -> int:
+        """The steps, at most IDLE_STEPS, that do not end the game when `first` is followed by `idle` only."""
+        game = copy.deepcopy(self.game)
+        for t in range(IDLE_STEPS):
+            if game.act(self.actions[idle if t else first])[1]:
+                return t
+        return IDLE_STEPS
 
-def gallery(run: Run, collected: dict | None, count: int = 12) -> list[Start]:
-    """Up to `count` moments, evenly over what was recorded. collected: the saved state of the run's collector.
 
-    With the real game if that can be played again, from the frames alone if not. Raises UserError if there is no episode.
+def idle_action(actions: list[str]) -> int:
+    """The action while no key is pressed: NOOP where there is one, else the first."""
+    names = [name.upper() for name in actions]
+    return names.index("NOOP") if "NOOP" in names else 0
+
+
+def moments(run: Run, collected: dict | None, idle: int, count: int = MOMENTS) -> list[Start]:
+    """Up to `count` recorded moments in random order, no frame twice. collected: the saved state of the run's collector.
+
+    With the real game if that can be played again; those come first that last longest when one action is followed by the
+    action `idle` only. From the frames alone if not. Raises UserError if there is no episode.
     """
     if not run.replay.rows and not run.held_out.rows:
         raise UserError(f"{run.out} has no episodes to begin a dream from: add data=DIR, a folder that `collect` wrote")
-    return _replayed(run, collected, count) or _recorded(run, count)
+    found = _replayed(run, collected, idle, PROBES * count) or [(0, start) for start in _recorded(run, 2 * count)]
+    order = np.random.default_rng(0).permutation(len(found)).tolist()
+    starts: dict[bytes, Start] = {}  # by the frame
+    for i in sorted(order, key=lambda i: -found[i][0]):
+        starts.setdefault(found[i][1].steps.obs[0, -1].numpy().tobytes(), found[i][1])
+    return list(starts.values())[:count]
 
 
 def _recorded(run: Run, count: int) -> list[Start]:
@@ -81,8 +104,11 @@ def _this_episode(steps: Steps) -> Steps:
     return steps[:, begins[-1] :] if len(begins) else steps
 
 
-def _replayed(run: Run, collected: dict | None, count: int) -> list[Start]:
-    """Every action that was sent, sent again. Empty where that is impossible, or did not give what was recorded."""
+def _replayed(run: Run, collected: dict | None, idle: int, count: int) -> list[tuple[int, Start]]:
+    """Every action that was sent, sent again: up to `count` starts, each with the steps that its game lasts.
+
+    Empty where that is impossible, or did not give what was recorded.
+    """
     if collected is None:
         return []
     log = np.asarray(collected["actions"]).astype(np.int64)  # (M, N)
@@ -91,23 +117,48 @@ def _replayed(run: Run, collected: dict | None, count: int) -> list[Start]:
         env.close()
         return []
     M, N = log.shape
-    wanted = dict.fromkeys(_spread(np.arange(M), PROBES * count).tolist())
+    wanted: dict[int, list[int]] = {}  # step: games
+    for row in _spread(np.arange(M * N), count).tolist():
+        wanted.setdefault(row // N, []).append(row % N)
     kept = {row.tobytes() for replay in (run.replay, run.held_out) for row in _frames(replay)}
     T, obs = run.world_model.backbone.context, env.reset(seed=collected["seed"])[0]
     first = np.ones(N, bool)
-    past: list[tuple] = []  # (obs, action, reward, first) of the last T vector steps
-    probes: list[Start] = []
+    past: list[tuple] = []  # (obs, action, first) of the last T vector steps
+    found: list[tuple[int, int, int, Start]] = []  # t, i, the steps that it lasts, start
+    episodes = _Episodes(N, collected["cuts"])
     for t in range(M):
-        i = t % N
         past.append((obs, log[t], first))
         past = past[-T:]
-        if t in wanted and not env._ended[i] and obs[i].tobytes() in kept:
+        for i in wanted.get(t, []):
+            if env._ended[i] or obs[i].tobytes() not in kept:
+                continue
             steps = _this_episode(_steps([(o[i], a[i], f[i]) for o, a, f in past]))
             game = RealGame(copy.deepcopy(env.games[i]), tuple(env.actions))
-            probes.append(Start(f"vector step {t:,}, game {i + 1}", steps, game))
+            lasts = min(game.lasts(first_action, idle) for first_action in range(len(game.actions)))
+            found.append((t, i, lasts, Start(f"after {t * N + i:,} steps", steps, game)))
         first = env._ended.copy()  # the step that comes next begins an episode
         obs = env.step(log[t])[0]
-    return [probes[i] for i in _spread(np.arange(len(probes)), count)]
+        first |= episodes.follow(t, env._ended)
+    return [(lasts, start) for t, i, lasts, start in found if t < episodes.until[i]]
+
+
+class _Episodes:
+    """Which steps of N games are in a recorded episode. cuts: the collector's, of (vector steps before it, at_least)."""
+
+    def __init__(self, N: int, cuts: np.ndarray) -> None:
+        self.cuts = [(int(at), int(at_least)) for at, at_least in cuts]
+        self.until = np.zeros(N, np.int64)  # the steps of each game before this one are in an episode, as far as is known
+        self.begin = np.zeros(N, np.int64)  # the first step of the episode in progress
+
+    def follow(self, t: int, ended: np.ndarray) -> np.ndarray:
+        """After step t, in which the games `ended` (N,) bool did: the games (N,) bool that were cut."""
+        self.until[ended], self.begin[ended] = t + 1, t + 2  # the step after an end is a reset
+        was_cut = np.zeros(len(ended), bool)
+        for at, at_least in self.cuts:
+            if at == t + 1:
+                was_cut |= at - self.begin >= at_least
+                self.until[was_cut] = self.begin[was_cut] = at
+        return was_cut
 
 
 def _frames(replay) -> np.ndarray:
@@ -129,8 +180,6 @@ def _steps(rows: list[tuple[np.ndarray, int, bool]]) -> Steps:
 
 def _spread(values: np.ndarray, count: int) -> np.ndarray:
     """At most `count` of the values, evenly."""
-    return (
-        values[np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int))]
-        if len(values)
-        else values
-    )
+    if not len(values):
+        return values
+    return values[np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int))]
