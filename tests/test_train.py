@@ -3,6 +3,7 @@
 import json
 import signal
 
+import numpy as np
 import pytest
 import torch
 
@@ -153,3 +154,17 @@ def test_recipes_train_in_bf16(words, tmp_path):
     modules, _ = checkpoint.load(tmp_path / "run" / "checkpoint")
     floats = [x for module in modules.values() for x in module.values() if x.is_floating_point()]
     assert floats and all(x.dtype in (torch.float32, torch.float64) for x in floats)
+
+
+def test_random_play_repeats_actions_with_the_given_probability():
+    for repeat, least, most in ((0.0, 0.2, 0.3), (0.8, 0.82, 0.88)):  # of 4 actions, a new one equals the last in a quarter
+        act = training.random_play(np.random.default_rng(0), 4, repeat)
+        actions = torch.stack([act(None, torch.zeros(16)) for _ in range(500)])
+        assert least < (actions[1:] == actions[:-1]).float().mean() < most
+        assert actions.unique().tolist() == [0, 1, 2, 3]
+
+
+def test_random_play_without_repeats_draws_what_it_drew_before():
+    act = training.random_play(np.random.default_rng(3), 5)
+    drawn = np.random.default_rng(3)
+    assert all(act(None, torch.zeros(4)).tolist() == drawn.integers(5, size=4).tolist() for _ in range(10))
