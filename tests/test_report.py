@@ -29,8 +29,9 @@ from tokenworld.evaluation import (
 from tokenworld.evaluation import page as pages
 from tokenworld.evaluation.drawings import DRAWINGS
 from tokenworld.evaluation.filmstrips import MOST, Branching
-from tokenworld.evaluation.findings import findings, verdict
+from tokenworld.evaluation.findings import findings
 from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.verdict import verdict
 
 EVIL = "<script>alert('x')</script>\"onload=&"
 

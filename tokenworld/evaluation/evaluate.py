@@ -32,6 +32,7 @@ from tokenworld.evaluation import (
 )  # fmt: skip
 from tokenworld.evaluation.branch_fidelity import branch_fidelity, frame_distance
 from tokenworld.evaluation.calibration import calibration, code_length, dispersion, reliability
+from tokenworld.evaluation.confusions import confused_actions, confused_effects
 from tokenworld.evaluation.drift import curves, distance_curves, horizon, rollout_drift
 from tokenworld.evaluation.effects import action_sensitivity, counterfactual_effects, effect_matrices
 from tokenworld.evaluation.fidelity import tokenizer_ceiling
@@ -59,9 +60,10 @@ def tier_a(
     frames: int = 2000,
     budget: float = 180.0,
     seed: int = 0,
+    names: Sequence[str] = (),
 ) -> tuple[list[Metric], dict[str, Any], np.ndarray]:
     """Metrics M0 to M6 on about `frames` held-out frames, the arrays that pictures need, and the states (N,) that metrics
-    have values of. `counts` are of training codes.
+    have values of. `counts` are of training codes, `names` of the actions.
 
     frames, budget and seed choose the rows. A value of a row depends on the model and the row's state alone, the number of a
     row of a data set: shares of actions are those of all held-out data, the simple predictor to beat is the best one on the
@@ -94,7 +96,8 @@ def tier_a(
         lambda: code_length(scored, simple, against=counts and counts.best),
         lambda: calibration(scored),
         lambda: _at(forked(scored).state, action_sensitivity(forked(scored), taken)),
-        lambda: outcomes.rewards(scored),
+        lambda: _at(forked(scored).state, confused_actions(forked(scored), taken, names)),
+        lambda: outcomes.rewards(scored, _signs_only(world_model)),
         lambda: outcomes.terminations(scored),
     ):
         metrics += _timed(measure)
@@ -137,7 +140,9 @@ def tier_b(
         return [absent("M3.kl", "KL divergence of the next frame", reason, tier="B")], {}
     branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3)
     metrics: list[Metric] = []
-    for measure in (dispersion, branch_fidelity, counterfactual_effects, at_branches):
+    signs = _signs_only(world_model)
+    for measure in (dispersion, branch_fidelity, counterfactual_effects, lambda b: confused_effects(b, names),
+                    lambda b: at_branches(b, signs)):  # fmt: skip
         metrics += _timed(lambda measure=measure: _at(branches.hash, measure(branches)))
     pictures: dict[str, Any] = {"effects": effect_matrices(branches) | {"actions": names}, "plane": _plane(metrics)}
     pictures["filmstrips"] = film_probe.worst(world_model, simulator, places, branches, names, began + budget * 0.75, seed)
@@ -167,6 +172,11 @@ def tier_b(
         more, drawn = scripted(world_model, simulator, began + budget, seed)
         metrics, pictures = metrics + more, pictures | drawn
     return metrics, pictures
+
+
+def _signs_only(world_model: WorldModel) -> bool:
+    """Does the reward head learn the signs of rewards alone?"""
+    return getattr(world_model.reward, "signs_only", False)
 
 
 def _told_apart(rolled) -> list[Metric]:
