@@ -341,7 +341,7 @@ def test_the_verdict_is_one_sentence_of_what_is_established():
     assert made().verdict == (
         "Not judged: rewards (there are no rewards), what actions really do and whole rollouts (tier B was not run), policies "
         "and planning (tier C was not run); overconfident (+0.80 bits a frame) [limit: above 0.05], ignores its actions "
-        "[limit: below 0.1]; trust rollouts to 9 steps."
+        "[limit: below 0.1]; rollouts as a whole stay near reality for 9 steps."
     )
 
 

@@ -158,11 +158,13 @@ examples
   metrics=           only these numbers, or rows of them; default: all of the tier
   budget=3           minutes (10 with a simulator); what does not fit is reported as skipped, or done at fewer states
 {TRUST}""",
-    "compare": """tokenworld compare A B [metrics=ID,ID]
+    "compare": """tokenworld compare A B [metrics=ID,ID] [rows=all]
 
 Compares two folders that `tokenworld evaluate` wrote, B against A. Where both measured the same states the difference is
 taken state by state, with a 95 % interval over episodes; elsewhere the two intervals are compared. Models with different
 tokenizers are compared in what does not depend on their codes.
+
+Lists the metrics that differ (rows=all: every metric); the last line counts in how many B is better, worse or equal.
 
 Exit code 0: B is nowhere shown to be worse; 1: it is, in one of metrics= (default: all); 2: they cannot be compared.
 

@@ -18,7 +18,7 @@ from tokenworld.evaluation.records import Metric
 OVER = 0.05  # bits of a frame that a calibration gap must exceed
 HEED = 0.1  # bits of a frame: a model that saves less by knowing the action ignores it
 BITS = 0.1  # of a frame: excess entropies, gaps between agents and lost dependence below it are small
-ONE_ACTION = 0.5  # bits of a frame that one action must be worse than the others
+HALF = 0.5  # bits of a frame that an excess must have to be a fault by itself: estimates from 16 draws are off by a tenth
 GAIN = 0.1  # of what a planner gains in the simulator over random actions
 SIZE = 0.25  # rewards that are off by a quarter of their size are off
 
@@ -136,17 +136,17 @@ RULES = (
          lambda m: f"overconfident of whole frames ({m.value:+.2f} bits a frame)"),
     Rule("UNDERCONFIDENT_AT_BRANCHES", "warning", below("M2.dcal_joint", -5 * OVER),
          lambda m: f"underconfident of whole frames ({m.value:+.2f} bits a frame)"),
-    Rule("MORE_RANDOM_THAN_THE_WORLD", "warning", above("M2.dh", BITS),
+    Rule("MORE_RANDOM_THAN_THE_WORLD", "warning", above("M2.dh", HALF),
          lambda m: f"more random than the world ({m.value:+.2f} bits a frame)"),
-    Rule("LESS_RANDOM_THAN_THE_WORLD", "warning", below("M2.dh", -BITS),
+    Rule("LESS_RANDOM_THAN_THE_WORLD", "warning", below("M2.dh", -HALF),
          lambda m: f"less random than the world ({m.value:+.2f} bits a frame)"),
     Rule("IMPOSSIBLE_FRAMES", "fault", above("M3.off_support", 0.1),
          lambda m: f"gives {m.value:.0%} of its probability to impossible frames"),
     Rule("MISSES_OUTCOMES", "fault", above("M3.missed", 0.1),
          lambda m: f"all but rules out {m.value:.0%} of what really comes"),
-    Rule("LOOSE_CODES", "warning", above("M3.coherence", BITS),
+    Rule("LOOSE_CODES", "warning", above("M3.coherence", HALF),
          lambda m: f"draws the codes of a frame too independently ({m.value:.2f} bits)"),
-    Rule("TIED_CODES", "warning", below("M3.coherence", -BITS),
+    Rule("TIED_CODES", "warning", below("M3.coherence", -HALF),
          lambda m: f"ties the codes of a frame together too much ({-m.value:.2f} bits)"),
     Rule("NEXT_FRAME_OFF", "warning", below("M3.energy", 0.5, skill=True),
          lambda m: f"its next frames differ from real ones ({m.value:.2g}; a standing frame {m.floor:.2g})"),
@@ -192,14 +192,15 @@ RULES = (
     Rule("TAKES_ONE_ACTION_FOR_ANOTHER", "fault", above("M6.misnamed", HEED),
          lambda m: f"expects after {_which(m)} ({m.value:+.2f} bits a frame saved under the wrong name)",
          covers=("WRONG_AFTER_ONE_ACTION", "TAKES_ACTIONS_FOR_OTHERS")),
-    Rule("WRONG_AFTER_ONE_ACTION", "fault", above("M6.unannounced", ONE_ACTION),
+    Rule("WRONG_AFTER_ONE_ACTION", "fault", above("M6.unannounced", HALF),
          lambda m: f"wrong {_which(m)} ({m.value:+.2f} bits a frame more than announced, beyond the other actions)"),
     Rule("TAKES_ACTIONS_FOR_OTHERS", "fault", above("M6.inverse_gap", 0.1),
          lambda m: f"expects {m.value:.0%} of the frames after another action than the one that was taken"),
     Rule("KNOWS_ACTIONS_TOO_POORLY", "warning", below("M6.inverse_gap", -0.1),
          lambda m: f"its actions tell more than it announces ({-m.value:.0%} more are recognized)"),
     Rule("ACTIONS_WITHOUT_EFFECT", "fault", below("M7.sensitivity", 0.2),
-         lambda m: f"its actions have {max(0, m.value):.0%} of their effect"),
+         lambda m: f"its actions have {max(0, m.value):.0%} of their effect",
+         covers=("EFFECTS_DISAGREE", "PAIR_TOO_ALIKE")),
     Rule("ACTIONS_TOO_STRONG", "warning", above("M7.sensitivity", 1.5),
          lambda m: f"its actions have {m.value:.0%} of their effect"),
     Rule("WRONG_EFFECTS", "fault", above("M7.effect_error", 0.5),
@@ -259,10 +260,10 @@ SIGNATURES = (
     Signature("ACTION_SWAP", "fault", (above("M7.sensitivity", 0.8), below("M7.effect_cosine", 0.3)),
               lambda m: f"confuses its actions with each other (effects agree by {m['M7.effect_cosine'].value:.2f})",
               covers=("ACTIONS_SWAPPED_IN_SOME_STATES", "TAKES_ACTIONS_FOR_OTHERS", "EFFECTS_DISAGREE", "WRONG_EFFECTS")),
-    Signature("ALIASED_ACTIONS", "fault", (below("M6.apart", HEED), above("M6.unannounced", ONE_ACTION)),
+    Signature("ALIASED_ACTIONS", "fault", (below("M6.apart", HEED), above("M6.unannounced", HALF)),
               lambda m: f"makes one action of {_which(m['M6.apart'])} (they differ by {m['M6.apart'].value:.2f} bits a frame, "
                         f"{_which(m['M6.unannounced'])} {m['M6.unannounced'].value:+.2f} more come than announced)",
-              covers=("WRONG_AFTER_ONE_ACTION", "PAIR_TOO_ALIKE")),
+              unless=(below("M6.shuffled", HEED),), covers=("WRONG_AFTER_ONE_ACTION", "PAIR_TOO_ALIKE")),
     Signature("ENDS_LATE", "fault", (below("M5.hazard_ratio", 0.5), above("M5.hazard_after", 0.5)),
               lambda m: f"announces ends one step late (hazard {m['M5.hazard_after'].value:.0%} one step after the end)",
               covers=("ENDS_TOO_RARE", "BLIND_TO_ENDS", "WRONG_ENDS")),

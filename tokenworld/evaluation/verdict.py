@@ -41,7 +41,8 @@ def verdict(metrics: list[Metric], found: list[dict[str, Any]]) -> str:
     if reach is not None:
         steps = f"{reach.value:.0f} step{'s' * (round(reach.value) != 1)}"
         is_cut = reach.reason.startswith("longer")
-        parts.append(f"trust rollouts to {f'at least {steps} (longest tried)' if is_cut else steps}")
+        near = "rollouts as a whole stay near reality for" if faults else "trust rollouts to"  # other faults are known
+        parts.append(f"{near} {f'at least {steps} (longest tried)' if is_cut else steps}")
     saved = by_id.get("M6.shuffled")
     if saved is not None and saved.ci is not None and saved.ci[0] > HEED:
         parts.append(f"knowing the action saves {saved.value:.2f} bits a frame")
