@@ -266,6 +266,24 @@ def test_a_model_whose_predictions_are_no_numbers_is_refused(part, name):
 
 
 @pytest.mark.parametrize("decoding", ["autoregressive.Autoregressive", "parallel.Parallel"])
+def test_the_probe_asks_for_the_step_after_an_end(decoding):
+    """In the one row that ends its episode within the window, and nowhere else; other rows are as they were without it."""
+    from conftest import steps_of
+
+    model = awake_model(decoding)
+    steps = steps_of(2, 6, first=[(0, 0), (1, 0), (1, 3)])
+    last = torch.zeros(2, 6, dtype=torch.bool)
+    last[1, 1] = True  # followed by its last frame at 2, after which the next episode begins
+    steps = replace(steps, terminated=last, acted=steps.acted & ~last.roll(1, 1))
+    record = probe.score_held_out(
+        model, steps, Codes(torch.randint(0, 5, (2, 6, 4))), np.array([[0] * 6, [1] * 3 + [2] * 3])
+    )
+    ended = record.terminated
+    assert ended.sum() == 1 and np.isfinite(record.hazard_after).tolist() == ended.tolist()
+    assert 0 <= record.hazard_after[ended][0] <= 1 and np.isfinite(record.hazard).all()
+
+
+@pytest.mark.parametrize("decoding", ["autoregressive.Autoregressive", "parallel.Parallel"])
 def test_the_probe_scores_what_decoding_scores(decoding):
     model = awake_model(decoding)
     from conftest import steps_of

@@ -176,6 +176,7 @@ def entry(told, id):
         (lambda r: r["findings"][0].update(severity="bad"), "finding OVERCONFIDENT has severity 'bad', expected one of fault"),
         (lambda r: r["findings"][0].pop("established"), "OVERCONFIDENT has established None, expected true, false or null"),
         (lambda r: r["findings"][0].update(established=1), "OVERCONFIDENT has established 1"),
+        (lambda r: r["findings"][0].update(threshold=3), "OVERCONFIDENT has threshold 3, expected words"),
         (lambda r: r["findings"][0].update(evidence=["M99"]), r"has evidence \['M99'\], which are not all metrics"),
     ],
 )  # fmt: skip
