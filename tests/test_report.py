@@ -365,10 +365,10 @@ def test_findings_are_listed_by_what_is_known_of_them():
     assert "Overconfident (+0.80 bits a frame)." in words and "fault, from M2.dcal" in words
     assert "; limit: above 0.05" in words and "harmless" not in words
     excluded = words[words.index("Looked for and excluded, the whole interval is on the good side of the limit: ") :]
-    assert "underconfident below -0.05" in excluded
+    assert "underconfident (below -0.05)" in excluded
     open_ = [metric("M2.dcal", 0.0, half=5.0)]
     words = " ".join(Read(pages.page(made(metrics=open_, findings=findings(open_)))).words)
-    assert "neither shown nor excluded: overconfident above 0.05, underconfident below -0.05 (n=1,000, 50 episodes)." in words
+    assert "nor excluded: overconfident (above 0.05), underconfident (below -0.05), n=1,000, 50 episodes." in words
 
 
 # ---------------------------------------------------------------------------------------------------------------- charts

@@ -142,26 +142,27 @@ def _findings(findings: list[dict]) -> str:
     """What is claimed as a list; what is open and what is excluded in a paragraph each; all with their thresholds."""
     claimed = [finding for finding in findings if finding["established"]]
     rows = [f"<li>{_sentence(f['text'])} <small>{escape(f['severity'])}, from {escape(', '.join(f['evidence']))}"
-            f"{_limit(f, '; limit: ')}</small></li>" for f in claimed]  # fmt: skip
+            f"{_limit(f, '; limit: {}')}</small></li>" for f in claimed]  # fmt: skip
     parts = [f"<ul>{''.join(rows)}</ul>"] if rows else []
     open_: dict[str, list[str]] = {}  # how much was measured -> what that did not settle
     for finding in findings:
         if finding["established"] is None:
             amount = finding["text"].removeprefix("not established").strip(" ()")
-            open_.setdefault(amount, []).append(_words(finding["code"]) + _limit(finding, " "))
+            open_.setdefault(amount, []).append(_words(finding["code"]) + _limit(finding, " ({})"))
     if open_:
-        told = "; ".join(f"{', '.join(codes)} ({escape(n)})" for n, codes in open_.items())
+        told = "; ".join(f"{', '.join(codes)}, {escape(n)}" for n, codes in open_.items())
         parts.append(f'<p class="off">Not established, neither shown nor excluded: {told}.</p>')
-    excluded = [_words(f["code"]) + _limit(f, " ") for f in findings if f["established"] is False and f["severity"] != "note"]
+    excluded = [_words(f["code"]) + _limit(f, " ({})") for f in findings
+                if f["established"] is False and f["severity"] != "note"]  # fmt: skip
     if excluded:
-        parts.append(f'<p class="off">Looked for and excluded, the whole interval is on the good side of the limit: '
-                     f'{", ".join(excluded)}.</p>')  # fmt: skip
+        told = f"Looked for and excluded, the whole interval is on the good side of the limit: {', '.join(excluded)}"
+        parts.append(f'<p class="off">{told}.</p>')
     return "".join(parts)
 
 
-def _limit(finding: dict, before: str) -> str:
-    """The threshold of a finding; nothing in reports of older versions, which have none."""
-    return before + escape(finding["threshold"]) if finding.get("threshold") else ""
+def _limit(finding: dict, words: str) -> str:
+    """The threshold of a finding, in `words`; nothing where it is not known."""
+    return words.format(escape(finding["threshold"])) if finding.get("threshold") else ""
 
 
 def _sentence(words: str) -> str:
