@@ -281,6 +281,8 @@ def test_the_probe_asks_for_the_step_after_an_end(decoding):
     ended = record.terminated
     assert ended.sum() == 1 and np.isfinite(record.hazard_after).tolist() == ended.tolist()
     assert 0 <= record.hazard_after[ended][0] <= 1 and np.isfinite(record.hazard).all()
+    if decoding == "autoregressive.Autoregressive":  # the other's random hazards are all 1
+        assert record.hazard_after[ended][0] != pytest.approx(record.hazard[ended][0], abs=1e-6)
 
 
 @pytest.mark.parametrize("decoding", ["autoregressive.Autoregressive", "parallel.Parallel"])
