@@ -13,8 +13,10 @@ import torch
 from tokenworld import cli
 from tokenworld.errors import UserError
 from tokenworld.evaluation import calibration, drift, effects, intervals, outcomes, paired, probe, report
-from tokenworld.evaluation.findings import RULES, findings, verdict
+from tokenworld.evaluation.findings import findings
 from tokenworld.evaluation.records import Drift, Metric, Scored
+from tokenworld.evaluation.rules import RULES
+from tokenworld.evaluation.verdict import verdict
 from tokenworld.interfaces import Codes
 from tokenworld.world_model import WorldModel
 
@@ -152,8 +154,8 @@ def test_numbers_that_are_not_finite_are_called_invalid():
     hazard = record.hazard.copy()
     hazard[7] = np.nan
     found = outcomes.terminations(replace(record, hazard=hazard, terminated=np.arange(len(hazard)) % 500 == 0))
-    assert [(each.value, each.status) for each in found] == [(None, "invalid")] * 3
-    assert all("not finite" in each.reason for each in found)
+    assert [(each.value, each.status) for each in found] == [(None, "invalid")] * 3 + [(None, "skipped")]
+    assert all("not finite" in each.reason for each in found[:3])
 
 
 def test_reward_events_may_be_two_steps_off_but_not_in_another_episode():
@@ -164,8 +166,58 @@ def test_reward_events_may_be_two_steps_off_but_not_in_another_episode():
     found = by_id(outcomes.rewards(record))
     assert found["M5.reward_recall"].value == 0.5 and found["M5.reward_precision"].value == 0.5
     assert found["M5.reward_recall"].status == "underpowered"
+    assert found["M5.reward_delay"].status == found["M5.reward_slope"].status == "underpowered"
     none = by_id(outcomes.rewards(Scored(**{**record.__dict__, "reward": np.zeros(40)})))
     assert none["M5.reward_recall"].status == "not_applicable" and none["M5.reward_recall"].value is None
+
+
+def rewarded(told, real, signs=True):
+    """M5 of 60 episodes of 20 steps: real and predicted rewards (20,) of each."""
+    n, zero = 1200, np.zeros((1200, 1))
+    record = Scored(
+        cluster=np.repeat(np.arange(60), 20), step=np.tile(np.arange(20), 60), reward=np.tile(real, 60).astype(float),
+        reward_mean=np.tile(told, 60).astype(float), previous=zero, codes=zero, action=np.zeros(n, int), bits=zero,
+        entropy=zero, top=zero, hit=zero, terminated=np.zeros(n, bool), hazard=np.zeros(n),
+    )  # fmt: skip
+    metrics = outcomes.rewards(record, signs)
+    codes = {finding["code"] for finding in findings(metrics) if finding["established"]}
+    return {m.id.removeprefix("M5.reward_"): m.value for m in metrics}, codes
+
+
+def test_rewards_of_the_wrong_sign_size_or_time_are_named():
+    real = np.zeros(20)
+    real[[3, 12]] = 1.0, -1.0
+    real[7] = 1.0
+    right, codes = rewarded(real, real)
+    assert codes == set() and [right[name] for name in ("recall", "precision", "bias", "slope", "delay")] == [1, 1, 0, 1, 0]
+    flipped, codes = rewarded(-real, real)
+    assert flipped["recall"] == flipped["precision"] == 0 and flipped["slope"] == -1 and flipped["delay"] == 0
+    assert {"REWARDS_OF_THE_WRONG_SIGN", "MISSES_REWARDS", "INVENTS_REWARDS"} <= codes
+    late, codes = rewarded(np.roll(real, 1), real)
+    assert late["delay"] == 1 and late["slope"] == 0 and late["recall"] == 1 and "REWARDS_LATE" in codes
+    early, codes = rewarded(np.roll(real, -1), real)
+    assert early["delay"] == -1 and "REWARDS_EARLY" in codes
+    halved, codes = rewarded(0.6 * real, real)
+    assert halved["slope"] == pytest.approx(1 / 0.6) and "REWARDS_TOO_SMALL" in codes and halved["recall"] == 1
+    large, codes = rewarded(real, 3 * real, signs=False)
+    assert large["slope"] == 3 and "REWARDS_TOO_SMALL" in codes  # of a head that learns more than signs
+    small, codes = rewarded(real, 0.1 * real)
+    assert small["recall"] == 1 and codes == set()  # the signs of small rewards are events too
+
+
+def test_an_end_that_is_announced_one_step_late_is_named():
+    n, zero = 1200, np.zeros((1200, 1))
+    end = np.tile(np.arange(20) == 19, 60)
+    record = Scored(
+        cluster=np.repeat(np.arange(60), 20), step=np.tile(np.arange(20), 60), reward=np.zeros(n), reward_mean=np.zeros(n),
+        previous=zero, codes=zero, action=np.zeros(n, int), bits=zero, entropy=zero, top=zero, hit=zero, terminated=end,
+        hazard=np.full(n, 0.001), hazard_after=np.where(end, 0.9, np.nan),
+    )  # fmt: skip
+    codes = {f["code"] for f in findings(outcomes.terminations(record)) if f["established"]}
+    assert codes == {"ENDS_LATE", "ENDS_TOO_RARE", "BLIND_TO_ENDS"}
+    right = outcomes.terminations(replace(record, hazard=np.where(end, 0.99, 0.0001)))
+    assert by_id(right)["M5.hazard_after"].value == pytest.approx(0.9) and by_id(right)["M5.hazard_after"].n_samples == 60
+    assert not any(f["established"] for f in findings(right))
 
 
 def test_the_energy_score_prefers_the_right_spread():
@@ -211,6 +263,26 @@ def test_a_model_whose_predictions_are_no_numbers_is_refused(part, name):
     steps, episodes = steps_of(2, 6, first=[(0, 0), (1, 0), (1, 3)]), np.array([[0] * 6, [1] * 3 + [2] * 3])
     with pytest.raises(UserError, match=f"predicts {name} that are NaN or infinite at .* of 9 held-out .*weights are damaged"):
         probe.score_held_out(model, steps, codes, episodes)
+
+
+@pytest.mark.parametrize("decoding", ["autoregressive.Autoregressive", "parallel.Parallel"])
+def test_the_probe_asks_for_the_step_after_an_end(decoding):
+    """In the one row that ends its episode within the window, and nowhere else; other rows are as they were without it."""
+    from conftest import steps_of
+
+    model = awake_model(decoding)
+    steps = steps_of(2, 6, first=[(0, 0), (1, 0), (1, 3)])
+    last = torch.zeros(2, 6, dtype=torch.bool)
+    last[1, 1] = True  # followed by its last frame at 2, after which the next episode begins
+    steps = replace(steps, terminated=last, acted=steps.acted & ~last.roll(1, 1))
+    record = probe.score_held_out(
+        model, steps, Codes(torch.randint(0, 5, (2, 6, 4))), np.array([[0] * 6, [1] * 3 + [2] * 3])
+    )
+    ended = record.terminated
+    assert ended.sum() == 1 and np.isfinite(record.hazard_after).tolist() == ended.tolist()
+    assert 0 <= record.hazard_after[ended][0] <= 1 and np.isfinite(record.hazard).all()
+    if decoding == "autoregressive.Autoregressive":  # the other's random hazards are all 1
+        assert record.hazard_after[ended][0] != pytest.approx(record.hazard[ended][0], abs=1e-6)
 
 
 @pytest.mark.parametrize("decoding", ["autoregressive.Autoregressive", "parallel.Parallel"])
@@ -263,11 +335,12 @@ def test_a_finding_needs_its_whole_interval(rule):
     holding = [ci for ci in grid if rule.holds(*ci)]
     excluded = [ci for ci in grid if rule.fails(*ci)]
     assert holding and excluded and not set(holding) & set(excluded)
+    anchors = dict(floor=0.0, ceiling=1.0) if rule.bound.skill else dict(floor=1.0, ceiling=0.0)  # each makes it the value
     for ci, established in ((holding[0], True), (excluded[0], False), ((-3.0, 12.0), None)):
-        found = {f["code"]: f for f in findings([metric(rule.metric, sum(ci) / 2, ci)])}
+        found = {f["code"]: f for f in findings([metric(rule.metric, sum(ci) / 2, ci, **anchors)])}
         assert found[rule.code]["established"] is established
         assert bool(found[rule.code]["text"]) == (established is not False)
-    few = {f["code"]: f for f in findings([metric(rule.metric, 0.0, holding[0], status="underpowered")])}
+    few = {f["code"]: f for f in findings([metric(rule.metric, 0.0, holding[0], status="underpowered", **anchors)])}
     assert few[rule.code]["established"] is None
 
 
@@ -285,7 +358,11 @@ def made(**more):
 
 
 def test_the_verdict_is_one_sentence_of_what_is_established():
-    assert made().verdict == "Overconfident (+0.80 bits a frame), ignores its actions; trust rollouts to 9 steps."
+    assert made().verdict == (
+        "Not judged: rewards (there are no rewards), what actions really do and whole rollouts (tier B was not run), policies "
+        "and planning (tier C was not run); overconfident (+0.80 bits a frame) [limit: above 0.05], ignores its actions "
+        "[limit: below 0.1]; rollouts as a whole stay near reality for 9 steps."
+    )
 
 
 def test_a_report_comes_back_as_it_was_written(tmp_path):

@@ -13,42 +13,94 @@ from tokenworld.evaluation import report
 
 pytestmark = pytest.mark.slow
 
+NOOP, LEFT, RIGHT = range(3)  # of MinAtar Breakout
+BALL = 1  # its channel
+EPOCHS = 16
+CALIBRATION = {"OVERCONFIDENT", "UNDERCONFIDENT"}  # it depends on how long a model learned: nobody planted it
 
-def evaluated(run, name="evaluation"):
-    assert cli.main(["evaluate", str(run), f"out={run / name}"]) == 0
+
+def flipped(episode):
+    """Rewards of the opposite sign."""
+    return replace(episode, reward=-episode.reward)
+
+
+def reward_late(episode):
+    """Each reward one step after its own."""
+    return replace(episode, reward=np.append(np.zeros(1, np.float32), episode.reward[:-1]))
+
+
+def end_late(episode):
+    """The game's last frame is shown once more, and only then the episode ends."""
+    if not episode.terminated[-1]:
+        return episode
+    fields = {name: np.append(getattr(episode, name), np.zeros(1, getattr(episode, name).dtype))
+              for name in ("action", "reward", "truncated")}  # fmt: skip
+    obs = np.concatenate([episode.obs, episode.obs[-1:]])
+    return replace(episode, obs=obs, terminated=np.arange(len(obs) - 1) == len(obs) - 2, **fields)
+
+
+def endless(episode):
+    """No episode ends, all are cut off."""
+    last = np.arange(episode.steps) == episode.steps - 1
+    return replace(episode, terminated=np.zeros_like(last), truncated=last)
+
+
+def aliased(episode):
+    """Right is recorded as doing nothing."""
+    return replace(episode, action=np.where(episode.action == RIGHT, NOOP, episode.action))
+
+
+def swapped(episode):
+    """Left and right are recorded the wrong way round while the ball is in the left half."""
+    is_left = episode.obs[:-1, BALL].max(1).argmax(1) < 5
+    other = np.array([NOOP, RIGHT, LEFT])[episode.action]
+    return replace(episode, action=np.where(is_left, other, episode.action))
+
+
+PLANTED = {  # fault -> findings that name it, from held-out data alone and with a simulator
+    flipped: ({"REWARDS_OF_THE_WRONG_SIGN"}, {"REWARDS_OF_THE_WRONG_SIGN"}),
+    reward_late: ({"REWARDS_LATE"}, {"REWARDS_LATE"}),
+    end_late: ({"ENDS_LATE"}, {"ENDS_LATE"}),
+    endless: ({"ENDS_TOO_RARE"}, {"ENDS_TOO_RARE"}),
+    aliased: ({"TAKES_ONE_ACTION_FOR_ANOTHER"}, {"TAKES_ONE_ACTION_FOR_ANOTHER", "WRONG_EFFECTS"}),
+    swapped: ({"TAKES_ACTIONS_FOR_OTHERS"}, {"ACTIONS_SWAPPED_IN_SOME_STATES"}),
+}
+
+
+def evaluated(run, name="evaluation", tier="A"):
+    """The verdict, metrics by id, and the codes of what is established."""
+    assert cli.main(["evaluate", str(run), f"out={run / name}", f"tier={tier}"]) == 0
     told, _ = report.read(run / name)
-    return told["verdict"], {metric["id"]: metric for metric in told["metrics"]}
+    codes = {finding["code"] for finding in told["findings"] if finding["established"]}
+    return told["verdict"], {metric["id"]: metric for metric in told["metrics"]}, codes
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory):
-    """Trainings on the same episodes with the same frozen tokenizer: name -> folder."""
+def learned(tmp_path_factory):
+    """name -> the folder of a training on 20,000 steps of random play with the same frozen tokenizer, with what was planted in
+    its training episodes. The test episodes stay true."""
     folder = tmp_path_factory.mktemp("faults")
-    assert cli.main(["train", "device=cpu", f"out={folder / 'base'}", "train.loop.epochs=5"]) == 0
-    endless = folder / "endless"
-    with EpisodeWriter(endless, read_meta(folder / "base" / "replay")) as writer:
-        for episode in read_episodes(folder / "base" / "replay"):
-            if episode.split == "train":  # the labels of what is learnt from, not of what is measured on
-                ends = np.zeros_like(episode.terminated)
-                last = ends.copy()
-                last[-1] = True
-                episode = replace(episode, terminated=ends, truncated=last)
-            writer.append(episode)
-    runs = {}
-    for name, epochs, data, more in (
-        ("early", 1, "base/replay", ["train.dynamics.updates=15"]), ("middle", 1, "base/replay", []),
-        ("final", 16, "base/replay", []),
-        ("shuffled", 16, "base/replay", ["action._target_=tokenworld.actions.ShuffledAction"]), ("endless", 16, "endless", []),
-    ):  # fmt: skip
-        runs[name] = folder / f"run_{name}"
-        words = ["device=cpu", f"load.tokenizer={folder / 'base'}", f"data={folder / data}", f"out={runs[name]}"]
-        assert cli.main(["train", "dynamics", *words, f"train.loop.epochs={epochs}", *more]) == 0
+    data, tokenizer = folder / "clean", folder / "tokenizer"
+    assert cli.main(["collect", f"out={data}", "steps=20000"]) == 0
+    assert cli.main(["train", "tokenizer", f"data={data}", f"out={tokenizer}", "device=cpu", "train.loop.epochs=5"]) == 0
+    for plant in PLANTED:
+        with EpisodeWriter(folder / plant.__name__, read_meta(data)) as writer:
+            for episode in read_episodes(data):
+                writer.append(plant(episode) if episode.split == "train" else episode)
+    runs = {name: folder / f"run_{name}" for name in ("early", "middle", "clean", "shuffled")}
+    runs |= {plant.__name__: folder / f"run_{plant.__name__}" for plant in PLANTED}
+    keys = {"early": ["train.loop.epochs=1", "train.dynamics.updates=15"], "middle": ["train.loop.epochs=1"],
+            "shuffled": ["action._target_=tokenworld.actions.ShuffledAction", f"train.loop.epochs={EPOCHS}"]}  # fmt: skip
+    for name, out in runs.items():
+        source = folder / name if (folder / name).is_dir() else data
+        words = ["device=cpu", f"load.tokenizer={tokenizer}", f"data={source}", f"out={out}"]
+        assert cli.main(["train", "dynamics", *words, *keys.get(name, [f"train.loop.epochs={EPOCHS}"])]) == 0
     yield runs
     shutil.rmtree(folder)
 
 
-def test_checkpoints_of_one_training_are_ordered(learnt):
-    found = [evaluated(learnt[name])[1] for name in ("early", "middle", "final")]
+def test_checkpoints_of_one_training_are_ordered(learned):
+    found = [evaluated(learned[name])[1] for name in ("early", "middle", "clean")]
     for metric, better in (("M1.bits", -1), ("M5.hazard_loss", -1), ("M4.horizon", 1)):
         values = [numbers[metric]["value"] for numbers in found]
         print(metric, values)
@@ -56,19 +108,30 @@ def test_checkpoints_of_one_training_are_ordered(learnt):
         assert values[0] != values[-1]
 
 
-@pytest.mark.parametrize("fault, words", [("shuffled", "its actions"), ("endless", "too low")])
-def test_a_planted_fault_is_named(learnt, fault, words):
-    wrong, _ = evaluated(learnt[fault])
-    right, _ = evaluated(learnt["final"])
-    print(f"{fault}: {wrong}\nfinal: {right}")
-    assert words in wrong and words not in right
+@pytest.mark.parametrize("tier", ["A", "B"])
+def test_nothing_is_found_in_the_clean_model(learned, tier):
+    verdict, _, codes = evaluated(learned["clean"], f"tier_{tier}", tier)
+    print(f"clean, tier {tier}: {verdict}")
+    assert codes <= CALIBRATION
 
 
-def test_sharpened_logits_are_named_overconfident(learnt, monkeypatch):
+@pytest.mark.parametrize("tier", ["A", "B"])
+@pytest.mark.parametrize("plant", PLANTED, ids=lambda plant: plant.__name__)
+def test_a_planted_fault_is_named(learned, plant, tier):
+    verdict, _, codes = evaluated(learned[plant.__name__], f"tier_{tier}", tier)
+    print(f"{plant.__name__}, tier {tier}: {verdict}")
+    assert PLANTED[plant]["AB".index(tier)] <= codes
+
+
+def test_shuffled_actions_are_named(learned):
+    verdict, _, codes = evaluated(learned["shuffled"])
+    print(f"shuffled: {verdict}")
+    assert "ACTION_BLIND" in codes
+
+
+def test_sharpened_logits_are_named_overconfident(learned, monkeypatch):
     plain = Parallel._logits
     monkeypatch.setattr(Parallel, "_logits", lambda self, hidden, before: 2 * plain(self, hidden, before))
-    wrong, _ = evaluated(learnt["final"], "sharpened")
-    monkeypatch.undo()
-    right, _ = evaluated(learnt["final"])
-    print(f"sharpened: {wrong}\nfinal: {right}")
-    assert wrong.startswith("Overconfident") and "verconfident (" not in right
+    verdict, _, codes = evaluated(learned["clean"], "sharpened")
+    print(f"sharpened: {verdict}")
+    assert "OVERCONFIDENT" in codes and "; overconfident (" in verdict

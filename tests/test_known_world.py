@@ -188,7 +188,7 @@ def test_claims_hold_but_for_the_listed_exceptions(numbers):
 
 
 def test_every_defect_has_its_own_signature(numbers):
-    assert len(set(response.signatures(numbers).values())) == len(DEFECTS) == 18
+    assert len(set(response.signatures(numbers).values())) == len(DEFECTS) == 21
 
 
 def test_the_truth_is_faultless(numbers):
@@ -207,10 +207,11 @@ def test_the_identity_of_divergence(numbers):
 
 
 def test_some_defects_leave_the_next_frame_alone(numbers):
-    """Eight of eighteen cannot be seen in one-step code length, which is why there are other numbers."""
+    """Ten of twenty-one cannot be seen in one-step code length, which is why there are other numbers."""
     blind = {name for name in DEFECTS if abs(numbers[name, 1.0]["M3.kl"]) < 1e-9}
     assert blind == {"termination-blind", "flat reward", "forgets the colour", "depends on history", "self-feeding drift",
-                     "wrong rare reward", "tokenizer drops the object", "garbage off support"}  # fmt: skip
+                     "reward sign flipped", "rewards one step late", "rewards scaled", "tokenizer drops the object",
+                     "garbage off support"}  # fmt: skip
 
 
 def test_silence_on_sampled_data(numbers):
@@ -239,7 +240,10 @@ FOUND = {  # in all of twenty samples (docs/response_matrix.md)
     "depends on history": ("M9.compression",),
     "garbage off support": ("M8.transfer_gap", "M8.do_gap", "M7.spurious"),
     "irrelevant distractor": ("M3.kl", "M2.dcal_joint"),
-    "wrong rare reward": ("M5.branch_reward_error",),
+    "one action aliased": ("M6.unannounced", "M7.effect_error", "M3.kl"),
+    "reward sign flipped": ("M5.branch_reward_error",),
+    "rewards one step late": ("M5.branch_reward_error", "M5.reward_recall"),
+    "rewards scaled": ("M5.branch_reward_error", "M5.reward_slope"),
     "tokenizer drops the object": ("M0.recall",),
 }  # fmt: skip
 
@@ -268,7 +272,10 @@ SAID = {
     "depends on history": {"HISTORY_DEPENDENT"},
     "garbage off support": {"UNRELIABLE_OFF_SUPPORT", "SPURIOUS_EFFECTS"},
     "irrelevant distractor": {"READS_WHAT_HAS_NO_EFFECT", "MISSES_OUTCOMES"},
-    "wrong rare reward": {"WRONG_REWARDS", "PLANS_ASTRAY", "OPTIMISTIC"},
+    "one action aliased": {"ALIASED_ACTIONS", "PAIR_TOO_ALIKE"},
+    "reward sign flipped": {"REWARDS_OF_THE_WRONG_SIGN", "WRONG_REWARDS", "PLANS_ASTRAY", "OPTIMISTIC"},
+    "rewards one step late": {"MISSES_REWARDS", "PLANS_ASTRAY"},
+    "rewards scaled": {"REWARDS_TOO_SMALL", "PESSIMISTIC"},
     "tokenizer drops the object": {"TOKENIZER_LOSES_EVENTS"},
     "self-feeding drift": set(),  # its dreams stay nearer to reality than half of what a standing frame is off
 }
@@ -283,6 +290,14 @@ def test_the_verdict_names_the_defect(name):
     assert codes >= SAID[name] if name else not codes
 
 
+def test_actions_swapped_in_half_of_the_states_are_named():
+    """Not all actions are confused, and none is taken for another everywhere."""
+    found = findings.findings(known_numbers.sampled(planted.planted("left and right swapped", 0.5), 100, seed=0))
+    codes = {finding["code"] for finding in found if finding["established"]}
+    assert {"ACTIONS_SWAPPED_IN_SOME_STATES", "TAKES_ACTIONS_FOR_OTHERS"} <= codes
+    assert not {"ACTION_SWAP", "ALIASED_ACTIONS"} & codes
+
+
 @pytest.mark.slow
 def test_false_alarms_at_full_size(numbers):
     counts = response.false_alarms(numbers, seeds=200)
@@ -292,10 +307,12 @@ def test_false_alarms_at_full_size(numbers):
 @pytest.mark.slow
 @pytest.mark.parametrize("name, dose", response.COVERED)
 def test_intervals_cover(name, dose):
-    """M1, M2, M3, M5, M6 and M7, 500 samples of 60 episodes: 92 to 98 %, but for numbers that are the same in every sample."""
+    """M1, M2, M3, M5, M6 and M7, 500 samples of 60 episodes: 92 to 98 %, but for numbers that are the same in every sample.
+    The worst of several actions has a wider interval, which may hold more."""
     covered = response.coverage(name, dose)
     checked = {id: share for id, share in covered.items() if id.split(".")[0] in COVERED and share < 1}
-    assert checked and all(0.92 <= share <= 0.98 for share in checked.values()), checked
+    worst = ("M6.apart", "M6.misnamed", "M6.unannounced", "M7.weakest_pair")
+    assert checked and all(0.92 <= share <= (1 if id in worst else 0.98) for id, share in checked.items()), checked
 
 
 # ------------------------------------------------------------------------------------------------------- as a simulator

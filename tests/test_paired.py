@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from tokenworld import cli
 from tokenworld.errors import UserError
 from tokenworld.evaluation import paired, report
 from tokenworld.evaluation.records import Metric
@@ -181,4 +182,26 @@ def test_the_table_says_everything(tmp_path):
     lines = paired.table(*paired.compare(*folders)).split("\n")
     assert lines[0].split() == ["metric", "A", "B", "B", "-", "A", "95", "%", "interval", "B", "is"]
     assert lines[1].startswith("M1.bits [M1.bits]  ") and lines[1].endswith("worse") and lines[2] == "400 shared states"
+    assert lines[3] == "B: 0 better, 1 worse (M1.bits), 0 equal (no difference shown)" and len(lines) == 4
     assert paired.table([], ["no shared state"]).endswith("no shared state; nothing is comparable")
+
+
+def test_the_table_lists_what_differs_and_counts_the_rest(tmp_path, capsys):
+    def several(folder, *values):
+        told = [metric(id, value, (value - 0.01, value + 0.01)) for id, value in
+                zip(("M5.hazard_loss", "M0.psnr", "M5.survival_gap"), values, strict=True)]  # fmt: skip
+        return str(written(folder, told))
+
+    folders = several(tmp_path / "a", 1.0, 1.0, 1.0), several(tmp_path / "b", 2.0, 0.5, 1.0)
+    assert cli.main(["compare", *folders]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:-2]] == ["metric", "M5.hazard_loss", "M0.psnr"]
+    assert lines[-1] == "B: 1 better, 1 worse (M5.hazard_loss), 1 equal (no difference shown)"
+    assert cli.main(["compare", *folders, "rows=all"]) == 1
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:4]] == [
+        "M5.hazard_loss", "M0.psnr", "M5.survival_gap"]  # fmt: skip
+    assert cli.main(["compare", folders[0], folders[0]]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2 and lines[-1] == "B: 0 better, 0 worse, 3 equal (no difference shown)"
+    assert cli.main(["compare", *folders, "rows=some"]) == 2
+    assert "rows=some: expected rows=all" in capsys.readouterr().err

@@ -29,8 +29,10 @@ from tokenworld.evaluation import (
 from tokenworld.evaluation import page as pages
 from tokenworld.evaluation.drawings import DRAWINGS
 from tokenworld.evaluation.filmstrips import MOST, Branching
-from tokenworld.evaluation.findings import findings, verdict
+from tokenworld.evaluation.findings import findings
 from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.rules import RULES
+from tokenworld.evaluation.verdict import verdict
 
 EVIL = "<script>alert('x')</script>\"onload=&"
 
@@ -174,6 +176,7 @@ def entry(told, id):
         (lambda r: r["findings"][0].update(severity="bad"), "finding OVERCONFIDENT has severity 'bad', expected one of fault"),
         (lambda r: r["findings"][0].pop("established"), "OVERCONFIDENT has established None, expected true, false or null"),
         (lambda r: r["findings"][0].update(established=1), "OVERCONFIDENT has established 1"),
+        (lambda r: r["findings"][0].update(threshold=3), "OVERCONFIDENT has threshold 3, expected words"),
         (lambda r: r["findings"][0].update(evidence=["M99"]), r"has evidence \['M99'\], which are not all metrics"),
     ],
 )  # fmt: skip
@@ -312,7 +315,7 @@ def test_what_is_missing_says_why():
     assert "Policies: it needs policies and what they earn in the world" in words
     assert "Surprise by position: it was not part of this evaluation" in words
     assert "Rewards that were predicted, not measured, there are no rewards Game" in words.replace(" \n", " ")
-    assert "KL divergence of the next frame, not measured" in words and 'fill="url(#none)"' in pages.page(bare)
+    assert "The world's next frame, not measured" in words and 'fill="url(#none)"' in pages.page(bare)
     assert "Not measured: it needs a simulator that can be branched." in words and "self-test not run" in words
 
 
@@ -335,17 +338,37 @@ def test_the_ladder_tells_what_is_measured_from_what_can_be_relied_on():
     assert told[2].skill_ci == pytest.approx((0.79, 0.81))
     words = " ".join(Read(pages.page(made(metrics=told, findings=[], capabilities=tiers))).words)
     assert words.count("name of M3.kl") == 1  # in the table only: it has no floor
-    assert "name of M5.reward_bias: 50%" in words
-    assert "name of M7.effect_error: 80%, few episodes" in words
+    assert "Rewards promised as they come. name of M5.reward_bias: -0.25 (floor 0.5, best 0)" in " ".join(words.split())
+    assert "Right effects of actions. name of M7.effect_error: 0.2 (floor 1, best 0), few episodes" in " ".join(words.split())
+    bars = words[: words.index("The divergence")] if "The divergence" in words else words
+    assert not re.search(r"name of [^(]*: \d+ ?%", bars)  # a percentage of the way would look like the number
+
+
+@pytest.mark.parametrize("value, bar", [(0.0, charts.GREEN), (1.6, charts.ORANGE)])
+def test_a_rung_names_what_is_good_and_shows_the_number_itself(value, bar):
+    """Of a perfect and of a bad model: mass on impossible frames of 0 is no '100% impossible'."""
+    told = [metric("M3.off_support", value, half=0.0, tier="B", floor=1.0, ceiling=0.0)]
+    page = pages.page(made(metrics=told, findings=[], pictures={}))
+    words = " ".join(" ".join(Read(page).words).split())
+    assert f"Mass on possible frames. name of M3.off_support: {value:.3g} (floor 1, best 0)" in words
+    assert f'fill="{bar}"' in page
+
+
+def test_every_rung_has_a_quality():
+    """Of all numbers that findings place between floor and ceiling."""
+    placed = {bound.metric for rule in RULES for bound in (rule.bound,) if bound.skill or bound.of_floor}
+    assert placed | {"M3.kl", "M7.effect_error", "M5.reward_recall"} <= set(pages.QUALITIES)
 
 
 def test_findings_are_listed_by_what_is_known_of_them():
     words = " ".join(Read(pages.page(made())).words)
     assert "Overconfident (+0.80 bits a frame)." in words and "fault, from M2.dcal" in words
-    assert re.search(r"Looked for and excluded: [^.]*underconfident", words)
+    assert "; limit: above 0.05" in words and "harmless" not in words
+    excluded = words[words.index("Looked for and excluded, the whole interval is on the good side of the limit: ") :]
+    assert "underconfident (below -0.05)" in excluded
     open_ = [metric("M2.dcal", 0.0, half=5.0)]
     words = " ".join(Read(pages.page(made(metrics=open_, findings=findings(open_)))).words)
-    assert "Not established, neither shown nor excluded: overconfident, underconfident (n=1,000, 50 episodes)." in words
+    assert "nor excluded: overconfident (above 0.05), underconfident (below -0.05), n=1,000, 50 episodes." in words
 
 
 # ---------------------------------------------------------------------------------------------------------------- charts
@@ -370,7 +393,7 @@ def test_marks_are_where_the_numbers_are():
     ladder = charts.ladder([("good", 0.5, (0.4, 0.6), ""), ("bad", -0.1, (-0.2, -0.05), ""), ("open", 0.1, (-0.1, 0.3), ""),
                             ("few", 0.5, (0.4, 0.6), "few episodes"), ("none", None, None, "not measured")], "t")  # fmt: skip
     assert [ladder.count(f'fill="{colour}"') for colour in (charts.GREEN, charts.ORANGE, charts.GREY)] == [1, 1, 2]
-    assert ">none, not measured<" in ladder and ">few: 50%, few episodes<" in ladder and ladder.count("url(#none)") == 1
+    assert ">none, not measured<" in ladder and ">few, few episodes<" in ladder and ladder.count("url(#none)") == 1
     low = [float(x) for x in re.findall(r'<rect x="([\d.]+)" y="\d+" width="[\d.]+" height="13"', ladder)]
     assert low[0] == low[2] == low[3] > low[1]  # from the floor, and below it
 

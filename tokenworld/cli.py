@@ -241,13 +241,16 @@ def _parse_data(words: list[str]):
 def _parse_compare(words: list[str]):
     from tokenworld import config
 
-    config.refuse_repeats([word for word in words if word.startswith("metrics=")])
-    folders, settings = _folders(words, 2, ("metrics",))
-    chosen = [word.partition("=")[2].split(",") for word in settings if word.startswith("metrics=")]
-    if len(folders) != 2 or len(chosen) != len(settings):
-        raise UserError(f"compare takes two folders of reports and metrics=, got {' '.join(words) or 'nothing'}: "
+    config.refuse_repeats([word for word in words if word.startswith(("metrics=", "rows="))])
+    folders, settings = _folders(words, 2, ("metrics", "rows"))
+    keys = dict(word.split("=", 1) for word in settings if word.startswith(("metrics=", "rows=")))
+    if len(folders) != 2 or len(keys) != len(settings):
+        raise UserError(f"compare takes two folders of reports, metrics= and rows=, got {' '.join(words) or 'nothing'}: "
                         f"write tokenworld compare runs/A/evaluation runs/B/evaluation")
-    return lambda: _commands().compare(*folders, chosen[0] if chosen else None)
+    if keys.get("rows", "all") != "all":
+        raise UserError(f"rows={keys['rows']}: expected rows=all, which also lists the metrics in which no difference is shown")
+    metrics = keys["metrics"].split(",") if "metrics" in keys else None
+    return lambda: _commands().compare(*folders, metrics, "rows" in keys)
 
 
 def _parse_bench(words: list[str]):

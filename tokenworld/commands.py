@@ -202,11 +202,11 @@ def _policies(run: Run, folders: str) -> dict[str, Any]:
     return found
 
 
-def compare(a: str, b: str, metrics: list[str] | None) -> int:
-    """Two evaluations beside each other; the exit code."""
+def compare(a: str, b: str, metrics: list[str] | None, every: bool = False) -> int:
+    """Two evaluations beside each other, every: also where no difference is shown; the exit code."""
     rows, remarks = paired.compare(Path(a), Path(b))
     code = paired.exit_code(rows, metrics)
-    print(paired.table(rows, remarks))
+    print(paired.table(rows, remarks, every))
     return code
 
 

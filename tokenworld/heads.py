@@ -89,6 +89,8 @@ class Bernoulli:
 class SignReward(nn.Module):
     """IRIS's reward head: three classes. Its `mean` is the expected sign."""
 
+    signs_only = True  # what it learns of a reward; a head without this attribute learns the reward itself
+
     def __init__(self, *, dim: int, hidden: int = 256):
         super().__init__()
         self.net = mlp(dim, 3, hidden=hidden, zero_last=True)

@@ -114,6 +114,8 @@ Compares two folders that `tokenworld evaluate` wrote, B against A. Where both m
 taken state by state, with a 95 % interval over episodes; elsewhere the two intervals are compared. Models with different
 tokenizers are compared in what does not depend on their codes.
 
+Lists the metrics that differ (rows=all: every metric); the last line counts in how many B is better, worse or equal.
+
 Exit code 0: B is nowhere shown to be worse; 1: it is, in one of metrics= (default: all); 2: they cannot be compared.
 
 examples

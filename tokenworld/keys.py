@@ -43,6 +43,7 @@ KEYS: dict[str, Key] = {
     "states": Key(int, "200", "states to branch from (tier B)"),
     "budget": Key(int, "3", "minutes (10 with a simulator); what does not fit is reported as skipped, or done at fewer states"),
     "metrics": Key(str, "ID,ID", "only these metrics, or rows of them; default: all of the tier"),
+    "rows": Key(Literal["all"], "all", "also list the metrics in which no difference is shown"),
     "policies": Key(str, "RUN,RUN", "runs whose policies play along (tier C); they must look at pixels, or share this run's"
                     " tokenizer"),
     "repo": Key(str, "USER/NAME", "created if it is not there"),
@@ -126,7 +127,7 @@ RUN_KEYS: dict[str, dict[str, Key]] = {
 OTHER_KEYS: dict[str, dict[str, Key]] = {
     "sweep": _take("out jobs", out=("DIR", "where to write; a folder of another sweep is never overwritten"))
     | {name: key for name, key in TRAIN.items() if name != "out"},
-    "compare": _take("metrics", metrics=("ID,ID", "only these decide the exit code; default: all")),
+    "compare": _take("metrics rows", metrics=("ID,ID", "only these decide the exit code; default: all")),
     "data": {},
 }
 

@@ -16,6 +16,7 @@ from tokenworld.evaluation.measured import absent, mean, number, share
 from tokenworld.evaluation.records import Metric, Rollouts, Undos
 
 IDS = ("M11.undo", "M11.arrow_gap", "M11.reachability")
+SILENT: dict[str, str] = {}  # numbers that no finding reads, and why
 ARROW = 0.55  # below this area under the curve real data have no arrow to speak of
 
 

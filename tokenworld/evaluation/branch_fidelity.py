@@ -16,6 +16,9 @@ from tokenworld.evaluation.measured import absent, mean
 from tokenworld.evaluation.records import Branches, Metric, Rollouts
 
 IDS = ("M3.kl", "M3.off_support", "M3.missed", "M3.coherence", "M3.energy")
+SILENT = {  # numbers that no finding reads, and why
+    "M3.kl": "it is the sum of M2.dcal_joint and M2.dh, which say which way it is wrong; HARMLESS_ERRORS reads it",
+}
 IMPOSSIBLE = 40.0  # bits
 MISSED = 0.1  # a branch is missed if the model gives it less than this share of its probability
 ESTIMATED = "the true probabilities are estimated from draws: their entropy is biased low, this number high"

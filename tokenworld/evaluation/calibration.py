@@ -21,6 +21,16 @@ from tokenworld.evaluation.records import Branches, Metric, Scored
 
 IDS = ("M1.bits", "M1.gain", "M1.changed", "M1.excess", "M2.dcal", "M2.dcal_p", "M2.entropy", "M2.ece", "M2.kce", "M2.kce_p",
        "M2.dcal_joint", "M2.dh")  # fmt: skip
+SILENT = {  # numbers that no finding reads, and why
+    "M1.bits": "its ideal, the entropy of the world, is not known: M1.gain judges it against simple predictors",
+    "M1.changed": "its ideal is not known: M1.gain judges the whole frame",
+    "M1.excess": "it is known only where the world is: M2.dcal_joint and M2.dh are its parts and judge it",
+    "M2.dcal_p": "a p-value says whether, not how much: M2.dcal does",
+    "M2.entropy": "how uncertain the world is is not known from data: M2.dh judges it at branches",
+    "M2.ece": "it has no interval: M2.dcal judges",
+    "M2.kce": "it has no interval: M2.dcal judges",
+    "M2.kce_p": "a p-value says whether, not how much: M2.dcal does",
+}
 BINS = 15
 PAIRS = 2000  # codes that the kernel error compares with each other
 

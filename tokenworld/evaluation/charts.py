@@ -249,15 +249,16 @@ def heat_map(
 
 
 def ladder(rows: Sequence[tuple[str, float | None, tuple[float, float] | None, str]], title: str) -> str:
-    """(name, skill, its interval, note): a bar each, from the floor (0) to the ceiling (1), hatched where there is no skill.
+    """(words, skill, its interval, note): a bar each below its words, from the floor (0) to the ceiling (1), hatched where
+    there is no skill.
 
     Green if the whole interval lies above the floor, orange if below; grey if neither, or if a note says not to rely on it.
     """
     x = lambda skill: 16 + (min(max(skill, -0.3), 1.05) + 0.3) / 1.35 * (W - 26)  # noqa: E731
     drawn, y, told = [HATCH], 20, []
     for name, skill, ci, note in rows:
-        told.append(f"{name}{'' if skill is None else f': {round(100 * skill)}%'}{', ' if note else ''}{note}")
-        for words in textwrap.wrap(told[-1], 56, max_lines=3, placeholder=" …"):
+        told.append(f"{name}{', ' if note else ''}{note}")
+        for words in textwrap.wrap(told[-1], 56, max_lines=4, placeholder=" …"):
             y += LINE
             drawn.append(text(4, y - 3, words, colour=INK if skill is not None else "#555"))
         if skill is None:

@@ -20,6 +20,13 @@ from tokenworld.evaluation.records import Drift, Metric, Rollouts
 
 IDS = ("M4.horizon", "M4.self_feeding", "M4.first", "M4.last", "M4.distance", "M4.valid_horizon", "M4.median_horizon",
        "M4.spread_skill", "M4.rollout_self_feeding")  # fmt: skip
+SILENT = {  # numbers that no finding reads, and why
+    "M4.self_feeding": "in a random world dream and reality part without a fault of the model",
+    "M4.rollout_self_feeding": "in a random world dream and reality part without a fault of the model",
+    "M4.median_horizon": "another view of M4.valid_horizon, which the verdict reads",
+    "M4.spread_skill": "a ratio of two small numbers where the world is nearly certain: M4.distance judges the rollouts",
+    "M4.last": "DRIFTS reads it together with M4.first; M4.distance judges all steps",
+}
 WORTH = 0.5  # a dream is worth having while its score is below this share of that of a frame that stands still
 
 

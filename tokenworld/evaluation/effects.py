@@ -16,6 +16,10 @@ from tokenworld.evaluation.measured import absent, mean, number, share
 from tokenworld.evaluation.records import Branches, Metric, Scored
 
 IDS = ("M6.shuffled", "M6.inverse", "M6.blind", "M7.effect_error", "M7.spurious", "M7.effect_cosine", "M7.sensitivity")
+SILENT = {  # numbers that no finding reads, and why
+    "M6.inverse": "how well an effect tells its action is the world's: M6.inverse_gap judges what the model makes of it",
+    "M6.blind": "in how many states actions make no difference in the world is not known: M7 judges it at branches",
+}
 MOVED = 1e-6  # a pair of actions moves a code if its distributions differ by more than this (sum of absolute differences)
 ALIKE = 1e-3  # bits: two actions are as likely as each other if they differ by less, which rounding does too
 CHUNK = 32  # states at once, to bound memory
@@ -39,11 +43,7 @@ def action_sensitivity(scored: Scored, taken: np.ndarray | None = None) -> list[
         return [absent(id, name, reason, "skipped" if A == 0 else "not_applicable") for id, name in names.items()]
     taken = counts / counts.sum() if taken is None else taken / taken.sum()
     own = scored.bits_by_action[np.arange(len(scored.action)), scored.action]
-    behaviour = np.broadcast_to(taken, scored.bits_by_action.shape) if scored.behaviour is None else scored.behaviour
-    with np.errstate(divide="ignore"):
-        told = np.log2(behaviour) - scored.bits_by_action  # (N, A)
-    best = told >= told.max(1, keepdims=True) - ALIKE
-    named = best[np.arange(len(told)), scored.action] / best.sum(1)
+    named = recognised(log_posterior(scored, taken), scored.action)
     alike = (np.ptp(scored.bits_by_action, axis=1) < 0.05).astype(float)
     floor = taken.max() if scored.behaviour is None else (scored.behaviour.argmax(1) == scored.action).mean()
     return [
@@ -51,6 +51,24 @@ def action_sensitivity(scored: Scored, taken: np.ndarray | None = None) -> list[
         mean("M6.inverse", names["M6.inverse"], named, scored.cluster, "share", "higher", floor=float(floor)),
         mean("M6.blind", names["M6.blind"], alike, scored.cluster, "share", "none"),
     ]
+
+
+def log_posterior(scored: Scored, taken: np.ndarray | None = None) -> np.ndarray:
+    """(N, A): log2 of pi_b(a) q(frame | h, a), which is P(a | frame) up to a factor. taken (A,): as `action_sensitivity`."""
+    if taken is None:
+        taken = np.bincount(scored.action, minlength=scored.bits_by_action.shape[1])
+    behaviour = scored.behaviour
+    if behaviour is None:
+        behaviour = np.broadcast_to(taken / taken.sum(), scored.bits_by_action.shape)
+    with np.errstate(divide="ignore"):
+        return np.log2(behaviour) - scored.bits_by_action
+
+
+def recognised(told: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """(N,): 1 where the action has the largest value of told (N, A) alone, 1 / n where it shares it with n - 1 others within
+    `ALIKE`, else 0."""
+    best = told >= told.max(1, keepdims=True) - ALIKE
+    return best[np.arange(len(told)), action] / best.sum(1)
 
 
 def _saved(name: str, scored: Scored, own: np.ndarray, taken: np.ndarray) -> Metric:
@@ -113,6 +131,15 @@ def effect_matrices(branches: Branches) -> dict[str, np.ndarray]:
 
 def _sums(branches: Branches) -> dict[str, np.ndarray]:
     """What the metrics are ratios of, (S,) each, over unordered pairs of actions, codes and their values."""
+    sums = pair_sums(branches)
+    return {name: values.mean(1) / 2 if name == "spurious" else values.sum(1) for name, values in sums.items()}
+
+
+def pair_sums(branches: Branches) -> dict[str, np.ndarray]:
+    """(S, pairs) each, over codes and their values; pairs of actions (a, b) with a < b, in order. With D the true difference
+    of a code and D' the model's: "true" and "model" are the sums of |D| and |D'|, "moved" and "felt" the same over the codes
+    that the pair moves, "spurious" of |D'| over the others; and over the moved ones "wrong" of |D - D'|, "along" of D D',
+    "true_square" and "model_square" of their squares."""
     a, b = np.triu_indices(branches.p.shape[1], 1)
     threshold = MOVED if branches.exact else MOVED_ESTIMATED
     parts: dict[str, list[np.ndarray]] = {}
@@ -122,17 +149,18 @@ def _sums(branches: Branches) -> dict[str, np.ndarray]:
         true, model = np.abs(D).sum(-1), np.abs(E).sum(-1)  # (n, pairs, K)
         moved = true > threshold
         found = {
-            "true": true.sum((1, 2)),
-            "model": model.sum((1, 2)),
-            "moved": (true * moved).sum((1, 2)),
-            "wrong": (np.abs(D - E).sum(-1) * moved).sum((1, 2)),
-            "spurious": (model * ~moved).sum(-1).mean(1) / 2,
-            "along": ((D * E).sum(-1) * moved).sum((1, 2)),
-            "true_square": (np.square(D).sum(-1) * moved).sum((1, 2)),
-            "model_square": (np.square(E).sum(-1) * moved).sum((1, 2)),
+            "true": true,
+            "model": model,
+            "moved": true * moved,
+            "felt": model * moved,
+            "wrong": np.abs(D - E).sum(-1) * moved,
+            "spurious": model * ~moved,
+            "along": (D * E).sum(-1) * moved,
+            "true_square": np.square(D).sum(-1) * moved,
+            "model_square": np.square(E).sum(-1) * moved,
         }
         for name, values in found.items():
-            parts.setdefault(name, []).append(values)
+            parts.setdefault(name, []).append(values.sum(-1))
     return {name: np.concatenate(values) for name, values in parts.items()}
 
 

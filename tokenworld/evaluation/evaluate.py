@@ -33,6 +33,7 @@ from tokenworld.evaluation import (
 )  # fmt: skip
 from tokenworld.evaluation.branch_fidelity import branch_fidelity, frame_distance
 from tokenworld.evaluation.calibration import calibration, code_length, dispersion, reliability
+from tokenworld.evaluation.confusions import confused_actions, confused_effects
 from tokenworld.evaluation.drift import curves, distance_curves, horizon, rollout_drift
 from tokenworld.evaluation.effects import action_sensitivity, counterfactual_effects, effect_matrices
 from tokenworld.evaluation.fidelity import tokenizer_ceiling
@@ -62,9 +63,10 @@ def tier_a(
     budget: float = 180.0,
     seed: int = 0,
     stages: Stages | None = None,
+    names: Sequence[str] = (),
 ) -> tuple[list[Metric], dict[str, Any], np.ndarray]:
     """Metrics M0 to M6 on about `frames` held-out frames, the arrays that pictures need, and the states (N,) that metrics
-    have values of. `counts` are of training codes.
+    have values of. `counts` are of training codes, `names` of the actions.
 
     frames, budget and seed choose the rows. A value of a row depends on the model and the row's state alone, the number of a
     row of a data set: shares of actions are those of all held-out data, the simple predictor to beat is the best one on the
@@ -99,7 +101,8 @@ def tier_a(
         lambda: code_length(scored, simple, against=counts and counts.best),
         lambda: calibration(scored),
         lambda: _at(forked(scored).state, action_sensitivity(forked(scored), taken)),
-        lambda: outcomes.rewards(scored),
+        lambda: _at(forked(scored).state, confused_actions(forked(scored), taken, names)),
+        lambda: outcomes.rewards(scored, _signs_only(world_model)),
         lambda: outcomes.terminations(scored),
     )
     metrics += _measured(stages, "metrics of held-out frames", measures)
@@ -142,9 +145,16 @@ def tier_b(
     if not places:
         reason = f"no episode of random play is longer than the {context} frames that are read before a branch"
         return [absent("M3.kl", "KL divergence of the next frame", reason, tier="B")], {}
+    signs = _signs_only(world_model)
     with stages.probe("every action at branch states", len(places), "states") as tick:
         branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3, tick=tick)
-    of_branches = (dispersion, branch_fidelity, counterfactual_effects, at_branches)
+    of_branches = (
+        dispersion,
+        branch_fidelity,
+        counterfactual_effects,
+        lambda branches: confused_effects(branches, names),
+        lambda branches: at_branches(branches, signs),
+    )
     metrics = _measured(
         stages, "metrics of branches", [lambda measure=m: _at(branches.hash, measure(branches)) for m in of_branches]
     )
@@ -184,6 +194,11 @@ def tier_b(
             more, drawn = scripted(world_model, simulator, began + budget, seed)
         metrics, pictures = metrics + more, pictures | drawn
     return metrics, pictures
+
+
+def _signs_only(world_model: WorldModel) -> bool:
+    """Does the reward head learn the signs of rewards alone?"""
+    return getattr(world_model.reward, "signs_only", False)
 
 
 def _told_apart(rolled) -> list[Metric]:

@@ -12,6 +12,13 @@ from tokenworld.evaluation.measured import absent, number
 from tokenworld.evaluation.records import Metric
 from tokenworld.evaluation.tokens import codebook_usage, events, perplexity
 
+IDS = ("M0.psnr", "M0.recall", "M0.precision", "M0.usage", "M0.perplexity")
+SILENT = {  # numbers that no finding reads, and why
+    "M0.psnr": "it stays high when a small object is lost: M0.recall judges that",
+    "M0.usage": "how many codes a game needs is not known",
+    "M0.perplexity": "how many codes a game needs is not known",
+}
+
 
 def tokenizer_ceiling(
     frames: Tensor, decoded: Tensor, first: Tensor, cluster: np.ndarray, codes: Tensor, V: int

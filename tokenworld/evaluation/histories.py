@@ -16,6 +16,10 @@ from tokenworld.evaluation.measured import absent, mean, number, share
 from tokenworld.evaluation.records import Metric, Pairs, Recalls
 
 IDS = ("M9.compression", "M9.distinction_auc", "M9.precision", "M9.recall", "M10.recall", "M10.half_life", "M10.return")
+SILENT = {  # numbers that no finding reads, and why
+    "M10.half_life": "how long a bit must be remembered is not known: M10.recall judges the longest delay",
+    "M10.return": "a distance without a scale",
+}
 GRID = (0.001, 0.003, 0.01, 0.03, 0.1)  # bits
 
 

@@ -2,7 +2,7 @@
 
 `exact`: over states as often as the behaviour policy visits them, and over all that may follow. `sampled`: with intervals,
 from a few episodes, as an evaluation of a real model has them. Both go through the metrics themselves, but for those of
-held-out data (M1, M2.dcal, M5.reward_recall, M5.hazard_ratio, M6) and of rollouts (M4), whose expectations are written down
+held-out data (M1, M2.dcal, M5, M6) and of rollouts (M4), whose expectations are written down
 here independently.
 """
 
@@ -16,6 +16,7 @@ from tokenworld.evaluation import (
     arrow,
     branch_fidelity,
     calibration,
+    confusions,
     drift,
     effects,
     fidelity,
@@ -63,7 +64,8 @@ def sampled(model: Model, episodes: int = 60, seed: int = 0, *, rollouts: bool =
     other = known.branches(model, table, theirs["state"], theirs["cluster"], known.other_agent())
     entropy = _entropy(oracle().frame)[rows["state"], rows["action"]]
     found = calibration.code_length(seen, {}, entropy=entropy) + calibration.calibration(seen)
-    found += outcomes.rewards(seen) + outcomes.terminations(seen) + effects.action_sensitivity(seen) + _of_branches(mine, other)
+    found += outcomes.rewards(seen) + outcomes.terminations(seen) + effects.action_sensitivity(seen)
+    found += confusions.confused_actions(seen) + _of_branches(mine, other)
     some = rng.permutation(len(rows["state"]))[:200]
     found += transfer.spurious_feature(known.lamp_pairs(model))
     found += histories.state_identity(known.pairs(model, rows["state"][some], rows["cluster"][some]))
@@ -79,7 +81,8 @@ def sampled(model: Model, episodes: int = 60, seed: int = 0, *, rollouts: bool =
 
 def _of_branches(mine: Branches, other: Branches) -> list[Metric]:
     return [*calibration.dispersion(mine), *branch_fidelity.branch_fidelity(mine), *outcomes.at_branches(mine),
-            *effects.counterfactual_effects(mine), *transfer.causal_gap(mine, other)]  # fmt: skip
+            *effects.counterfactual_effects(mine), *confusions.confused_effects(mine),
+            *transfer.causal_gap(mine, other)]  # fmt: skip
 
 
 def tokenizer(model: Model, episodes: int, seed: int) -> list[Metric]:
@@ -98,7 +101,7 @@ def tokenizer(model: Model, episodes: int, seed: int) -> list[Metric]:
 
 
 def expectations(model: Model) -> dict[str, float]:
-    """M1, M2.dcal, M5.reward_recall, M5.hazard_ratio and M6.shuffled as sums over states, actions and frames."""
+    """M1, M2.dcal, M5 and M6 of held-out data as sums over states, actions and frames."""
     w, truth = world(), oracle()
     weight = w.visits[:, None] * w.behaviour  # (S, A)
     S, A = weight.shape
@@ -107,17 +110,55 @@ def expectations(model: Model) -> dict[str, float]:
         bits = np.minimum(-np.log2(q), IMPOSSIBLE)
     paid = (p * bits).sum(-1)
     announced = sequential_entropy(truth.frame.reshape(S * A, *TILES), model.frame.reshape(S * A, *TILES)).reshape(S, A)
-    under = np.einsum("saz,sbz->sab", p, bits)  # bits of what follows a, had b been done
-    saved = under @ weight.sum(0) - np.einsum("saa->sa", under)
     total = float((weight * paid).sum())
-    event = np.abs(w.reward) > outcomes.EVENT  # the last step of an episode, so that no other event is near
     return {
         "M1.bits": total,
         "M1.excess": total - float((weight * _entropy(truth.frame)).sum()),
         "M2.dcal": total - float((weight * announced).sum()),
-        "M5.reward_recall": float((weight * event * (np.abs(model.reward) > outcomes.EVENT)).sum() / (weight * event).sum()),
         "M5.hazard_ratio": float((weight * model.hazard).sum() / (weight * w.hazard).sum()),
+        "M6.unannounced": _unannounced(weight, paid - announced),
+        **_of_rewards(weight, model.reward),
+        **_of_actions(weight, p, bits),
+    }
+
+
+def _of_rewards(weight: np.ndarray, told: np.ndarray) -> dict[str, float]:
+    """M5 of predicted rewards (S, A), visited with weight (S, A). An event ends its episode: no other is near."""
+    gave = world().reward
+    event, square = np.abs(gave) > outcomes.EVENT, float((weight * told**2).sum())
+    predicted = (np.abs(told) > outcomes.EVENT) & (np.sign(told) == np.sign(gave))
+    return {
+        "M5.reward_recall": float((weight * event * predicted).sum() / (weight * event).sum()),
+        "M5.reward_bias": float((weight * (told - gave)).sum()),
+        "M5.reward_slope": float((weight * told * gave).sum()) / square if square else np.nan,
+    }
+
+
+def _unannounced(weight: np.ndarray, gap: np.ndarray) -> float:
+    """M6.unannounced from the surprise paid beyond the announced, (S, A)."""
+    each, mass = (weight * gap).sum(0), weight.sum(0)  # (A,)
+    return float((each / mass - (each.sum() - each) / (mass.sum() - mass)).max())
+
+
+def _of_actions(weight: np.ndarray, p: np.ndarray, bits: np.ndarray) -> dict[str, float]:
+    """M6 from what follows, p (S, A, Z), and its price under each action, bits (S, A, Z)."""
+    A = weight.shape[1]
+    under = np.einsum("saz,sbz->sab", p, bits)  # bits of what follows a, had b been done
+    saved = under @ weight.sum(0) - np.einsum("saa->sa", under)
+    mean = np.einsum("sa,sab->ab", weight, under) / weight.sum(0)[:, None]
+    size = np.abs(bits[:, :, None] - bits[:, None])  # (S, A, A, Z)
+    apart = np.einsum("sa,sabz,saz->ab", weight, size, p)
+    pairs = np.triu_indices(A, 1)
+    told = np.log2(np.maximum(world().behaviour, 1e-300))[:, :, None] - bits  # (S, A, Z)
+    posterior = np.exp2(told - told.max(1, keepdims=True))
+    joint = weight[:, :, None] * p
+    announced = (posterior / posterior.sum(1, keepdims=True)).max(1)  # (S, Z)
+    best = told >= told.max(1, keepdims=True) - effects.ALIKE
+    return {
         "M6.shuffled": float((weight * saved).sum()),
+        "M6.misnamed": float((np.diag(mean)[:, None] - mean)[~np.eye(A, dtype=bool)].max()),
+        "M6.apart": float(((apart + apart.T)[pairs] / np.add.outer(weight.sum(0), weight.sum(0))[pairs]).min()),
+        "M6.inverse_gap": float((joint * (announced[:, None] - best / best.sum(1, keepdims=True))).sum()),
     }
 
 

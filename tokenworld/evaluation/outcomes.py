@@ -8,6 +8,7 @@ the true one is known (tier B).
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,9 +18,16 @@ from tokenworld.evaluation.calibration import reliability
 from tokenworld.evaluation.measured import absent, mean, number, share
 from tokenworld.evaluation.records import Branches, Metric, Rollouts, Scored
 
-IDS = ("M5.reward_recall", "M5.reward_precision", "M5.reward_bias", "M5.reward_classes", "M5.hazard_ratio", "M5.hazard_brier",
-       "M5.hazard_loss", "M5.branch_reward_error", "M5.branch_reward_bias", "M5.branch_hazard_error", "M5.branch_hazard_ratio",
-       "M5.survival_gap", "M5.log_rank_p")  # fmt: skip
+IDS = ("M5.reward_recall", "M5.reward_precision", "M5.reward_bias", "M5.reward_slope", "M5.reward_delay", "M5.reward_classes",
+       "M5.hazard_ratio", "M5.hazard_brier", "M5.hazard_loss", "M5.hazard_after", "M5.branch_reward_error",
+       "M5.branch_reward_bias", "M5.branch_hazard_error", "M5.branch_hazard_ratio", "M5.survival_gap",
+       "M5.log_rank_p")  # fmt: skip
+SILENT = {  # numbers that no finding reads, and why
+    "M5.reward_classes": "it has no interval; M5.reward_bias and M5.reward_slope judge the expected reward",
+    "M5.hazard_loss": "M5.hazard_brier judges the same probabilities against the same base rate",
+    "M5.hazard_after": "what follows an end no data show: ENDS_LATE reads it where ends are announced too rarely",
+    "M5.log_rank_p": "a p-value says whether, not how much: M5.survival_gap does",
+}
 EVENT = 0.5  # a reward event is a reward further from zero than this
 WITHIN = 2  # steps by which an event may be early or late
 FEW_EVENTS = 10
@@ -27,18 +35,19 @@ BINS = 10
 
 
 def rewards(scored: Scored, signs: bool = True) -> list[Metric]:
-    """M5, rewards: recall and precision of events within 2 steps, what the mean reward is off by, and the calibration error of
-    the three signs. `signs`: the model predicts the signs of rewards (else the rewards themselves)."""
-    real, told = np.abs(scored.reward) > EVENT, np.abs(scored.reward_mean) > EVENT
+    """M5, rewards: recall and precision of events of the same sign within 2 steps; the mean error; the slope of the reward
+    that came over the predicted one (for a right model exactly 1, however random rewards are); the delay of predicted
+    events; and the calibration error of the three signs. `signs`: the model predicts the signs of rewards (else the rewards
+    themselves)."""
     gave = np.sign(scored.reward) if signs else scored.reward
-    scale = float(np.abs(gave).mean())
+    real, told = _sign_of_events(gave), _sign_of_events(scored.reward_mean)
     found = [
-        _events("M5.reward_recall", "Reward events that were predicted", near(told, scored), real, scored,
+        _events("M5.reward_recall", "Reward events that were predicted", near(told, real, scored), real != 0, scored,
                 "real reward events"),
-        _events("M5.reward_precision", "Predicted reward events that came", near(real, scored), told, scored,
+        _events("M5.reward_precision", "Predicted reward events that came", near(real, told, scored), told != 0, scored,
                 "predicted reward events"),
-        mean("M5.reward_bias", "Mean predicted reward minus mean reward", scored.reward_mean - gave, scored.cluster,
-             "per step", "zero", floor=scale if scale else None, ceiling=0.0),
+        *_sizes(scored, gave, int((real != 0).sum())),
+        _delay(real, told, scored),
     ]  # fmt: skip
     name, common = "Calibration error of the signs of rewards", dict(unit="probability")
     if scored.reward_probability is None:
@@ -48,6 +57,44 @@ def rewards(scored: Scored, signs: bool = True) -> list[Metric]:
     errors = [reliability(scored.reward_probability[:, c], np.sign(scored.reward) == c - 1)["ece"] for c in range(3)]
     clusters = len(np.unique(scored.cluster))
     return found + [number("M5.reward_classes", name, float(np.mean(errors)), None, clusters, len(gave), **common, ceiling=0.0)]
+
+
+def _sign_of_events(reward: np.ndarray) -> np.ndarray:
+    """(N,) -> the sign of each reward event, 0 where there is none."""
+    return np.sign(reward) * (np.abs(reward) > EVENT)
+
+
+def _sizes(scored: Scored, gave: np.ndarray, events: int) -> list[Metric]:
+    """M5.reward_bias and M5.reward_slope, which say little of few events."""
+    told, cluster, scale = scored.reward_mean, scored.cluster, float(np.abs(gave).mean())
+    names = {"M5.reward_bias": "Mean predicted reward minus mean reward",
+             "M5.reward_slope": "Reward that comes for each unit predicted"}  # fmt: skip
+    bias, slope = names
+    found = [
+        mean(bias, names[bias], told - gave, cluster, "per step", "zero", floor=scale if scale else None, ceiling=0.0),
+        share(slope, names[slope], told * gave, np.square(told), cluster, "", "none", ceiling=1.0,
+              none="no reward is ever predicted"),
+    ]  # fmt: skip
+    return [_of_few(metric, events, "real reward events") for metric in found]
+
+
+def _delay(real: np.ndarray, told: np.ndarray, scored: Scored) -> Metric:
+    """M5.reward_delay: steps from a real event to the predicted event that is nearest to it, of either sign."""
+    offset = np.full(len(real), np.nan)
+    for d in sorted(range(-WITHIN, WITHIN + 1), key=abs, reverse=True):  # the nearest is written last
+        offset = np.where(near(np.abs(told), np.abs(real), scored, (d,)), d, offset)
+    met = np.isfinite(offset)
+    name, n = "Steps by which predicted reward events are late", int(met.sum())
+    found = share("M5.reward_delay", name, np.where(met, offset, 0.0), met, scored.cluster, "steps", "zero", samples=n,
+                  ceiling=0.0, none=f"no predicted reward event is within {WITHIN} steps of a real one")  # fmt: skip
+    return _of_few(found, n, "pairs of a real and a predicted reward event")
+
+
+def _of_few(metric: Metric, events: int, what: str) -> Metric:
+    """Underpowered if it is measured, on fewer than ten events."""
+    if metric.value is None or events >= FEW_EVENTS:
+        return metric
+    return replace(metric, status="underpowered", reason=f"only {events} {what}")
 
 
 def reward_confusion(scored: Scored) -> np.ndarray:
@@ -63,7 +110,7 @@ def terminations(scored: Scored) -> list[Metric]:
     hazard, end, cluster = np.clip(scored.hazard, 1e-9, 1 - 1e-9), scored.terminated.astype(float), scored.cluster
     n, ends = len(end), int(end.sum())
     names = {"M5.hazard_ratio": "Announced ends for each real one", "M5.hazard_brier": "Brier skill of the hazard",
-             "M5.hazard_loss": "Log-loss of the hazard"}  # fmt: skip
+             "M5.hazard_loss": "Log-loss of the hazard", "M5.hazard_after": "Hazard one step after the end"}  # fmt: skip
     if ends == 0 or ends == n:
         reason = "no episode terminated in the held-out data" if ends == 0 else "every held-out step terminated"
         return [absent(id, name, reason) for id, name in names.items()]
@@ -79,8 +126,19 @@ def terminations(scored: Scored) -> list[Metric]:
         skill,
         mean("M5.hazard_loss", names["M5.hazard_loss"], loss, cluster, "bits/step", floor=floor, ceiling=0.0),
     ]
-    few = dict(status="underpowered", reason=f"only {ends} terminations") if ends < FEW_EVENTS else {}
-    return [metric if metric.value is None else replace(metric, **few) for metric in found]
+    found.append(_after(scored))
+    return [_of_few(metric, ends, "terminations") for metric in found]
+
+
+def _after(scored: Scored) -> Metric:
+    """M5.hazard_after: the hazard that the model announces one step after an episode ended, at its last frame. Of a model that
+    is right at the end it says nothing, since no data show that step; of one that is not, whether it is late."""
+    id, name = "M5.hazard_after", "Hazard one step after the end"
+    if scored.hazard_after is None:
+        return absent(id, name, "the model was not asked for the step after an end", "skipped", direction="none")
+    met = np.isfinite(scored.hazard_after)
+    return share(id, name, np.where(met, scored.hazard_after, 0.0), met, scored.cluster, "probability", "none",
+                 samples=int(met.sum()), none="no last frame of an episode was read")  # fmt: skip
 
 
 def hazard_reliability(scored: Scored, bins: int = BINS) -> dict[str, np.ndarray]:
@@ -103,13 +161,18 @@ def hazard_reliability(scored: Scored, bins: int = BINS) -> dict[str, np.ndarray
     }
 
 
-def near(event: np.ndarray, scored: Scored) -> np.ndarray:
-    """(N,): is there an event within 2 steps of the row, in its own episode?"""
+def near(
+    event: np.ndarray, asked: np.ndarray, scored: Scored, offsets: Sequence[int] = tuple(range(-WITHIN, WITHIN + 1))
+) -> np.ndarray:
+    """(N,): does the row ask for an event, and is there one of the same sign that many steps later in its own episode? event
+    and asked (N,) are signs, 0 for none."""
     step = np.arange(len(event)) if scored.step is None else scored.step
-    when: dict[tuple[int, int], None] = dict.fromkeys(zip(scored.cluster[event].tolist(), step[event].tolist(), strict=True))
-    reach = range(-WITHIN, WITHIN + 1)
-    rows = zip(scored.cluster.tolist(), step.tolist(), strict=True)
-    return np.array([any((cluster, at + d) in when for d in reach) for cluster, at in rows])
+    rows = list(zip(scored.cluster.tolist(), step.tolist(), strict=True))
+    when = {row: sign for row, sign in zip(rows, event.tolist(), strict=True) if sign}
+    return np.array([
+        bool(sign) and any(when.get((cluster, at + d)) == sign for d in offsets)
+        for (cluster, at), sign in zip(rows, asked.tolist(), strict=True)
+    ], bool)  # fmt: skip
 
 
 def _events(id: str, name: str, met: np.ndarray, asked: np.ndarray, scored: Scored, what: str) -> Metric:
@@ -118,7 +181,7 @@ def _events(id: str, name: str, met: np.ndarray, asked: np.ndarray, scored: Scor
                   floor=0.0, ceiling=1.0)  # fmt: skip
     if n:
         found = replace(found, ci=intervals.clustered_wilson(met & asked, asked, scored.cluster))
-    return replace(found, status="underpowered", reason=f"only {n} {what}") if 0 < n < FEW_EVENTS else found
+    return _of_few(found, n, what)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -141,7 +204,7 @@ def at_branches(branches: Branches, signs: bool = True) -> list[Metric]:
         found += [
             _error(reward, names[reward], branches.reward_mean, true, weight, cluster, "reward"),
             mean(bias, names[bias], (weight * (branches.reward_mean - true)).sum(1), cluster, "reward", "zero", tier="B",
-                 ceiling=0.0),
+                 floor=float((weight * np.abs(true)).sum(1).mean()) or None, ceiling=0.0),
         ]  # fmt: skip
     if branches.terminated is None or branches.hazard is None:
         found += [absent(id, names[id], "no terminations at the branches", "skipped", tier="B") for id in (error, ratio)]

@@ -16,19 +16,27 @@ from tokenworld.evaluation.records import Metric
 
 NEEDS = {"A": "held-out episodes", "B": "a simulator that can be branched", "C": "policies and what they earn in the world"}
 TIERS = {"A": "From data alone", "B": "With a simulator", "C": "With policies"}
-LADDER = {  # what a full evaluation shows, by tier: where it is missing, a hatched bar says why
+LADDER = {  # what a full evaluation shows, by tier, named by what is good: where it is missing, a hatched bar says why
     "A": {"M0.recall": "Changes that survive the tokenizer", "M0.precision": "Changes that are real",
           "M5.reward_recall": "Rewards that were predicted", "M5.reward_precision": "Predicted rewards that came",
-          "M5.hazard_brier": "Brier skill of the hazard", "M5.hazard_loss": "Log-loss of the hazard"},
-    "B": {"M3.kl": "KL divergence of the next frame", "M3.off_support": "Mass on impossible frames",
-          "M3.missed": "True mass that the model misses", "M3.energy": "Energy distance of the next frame",
-          "M4.distance": "Energy distance of dreams", "M5.branch_reward_error": "Rewards of actions",
-          "M5.branch_hazard_error": "Ends after actions", "M7.effect_error": "Error of the effect of actions",
-          "M7.effect_cosine": "Agreement of the effects of actions", "M9.compression": "Histories of one state",
-          "M9.recall": "States told apart", "M10.recall": "A hidden bit recalled"},
-    "C": {"M12.spearman": "Rank correlation of policies", "M12.regret": "Return lost by choosing in the model",
-          "M13.planner_regret": "Return lost by planning in the model"},
+          "M5.reward_bias": "Rewards promised as they come", "M5.hazard_brier": "Terminations that are known",
+          "M5.hazard_loss": "Terminations that do not surprise"},
+    "B": {"M3.kl": "The world's next frame", "M3.off_support": "Mass on possible frames",
+          "M3.missed": "Outcomes that are expected", "M3.energy": "Next frames like real ones",
+          "M4.first": "First frames like real ones", "M4.last": "Last frames like real ones",
+          "M4.distance": "Rollouts like real ones", "M5.branch_reward_error": "Rewards of actions",
+          "M5.branch_reward_bias": "Rewards of actions promised as they come", "M5.branch_hazard_error": "Ends after actions",
+          "M7.effect_error": "Right effects of actions", "M7.effect_cosine": "Agreement of the effects of actions",
+          "M7.weakest_pair": "Actions that differ", "M7.reversed": "States with the right actions",
+          "M9.compression": "One state, one prediction", "M9.distinction_auc": "Different states told apart",
+          "M9.recall": "Different states that are told apart", "M10.recall": "A hidden bit recalled",
+          "M11.arrow_gap": "Order of time kept", "M11.reachability": "One-way paths kept"},
+    "C": {"M12.spearman": "Order of policies", "M12.kendall": "Order of pairs of policies",
+          "M12.regret": "Return kept by choosing in the model", "M12.within_tertile": "Order of similar policies",
+          "M13.planner_regret": "Return kept by planning in the model", "M13.optimism": "Returns promised as they come"},
 }  # fmt: skip
+ALWAYS = ("M0", "M3", "M5", "M7", "M9", "M12", "M4.distance", "M10.recall", "M13.planner_regret")  # rows of what is missing
+QUALITIES = {id: quality for names in LADDER.values() for id, quality in names.items()}
 STYLE = """
 :root { color-scheme: light }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 1240px; padding: 16px;
@@ -131,22 +139,30 @@ def _headed(title: str, content: str) -> str:
 
 
 def _findings(findings: list[dict]) -> str:
-    """What is claimed as a list; what is open and what is excluded in a paragraph each."""
+    """What is claimed as a list; what is open and what is excluded in a paragraph each; all with their thresholds."""
     claimed = [finding for finding in findings if finding["established"]]
-    rows = [f"<li>{_sentence(f['text'])} <small>{escape(f['severity'])}, from {escape(', '.join(f['evidence']))}</small></li>"
-            for f in claimed]  # fmt: skip
+    rows = [f"<li>{_sentence(f['text'])} <small>{escape(f['severity'])}, from {escape(', '.join(f['evidence']))}"
+            f"{_limit(f, '; limit: {}')}</small></li>" for f in claimed]  # fmt: skip
     parts = [f"<ul>{''.join(rows)}</ul>"] if rows else []
     open_: dict[str, list[str]] = {}  # how much was measured -> what that did not settle
     for finding in findings:
         if finding["established"] is None:
-            open_.setdefault(finding["text"].removeprefix("not established").strip(" ()"), []).append(_words(finding["code"]))
+            amount = finding["text"].removeprefix("not established").strip(" ()")
+            open_.setdefault(amount, []).append(_words(finding["code"]) + _limit(finding, " ({})"))
     if open_:
-        told = "; ".join(f"{', '.join(codes)} ({escape(n)})" for n, codes in open_.items())
+        told = "; ".join(f"{', '.join(codes)}, {escape(n)}" for n, codes in open_.items())
         parts.append(f'<p class="off">Not established, neither shown nor excluded: {told}.</p>')
-    excluded = [_words(f["code"]) for f in findings if f["established"] is False]
+    excluded = [_words(f["code"]) + _limit(f, " ({})") for f in findings
+                if f["established"] is False and f["severity"] != "note"]  # fmt: skip
     if excluded:
-        parts.append(f'<p class="off">Looked for and excluded: {", ".join(excluded)}.</p>')
+        told = f"Looked for and excluded, the whole interval is on the good side of the limit: {', '.join(excluded)}"
+        parts.append(f'<p class="off">{told}.</p>')
     return "".join(parts)
+
+
+def _limit(finding: dict, words: str) -> str:
+    """The threshold of a finding, in `words`; nothing where it is not known."""
+    return words.format(escape(finding["threshold"])) if finding.get("threshold") else ""
 
 
 def _sentence(words: str) -> str:
@@ -163,7 +179,7 @@ def _ladders(report: Any) -> str:
     parts = []
     for tier, names in LADDER.items():
         ids = [m.id for m in report.metrics if m.tier == tier and (m.skill is not None or m.id in names)]
-        ids += [id for id in names if id not in numbers]
+        ids += [id for id in names if id not in numbers and id.startswith(ALWAYS)]
         order = {id: i for i, id in enumerate(names)}
         rows = []
         for id in sorted(ids, key=lambda id: (order.get(id, len(order)), id)):
@@ -175,15 +191,26 @@ def _ladders(report: Any) -> str:
                 rows.append((names[id], None, None, f"not measured{', ' if reason else ''}{reason}"))
             else:
                 few = "" if metric.status == "ok" else "few episodes"
-                name = metric.name + (" (experimental)" if metric.experimental else "")
-                rows.append((name, metric.skill, metric.skill_ci, few))
+                rows.append((_rung(metric), metric.skill, metric.skill_ci, few))
         if rows:
             lacking = "" if report.capabilities.get(tier) else f"Not measured: it needs {NEEDS[tier]}."
             parts.append(figure(TIERS[tier], charts.ladder(rows, TIERS[tier]), lacking))
-    about = ("How far each number is on the way from the floor, what simple predictors reach, to the ceiling, the best there"
-             " is. Green: the whole 95 % interval lies above the floor; orange: below it; grey: neither, or too few episodes to"
-             " tell. Hatched: not measured. There is no single score, on purpose.")  # fmt: skip
+    about = ("A bar for each quality, longer is better: how far its number is on the way from the floor, what simple predictors"
+             " reach, to the ceiling, the best there is. The number itself stands above the bar. Green: the whole 95 % interval"
+             " lies above the floor; orange: below it; grey: neither, or too few episodes to tell. Hatched: not measured. There"
+             " is no single score, on purpose.")  # fmt: skip
     return f'<p class="off">{about}</p><div class="row">{"".join(parts)}</div>'
+
+
+def _rung(metric: Metric) -> str:
+    """What is good, then the number itself between its anchors: "Mass on possible frames. Mass on impossible frames: 0.04
+    (floor 1, best 0)"."""
+    id = metric.id.split("@")[0]
+    value, floor, best = (_with_unit(x, metric.unit, bare=True) for x in (metric.value, metric.floor, metric.ceiling))
+    quality = QUALITIES.get(id, "")
+    label = " (experimental)" if metric.experimental else ""
+    number = f"{metric.name}: {value} (floor {floor}, best {best})"
+    return f"{quality}{label}. {number}" if quality else f"{number}{label}"
 
 
 def _section(section: Section, report: Any, numbers: dict[str, Metric]) -> str:

@@ -24,6 +24,7 @@ from tokenworld.evaluation.report import read
 OF_CODES = ("M1.", "M2.", "M3.", "M4.", "M6.", "M7.", "M8.", "M9.", "M14.", "M15.")  # depend on the tokenizer, except:
 OF_FRAMES = ("M3.energy", "M4.first", "M4.last", "M4.distance", "M4.valid_horizon", "M4.median_horizon", "M4.spread_skill")
 ROUNDING = 1e-4  # of a value, or of 1 if that is more: a smaller difference is that of sums in another order
+SAME = "no difference shown"
 SURE = 0.05  # chance that a gate closes though B is worse in nothing, over all metrics that count
 Array = np.ndarray
 
@@ -99,20 +100,28 @@ def exit_code(rows: list[Row], metrics: list[str] | None = None, tolerance: floa
     return int(any(worse))
 
 
-def table(rows: list[Row], remarks: list[str]) -> str:
-    """The comparison as text, a line each, remarks below."""
+def table(rows: list[Row], remarks: list[str], every: bool = False) -> str:
+    """The comparison as text: a line for each metric with a difference (every: for all metrics), the remarks, the summary."""
     head = ("metric", "A", "B", "B - A", "95 % interval", "B is")
-    lines = [head]
-    for row in rows:
+    shown = rows if every else [row for row in rows if row.verdict != SAME]
+    lines = [head] if shown else []
+    for row in shown:
         ci = "" if row.ci is None else f"{row.ci[0]:+.3g} to {row.ci[1]:+.3g}"
         verdict = row.verdict + (f" ({row.note})" if row.note else "")
         lines.append((f"{row.name} [{row.metric}]", f"{row.a:.3g}", f"{row.b:.3g}", f"{row.difference:+.3g}", ci, verdict))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    widths = [max((len(line[i]) for line in lines), default=0) for i in range(len(head))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
     said = list(remarks) if rows else [*remarks, "nothing is comparable"]
     if len(rows) > 1:
         said.append(f"of {len(rows)} numbers one in 20 would differ by chance: the exit code corrects for that")
-    return "\n".join([*text, "; ".join(said)])
+    return "\n".join([*text, "; ".join(said), *([summary(rows)] if rows else [])])
+
+
+def summary(rows: list[Row]) -> str:
+    """One line: in how many metrics B is better, worse, or not shown to differ, and which are worse."""
+    better, worse, same = ([row for row in rows if row.verdict == verdict] for verdict in ("better", "worse", SAME))
+    which = f" ({', '.join(row.metric for row in worse)})" if worse else ""
+    return f"B: {len(better)} better, {len(worse)} worse{which}, {len(same)} equal ({SAME})"
 
 
 def _row(entry: dict[str, Any], other: dict[str, Any], x: tuple | None, y: tuple | None, same: bool = False) -> Row:
@@ -132,11 +141,11 @@ def _row(entry: dict[str, Any], other: dict[str, Any], x: tuple | None, y: tuple
         n = min(entry["n_clusters"], other["n_clusters"])
     verdict, harm = _verdict(direction, ci)
     if note and same:
-        verdict, harm, p, note = "no difference shown", 0.0, 1.0, f"{note}, the same weights"
+        verdict, harm, p, note = SAME, 0.0, 1.0, f"{note}, the same weights"
     few = [word for word, report in (("A", entry), ("B", other)) if report["status"] == "underpowered"]
     if few or n < intervals.FEW and ci is not None:
         why = f"too little data in {' and '.join(few)}" if few else f"only {n} episodes"
-        verdict, harm, p, note = "no difference shown", 0.0, 1.0, f"{note}, {why}".lstrip(", ")
+        verdict, harm, p, note = SAME, 0.0, 1.0, f"{note}, {why}".lstrip(", ")
     return Row(entry["id"], entry["name"], entry["unit"], a, b, value, ci, verdict, note, p, harm, n)
 
 
@@ -182,7 +191,7 @@ def _p(value: float, error: float) -> float:
 def _verdict(direction: str, ci: tuple[float, float] | None) -> tuple[str, float]:
     """Better, worse or no difference shown, and how much worse for sure."""
     if ci is None or ci[0] <= 0 <= ci[1]:
-        return "no difference shown", 0.0
+        return SAME, 0.0
     if (ci[0] > 0) == (direction == "higher"):
         return "better", 0.0
     return "worse", min(map(abs, ci))

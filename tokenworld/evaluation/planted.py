@@ -13,7 +13,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from tokenworld.envs.known_world import LEFT, RIGHT, STATE, TILES, World
+from tokenworld.envs.known_world import LEFT, RIGHT, STATE, STAY, TILES, World
 
 EPSILON = 2.0**-20  # what a softmax leaves of an outcome that a model has ruled out
 SLIPS = 0.3  # probability in one step that a broken vase heals, and that a drifting rollout loses its actor
@@ -101,6 +101,13 @@ def swapped(dose: float) -> Model:
     """Left and right confused."""
     order = np.arange(world().actions)
     order[[LEFT, RIGHT]] = RIGHT, LEFT
+    return _of(_where(dose, world().transition[:, order], world().transition))
+
+
+def aliased(dose: float) -> Model:
+    """Left does what staying does: one action for two."""
+    order = np.arange(world().actions)
+    order[LEFT] = STAY
     return _of(_where(dose, world().transition[:, order], world().transition))
 
 
@@ -210,10 +217,21 @@ def wrong_distractor(dose: float) -> Model:
     return _redistributed(3, np.array([[1 - EPSILON, EPSILON], [EPSILON, 1 - EPSILON]]), dose)
 
 
-def wrong_reward(dose: float) -> Model:
-    """At the door reward and punishment are confused."""
+def flipped_reward(dose: float) -> Model:
+    """At the door, which alone gives rewards, reward and punishment are confused."""
     w = world()
     return _of(w.transition, reward=_where(dose, -w.reward, w.reward))
+
+
+def late_reward(dose: float) -> Model:
+    """Rewards come a step late, which here is never: the door that gives them ends the episode."""
+    w = world()
+    return _of(w.transition, reward=_where(dose, np.zeros_like(w.reward), w.reward))
+
+
+def scaled_reward(dose: float) -> Model:
+    """Rewards are expected at half their size, at full dose."""
+    return _of(world().transition, reward=world().reward * 0.5**dose)
 
 
 def lossy_tokenizer(dose: float) -> Model:
@@ -232,6 +250,7 @@ class Defect:
 
 ONE_STEP = ("M2.dcal", "M2.dcal_joint", "M2.dh", "M3.kl", "M3.off_support", "M3.missed", "M3.coherence")
 EFFECTS = ("M7.effect_error", "M7.spurious", "M7.effect_cosine")
+ACTIONS = ("M6.apart", "M6.misnamed", "M6.unannounced", "M6.inverse_gap", "M7.weakest_pair", "M7.reversed")
 HEADS = ("M5.branch_reward_error", "M5.branch_hazard_error")
 DEFECTS = {
     "action-blind": Defect(
@@ -246,8 +265,14 @@ DEFECTS = {
     ),
     "left and right swapped": Defect(
         swapped,
-        ("M7.effect_cosine", "M7.effect_error", "M3.kl", "M12.spearman", "M13.optimism"),
+        ("M7.effect_cosine", "M7.effect_error", "M7.reversed", "M6.misnamed", "M6.inverse_gap", "M3.kl", "M12.spearman",
+         "M13.optimism"),
         ("M7.sensitivity", "M2.dh", *HEADS, "M10.recall"),
+    ),
+    "one action aliased": Defect(
+        aliased,
+        ("M6.apart", "M6.unannounced", "M7.weakest_pair", "M7.effect_error", "M3.kl"),
+        ("M7.spurious", *HEADS, "M10.recall"),
     ),
     "independent tokens": Defect(
         independent_tokens,
@@ -300,10 +325,20 @@ DEFECTS = {
     "irrelevant distractor": Defect(
         wrong_distractor, ("M3.kl", "M2.dcal_joint", "M4.last"), ("M12.regret", "M13.optimism", *HEADS)
     ),
-    "wrong rare reward": Defect(
-        wrong_reward,
-        ("M5.branch_reward_error", "M12.regret", "M13.optimism", "M12.spearman"),
-        ("M5.reward_recall", *ONE_STEP, *EFFECTS, "M5.branch_hazard_error", "M4.last", "M10.recall"),
+    "reward sign flipped": Defect(
+        flipped_reward,
+        ("M5.reward_slope", "M5.reward_recall", "M5.branch_reward_error", "M12.regret", "M13.optimism", "M12.spearman"),
+        (*ONE_STEP, *EFFECTS, *ACTIONS, "M5.branch_hazard_error", "M4.last", "M10.recall"),
+    ),
+    "rewards one step late": Defect(
+        late_reward,
+        ("M5.reward_recall", "M5.branch_reward_error"),
+        (*ONE_STEP, *EFFECTS, *ACTIONS, "M5.branch_hazard_error", "M4.last", "M10.recall"),
+    ),
+    "rewards scaled": Defect(
+        scaled_reward,
+        ("M5.reward_slope", "M5.branch_reward_error"),
+        (*ONE_STEP, *EFFECTS, *ACTIONS, "M5.branch_hazard_error", "M4.last", "M10.recall", "M12.spearman"),
     ),
     "tokenizer drops the object": Defect(
         lossy_tokenizer, ("M0.recall",), (*ONE_STEP, *EFFECTS, *HEADS, "M4.last", "M10.recall", "M13.value_error")

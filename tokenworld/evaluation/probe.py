@@ -52,6 +52,8 @@ def score_held_out(
     A = world_model.shapes.actions
     every = max(1, round(B * (T - warm) * A / MOST_FORKS))
     rows: dict[str, list[Tensor]] = {}
+    hazards: list[Tensor] = []  # (B,) of each step, nan where it was not asked for
+    kept: list[Tensor] = []  # (B,) bool of each step: which rows were scored
     for t in range(T - 1):
         action, following, first = steps.action[:, t], Codes(codes.indices[:, t + 1 : t + 2]), steps.first[:, t + 1]
         begun = begun | steps.first[:, t]
@@ -60,20 +62,23 @@ def score_held_out(
             break
         tick()
         found: dict[str, Tensor] = {}
+        over = steps.terminated[:, t - 1] if t else torch.zeros_like(real)  # its last frame, after which nothing was done
         if real.any():
             found["bits_by_action"] = torch.full((int(real.sum()), A), math.nan)
             if t % every == 0:
                 found["bits_by_action"] = _under_each_action(world_model, state, following, real)
-            if world_model.decoding.ahead:
-                told = predicted(world_model, state, action, draws.uniform(drawn_at[:, t], (DRAWS, K), device=device))
-                found["reward_mean"], found["hazard"], found["reward_probability"] = told
+        if world_model.decoding.ahead and (real | over).any():
+            told = predicted(world_model, state, action, draws.uniform(drawn_at[:, t], (DRAWS, K), device=device))
+            found["reward_mean"], found["hazard"], found["reward_probability"] = told
         prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
-        if not real.any():
-            continue
         if not world_model.decoding.ahead:
             reward = world_model.reward(prediction.h)
             found["reward_mean"], found["reward_probability"] = reward.mean, reward.signs
             found["hazard"] = world_model.termination(prediction.h).mean
+        hazards.append(found["hazard"] if "hazard" in found else torch.full_like(steps.reward[:, t], math.nan))
+        kept.append(real)
+        if not real.any():
+            continue
         logp = prediction.score().float().log_softmax(-1) / math.log(2)  # (B, K, V)
         z = following.indices[:, 0]
         found |= {
@@ -93,9 +98,18 @@ def score_held_out(
             found["state"] = torch.from_numpy(state_of[:, t].astype(np.int64))
         for name, x in found.items():
             rows.setdefault(name, []).append(x[real].cpu() if len(x) == B else x.cpu())
+    rows["hazard_after"] = _one_later(hazards, kept, steps.terminated)
     scored = Scored(**{name: _array(torch.cat(parts)) for name, parts in rows.items()})
     _check_finite({"codes": scored.bits.sum(-1), "rewards": scored.reward_mean, "terminations": scored.hazard})
     return scored
+
+
+def _one_later(hazards: list[Tensor], kept: list[Tensor], terminated: Tensor) -> list[Tensor]:
+    """For each step the hazards (n,) one step later, in the n rows that were kept: nan where the episode went on, or where the
+    window stops. terminated (B, T)."""
+    unknown = torch.full_like(hazards[0], math.nan)
+    later = [*hazards[1:], unknown]
+    return [torch.where(terminated[:, t], later[t], unknown)[real].cpu() for t, real in enumerate(kept)]
 
 
 def _check_finite(predictions: dict[str, np.ndarray]) -> None:

@@ -18,6 +18,8 @@ from tokenworld.evaluation.measured import absent, mean, number
 from tokenworld.evaluation.records import Drift, Metric, Rollouts
 
 IDS = ("M15.c2st", "M15.disagreement", "M15.self_consistency", "M15.uncovered")
+WORTH = "a proxy is worth what its rank correlation with the criteria says, see `meta_table`"
+SILENT = dict.fromkeys(IDS, WORTH)  # numbers that no finding reads, and why
 TOLD = "Real and imagined told apart"
 
 

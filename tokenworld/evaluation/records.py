@@ -87,6 +87,7 @@ class Scored:
     step: Array | None = None  # (N,) int: the step of the row in its episode
     state: Array | None = None  # (N,) uint64: which state it is, alike in every evaluation on the same data
     reward_probability: Array | None = None  # (N, 3): predicted probability of a negative, of no and of a positive reward
+    hazard_after: Array | None = None  # (N,): where the episode ended, the hazard predicted one step later; nan elsewhere
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ report.json, schema 1, strict JSON (no NaN, no Infinity):
     capabilities  tier -> what was there to measure with, or null
     metrics       [{id, name, value, unit, direction, ci, level, n_clusters, n_samples, floor, ceiling, skill, tier, status,
                   reason, experimental, seconds}]; value is null unless status is ok or underpowered
-    findings      [{code, severity, evidence, text, established}]; established is true, false (excluded) or null (open)
+    findings      [{code, severity, evidence, text, established, threshold}]; established is true, false (excluded) or null
+                  (open), threshold its limit in words (not in reports of older versions)
     selftest      what the suite checked of itself on this machine, name -> {passed, ...}, or null
 
 states.npz, no pickles: for each metric with a value per row "<id>" (n,) and "<id>/cluster" (n,), the episode of each; "state"
@@ -232,6 +233,8 @@ def validate(report: Any) -> list[str]:
             wrong.append(f"finding {code} has severity {finding.get('severity')!r}, expected one of {', '.join(SEVERITIES)}")
         elif not any(finding.get("established", "nothing") is value for value in (True, False, None)):
             wrong.append(f"finding {code} has established {finding.get('established')!r}, expected true, false or null")
+        elif not isinstance(finding.get("threshold", ""), str):
+            wrong.append(f"finding {code} has threshold {finding['threshold']!r:.60}, expected words")
         elif not isinstance(finding.get("evidence"), list) or not set(map(str, finding["evidence"])) <= set(ids):
             wrong.append(f"finding {code} has evidence {finding.get('evidence')}, which are not all metrics of the report")
     return wrong

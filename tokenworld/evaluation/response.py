@@ -20,8 +20,10 @@ from tokenworld.evaluation.records import Metric
 DOSES = (0.25, 0.5, 1.0)
 RESOLUTION = 0.01  # bits, shares, probabilities, correlations
 SHOWN = ("M0.recall", "M1.excess", "M2.dcal", "M2.dh", "M3.kl", "M3.off_support", "M3.missed", "M3.coherence", "M4.first",
-         "M4.last", "M5.reward_recall", "M5.hazard_ratio", "M5.branch_reward_error", "M5.branch_hazard_error", "M6.shuffled",
-         "M7.effect_error", "M7.spurious", "M7.effect_cosine", "M7.sensitivity", "M8.do_gap", "M8.transfer_gap",
+         "M4.last", "M5.reward_recall", "M5.reward_bias", "M5.reward_slope", "M5.hazard_ratio", "M5.branch_reward_error",
+         "M5.branch_hazard_error", "M6.shuffled", "M6.apart", "M6.misnamed", "M6.unannounced", "M6.inverse_gap",
+         "M7.effect_error", "M7.spurious", "M7.effect_cosine", "M7.sensitivity", "M7.weakest_pair", "M7.reversed", "M8.do_gap",
+         "M8.transfer_gap",
          "M8.spurious_feature", "M9.compression", "M10.recall", "M11.undo", "M12.spearman", "M12.regret", "M13.value_error",
          "M13.optimism")  # fmt: skip
 BIASED = ("M12.spearman", "M12.regret")  # by chance in returns: compared with the truth measured on as many
@@ -33,7 +35,7 @@ EXCEPTIONS = {
     ("underconfident", "M2.dcal", "responds"): "a flat distribution over what is possible pays what it announces: the gap is "
     "largest at a temperature of about 2 and shrinks again, M2.dh goes on growing",
     ("underconfident", "M2.dcal_joint", "responds"): "as M2.dcal",
-    ("wrong rare reward", "M12.spearman", "responds"): "with half of the door's rewards wrong the order of the policies is "
+    ("reward sign flipped", "M12.spearman", "responds"): "with half of the door's rewards wrong the order of the policies is "
     "nearly right again: ranks are no measure of size",
 }  # fmt: skip
 
@@ -274,7 +276,7 @@ def _meta_table(numbers: dict) -> str:
                  for j in range(len(table["criteria"])))  # fmt: skip
         rows.append([proxy, *cells])
     return (
-        "## Do cheap numbers predict dear ones?\n\nSpearman over the truth and the 18 defects at full dose, of how far each is "
+        "## Do cheap numbers predict dear ones?\n\nSpearman over the truth and all defects at full dose, of how far each is "
         "from right, with its interval over models: a property of these defects, and the way to make such a table of real "
         "checkpoints.\n\n" + _table(rows)
     )

@@ -23,7 +23,7 @@ from tokenworld.evaluation.agent_probe import support_of
 from tokenworld.evaluation.dynamics import dynamics_metrics
 from tokenworld.evaluation.evaluate import fingerprint_of, held_out_of, tier_a, tier_b, tier_c
 from tokenworld.evaluation.explained import EXPLAINED
-from tokenworld.evaluation.findings import findings, verdict
+from tokenworld.evaluation.findings import findings
 from tokenworld.evaluation.measured import absent
 from tokenworld.evaluation.partial import kept, key_of
 from tokenworld.evaluation.records import Metric
@@ -32,6 +32,7 @@ from tokenworld.evaluation.report import fingerprint as weights_of
 from tokenworld.evaluation.returns import scored
 from tokenworld.evaluation.stages import Stages
 from tokenworld.evaluation.tokens import codebook_usage, events, kmeans_baseline, perplexity, psnr
+from tokenworld.evaluation.verdict import verdict
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import Codes
 
@@ -136,13 +137,13 @@ def assess(
             stages.kept()
         return found
 
+    names = run.meta.get("action_meanings") or ()
     metrics, pictures, state = measured("A", lambda: tier_a(
         run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=each, seed=seed,
-        stages=stages,
+        stages=stages, names=names,
     ))  # fmt: skip
     if simulator is not None:
         left = stages.left - each * (policies is not None)
-        names = run.meta.get("action_meanings") or ()
         more, drawn = measured("B", lambda: tier_b(
             run.world_model, simulator, states=states, budget=left, seed=seed, names=names, policy=policy,
             support=_support(run), stages=stages,

@@ -18,6 +18,12 @@ from tokenworld.evaluation.records import Branches, Metric, Pairs
 
 IDS = ("M8.kl_behaviour", "M8.kl_do", "M8.do_gap", "M8.do_gap_supported", "M8.kl_other", "M8.transfer_gap",
        "M8.spurious_feature", "M8.matrix_gap")  # fmt: skip
+SILENT = {  # numbers that no finding reads, and why
+    "M8.kl_behaviour": "M8.do_gap compares it with M8.kl_do; M2.dcal_joint and M2.dh judge its parts",
+    "M8.kl_do": "M8.do_gap compares it with M8.kl_behaviour",
+    "M8.kl_other": "M8.transfer_gap compares it with M8.kl_behaviour",
+    "M8.do_gap_supported": "it says what kind of fault M8.do_gap is: CAUSALLY_CONFUSED and UNRELIABLE_OFF_SUPPORT read it",
+}
 NAMES = {
     "M8.kl_behaviour": "KL divergence under the behaviour policy",
     "M8.kl_do": "KL divergence under actions set at random",

@@ -18,6 +18,14 @@ from tokenworld.evaluation.records import Array, Metric, PolicyValues
 
 IDS = ("M12.spearman", "M12.kendall", "M12.regret", "M12.abs_error", "M12.mmrv", "M12.within_tertile", "M13.value_error",
        "M13.oracle_gain", "M13.planner_regret", "M13.optimism", "M14.knee", "M14.fragility")  # fmt: skip
+SILENT = {  # numbers that no finding reads, and why
+    "M12.kendall": "the same order as M12.spearman, which judges it",
+    "M12.mmrv": "a return without a scale: M12.regret judges the wrong order that matters most",
+    "M12.within_tertile": "a third holds few policies: M12.spearman judges all",
+    "M13.oracle_gain": "it is the planner's, not the model's",
+    "M14.knee": "how much information is enough has no ideal",
+    "M14.fragility": "it judges a ladder of models, not one",
+}
 POLICIES = 20  # with fewer, rankings say little
 COMMON = dict(tier="C", experimental=True)
 
@@ -130,13 +138,14 @@ def planning(values: PolicyValues) -> list[Metric]:
     def skipped(id: str) -> Metric:
         return absent(id, names[id], "the returns of these planners were not measured", "skipped", **common)
 
-    found, able = [], False
+    found, able, scale = [], False, None
     if oracle is None or random is None:
         found += [skipped("M13.oracle_gain"), skipped("M13.planner_regret")]
     else:
         gain = _gap("M13.oracle_gain", names["M13.oracle_gain"], oracle, random, direction="higher", floor=0.0, **common)
         able = gain.ci is not None and gain.ci[0] > 0
         found.append(gain)
+        scale = gain.value if able else None
         id = "M13.planner_regret"
         if mine is None:
             found.append(skipped(id))
@@ -148,7 +157,8 @@ def planning(values: PolicyValues) -> list[Metric]:
             found.append(loss)
     if promised is None or mine is None:
         return [*found, skipped("M13.optimism")]
-    return [*found, _gap("M13.optimism", names["M13.optimism"], promised, mine, direction="zero", ceiling=0.0, **common)]
+    return [*found, _gap("M13.optimism", names["M13.optimism"], promised, mine, direction="zero", floor=scale,
+                        ceiling=0.0, **common)]  # fmt: skip
 
 
 def _gap(id: str, name: str, a: Array, b: Array, **more) -> Metric:
