@@ -40,9 +40,9 @@ LAYERS = [
     ["native"],
     ["interfaces"],
     ["forms"],
-    ["weights", "safe_load"],
+    ["weights", "safe_load", "optim"],
     ["files", "origins", "private", "signals"],
-    ["errors"],
+    ["errors", "threads"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

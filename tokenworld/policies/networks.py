@@ -11,9 +11,6 @@ from torch import Tensor, nn
 
 from tokenworld.interfaces import Shapes, View
 
-CHANNELS = 32  # of FrameNetwork's convolution
-
-
 class PixelNetwork(nn.Module):
     """IRIS's policy: four convolutions with max-pooling, then an LSTM, on the reconstruction, never on the real frame."""
 
@@ -55,9 +52,11 @@ class PixelNetwork(nn.Module):
 
 
 class FrameNetwork(nn.Module):
-    """One convolution on the decoded frame, then two layers. No memory: for small frames that show all there is to know.
+    """A convolution of 16 channels on the decoded frame, then two layers: MinAtar's network (Young and Tian 2019,
+    arXiv:1903.03176) and one layer more. No memory: for frames that show all there is to know.
 
-    What it learns of a thing at one place holds at all others, which a table of codes per position must learn anew there.
+    What it learns of an object at one place holds at all others; a table of codes per position learns each place by itself.
+    Frames of 20 pixels or more are read with a stride that leaves about 10 x 10 positions.
     """
 
     needs_pixels, needs_h = True, False
@@ -65,9 +64,12 @@ class FrameNetwork(nn.Module):
     def __init__(self, shapes: Shapes, hidden: int):
         super().__init__()
         C, H, W = shapes.frame
-        self.cnn = nn.Sequential(nn.Conv2d(C, CHANNELS, 4, stride=2, padding=1), nn.SiLU(), nn.Flatten())
+        stride = max(1, min(H, W) // 10)
+        size, padding = 2 + stride, max(0, 3 - min(H, W))
+        self.cnn = nn.Sequential(nn.Conv2d(C, 16, size, stride, padding), nn.SiLU(), nn.Flatten())
+        rows, columns = ((n + 2 * padding - size) // stride + 1 for n in (H, W))
         self.body = nn.Sequential(
-            nn.Linear(CHANNELS * (H // 2) * (W // 2), hidden),
+            nn.Linear(16 * rows * columns, hidden),
             nn.LayerNorm(hidden),
             nn.SiLU(),
             nn.Linear(hidden, hidden),
