@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tokenworld.interfaces import Shapes, View
 
+
 class PixelNetwork(nn.Module):
     """IRIS's policy: four convolutions with max-pooling, then an LSTM, on the reconstruction, never on the real frame."""
 
