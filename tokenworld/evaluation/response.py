@@ -191,7 +191,7 @@ def page(seeds: int = 200, small: int = 20, datasets: int = 500) -> str:
             "states, every probability known. Doses 0.25, 0.5 and 1 are the share of visited states that have the defect "
             "(temperatures: of their logarithm). Expectations are exact; what is measured on samples is said to be.",
             "## The matrix at full dose\n\nDifference from the truth's own number (first row); empty where it is at most "
-            f"{RESOLUTION}.\n\n" + _matrix_table(numbers),
+            f"{RESOLUTION}, undefined where the model gives the number no meaning (a slope on predictions that never change).\n\n" + _matrix_table(numbers),
             "## Claims: does it respond, in every dose no less than in a smaller one? Is it silent?\n\n"
             + _claims_table(numbers),
             "## What does not hold, and why\n\n"
@@ -215,7 +215,7 @@ def _matrix_table(numbers: dict) -> str:
     rows = [["defect", *SHOWN], ["(the truth)", *(f"{truth[m]:.3g}" for m in SHOWN)]]
     for name in DEFECTS:
         moved = [numbers[name, 1.0][m] - truth[m] for m in SHOWN]
-        rows.append([name, *("" if abs(x) <= RESOLUTION else f"{x:+.3g}" for x in moved)])
+        rows.append([name, *("" if abs(x) <= RESOLUTION else "undefined" if np.isnan(x) else f"{x:+.3g}" for x in moved)])
     return _table([list(column) for column in zip(*rows, strict=True)])  # numbers down, defects across
 
 
