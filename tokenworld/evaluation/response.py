@@ -191,7 +191,8 @@ def page(seeds: int = 200, small: int = 20, datasets: int = 500) -> str:
             "states, every probability known. Doses 0.25, 0.5 and 1 are the share of visited states that have the defect "
             "(temperatures: of their logarithm). Expectations are exact; what is measured on samples is said to be.",
             "## The matrix at full dose\n\nDifference from the truth's own number (first row); empty where it is at most "
-            f"{RESOLUTION}, undefined where the model gives the number no meaning (a slope on predictions that never change).\n\n" + _matrix_table(numbers),
+            f"{RESOLUTION}, undefined where the model gives the number no meaning (a slope on predictions that never "
+            "change).\n\n" + _matrix_table(numbers),
             "## Claims: does it respond, in every dose no less than in a smaller one? Is it silent?\n\n"
             + _claims_table(numbers),
             "## What does not hold, and why\n\n"

@@ -5,8 +5,8 @@ it leaves alone, since one number alone seldom tells which fault it was (an acti
 with left and right swapped is as sensitive to its actions as a right one).
 
 Every metric whose ideal is known has a rule, or its file says in `SILENT` why it has none; a test compares. The margins are
-sizes that matter to a policy or a reader; what chance may do is the interval's part. Four were set after a look at measured models:
-those of M2.dcal_joint, M2.dh and M3.coherence where they are read alone, and that of M6.unannounced.
+sizes that matter to a policy or a reader; what chance may do is the interval's part. Four were set after a look at measured
+models: those of M2.dcal_joint, M2.dh and M3.coherence where they are read alone, and that of M6.unannounced.
 """
 
 from __future__ import annotations
