@@ -21,7 +21,7 @@ from tokenworld.evaluation import (
 from tokenworld.evaluation.explained import EXPLAINED
 from tokenworld.evaluation.findings import findings
 from tokenworld.evaluation.records import Metric
-from tokenworld.evaluation.rules import HEED, RULES, SIGNATURES, Bound, Rule, above, below
+from tokenworld.evaluation.rules import LEAST_SAVED, RULES, SIGNATURES, Bound, Rule, above, below
 from tokenworld.evaluation.verdict import SPOKEN, verdict
 
 FAMILIES = (arrow, branch_fidelity, calibration, confusions, drift, effects, fidelity, histories, outcomes, proxies, transfer,
@@ -324,7 +324,7 @@ def test_the_verdict_is_one_line_without_repeating_itself():
     assert "rules out" not in line and "less random" not in line  # the signature says it
     assert "; rollouts as a whole stay near reality for 1 step;" in line  # where measured, tier B's
     assert "\n" not in line and line.endswith(".")
-    long = [*measured(), replace(horizon, value=20.0, ci=(20.0, 20.0), reason="longer than the 20 steps that were dreamt")]
+    long = [*measured(), replace(horizon, value=20.0, ci=(20.0, 20.0), reason="longer than the 20 steps that were imagined")]
     assert "; trust rollouts to at least 20 steps (longest tried); " in verdict(long, findings(long))
     few = [replace(metric, status="underpowered", reason="few") for metric in metrics]
     line = verdict(few, findings(few))
@@ -335,5 +335,6 @@ def test_the_verdict_is_one_line_without_repeating_itself():
     assert f", and {len(RULES) + len(SIGNATURES) - 6} more." in unsure
     harmless = verdict(measured(FAULTS["harmless distractor"][0]), findings(measured(FAULTS["harmless distractor"][0])))
     assert harmless.startswith("Drops outcomes (50% of what really comes) [limit: ") and "; its errors do not cost" in harmless
-    saved = [replace(metric, value=2 * HEED, ci=(HEED, 3 * HEED)) for metric in measured() if metric.id == "M6.shuffled"]
+    at_limit = dict(value=2 * LEAST_SAVED, ci=(LEAST_SAVED, 3 * LEAST_SAVED))
+    saved = [replace(metric, **at_limit) for metric in measured() if metric.id == "M6.shuffled"]
     assert "knowing the action" not in verdict(saved, findings(saved))  # its interval holds the limit

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tokenworld import optim
+from tokenworld import building, config, distributed, optim
 from tokenworld.errors import UserError
 from tokenworld.nn import ExactLinear, mlp
 
@@ -38,7 +38,7 @@ def test_muon_moves_the_matrices_of_hidden_layers_and_adamw_the_rest():
     groups = {id(p): group for group in optimizer.param_groups for p in group["params"]}
     assert len(groups) == len(list(module.parameters()))
     matrices = {id(module[2][0].weight), id(module[2][2].weight)}
-    assert {key for key, group in groups.items() if group["muon"]} == matrices
+    assert {key for key, group in groups.items() if "muon" in group} == matrices
     assert all(groups[key]["lr"] == pytest.approx(0.02) and groups[key]["weight_decay"] == 0.1 for key in matrices)
     assert groups[id(module[0].weight)]["weight_decay"] == 0 and groups[id(module[3].weight)]["lr"] == 0.001
     before = copy.deepcopy(module)
@@ -85,3 +85,29 @@ def test_the_average_is_back_where_learning_fails():
 def test_numbers_that_cannot_work_are_refused(settings):
     with pytest.raises(UserError, match="got (muon|average)="):
         optim.make(body(), lr=0.001, weight_decay=0.0, **settings)
+
+
+def test_rates_follow_the_warmup_whatever_the_rate_an_optimizer_was_made_with():
+    for lr in (0.004, 1.0):  # a resumed run makes its optimizer before it knows the rate
+        optimizer = optim.make(body(), lr=lr, weight_decay=0.0, muon=0.02)
+        optim.set_rate(optimizer, 0.004, share=0.5)
+        rates = {"muon" in group: group["lr"] for group in optimizer.param_groups}
+        assert rates == {True: pytest.approx(0.01), False: pytest.approx(0.002)}
+
+
+def test_a_sharded_dynamics_refuses_them(tmp_path, monkeypatch):
+    cfg, cli = config.compose(["overlay=debug", f"out={tmp_path / 'run'}", "train.dynamics.optimizer={muon: 0.02}"])
+    cfg["train"]["loop"]["shard"] = True
+    monkeypatch.setattr(distributed, "world", lambda: 2)
+    with pytest.raises(UserError, match="train.dynamics.optimizer needs whole matrices"):
+        building.built(tmp_path / "run", cfg, cli | {"phase": "dynamics"}, ("dynamics",))
+
+
+@pytest.mark.parametrize("settings, expected", [
+    ("{mun: 0.02}", "did you mean train.dynamics.optimizer.muon"), ("{_target_: os.system}", "got a _target_"),
+    ("{muon: often}", "must be"),
+])  # fmt: skip
+def test_settings_of_a_recipe_are_checked(settings, expected):
+    cfg, _ = config.compose([f"train.dynamics.optimizer={settings}"])
+    with pytest.raises(UserError, match=expected):
+        config.check(cfg)

@@ -42,12 +42,16 @@ def assert_same_weights(one, other):
     assert not different, different[:5]
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
-def test_a_killed_run_resumes_bit_for_bit(recipe, tmp_path, monkeypatch):
+OPTIONS = ["train.dynamics.optimizer={muon: 0.02, average: 0.9}", "train.dynamics.warmup=0", "train.collect.repeat=0.5",
+           "policy.view=frame"]  # fmt: skip
+
+
+@pytest.mark.parametrize("recipe, words", [*((recipe, ()) for recipe in RECIPES), ("quickstart", OPTIONS)])
+def test_a_killed_run_resumes_bit_for_bit(recipe, words, tmp_path, monkeypatch):
     # what the evaluation measures must not depend on how busy this machine is
     monkeypatch.setattr(training, "ASSESSED", 1e6)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    result = run(recipe, whole)
+    result = run(recipe, whole, *words)
     assert result["env_steps"] > 0 and result["imagined_steps"] > 0 and result["eval"]["episodes"] == 2
     assert json.loads((whole / "summary.json").read_text())["updates"]["policy"] > 0
     for name in ("config.yaml", "metrics.jsonl", "learning_curve.png", "dream.png", "dream.gif"):
@@ -72,7 +76,7 @@ def test_a_killed_run_resumes_bit_for_bit(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(commands.Run, "update", dying_update)
     monkeypatch.setattr(commands.Run, "save", dying_save)
     with pytest.raises(Killed):
-        run(recipe, killed)
+        run(recipe, killed, *words)
     with pytest.raises(Killed):
         commands.resume(str(killed), {}, {})
     commands.resume(str(killed), {}, {})

@@ -223,6 +223,9 @@ def built(
     if shard and cli.get("phase") != "dynamics":
         raise UserError("train.loop.shard keeps a part of the dynamics in each process, and a policy needs it whole: use"
                         " `tokenworld train dynamics`, then `tokenworld train policy load.world_model=RUN` without it")
+    if shard and distributed.world() > 1 and cfg["train"]["dynamics"].get("optimizer"):
+        raise UserError("train.dynamics.optimizer needs whole matrices, and train.loop.shard keeps a part of each in each"
+                        " process: leave one of the two out")
     make_env = functools.partial(env_of, cfg)
     env = make_env(1)
     frame, actions = tuple(env.single_observation_space.shape), int(env.single_action_space.n)

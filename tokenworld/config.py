@@ -262,6 +262,8 @@ def _check_optimizer(cfg: dict) -> None:
     from tokenworld import optim  # torch comes with it, and is not needed before parts are checked
 
     settings = cfg["train"]["dynamics"].get("optimizer") or {}
+    if "_target_" in settings:
+        raise UserError("train.dynamics.optimizer takes keywords of tokenworld.optim.make, got a _target_: remove it")
     check_keywords(cfg, "train.dynamics.optimizer", {"_target_": "tokenworld.optim.make"} | settings, optim.make)
 
 

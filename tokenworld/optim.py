@@ -33,21 +33,27 @@ def make(
     decayed = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear)}
     asked = [group for m in module.modules() if hasattr(m, "parameter_groups") for group in m.parameter_groups()]
     scale = {id(p): factor for factor, parameters in asked for p in parameters}
-    matrices = {id(m.weight) for m in module.modules() if type(m) is nn.Linear}  # a subclass computes logits
-    matrices = set() if muon is None else matrices
+    matrices = {id(m.weight) for m in module.modules() if type(m) is nn.Linear} if muon else set()  # a subclass computes logits
     groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {(1.0, True, False): [], (1.0, False, False): []}
     for p in module.parameters():
         if p.requires_grad:
             groups.setdefault((scale.get(id(p), 1.0), id(p) in decayed, id(p) in matrices), []).append(p)
-    listed = []
-    for (factor, is_decayed, is_matrix), parameters in groups.items():
-        group = {"params": parameters, "weight_decay": weight_decay if is_decayed else 0.0}
-        factor *= muon / lr if is_matrix else 1
-        listed += [group | ({"lr": lr * factor, "lr_scale": factor} if factor != 1 or is_matrix else {}) | {"muon": is_matrix}]
-    listed = [group for group in listed if group["params"]]
-    if muon is None and not average:
-        return torch.optim.AdamW([{k: v for k, v in group.items() if k != "muon"} for group in listed], lr=lr, fused=True)
-    return Averaged(listed, average=average, lr=lr)
+    listed = [
+        {"params": parameters, "weight_decay": weight_decay if is_decayed else 0.0}
+        | ({"muon": muon} if is_matrix else {})
+        | ({"lr_scale": factor} if factor != 1 else {})
+        for (factor, is_decayed, is_matrix), parameters in groups.items()
+        if parameters
+    ]
+    optimizer = Averaged(listed, average=average, lr=lr) if muon or average else torch.optim.AdamW(listed, lr=lr, fused=True)
+    set_rate(optimizer, lr)
+    return optimizer
+
+
+def set_rate(optimizer: torch.optim.Optimizer, lr: float, share: float = 1.0) -> None:
+    """Have each group learn at `share` of its rate: lr, or that of Muon, times the group's `lr_scale`."""
+    for group in optimizer.param_groups:
+        group["lr"] = group.get("muon", lr) * group.get("lr_scale", 1.0) * share
 
 
 def check(*, muon: float | None = None, average: float = 0.0) -> None:
@@ -55,14 +61,15 @@ def check(*, muon: float | None = None, average: float = 0.0) -> None:
     if muon is not None and not 0 < muon < float("inf"):
         raise UserError(f"the learning rate of Muon must be positive, got muon={muon}: choose e.g. 0.02, or null for AdamW")
     if not 0 <= average < 1:
-        raise UserError(f"the decay of averaged weights must lie in 0..1, below 1, got average={average}: choose e.g. 0.98")
+        raise UserError("the decay of averaged weights must be at least 0 and below 1,"
+                        f" got average={average}: choose e.g. 0.98")
 
 
 class Averaged(torch.optim.AdamW):
     """AdamW, with Muon for groups with `muon`, and with an exponential moving average of the weights if `average` > 0.
 
-    The parameters hold the average, and the state of each the last weights (`state[p]["last"]`), but in a `with learning(...)`,
-    where it is the other way around.
+    The parameters hold the average, and the state of each the last weights (`state[p]["last"]`), but in a
+    `with learning(...)`, where it is the other way around. The momentum of Muon is `state[p]["exp_avg"]`.
     """
 
     def __init__(self, groups: list[dict], *, average: float, lr: float):
@@ -72,11 +79,11 @@ class Averaged(torch.optim.AdamW):
     @torch.no_grad()
     def step(self, closure=None) -> None:
         groups = self.param_groups
-        self.param_groups = [group for group in groups if not group["muon"]]
+        self.param_groups = [group for group in groups if "muon" not in group]
         super().step()
         self.param_groups = groups
         for group in groups:
-            if group["muon"]:
+            if "muon" in group:
                 self._step_muon(group)
         if self.average:
             self._update_average()
@@ -99,7 +106,7 @@ class Averaged(torch.optim.AdamW):
         learned = [p for p, state in self.state.items() if state]
         for p in learned:
             self.state[p].setdefault("last", p.detach().clone())
-        step = float(max(self.state[p]["step"] for p in learned))
+        step = float(self.state[learned[0]]["step"])  # one value fetched from the device
         decay = min(self.average, (1 + step) / (10 + step))
         torch._foreach_lerp_([self.state[p]["last"] for p in learned], [p.detach() for p in learned], 1 - decay)
 

@@ -233,7 +233,7 @@ def _length(params: Any) -> int:
 def _moments(optimizer: torch.optim.Optimizer, saved: Any, name: str, where: Path) -> dict[int, dict[str, Tensor]]:
     """The saved moments of each parameter, of which there are as many as the parameter has elements."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    muon = {id(p) for group in optimizer.param_groups if group.get("muon") for p in group["params"]}
+    muon = {id(p) for group in optimizer.param_groups if "muon" in group for p in group["params"]}
     if not isinstance(saved, dict) or not all(isinstance(key, int) and 0 <= key < len(parameters) for key in saved):
         raise UserError(f"{where} does not fit: the {name} optimizer is of other parameters than those of this run: {MISMATCH}")
     for i, state in saved.items():

@@ -316,8 +316,7 @@ def train_dynamics(
     batches = run.batches(updates, batch, length, recent=recent, frames=False)
     with optim.learning(optimizer):
         for steps, rows in progress(run, batches, updates, "dynamics"):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * group.get("lr_scale", 1.0) * min(1.0, (run.count["dynamics"] + 1) / max(warmup, 1))
+            optim.set_rate(optimizer, lr, min(1.0, (run.count["dynamics"] + 1) / max(warmup, 1)))
             steps, codes = steps.to(run.device), run.codes(run.replay, rows)
             run.update("dynamics", optimizer, learn(steps, codes), clip)
     modules.eval()

@@ -30,7 +30,7 @@ NAMES = {
     "M7.reversed": "States in which actions have other effects",
 }
 DISAGREE = 0.3  # cosine of true and predicted effects of a state below which they are other effects
-FELT = 0.5  # share of the true effect that the model's must have to be an effect at all
+LEAST_EFFECT = 0.5  # share of the true effect that the model's must have to be an effect at all
 FEW = 10  # rows of an action, below which nothing is said of it
 
 
@@ -98,10 +98,10 @@ def _unannounced(scored: Scored, seen: np.ndarray, names: Sequence[str]) -> Metr
 
 
 def _inverse_gap(scored: Scored, taken: np.ndarray | None) -> Metric:
-    told = effects.log_posterior(scored, taken)  # (N, A)
-    posterior = np.exp2(told - told.max(1, keepdims=True))
+    log_posterior = effects.log_posterior(scored, taken)  # (N, A)
+    posterior = np.exp2(log_posterior - log_posterior.max(1, keepdims=True))
     announced = (posterior / posterior.sum(1, keepdims=True)).max(1)
-    gap = announced - effects.recognised(told, scored.action)
+    gap = announced - effects.recognition_share(log_posterior, scored.action)
     return mean("M6.inverse_gap", NAMES["M6.inverse_gap"], gap, scored.cluster, "share", "zero", ceiling=0.0)
 
 
@@ -119,12 +119,12 @@ def confused_effects(branches: Branches, names: Sequence[str] = ()) -> list[Metr
     sums = effects.pair_sums(branches)  # name -> (S, pairs)
     none = "no action has an effect in these states"
     moved = [i for i in range(len(pairs)) if (sums["moved"][:, i] > 0).sum() >= FEW]
-    weakest = min(moved, key=lambda i: sums["felt"][:, i].sum() / sums["moved"][:, i].sum(), default=None)
+    weakest = min(moved, key=lambda i: sums["model_moved"][:, i].sum() / sums["moved"][:, i].sum(), default=None)
     id, common = "M7.weakest_pair", dict(unit="", direction="higher", tier="B", floor=0.0, ceiling=1.0)
     if weakest is None:
         found = [absent(id, NAMES[id], none, **common)]
     else:
-        value, ci, n = intervals.ratio(sums["felt"][:, weakest], sums["moved"][:, weakest], branches.cluster,
+        value, ci, n = intervals.ratio(sums["model_moved"][:, weakest], sums["moved"][:, weakest], branches.cluster,
                                        level=1 - 0.05 / len(moved))  # fmt: skip
         words = " and ".join(_name(a, names) for a in pairs[weakest])
         found = [number(id, NAMES[id], value, ci, n, len(branches.p), reason=f"{words}{reason and '; '}{reason}",
@@ -132,7 +132,7 @@ def confused_effects(branches: Branches, names: Sequence[str] = ()) -> list[Metr
     whole = {name: values.sum(1) for name, values in sums.items()}
     size = np.sqrt(whole["true_square"] * whole["model_square"])
     has = whole["moved"] > 0
-    other = has & (whole["along"] < DISAGREE * size) & (whole["felt"] > FELT * whole["moved"])
+    other = has & (whole["along"] < DISAGREE * size) & (whole["model_moved"] > LEAST_EFFECT * whole["moved"])
     return [*found, share("M7.reversed", NAMES["M7.reversed"], other.astype(float), has, branches.cluster, "share", tier="B",
                           floor=1.0, ceiling=0.0, samples=int(has.sum()), none=none, reason=reason)]  # fmt: skip
 

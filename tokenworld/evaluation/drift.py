@@ -59,7 +59,7 @@ def horizon(drift: Drift) -> list[Metric]:
         return float(np.argmax(bad) + 1) if bad.any() else float(T + 1)
 
     value, ci, _ = intervals.statistic(first_bad, drift.cluster, draws=500)
-    censored = f"longer than the {T} steps that were dreamt" if value > T else ""
+    censored = f"longer than the {T} steps that were imagined" if value > T else ""
     found = [
         Metric("M4.horizon", "Valid horizon", value - 1, "steps", "higher", (ci[0] - 1, ci[1] - 1), floor=0.0,
                **{**common, **few, "reason": few.get("reason", "") or censored})
@@ -160,7 +160,7 @@ def _valid_horizon(D: np.ndarray, copy: np.ndarray, cluster: np.ndarray, names: 
     excess = np.where(seen, D - WORTH * copy, 0.0)
     _, low, high = intervals.columns(excess, seen.astype(float), cluster)
     latest, soonest = (float(np.argmax(end > 0)) if (end > 0).any() else float(T) for end in (low, high))
-    reason = f"longer than the {T} steps that were dreamt" if latest == T else ""
+    reason = f"longer than the {T} steps that were imagined" if latest == T else ""
     id, n = "M4.valid_horizon", len(np.unique(cluster))
     return number(id, names[id], latest, (soonest, latest), n, len(D), unit="steps", direction="higher", tier="B", floor=0.0,
                   reason=reason)  # fmt: skip
@@ -182,7 +182,7 @@ def _median_horizon(D: np.ndarray, copy: np.ndarray, second: np.ndarray, cluster
 
     value = float(median(np.ones(S)))
     drawn = median(intervals.draws_of(len(found))[:, row])
-    id, reason = "M4.median_horizon", f"longer than the {T} steps that were dreamt" if value == T else ""
+    id, reason = "M4.median_horizon", f"longer than the {T} steps that were imagined" if value == T else ""
     ci = intervals.percentile(drawn, clusters=len(found))
     return number(id, names[id], value, ci, len(found), S, unit="steps", direction="higher", tier="B", floor=0.0,
                   reason=reason)  # fmt: skip

@@ -43,7 +43,7 @@ def action_sensitivity(scored: Scored, taken: np.ndarray | None = None) -> list[
         return [absent(id, name, reason, "skipped" if A == 0 else "not_applicable") for id, name in names.items()]
     taken = counts / counts.sum() if taken is None else taken / taken.sum()
     own = scored.bits_by_action[np.arange(len(scored.action)), scored.action]
-    named = recognised(log_posterior(scored, taken), scored.action)
+    named = recognition_share(log_posterior(scored, taken), scored.action)
     alike = (np.ptp(scored.bits_by_action, axis=1) < 0.05).astype(float)
     floor = taken.max() if scored.behaviour is None else (scored.behaviour.argmax(1) == scored.action).mean()
     return [
@@ -64,11 +64,11 @@ def log_posterior(scored: Scored, taken: np.ndarray | None = None) -> np.ndarray
         return np.log2(behaviour) - scored.bits_by_action
 
 
-def recognised(told: np.ndarray, action: np.ndarray) -> np.ndarray:
-    """(N,): 1 where the action has the largest value of told (N, A) alone, 1 / n where it shares it with n - 1 others within
-    `ALIKE`, else 0."""
-    best = told >= told.max(1, keepdims=True) - ALIKE
-    return best[np.arange(len(told)), action] / best.sum(1)
+def recognition_share(log_posterior: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """(N,): 1 where the action has the largest value of log_posterior (N, A) alone, 1 / n where it shares it with n - 1
+    others within `ALIKE`, else 0."""
+    best = log_posterior >= log_posterior.max(1, keepdims=True) - ALIKE
+    return best[np.arange(len(log_posterior)), action] / best.sum(1)
 
 
 def _saved(name: str, scored: Scored, own: np.ndarray, taken: np.ndarray) -> Metric:
@@ -137,8 +137,8 @@ def _sums(branches: Branches) -> dict[str, np.ndarray]:
 
 def pair_sums(branches: Branches) -> dict[str, np.ndarray]:
     """(S, pairs) each, over codes and their values; pairs of actions (a, b) with a < b, in order. With D the true difference
-    of a code and D' the model's: "true" and "model" are the sums of |D| and |D'|, "moved" and "felt" the same over the codes
-    that the pair moves, "spurious" of |D'| over the others; and over the moved ones "wrong" of |D - D'|, "along" of D D',
+    of a code and D' the model's: "true" and "model" are the sums of |D| and |D'|, "moved" and "model_moved" the same over the
+    codes that the pair moves, "spurious" of |D'| over the others; and over the moved ones "wrong" of |D - D'|, "along" of D D',
     "true_square" and "model_square" of their squares."""
     a, b = np.triu_indices(branches.p.shape[1], 1)
     threshold = MOVED if branches.exact else MOVED_ESTIMATED
@@ -152,7 +152,7 @@ def pair_sums(branches: Branches) -> dict[str, np.ndarray]:
             "true": true,
             "model": model,
             "moved": true * moved,
-            "felt": model * moved,
+            "model_moved": model * moved,
             "wrong": np.abs(D - E).sum(-1) * moved,
             "spurious": model * ~moved,
             "along": (D * E).sum(-1) * moved,

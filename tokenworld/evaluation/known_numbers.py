@@ -122,15 +122,15 @@ def expectations(model: Model) -> dict[str, float]:
     }
 
 
-def _of_rewards(weight: np.ndarray, told: np.ndarray) -> dict[str, float]:
+def _of_rewards(weight: np.ndarray, reward_mean: np.ndarray) -> dict[str, float]:
     """M5 of predicted rewards (S, A), visited with weight (S, A). An event ends its episode: no other is near."""
     gave = world().reward
-    event, square = np.abs(gave) > outcomes.EVENT, float((weight * told**2).sum())
-    predicted = (np.abs(told) > outcomes.EVENT) & (np.sign(told) == np.sign(gave))
+    event, square = np.abs(gave) > outcomes.EVENT, float((weight * reward_mean**2).sum())
+    predicted = (np.abs(reward_mean) > outcomes.EVENT) & (np.sign(reward_mean) == np.sign(gave))
     return {
         "M5.reward_recall": float((weight * event * predicted).sum() / (weight * event).sum()),
-        "M5.reward_bias": float((weight * (told - gave)).sum()),
-        "M5.reward_slope": float((weight * told * gave).sum()) / square if square else np.nan,
+        "M5.reward_bias": float((weight * (reward_mean - gave)).sum()),
+        "M5.reward_slope": float((weight * reward_mean * gave).sum()) / square if square else np.nan,
     }
 
 
@@ -149,11 +149,11 @@ def _of_actions(weight: np.ndarray, p: np.ndarray, bits: np.ndarray) -> dict[str
     size = np.abs(bits[:, :, None] - bits[:, None])  # (S, A, A, Z)
     apart = np.einsum("sa,sabz,saz->ab", weight, size, p)
     pairs = np.triu_indices(A, 1)
-    told = np.log2(np.maximum(world().behaviour, 1e-300))[:, :, None] - bits  # (S, A, Z)
-    posterior = np.exp2(told - told.max(1, keepdims=True))
+    log_posterior = np.log2(np.maximum(world().behaviour, 1e-300))[:, :, None] - bits  # (S, A, Z)
+    posterior = np.exp2(log_posterior - log_posterior.max(1, keepdims=True))
     joint = weight[:, :, None] * p
     announced = (posterior / posterior.sum(1, keepdims=True)).max(1)  # (S, Z)
-    best = told >= told.max(1, keepdims=True) - effects.ALIKE
+    best = log_posterior >= log_posterior.max(1, keepdims=True) - effects.ALIKE
     return {
         "M6.shuffled": float((weight * saved).sum()),
         "M6.misnamed": float((np.diag(mean)[:, None] - mean)[~np.eye(A, dtype=bool)].max()),

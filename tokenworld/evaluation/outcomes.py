@@ -40,14 +40,14 @@ def rewards(scored: Scored, signs: bool = True) -> list[Metric]:
     events; and the calibration error of the three signs. `signs`: the model predicts the signs of rewards (else the rewards
     themselves)."""
     gave = np.sign(scored.reward) if signs else scored.reward
-    real, told = _sign_of_events(gave), _sign_of_events(scored.reward_mean)
+    real, predicted = _sign_of_events(gave), _sign_of_events(scored.reward_mean)
     found = [
-        _events("M5.reward_recall", "Reward events that were predicted", near(told, real, scored), real != 0, scored,
+        _events("M5.reward_recall", "Reward events that were predicted", near(predicted, real, scored), real != 0, scored,
                 "real reward events"),
-        _events("M5.reward_precision", "Predicted reward events that came", near(real, told, scored), told != 0, scored,
-                "predicted reward events"),
+        _events("M5.reward_precision", "Predicted reward events that came", near(real, predicted, scored), predicted != 0,
+                scored, "predicted reward events"),
         *_sizes(scored, gave, int((real != 0).sum())),
-        _delay(real, told, scored),
+        _delay(real, predicted, scored),
     ]  # fmt: skip
     name, common = "Calibration error of the signs of rewards", dict(unit="probability")
     if scored.reward_probability is None:
@@ -66,23 +66,23 @@ def _sign_of_events(reward: np.ndarray) -> np.ndarray:
 
 def _sizes(scored: Scored, gave: np.ndarray, events: int) -> list[Metric]:
     """M5.reward_bias and M5.reward_slope, which say little of few events."""
-    told, cluster, scale = scored.reward_mean, scored.cluster, float(np.abs(gave).mean())
+    predicted, cluster, scale = scored.reward_mean, scored.cluster, float(np.abs(gave).mean())
     names = {"M5.reward_bias": "Mean predicted reward minus mean reward",
              "M5.reward_slope": "Reward that comes for each unit predicted"}  # fmt: skip
     bias, slope = names
     found = [
-        mean(bias, names[bias], told - gave, cluster, "per step", "zero", floor=scale if scale else None, ceiling=0.0),
-        share(slope, names[slope], told * gave, np.square(told), cluster, "", "none", ceiling=1.0,
+        mean(bias, names[bias], predicted - gave, cluster, "per step", "zero", floor=scale if scale else None, ceiling=0.0),
+        share(slope, names[slope], predicted * gave, np.square(predicted), cluster, "", "none", ceiling=1.0,
               none="no reward is ever predicted"),
     ]  # fmt: skip
     return [_of_few(metric, events, "real reward events") for metric in found]
 
 
-def _delay(real: np.ndarray, told: np.ndarray, scored: Scored) -> Metric:
+def _delay(real: np.ndarray, predicted: np.ndarray, scored: Scored) -> Metric:
     """M5.reward_delay: steps from a real event to the predicted event that is nearest to it, of either sign."""
     offset = np.full(len(real), np.nan)
     for d in sorted(range(-WITHIN, WITHIN + 1), key=abs, reverse=True):  # the nearest is written last
-        offset = np.where(near(np.abs(told), np.abs(real), scored, (d,)), d, offset)
+        offset = np.where(near(np.abs(predicted), np.abs(real), scored, (d,)), d, offset)
     met = np.isfinite(offset)
     name, n = "Steps by which predicted reward events are late", int(met.sum())
     found = share("M5.reward_delay", name, np.where(met, offset, 0.0), met, scored.cluster, "steps", "zero", samples=n,

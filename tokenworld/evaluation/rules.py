@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from tokenworld.evaluation.records import Metric
 
 OVER = 0.05  # bits of a frame that a calibration gap must exceed
-HEED = 0.1  # bits of a frame: a model that saves less by knowing the action ignores it
+LEAST_SAVED = 0.1  # bits of a frame: a model that saves less by knowing the action ignores it
 BITS = 0.1  # of a frame: excess entropies, gaps between agents and lost dependence below it are small
 HALF = 0.5  # bits of a frame that an excess must have to be a fault by itself: estimates from 16 draws are off by a tenth
 GAIN = 0.1  # of what a planner gains in the simulator over random actions
@@ -188,9 +188,9 @@ RULES = (
          covers=("BLIND_TO_ENDS",)),
     Rule("DREAMS_TOO_LONG", "warning", above("M5.survival_gap", 1), lambda m: f"dreams outlive reality by {m.value:.1f} steps"),
     Rule("DREAMS_TOO_SHORT", "warning", below("M5.survival_gap", -1), lambda m: f"dreams end {-m.value:.1f} steps too soon"),
-    Rule("ACTION_BLIND", "fault", below("M6.shuffled", HEED),
-         lambda m: "ignores its actions" if m.value > -HEED else f"misled by its actions ({m.value:+.2f} bits a frame)"),
-    Rule("TAKES_ONE_ACTION_FOR_ANOTHER", "fault", above("M6.misnamed", HEED),
+    Rule("ACTION_BLIND", "fault", below("M6.shuffled", LEAST_SAVED),
+         lambda m: "ignores its actions" if m.value > -LEAST_SAVED else f"misled by its actions ({m.value:+.2f} bits a frame)"),
+    Rule("TAKES_ONE_ACTION_FOR_ANOTHER", "fault", above("M6.misnamed", LEAST_SAVED),
          lambda m: f"expects after {_which(m)} ({m.value:+.2f} bits a frame saved under the wrong name)",
          covers=("WRONG_AFTER_ONE_ACTION", "TAKES_ACTIONS_FOR_OTHERS")),
     Rule("WRONG_AFTER_ONE_ACTION", "fault", above("M6.unannounced", HALF),
@@ -262,10 +262,10 @@ SIGNATURES = (
     Signature("ACTION_SWAP", "fault", (above("M7.sensitivity", 0.8), below("M7.effect_cosine", 0.3)),
               lambda m: f"confuses its actions with each other (effects agree by {m['M7.effect_cosine'].value:.2f})",
               covers=("ACTIONS_SWAPPED_IN_SOME_STATES", "TAKES_ACTIONS_FOR_OTHERS", "EFFECTS_DISAGREE", "WRONG_EFFECTS")),
-    Signature("ALIASED_ACTIONS", "fault", (below("M6.apart", HEED), above("M6.unannounced", HALF)),
+    Signature("ALIASED_ACTIONS", "fault", (below("M6.apart", LEAST_SAVED), above("M6.unannounced", HALF)),
               lambda m: f"makes one action of {_which(m['M6.apart'])} (they differ by {m['M6.apart'].value:.2f} bits a frame, "
                         f"{_which(m['M6.unannounced'])} {m['M6.unannounced'].value:+.2f} more come than announced)",
-              unless=(below("M6.shuffled", HEED),), covers=("WRONG_AFTER_ONE_ACTION", "PAIR_TOO_ALIKE")),
+              unless=(below("M6.shuffled", LEAST_SAVED),), covers=("WRONG_AFTER_ONE_ACTION", "PAIR_TOO_ALIKE")),
     Signature("ENDS_LATE", "fault", (below("M5.hazard_ratio", 0.5), above("M5.hazard_after", 0.5)),
               lambda m: f"announces ends one step late (hazard {m['M5.hazard_after'].value:.0%} one step after the end)",
               covers=("ENDS_TOO_RARE", "BLIND_TO_ENDS", "WRONG_ENDS")),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tokenworld.evaluation.records import Metric
-from tokenworld.evaluation.rules import HEED, RULES, SIGNATURES
+from tokenworld.evaluation.rules import LEAST_SAVED, RULES, SIGNATURES
 
 NAMED = 6  # faults that the verdict lists, and what is open or was not judged
 SPOKEN = ("M4.valid_horizon", "M4.horizon", "M6.shuffled")  # numbers that the verdict itself reads
@@ -44,7 +44,7 @@ def verdict(metrics: list[Metric], found: list[dict[str, Any]]) -> str:
         near = "rollouts as a whole stay near reality for" if faults else "trust rollouts to"  # other faults are known
         parts.append(f"{near} {f'at least {steps} (longest tried)' if is_cut else steps}")
     saved = by_id.get("M6.shuffled")
-    if saved is not None and saved.ci is not None and saved.ci[0] > HEED:
+    if saved is not None and saved.ci is not None and saved.ci[0] > LEAST_SAVED:
         parts.append(f"knowing the action saves {saved.value:.2f} bits a frame")
     judged = {metric.id for metric in metrics if metric.status == "ok"}
     open_ = [f"{finding['code'].lower().replace('_', ' ')} [limit: {finding['threshold']}]" for finding in found
