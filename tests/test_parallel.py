@@ -127,7 +127,43 @@ def test_max_learns_an_event_at_one_of_many_positions():
     assert nats["max"] < 0.5 * nats["sum"], nats
 
 
-@pytest.mark.parametrize("wrong, word", [({"pool": "mean"}, "pool"), ({"pivots": 0}, "pivots")])
+def test_a_broken_frame_is_mended_from_those_before_it():
+    """A dot goes around a ring of four codes; in the last frame that is given, it has vanished: no data have such a frame."""
+
+    def mended(corrupt):
+        torch.manual_seed(0)
+        body, head = dynamics(DECODING, GPT, K=4, V=3, A=2, roused=False, corrupt=corrupt)
+
+        def world(rows, seed):
+            place = torch.randint(4, (rows, 1), generator=torch.Generator().manual_seed(seed)) + torch.arange(4)
+            return Codes(torch.nn.functional.one_hot(place % 4, 4))
+
+        head.prepare(world(256, 999), steps_of(256, 4, A=2))
+        train(body, head, world, updates=300)
+        codes = world(200, 1000).indices
+        broken = codes.clone()
+        broken[:, 2] = 0
+        for given in (codes, broken):
+            after = drawn(body, head, Codes(given)).codes.indices[:, 0]
+            yield (after == codes[:, 3]).all(1).float().mean().item()
+
+    whole, broken = mended(0.2)
+    assert whole > 0.95 and broken > 0.8, (whole, broken)
+    whole, broken = mended(0.0)
+    assert whole > 0.95 and broken < 0.5, (whole, broken)
+
+
+def test_only_what_is_read_in_training_is_corrupted():
+    body, head = dynamics(DECODING, GPT, K=3, V=3, A=2, corrupt=0.25)
+    z = torch.randint(3, (400, 4, 3))
+    head.train()
+    changed = (head._corrupted(z) != z).float().mean()
+    assert changed == pytest.approx(0.25 * 2 / 3, abs=0.03)  # a third of the codes of other windows are the same
+    head.eval()
+    assert head._corrupted(z) is z
+
+
+@pytest.mark.parametrize("wrong, word", [({"pool": "mean"}, "pool"), ({"pivots": 0}, "pivots"), ({"corrupt": 1.0}, "corrupt")])
 def test_impossible_settings_are_refused(wrong, word):
     with pytest.raises(UserError, match=f"decoding.{word} must be"):
         Parallel(shapes=shapes(), action=DiscreteAction(actions=3, dim=16), **wrong)

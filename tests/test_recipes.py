@@ -42,7 +42,7 @@ def assert_same_weights(one, other):
     assert not different, different[:5]
 
 
-OPTIONS = ["train.dynamics.optimizer={muon: 0.02, average: 0.9}", "train.dynamics.warmup=0", "train.collect.repeat=0.5",
+OPTIONS = ["train.dynamics.optimizer={muon: 0.02, average: 0.9}", "train.dynamics.warmup=0", "train.collect.zeta=2.0",
            "policy.view=frame"]  # fmt: skip
 
 

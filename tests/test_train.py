@@ -156,15 +156,20 @@ def test_recipes_train_in_bf16(words, tmp_path):
     assert floats and all(x.dtype in (torch.float32, torch.float64) for x in floats)
 
 
-def test_random_play_repeats_actions_with_the_given_probability():
-    for repeat, least, most in ((0.0, 0.2, 0.3), (0.8, 0.82, 0.88)):  # of 4 actions, a new one equals the last in a quarter
-        act = training.random_play(np.random.default_rng(0), 4, repeat)
-        actions = torch.stack([act(None, torch.zeros(16)) for _ in range(500)])
-        assert least < (actions[1:] == actions[:-1]).float().mean() < most
-        assert actions.unique().tolist() == [0, 1, 2, 3]
+def test_random_play_holds_actions_for_steps_of_a_zeta_distribution():
+    act = training.random_play(np.random.default_rng(0), 1000, zeta=2.0)  # of so many actions no two in a row are the same
+    actions = torch.stack([act(None, torch.zeros(64)) for _ in range(500)])  # (T, N)
+    ends = [torch.cat([(a[1:] != a[:-1]).nonzero()[:, 0] + 1, torch.tensor([500])]) for a in actions.T]
+    lengths = torch.cat([torch.diff(e, prepend=torch.zeros(1, dtype=torch.long))[:-1] for e in ends])  # the last is cut
+    total = np.pi**2 / 6
+    for n in (1, 2, 3):
+        assert (lengths == n).float().mean().item() == pytest.approx(n**-2 / total, abs=0.02)
+    assert lengths.max() > 100
+    with pytest.raises(UserError, match="train.collect.zeta must be above 1, got 1.0"):
+        training.random_play(np.random.default_rng(0), 4, zeta=1.0)
 
 
-def test_random_play_without_repeats_draws_what_it_drew_before():
+def test_random_play_without_zeta_draws_one_action_per_step():
     act = training.random_play(np.random.default_rng(3), 5)
     drawn = np.random.default_rng(3)
     assert all(act(None, torch.zeros(4)).tolist() == drawn.integers(5, size=4).tolist() for _ in range(10))

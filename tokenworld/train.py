@@ -116,11 +116,11 @@ def collect(
     held_out: int = 20,
     cut: int | None = None,
     random: bool = False,
-    repeat: float = 0.0,
+    zeta: float | None = None,
 ) -> None:
     """Play `steps` real steps with the policy (`first_steps` in epoch 0) until epoch `stop`; every `held_out`-th episode is
-    kept from training. Until the policy has been trained, or if `random`, actions are uniform; each is the one before it
-    with probability `repeat`, so that random play gets farther.
+    kept from training. Until the policy has been trained, or if `random`, actions are uniform; with `zeta`, each is held for
+    n steps with a probability that falls as n to the power of -zeta, so that random play gets farther.
 
     An episode enters the replay when it ends; with `cut`, games in progress of at least so many steps enter it at once, and
     go on as a new episode: to learn from long games before they are over. Without `cut`, `cut_unfinished` does so where nothing
@@ -131,7 +131,7 @@ def collect(
     ensure_collector(run, envs=envs, held_out=held_out)
     steps, first_steps = (-(-n // distributed.world()) for n in (steps, first_steps))
     if run.count["policy"] == 0 or random:
-        act = random_play(run.rng, run.world_model.shapes.actions, repeat)
+        act = random_play(run.rng, run.world_model.shapes.actions, zeta)
     else:
         run.world_model.eval()
         run.policy.eval()
@@ -155,17 +155,28 @@ def collect(
     )
 
 
-def random_play(rng: np.random.Generator, actions: int, repeat: float = 0.0) -> Callable:
-    """`act(obs, first) -> (N,)`: uniform actions, each replaced by the one before it with probability `repeat`."""
-    last = None
+def random_play(rng: np.random.Generator, actions: int, zeta: float | None = None) -> Callable:
+    """`act(obs, first) -> (N,)`: uniform actions, each held for n steps with probability n^-zeta / sum over m of m^-zeta
+    (the exploration of Dabney et al. 2021, arXiv:2006.01782, who take zeta = 2), or for one step where zeta is None.
+
+    Raises:
+        UserError: zeta is not above 1.
+    """
+    if zeta is not None and not zeta > 1:
+        raise UserError(f"train.collect.zeta must be above 1, got {zeta}: choose e.g. 2.0, or null for one step per action")
+    held, left = None, None
 
     def act(obs, first):
-        nonlocal last
-        drawn = rng.integers(actions, size=len(first))
-        if repeat and last is not None:
-            drawn = np.where(rng.random(len(first)) < repeat, last, drawn)
-        last = drawn
-        return torch.from_numpy(drawn)
+        nonlocal held, left
+        N = len(first)
+        if zeta is None:
+            return torch.from_numpy(rng.integers(actions, size=N))
+        if held is None:
+            held, left = np.zeros(N, dtype=np.int64), np.zeros(N, dtype=np.int64)
+        drawn, steps = rng.integers(actions, size=N), rng.zipf(zeta, size=N)
+        is_over = left == 0
+        held, left = np.where(is_over, drawn, held), np.where(is_over, steps, left) - 1
+        return torch.from_numpy(held)
 
     return act
 

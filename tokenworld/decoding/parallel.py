@@ -13,6 +13,9 @@ frame. Differs:
 - h is the action's position after it has read the codes that were drawn. An h from before the draw knows only the odds of
   an end: it lets a dream go on whose frame shows a lost ball, into what no data describe, and a policy finds what pays there.
   The K positions are pooled into h: `max` learns rare events, which show at one position, in fewer updates than `sum`.
+- With `corrupt`, training replaces that share of the codes that are read by the codes of other windows at the same position
+  and time, and asks for what really came. A frame that was drawn wrongly (a ball that vanished) is then mended from the
+  frames before it; without, it is unlike all data, anything may follow, and a policy finds what pays there.
 - With `codebook`, the embedding and the logit of a code also depend on its code vector, so that similar codes share what is
   learned. The prior mixes each position's frequencies with those of all positions. Only codes in use are drawn.
 """
@@ -55,7 +58,8 @@ class Parallel(nn.Module):
     temperature: 0 is greedy · prior: start from copy/unigram statistics of the data · weight: of the codes' loss, beside 1
     for reward, for termination and for `alone`, the codes' loss given fewer pivots, which finds the least certain code ·
     pool: how the K positions are pooled into h · codebook: use code vectors too, see `set_codebook` · pivots: codes drawn one
-    after another before the rest; give one for each independent random event in a step.
+    after another before the rest; give one for each independent random event in a step · corrupt: share of wrong codes to
+    learn from.
     """
 
     passes = 1
@@ -72,6 +76,7 @@ class Parallel(nn.Module):
         pool: Literal["sum", "max"] = "sum",
         codebook: bool = False,
         pivots: int = 1,
+        corrupt: float = 0.0,
     ):
         super().__init__()
         if pool not in POOLS:
@@ -88,6 +93,9 @@ class Parallel(nn.Module):
         if pivots < 1:
             raise UserError(f"decoding.pivots must be at least 1, got {pivots}: choose e.g. 1")
         self.pivots = min(pivots, K)
+        if not 0 <= corrupt < 1:
+            raise UserError(f"decoding.corrupt must be at least 0 and below 1, got {corrupt}: choose e.g. 0.02")
+        self.corrupt = corrupt
         self.computed = V  # n: logits are computed for codes 0..n-1
         E = shapes.code_dim if codebook else 0
         if codebook:
@@ -145,9 +153,9 @@ class Parallel(nn.Module):
 
     def loss(self, backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:
         """Cross-entropies in nats, means over K: {"codes", "alone": (B, T-1)}; h (B, T-1, D)."""
-        z = codes.indices
+        z, after = self._corrupted(codes.indices), codes.indices[:, 1:]
         out, _ = backbone(self._embed(z, steps.action), "full", None, steps.first)  # (B, T, K+1, D)
-        out, before, after = out[:, :-1], z[:, :-1], z[:, 1:]
+        out, before = out[:, :-1], z[:, :-1]
         *fewer, given = self._given(out, before, lambda logits, pivot: after.gather(-1, pivot))
         nats = [-log_prob(logits, after).mean(-1) for logits in fewer]  # each (B, T-1)
         losses = {"codes": -log_prob(given, after).mean(-1), "alone": sum(nats) / len(nats)}
@@ -179,6 +187,13 @@ class Parallel(nn.Module):
         if first is not None:
             h = torch.where(first[:, None], 0, h)
         return Prediction(Codes(z.unsqueeze(1)), h, lambda: self._all(logits)), ParallelState(cache, z, begins)
+
+    def _corrupted(self, z: Tensor) -> Tensor:
+        """z (B, T, K) with a share `corrupt` of its codes, chosen at random, from another window."""
+        if not (self.training and self.corrupt):
+            return z
+        other = z[torch.randperm(len(z), device=z.device)]
+        return torch.where(torch.rand(z.shape, device=z.device) < self.corrupt, other, z)
 
     def _embed(self, z: Tensor, action: Tensor) -> Tensor:
         """(B, T, K), (B, T) -> (B, T, K+1, D)."""
