@@ -25,7 +25,8 @@ V, K, A = 3, 4, 3
 def tiny(decoding="parallel.Parallel"):
     torch.manual_seed(0)
     model = WorldModel.from_recipe(
-        "quickstart", f"decoding._target_=tokenworld.decoding.{decoding}", "~decoding.weight", "backbone.dim=16",
+        "quickstart", "~decoding", f"decoding={{_target_: tokenworld.decoding.{decoding}}}", "backbone.dim=16",
+        "backbone.layers=2", "backbone.context=2",
         f"tokenizer.vocab_size={V}", "tokenizer.patch=5", frame=(4, 10, 10), actions=A,
     ).eval()  # fmt: skip
     for parameter in model.parameters():

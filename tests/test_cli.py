@@ -176,7 +176,7 @@ def test_show_prints_a_difference(capsys, monkeypatch):
     monkeypatch.setattr(config, "check", lambda cfg: None)
     assert cli.main(["show", "recipe=iris", "against=quickstart"]) == 0
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]}
-    assert rows["backbone.layers"] == ["10", "2"] and "action._target_" not in rows
+    assert rows["backbone.layers"] == ["10", "1"] and "action._target_" not in rows
 
 
 def test_show_counts_parameters_and_cost(capsys):

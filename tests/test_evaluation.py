@@ -243,7 +243,8 @@ def awake_model(decoding: str) -> WorldModel:
     """Tiny, of random weights that are far from their start: four codes out of five."""
     torch.manual_seed(0)
     model = WorldModel.from_recipe(
-        "quickstart", f"decoding._target_=tokenworld.decoding.{decoding}", "~decoding.weight", "backbone.dim=16",
+        "quickstart", "~decoding", f"decoding={{_target_: tokenworld.decoding.{decoding}}}", "backbone.dim=16",
+        "backbone.layers=2", "backbone.context=2",
         "tokenizer.vocab_size=5", "tokenizer.patch=5", frame=(1, 10, 10), actions=3,
     ).eval()  # fmt: skip
     for parameter in model.parameters():

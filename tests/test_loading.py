@@ -451,6 +451,16 @@ def change_state(run: Path, change) -> None:
     restamp(run)
 
 
+@pytest.mark.parametrize("key", ["collector", "writer", "groups"])
+def test_a_checkpoint_without_an_optional_key_is_read_or_refused(folders, tmp_path, key, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(folders / "run", run)
+    change_state(run, lambda state: (state.pop(key, None), state["ranks"][0].pop(key, None)))
+    for words in (["score", run, "episodes=2"], ["train", "--resume", run, "train.loop.epochs=4"]):
+        code, err = said(capsys, *words)
+        assert code in (0, 2) and "Traceback" not in err, err
+
+
 def test_moments_that_are_not_finite_start_again(run, capsys):
     def spoil_moments(state):
         state["optimizers"]["dynamics"]["state"][0]["exp_avg_sq"].fill_(float("inf"))

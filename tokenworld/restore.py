@@ -132,6 +132,9 @@ def load(out: Path | str) -> Saved:
     source = Path(out) / "checkpoint"
     modules, state = checkpoint.load(source)
     forms.check(state, STATE, source / checkpoint.STATE)
+    state.setdefault("groups", None)  # what may be missing
+    for own in state["ranks"]:
+        own.update({key: own.get(key) for key in ("collector", "writer")})
     writers = [each["writer"] is None for each in state["ranks"]]
     if any(writers) != all(writers):
         raise UserError(f"{source / checkpoint.STATE} is damaged, only some processes wrote episodes: restore it from a copy")

@@ -415,7 +415,7 @@ def train_policy_model_free(
     fresh, run.learnt_rows = replay.rows - run.learnt_rows, replay.rows
     count = fresh // (horizon + 1)
     if policy.needs_h or policy.start(1) is not None:
-        raise UserError("train_policy_model_free learns without memory: set policy.view=codes")
+        raise UserError("train_policy_model_free learns without memory: set policy.view=codes or frame")
     if distributed.world() > 1:
         raise UserError(f"train_policy_model_free learns in one process, got {distributed.world()}: run it without torchrun")
     if count == 0:
@@ -425,8 +425,9 @@ def train_policy_model_free(
     for part in np.array_split(rows, max(1, count // batch)):
         steps, codes = replay.gather(part).to(run.device), run.codes(replay, part)
         over = ~steps.acted[:, :-1] | steps.terminated[:, :-1]  # nothing flows back over the border of two episodes
+        frames = run.world_model.decode(codes) if policy.needs_pixels else None  # what a policy sees in a rollout, too
         real = Trajectory(
-            codes.indices, None, steps.action[:, :-1], steps.reward[:, :-1], over, steps.acted, frames=None, carry=None
+            codes.indices, None, steps.action[:, :-1], steps.reward[:, :-1], over, steps.acted, frames=frames, carry=None
         )
         for losses in policy.updates(real, run.shuffler):
             run.update("policy", optimizer, [total_loss(losses, policy.weights)], clip)

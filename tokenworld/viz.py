@@ -100,7 +100,7 @@ def save_curve(
     x, y, low, high = rows.T
     figure = curves({"policy": y}, x=x, bands={"policy": (low, high)}, xlabel=xlabel, ylabel=ylabel, title=title, width=6)
     axes = figure.axes[0]
-    axes.errorbar(x, y, [y - low, high - y], color=BLUE, linestyle="none", capsize=3)
+    axes.errorbar(x, y, np.maximum([y - low, high - y], 0), color=BLUE, linestyle="none", capsize=3)
     if random is not None:
         axes.axhline(random, color=RED, linestyle="--", label="random")
         axes.legend()
@@ -284,7 +284,8 @@ def bars(
     for i, name in enumerate(names):
         if intervals and name in intervals:
             low, high = intervals[name]
-            axes.errorbar(i, values[name], [[values[name] - low], [high - values[name]]], color="black", capsize=5)
+            beyond = np.maximum([[values[name] - low], [high - values[name]]], 0)
+            axes.errorbar(i, values[name], beyond, color="black", capsize=5)
         axes.annotate(f"{values[name]:.2f}", (i, values[name]), (-14, 4), textcoords="offset points", ha="right", fontsize=9)
     axes.margins(y=0.15)
     return _labelled(figure, axes, "", ylabel, legend=False)
