@@ -119,3 +119,9 @@ def test_a_learning_curve_has_intervals(tmp_path, monkeypatch):
     assert {tuple(p) for p in band.get_paths()[0].vertices.tolist()} >= {(20, 1.5), (20, 2.75), (30, 2.0), (30, 3.5)}
     assert [segment.tolist() for segment in bars.get_segments()[-2:]] == [[[20, 1.5], [20, 2.75]], [[30, 2.0], [30, 3.5]]]
     assert axes.get_xlabel() == "real steps" and (tmp_path / "c.png").stat().st_size > 5000
+
+
+def test_a_curve_whose_interval_does_not_hold_its_mean_is_drawn(tmp_path):
+    viz.save_curve(tmp_path / "c.png", [(1, 3.0, 4.0, 5.0), (2, 4.0, 1.0, 2.0)], random=0.5, xlabel="x", ylabel="y")
+    viz.bars({"a": 1.0}, intervals={"a": (2.0, 3.0)})
+    assert (tmp_path / "c.png").stat().st_size > 0
