@@ -127,10 +127,10 @@ def test_max_learns_an_event_at_one_of_many_positions():
     assert nats["max"] < 0.5 * nats["sum"], nats
 
 
-def test_a_broken_frame_is_mended_from_those_before_it():
+def test_a_broken_frame_is_corrected_from_those_before_it():
     """A dot goes around a ring of four codes; in the last frame that is given, it has vanished: no data have such a frame."""
 
-    def mended(corrupt):
+    def corrected(corrupt):
         torch.manual_seed(0)
         body, head = dynamics(DECODING, GPT, K=4, V=3, A=2, roused=False, corrupt=corrupt)
 
@@ -147,9 +147,9 @@ def test_a_broken_frame_is_mended_from_those_before_it():
             after = drawn(body, head, Codes(given)).codes.indices[:, 0]
             yield (after == codes[:, 3]).all(1).float().mean().item()
 
-    whole, broken = mended(0.2)
+    whole, broken = corrected(0.2)
     assert whole > 0.95 and broken > 0.8, (whole, broken)
-    whole, broken = mended(0.0)
+    whole, broken = corrected(0.0)
     assert whole > 0.95 and broken < 0.5, (whole, broken)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenworld import building, checkpoint, commands, config
+from tokenworld import building, checkpoint, cli, commands, config
 from tokenworld import train as training
 from tokenworld.errors import UserError
 
@@ -165,8 +165,12 @@ def test_random_play_holds_actions_for_steps_of_a_zeta_distribution():
     for n in (1, 2, 3):
         assert (lengths == n).float().mean().item() == pytest.approx(n**-2 / total, abs=0.02)
     assert lengths.max() > 100
-    with pytest.raises(UserError, match="train.collect.zeta must be above 1, got 1.0"):
-        training.random_play(np.random.default_rng(0), 4, zeta=1.0)
+
+
+@pytest.mark.parametrize("zeta", ["1.0", "-2", "0.5"])
+def test_an_impossible_zeta_is_refused_before_anything_is_created(zeta, tmp_path, capsys):
+    assert cli.main(["train", "overlay=debug", f"train.collect.zeta={zeta}", f"out={tmp_path / 'run'}"]) == 2
+    assert "train.collect.zeta must be above 1, got" in capsys.readouterr().err and not (tmp_path / "run").exists()
 
 
 def test_random_play_without_zeta_draws_one_action_per_step():

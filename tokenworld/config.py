@@ -248,6 +248,7 @@ def check(cfg: dict) -> None:
         check_section(cfg, f"train.{phase}")
     _check_evaluation_env(cfg)
     _check_optimizer(cfg)
+    _check_random_play(cfg)
 
 
 def _check_evaluation_env(cfg: dict) -> None:
@@ -256,6 +257,12 @@ def _check_evaluation_env(cfg: dict) -> None:
     if "_target_" in changes:
         raise UserError("train.evaluate.env changes keywords of env, got a _target_: remove it, or set env._target_")
     check_keywords(cfg, "train.evaluate.env", cfg["env"] | changes, resolve(cfg["env"]["_target_"]))
+
+
+def _check_random_play(cfg: dict) -> None:
+    zeta = cfg["train"]["collect"].get("zeta")
+    if zeta is not None and not zeta > 1:  # the distribution has no sum
+        raise UserError(f"train.collect.zeta must be above 1, got {zeta}: choose e.g. 2.0, or null for one step per action")
 
 
 def _check_optimizer(cfg: dict) -> None:

@@ -157,13 +157,9 @@ def collect(
 
 def random_play(rng: np.random.Generator, actions: int, zeta: float | None = None) -> Callable:
     """`act(obs, first) -> (N,)`: uniform actions, each held for n steps with probability n^-zeta / sum over m of m^-zeta
-    (the exploration of Dabney et al. 2021, arXiv:2006.01782, who take zeta = 2), or for one step where zeta is None.
-
-    Raises:
-        UserError: zeta is not above 1.
+    (the exploration of Dabney et al. 2021, arXiv:2006.01782, who take zeta = 2), or for one step where zeta is None. zeta is
+    above 1.
     """
-    if zeta is not None and not zeta > 1:
-        raise UserError(f"train.collect.zeta must be above 1, got {zeta}: choose e.g. 2.0, or null for one step per action")
     held, left = None, None
 
     def act(obs, first):

@@ -13,9 +13,9 @@ frame. Differs:
 - h is the action's position after it has read the codes that were drawn. An h from before the draw knows only the odds of
   an end: it lets a dream go on whose frame shows a lost ball, into what no data describe, and a policy finds what pays there.
   The K positions are pooled into h: `max` learns rare events, which show at one position, in fewer updates than `sum`.
-- With `corrupt`, training replaces that share of the codes that are read by the codes of other windows at the same position
-  and time, and asks for what really came. A frame that was drawn wrongly (a ball that vanished) is then mended from the
-  frames before it; without, it is unlike all data, anything may follow, and a policy finds what pays there.
+- With `corrupt`, training replaces that share of the input codes with codes of other windows at the same position and time;
+  the targets stay what they are. The model learns to correct a wrongly sampled frame (a lost ball) from the frames before it.
+  Without it, the rollout continues outside the training data, and the policy learns to exploit that.
 - With `codebook`, the embedding and the logit of a code also depend on its code vector, so that similar codes share what is
   learned. The prior mixes each position's frequencies with those of all positions. Only codes in use are drawn.
 """
@@ -58,8 +58,8 @@ class Parallel(nn.Module):
     temperature: 0 is greedy · prior: start from copy/unigram statistics of the data · weight: of the codes' loss, beside 1
     for reward, for termination and for `alone`, the codes' loss given fewer pivots, which finds the least certain code ·
     pool: how the K positions are pooled into h · codebook: use code vectors too, see `set_codebook` · pivots: codes drawn one
-    after another before the rest; give one for each independent random event in a step · corrupt: share of wrong codes to
-    learn from.
+    after another before the rest; give one for each independent random event in a step · corrupt: share of the
+    input codes that are replaced in training.
     """
 
     passes = 1
