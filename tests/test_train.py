@@ -3,11 +3,10 @@
 import json
 import signal
 
-import numpy as np
 import pytest
 import torch
 
-from tokenworld import building, checkpoint, cli, commands, config
+from tokenworld import building, checkpoint, commands, config
 from tokenworld import train as training
 from tokenworld.errors import UserError
 
@@ -154,26 +153,3 @@ def test_recipes_train_in_bf16(words, tmp_path):
     modules, _ = checkpoint.load(tmp_path / "run" / "checkpoint")
     floats = [x for module in modules.values() for x in module.values() if x.is_floating_point()]
     assert floats and all(x.dtype in (torch.float32, torch.float64) for x in floats)
-
-
-def test_random_play_holds_actions_for_steps_of_a_zeta_distribution():
-    act = training.random_play(np.random.default_rng(0), 1000, zeta=2.0)  # of so many actions no two in a row are the same
-    actions = torch.stack([act(None, torch.zeros(64)) for _ in range(500)])  # (T, N)
-    ends = [torch.cat([(a[1:] != a[:-1]).nonzero()[:, 0] + 1, torch.tensor([500])]) for a in actions.T]
-    lengths = torch.cat([torch.diff(e, prepend=torch.zeros(1, dtype=torch.long))[:-1] for e in ends])  # the last is cut
-    total = np.pi**2 / 6
-    for n in (1, 2, 3):
-        assert (lengths == n).float().mean().item() == pytest.approx(n**-2 / total, abs=0.02)
-    assert lengths.max() > 100
-
-
-@pytest.mark.parametrize("zeta", ["1.0", "-2", "0.5"])
-def test_an_impossible_zeta_is_refused_before_anything_is_created(zeta, tmp_path, capsys):
-    assert cli.main(["train", "overlay=debug", f"train.collect.zeta={zeta}", f"out={tmp_path / 'run'}"]) == 2
-    assert "train.collect.zeta must be above 1, got" in capsys.readouterr().err and not (tmp_path / "run").exists()
-
-
-def test_random_play_without_zeta_draws_one_action_per_step():
-    act = training.random_play(np.random.default_rng(3), 5)
-    drawn = np.random.default_rng(3)
-    assert all(act(None, torch.zeros(4)).tolist() == drawn.integers(5, size=4).tolist() for _ in range(10))

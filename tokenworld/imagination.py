@@ -87,9 +87,10 @@ class Actor:
     A policy that reads codes or pixels needs only the tokenizer; one that reads h has the dynamics follow along.
     """
 
-    def __init__(self, world_model: WorldModel, policy, *, generator: torch.Generator, temperature=1.0, epsilon=0.0):
+    def __init__(self, world_model: WorldModel, policy, *, generator: torch.Generator, temperature=1.0, explore=None):
+        """explore: see `exploration.RandomActions`, or None for the policy's actions only."""
         self.world_model, self.policy, self.generator = world_model, policy, generator
-        self.temperature, self.epsilon = temperature, epsilon
+        self.temperature, self.explore = temperature, explore
         self.carry = self.state = self.action = None
 
     @torch.no_grad()
@@ -98,14 +99,15 @@ class Actor:
         device = self.generator.device
         obs, first = obs.to(device), first.to(device)
         N = obs.shape[0]
-        noise = torch.rand(3, N, generator=self.generator, device=device)
+        noise = torch.rand(N, generator=self.generator, device=device)
         view = self._look(obs, first)
         self.carry = self._fresh(self.carry, first)
-        self.action, self.carry = self.policy.act(view, self.carry, noise[0], self.temperature)
-        if self.epsilon > 0:
-            A = self.world_model.shapes.actions
-            self.action = torch.where(noise[1] < self.epsilon, (noise[2] * A).long().clamp(max=A - 1), self.action)
-        return self.action.cpu()
+        self.action, self.carry = self.policy.act(view, self.carry, noise, self.temperature)
+        action = self.action.cpu()
+        if self.explore is not None:
+            action = torch.from_numpy(self.explore(action.numpy()))
+            self.action = action.to(device)
+        return action
 
     @torch.no_grad()
     def burn_in(self, steps: Steps) -> None:

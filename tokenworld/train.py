@@ -11,7 +11,6 @@ import math
 import shlex
 import signal
 import time
-from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any
 
@@ -27,6 +26,7 @@ from tokenworld.evaluation import album, summary
 from tokenworld.evaluation.report import write
 from tokenworld.evaluation.summary import measure_dynamics, score, tokenizer_metrics
 from tokenworld.evaluation.tokens import codebook_usage, perplexity
+from tokenworld.exploration import RandomActions, random_play
 from tokenworld.imagination import Actor, Trajectory, imagine
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.log import PLAIN_EVERY
@@ -53,7 +53,7 @@ def check_settings(phases: dict[str, dict[str, Any]]) -> None:
                 raise UserError(f"train.{phase}.{key} must be at least {least[key]}, got {value}")
             if key in ("lr", "clip") and value <= 0:
                 raise UserError(f"train.{phase}.{key} must be positive, got {value}: choose e.g. 0.001")
-            if key in ("recent", "epsilon", "repeat") and not 0 <= value <= 1:
+            if key in ("recent", "epsilon") and not 0 <= value <= 1:
                 raise UserError(f"train.{phase}.{key} is a share, it must lie in 0..1, got {value}")
             if key.endswith("temperature") and value < 0:
                 raise UserError(f"train.{phase}.{key} must be at least 0, got {value}: choose e.g. 1.0")
@@ -119,8 +119,9 @@ def collect(
     zeta: float | None = None,
 ) -> None:
     """Play `steps` real steps with the policy (`first_steps` in epoch 0) until epoch `stop`; every `held_out`-th episode is
-    kept from training. Until the policy has been trained, or if `random`, actions are uniform; with `zeta`, each is held for
-    n steps with a probability that falls as n to the power of -zeta, so that random play gets farther.
+    kept from training. Until the policy has been trained, or if `random`, actions are uniform; after that, a random one begins
+    with probability `epsilon` per step. With `zeta`, a random action is held for n steps with a probability that falls as n
+    to the power of -zeta, so that exploration gets farther.
 
     An episode enters the replay when it ends; with `cut`, games in progress of at least so many steps enter it at once, and
     go on as a new episode: to learn from long games before they are over. Without `cut`, `cut_unfinished` does so where nothing
@@ -135,7 +136,8 @@ def collect(
     else:
         run.world_model.eval()
         run.policy.eval()
-        act = Actor(run.world_model, run.policy, generator=run.acting, temperature=temperature, epsilon=epsilon)
+        explore = RandomActions(run.rng, run.world_model.shapes.actions, epsilon=epsilon, zeta=zeta)
+        act = Actor(run.world_model, run.policy, generator=run.acting, temperature=temperature, explore=explore)
         if run.policy.needs_h or run.policy.start(1) is not None:
             act.burn_in(run.collector.recent(burn_in))
     stats = run.collector.collect(first_steps if run.epoch == 0 else steps, act)
@@ -153,28 +155,6 @@ def collect(
         episodes=len(returns),
         return_mean=float(np.mean(returns)) if len(returns) else None,
     )
-
-
-def random_play(rng: np.random.Generator, actions: int, zeta: float | None = None) -> Callable:
-    """`act(obs, first) -> (N,)`: uniform actions, each held for n steps with probability n^-zeta / sum over m of m^-zeta
-    (the exploration of Dabney et al. 2021, arXiv:2006.01782, who take zeta = 2), or for one step where zeta is None. zeta is
-    above 1.
-    """
-    held, left = None, None
-
-    def act(obs, first):
-        nonlocal held, left
-        N = len(first)
-        if zeta is None:
-            return torch.from_numpy(rng.integers(actions, size=N))
-        if held is None:
-            held, left = np.zeros(N, dtype=np.int64), np.zeros(N, dtype=np.int64)
-        drawn, steps = rng.integers(actions, size=N), rng.zipf(zeta, size=N)
-        is_over = left == 0
-        held, left = np.where(is_over, drawn, held), np.where(is_over, steps, left) - 1
-        return torch.from_numpy(held)
-
-    return act
 
 
 def cut_unfinished(run: Run, steps: int, at_least: int, hold_out: bool) -> None:
