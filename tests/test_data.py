@@ -17,12 +17,13 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from tokenworld.data.collect import Collector, random_act
+from tokenworld.data.collect import Collector
 from tokenworld.data.describe import describe
 from tokenworld.data.episodes import Damage, Episode, EpisodeWriter, make_meta, read_episodes, read_meta
 from tokenworld.data.replay import Replay
 from tokenworld.envs import atari, gym, minatar
 from tokenworld.errors import UserError
+from tokenworld.exploration import random_act
 from tokenworld.interfaces import Steps
 
 META = make_meta(env_id="Test-v0", frame_shape=(1, 2, 3), action_count=5, seed=7)
@@ -687,13 +688,6 @@ def test_a_state_without_a_checksum_is_replayed_by_its_counts():
     assert again.load_state_dict(state) is None and again.steps == collector.steps
     with pytest.raises(UserError, match="seed is 1"):
         Collector(Counter(3), seed=1, on_episode=print).load_state_dict(state)
-
-
-def test_random_act_is_uniform():
-    act = random_act(4, np.random.default_rng(0))
-    actions = act(torch.zeros(8000, 1, 1, 1, dtype=torch.uint8), torch.zeros(8000, dtype=torch.bool))
-    counts = np.bincount(actions.numpy(), minlength=4)
-    assert actions.dtype == torch.int64 and len(counts) == 4 and abs(counts - 2000).max() < 150
 
 
 def test_recent_draws_that_share_from_the_newest_tenth():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tokenworld import cli
-from tokenworld.exploration import RandomActions, random_play
+from tokenworld.exploration import RandomActions, random_act
 
 
 def runs(actions):
@@ -14,8 +14,15 @@ def runs(actions):
     return torch.cat([torch.diff(e, prepend=torch.zeros(1, dtype=torch.long))[:-1] for e in ends])
 
 
+def test_random_act_is_uniform():
+    act = random_act(4, np.random.default_rng(0))
+    actions = act(torch.zeros(8000, 1, 1, 1, dtype=torch.uint8), torch.zeros(8000, dtype=torch.bool))
+    counts = np.bincount(actions.numpy(), minlength=4)
+    assert actions.dtype == torch.int64 and len(counts) == 4 and abs(counts - 2000).max() < 150
+
+
 def test_random_play_holds_actions_for_steps_of_a_zeta_distribution():
-    act = random_play(np.random.default_rng(0), 1000, zeta=2.0)  # of so many actions no two in a row are the same
+    act = random_act(1000, np.random.default_rng(0), zeta=2.0)  # of so many actions no two in a row are the same
     lengths = runs(torch.stack([act(None, torch.zeros(64)) for _ in range(500)]))
     total = np.pi**2 / 6
     for n in (1, 2, 3):
@@ -24,7 +31,7 @@ def test_random_play_holds_actions_for_steps_of_a_zeta_distribution():
 
 
 def test_random_play_without_zeta_draws_one_action_per_step():
-    act = random_play(np.random.default_rng(3), 5)
+    act = random_act(5, np.random.default_rng(3))
     drawn = np.random.default_rng(3)
     assert all(act(None, torch.zeros(4)).tolist() == drawn.integers(5, size=4).tolist() for _ in range(10))
 

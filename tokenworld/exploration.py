@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 class RandomActions:
@@ -36,7 +37,7 @@ class RandomActions:
         return action
 
 
-def random_play(rng: np.random.Generator, actions: int, zeta: float | None = None) -> Callable:
-    """`act(obs, first) -> (N,)`: random actions only, see `RandomActions`."""
+def random_act(actions: int, rng: np.random.Generator, zeta: float | None = None) -> Callable[[Tensor, Tensor], Tensor]:
+    """`act(obs, first (N,)) -> (N,)`: random actions only, each as often as any other; `zeta`: see `RandomActions`."""
     explore = RandomActions(rng, actions, zeta=zeta)
     return lambda obs, first: torch.from_numpy(explore(np.zeros(len(first), dtype=np.int64)))

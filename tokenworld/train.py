@@ -26,7 +26,7 @@ from tokenworld.evaluation import album, summary
 from tokenworld.evaluation.report import write
 from tokenworld.evaluation.summary import measure_dynamics, score, tokenizer_metrics
 from tokenworld.evaluation.tokens import codebook_usage, perplexity
-from tokenworld.exploration import RandomActions, random_play
+from tokenworld.exploration import RandomActions, random_act
 from tokenworld.imagination import Actor, Trajectory, imagine
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.log import PLAIN_EVERY
@@ -132,7 +132,7 @@ def collect(
     ensure_collector(run, envs=envs, held_out=held_out)
     steps, first_steps = (-(-n // distributed.world()) for n in (steps, first_steps))
     if run.count["policy"] == 0 or random:
-        act = random_play(run.rng, run.world_model.shapes.actions, zeta)
+        act = random_act(run.world_model.shapes.actions, run.rng, zeta)
     else:
         run.world_model.eval()
         run.policy.eval()

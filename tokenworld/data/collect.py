@@ -269,15 +269,6 @@ class Collector:
         self._sent += 1
 
 
-def random_act(action_count: int, rng: np.random.Generator) -> Act:
-    """The policy that takes each action equally often."""
-
-    def act(obs: Tensor, first: Tensor) -> Tensor:
-        return torch.from_numpy(rng.integers(0, action_count, size=len(obs)))
-
-    return act
-
-
 def play_episode(env: VectorEnv, act: Act, *, seed: int) -> Steps:
     """The first whole episode that ends in `env`, of n actions: Steps (1, n+1), the last of which nobody acted on."""
     memory = Replay()

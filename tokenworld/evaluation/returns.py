@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld.data.collect import random_act
+from tokenworld.exploration import random_act
 
 
 def episode_returns(env, act: Callable, episodes: int, seed: int, progress: Callable[[int], None] | None = None):
