@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenworld import cli
+from tokenworld import building, cli
 from tokenworld.exploration import RandomActions, random_act
 
 
@@ -56,6 +56,18 @@ def test_without_zeta_a_random_action_lasts_one_step():
 def test_epsilon_zero_leaves_the_chosen_actions():
     explore = RandomActions(np.random.default_rng(0), 4, epsilon=0.0, zeta=2.0)
     assert all((explore(np.arange(4)) == np.arange(4)).all() for _ in range(100))
+
+
+@pytest.mark.parametrize("zeta, least, most", [(1.5, 0.6, 1.0), (None, 0.0, 0.35)])
+def test_random_actions_are_held_while_a_policy_plays_too(zeta, least, most):
+    """With epsilon 1 all actions are random ones; of six single ones every sixth is the same as the one before."""
+    run = building.temporary_run("overlay=debug", "device=cpu")
+    run.count["policy"] = 1  # as after the first training of the policy
+    run.phases["collect"](run, False, first_steps=600, epsilon=1.0, zeta=zeta)
+    steps = run.replay.gather(np.arange(run.replay.rows)[None])
+    follows = steps.acted[0, 1:] & steps.acted[0, :-1]
+    same = (steps.action[0, 1:] == steps.action[0, :-1])[follows].float().mean().item()
+    assert follows.sum() > 200 and least < same < most
 
 
 @pytest.mark.parametrize("zeta", ["1.0", "-2", "0.5"])
