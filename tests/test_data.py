@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -697,6 +698,56 @@ def test_recent_draws_that_share_from_the_newest_tenth():
     _, rows = replay.sample(400, 1, np.random.default_rng(0), recent=0.25)
     newest = (rows[:, -1] >= 900).sum()
     assert 100 <= newest <= 100 + 60  # a quarter on purpose, a tenth of the rest by chance
+
+
+def eventful(rewards: dict[int, list[int]], ends: tuple[int, ...] = (), episodes: int = 10) -> Replay:
+    """Episodes of 99 steps, 100 rows each: rewards of -2 at these steps of these, a termination at the end of `ends`."""
+    replay = Replay()
+    for number in range(episodes):
+        reward, terminated = np.zeros(99, np.float32), np.zeros(99, bool)
+        reward[rewards.get(number, [])] = -2
+        terminated[-1] = number in ends
+        replay.add(replace(episode(99, number), reward=reward, terminated=terminated, truncated=np.zeros(99, bool)))
+    return replay
+
+
+def test_a_share_of_windows_ends_shortly_before_an_event():
+    replay = eventful({2: [50], 5: [7, 10]}, ends=(3,))
+    before = {row - t for row in (250, 507, 510, 398) for t in range(8)}
+    _, rows = replay.sample(4000, 6, np.random.default_rng(0), ends="acted", events=0.5, within=8)
+    near = [row in before for row in rows[:, -1]]
+    assert all(near[:2000]) and sum(near[2000:]) < 2000 * 0.06 and set(rows[:2000, -1]) == before
+    assert replay.gather(rows).acted[:, -1].all()
+
+
+def test_the_newest_events_are_drawn_as_often_as_the_newest_rows():
+    replay = eventful({0: list(range(0, 90)), 9: list(range(10, 20))})
+    _, rows = replay.sample(1000, 1, np.random.default_rng(0), ends="acted", recent=0.5, events=1.0)
+    newest = (rows[:, -1] >= 900).mean()
+    assert 0.5 <= newest < 0.6  # half on purpose, a tenth of the rest by chance
+
+
+def test_rows_near_an_event_that_nobody_acted_on_give_way_to_the_event():
+    replay = eventful({0: [0], 1: [0]})  # before row 100 comes row 99, the last of its episode
+    _, rows = replay.sample(200, 1, np.random.default_rng(0), ends="acted", events=1.0, within=2)
+    assert set(rows[:, -1]) == {0, 100}
+
+
+def test_without_events_windows_are_drawn_as_without_that_share():
+    replay = eventful({})
+    _, rows = replay.sample(64, 8, np.random.default_rng(0), ends="acted", events=0.5, within=8)
+    _, plain = replay.sample(64, 8, np.random.default_rng(0), ends="acted")
+    assert (rows == plain).all()
+
+
+def test_events_are_found_again_when_episodes_come_and_go():
+    replay = Replay(capacity=220)
+    for number in range(4):
+        reward = np.zeros(99, np.float32)
+        reward[10 * number] = 1
+        replay.add(replace(episode(99, number), reward=reward, terminated=np.zeros(99, bool)))
+        _, rows = replay.sample(400, 1, np.random.default_rng(0), events=1.0)
+        assert set(rows[:, 0]) == set(np.flatnonzero(replay.gather(np.arange(replay.rows)[None]).reward[0]))
 
 
 def test_rows_without_codes_are_saved_as_zeros(monkeypatch):

@@ -105,7 +105,7 @@ def test_damaged_episodes_are_named_counted_and_left_out(tmp_path, capsys):
 def test_controls(tmp_path):
     """No dream at all, and a dream of somebody else's actions."""
     free = ["train.policy._target_=tokenworld.train.train_policy_model_free", "train.policy.start=0"]
-    unused = ["~train.policy.updates", "~train.policy.burn_in", "~train.policy.recent"]
+    unused = ["~train.policy.updates", "~train.policy.burn_in", "~train.policy.recent", "~train.policy.events"]
     result = train(f"out={tmp_path / 'free'}", *free, *unused)
     assert result["imagined_steps"] == 0 and result["updates"]["policy"] > 0 and result["eval"]["episodes"] == 2
     result = train(f"out={tmp_path / 'shuffled'}", "action._target_=tokenworld.actions.ShuffledAction")

@@ -53,7 +53,7 @@ def check_settings(phases: dict[str, dict[str, Any]]) -> None:
                 raise UserError(f"train.{phase}.{key} must be at least {least[key]}, got {value}")
             if key in ("lr", "clip") and value <= 0:
                 raise UserError(f"train.{phase}.{key} must be positive, got {value}: choose e.g. 0.001")
-            if key in ("recent", "epsilon") and not 0 <= value <= 1:
+            if key in ("recent", "epsilon", "events") and not 0 <= value <= 1:
                 raise UserError(f"train.{phase}.{key} is a share, it must lie in 0..1, got {value}")
             if key.endswith("temperature") and value < 0:
                 raise UserError(f"train.{phase}.{key} must be at least 0, got {value}: choose e.g. 1.0")
@@ -330,10 +330,13 @@ def train_policy(
     clip: float = 10.0,
     expected_reward: bool = False,
     recent: float = 0.0,
+    events: float = 0.0,
 ) -> None:
     """Dreams of `horizon` steps from real states, and updates on them. No real reward and no real action is learnt from.
 
-    `recent`: the share of dreams that start in the newest tenth of the replay.
+    `recent`: the share of dreams that start in the newest tenth of the replay. `events`: the share that start at most `horizon`
+    steps before a reward or a termination, so that a policy meets what is rare often enough to learn from it (the
+    reported `dream_return` is then higher than from all states).
     """
     if run.epoch < start:
         return
@@ -342,7 +345,8 @@ def train_policy(
     K = model.shapes.codes
     gained = []
     loss_of, own = run.loss("policy", policy, policy.loss), distributed.share(batch, "train.policy.batch")
-    batches = run.batches(updates, own, burn_in, ends="acted", recent=recent, frames=False)
+    starts = dict(recent=recent, events=events, within=horizon)
+    batches = run.batches(updates, own, burn_in, ends="acted", **starts, frames=False)
     for steps, rows in progress(run, batches, updates, "policy"):
         steps, codes = steps.to(run.device), run.codes(run.replay, rows)
         policy.eval()

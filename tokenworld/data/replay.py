@@ -52,6 +52,7 @@ class Replay:
         self._arrays: dict[str, np.ndarray] = {}  # each (allocated rows, ...); made at the first `add`
         self._codes: np.ndarray | None = None  # (allocated rows, K) int32
         self._acted_rows: np.ndarray | None = None  # cache of the rows with an action
+        self._event_rows: np.ndarray | None = None  # cache of the rows with a reward or a termination
         self._readers = 0  # generators of batches at work
 
     # ---------------------------------------------------------------------------------------------------- contents
@@ -80,7 +81,7 @@ class Replay:
         self.steps += n
         self.episodes += 1
         self._lengths.append(n + 1)
-        self._acted_rows = None
+        self._acted_rows = self._event_rows = None
 
     def _evict(self, incoming: int) -> None:
         leaving = 0
@@ -119,23 +120,35 @@ class Replay:
     # ---------------------------------------------------------------------------------------------------- sampling
 
     def sample(
-        self, batch: int, length: int, rng: np.random.Generator, ends: Ends = "any", recent: float = 0.0
+        self,
+        batch: int,
+        length: int,
+        rng: np.random.Generator,
+        ends: Ends = "any",
+        recent: float = 0.0,
+        events: float = 0.0,
+        within: int = 1,
     ) -> tuple[Steps, np.ndarray]:
         """Windows of `length` rows: Steps (B, T) and their rows (B, T) int64.
 
         The last row is uniform over all rows, or (`ends="acted"`) over those with an action: where imagination starts.
-        With `recent` > 0 that share of the batch is drawn from the newest tenth of them instead.
+        With `recent` > 0 that share of the batch is drawn from the newest tenth of them instead. `events`: the share of windows
+        whose last row is one of the `within` rows that lead to an event (a reward or a termination), the event's row included.
         """
-        rows = self._windows(batch, length, rng, ends, recent)
+        rows = self._windows(batch, length, rng, ends, recent, events, within)
         return self.gather(rows), rows
 
     def sample_frames(self, batch: int, rng: np.random.Generator) -> Steps:
         """Single frames, uniform over all rows: Steps (B, 1)."""
         return self.sample(batch, 1, rng)[0]
 
-    def _windows(self, batch: int, length: int, rng: np.random.Generator, ends: Ends, recent: float) -> np.ndarray:
+    def _windows(
+        self, batch: int, length: int, rng: np.random.Generator, ends: Ends, recent: float, events=0.0, within=1
+    ) -> np.ndarray:
         if self.rows == 0:
             raise UserError("the replay is empty: training needs at least one episode of the training split")
+        early = self._before_events(round(events * batch), rng, recent, within) if events else np.zeros(0, np.int64)
+        batch -= len(early)
         if ends == "any":
             last = self._numbers(self.rows, batch, rng, recent)  # (B,)
         elif ends == "acted":
@@ -144,7 +157,18 @@ class Replay:
             last = self._acted_rows[self._numbers(self.steps, batch, rng, recent)]  # (B,)
         else:
             raise ValueError(f"ends must be 'any' or 'acted', got {ends!r}")
+        last = np.concatenate([early, last])
         return (last[:, None] + np.arange(1 - length, 1)) % self.rows  # (B, T)
+
+    def _before_events(self, count: int, rng: np.random.Generator, recent: float, within: int) -> np.ndarray:
+        """(count,) rows of the `within` that lead to an event and have an action; none where nothing ever happened."""
+        if self._event_rows is None:
+            self._event_rows = np.flatnonzero((self._view("reward") != 0) | self._view("terminated"))
+        if len(self._event_rows) == 0:
+            return np.zeros(0, np.int64)
+        event = self._event_rows[self._numbers(len(self._event_rows), count, rng, recent)]
+        early = np.maximum(event - rng.integers(within, size=count), 0)
+        return np.where(self._view("acted")[early], early, event)  # the row without an action ends the episode before
 
     @staticmethod
     def _numbers(total: int, batch: int, rng: np.random.Generator, recent: float) -> np.ndarray:
@@ -160,6 +184,8 @@ class Replay:
         rng: np.random.Generator,
         ends: Ends = "any",
         recent: float = 0.0,
+        events: float = 0.0,
+        within: int = 1,
         prefetch: int = 2,
         frames: bool = True,
         pin: bool = False,
@@ -187,7 +213,7 @@ class Replay:
                 for _ in range(count):
                     if stop.is_set():
                         return
-                    rows = self._windows(batch, length, copy, ends, recent)
+                    rows = self._windows(batch, length, copy, ends, recent, events, within)
                     steps = self.gather(rows, frames)
                     put(((steps.pinned() if pin else steps, rows), copy.bit_generator.state))
             except BaseException as error:  # handed over, and raised where the batch is wanted
