@@ -41,7 +41,7 @@ LAYERS = [
     ["interfaces"],
     ["forms"],
     ["weights", "safe_load", "optim"],
-    ["files", "origins", "private", "signals"],
+    ["exploration", "files", "origins", "private", "signals"],
     ["errors", "threads"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
