@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import close, discover, rouse, steps_of
@@ -251,8 +252,12 @@ def taught(run):
 
 
 def test_a_real_reward_reaches_the_policy_only_through_the_reward_head(tmp_path):
-    """Other real rewards and terminations in the replay: bit-equal policies. Another reward head: another policy."""
+    """Other real rewards and terminations in the replay: bit-equal policies. Another reward head: another policy.
+
+    Where rollouts start is the same in all: `train.policy.events` chooses more starts near real events."""
     same, spoilt, other = (prepared(tmp_path / name) for name in ("same", "spoilt", "other"))
+    for run in (same, spoilt, other):
+        run.replay.sample(8, 1, np.random.default_rng(0), ends="acted", events=1.0)  # the replay now knows its events
     untaught = torch.cat([p.detach().flatten() for p in same.policy.parameters()])
     arrays = spoilt.replay._arrays
     arrays["reward"][:] = 100.0 - arrays["reward"]
