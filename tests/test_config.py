@@ -7,6 +7,7 @@ from typing import Literal
 import pytest
 
 from tokenworld import config, origins
+from tokenworld.cli import main
 from tokenworld.errors import UserError
 
 
@@ -212,3 +213,12 @@ def test_difference_lists_both_sides():
 def test_every_shipped_recipe_is_right(name, overlay):
     cfg, _ = config.compose([f"recipe={name}", *overlay])
     config.check(cfg)
+
+
+WRONG = [("train.policy.recent", "0.0"), ("train.collect.envs", "1"), ("decoding.prior", "true")]
+
+
+@pytest.mark.parametrize("key, example", WRONG)
+def test_a_wrong_type_is_refused_with_an_example_of_the_right_one(key, example, tmp_path, capsys):
+    assert main(["train", "overlay=debug", f"{key}=wrong", f"out={tmp_path / 'run'}"]) == 2
+    assert capsys.readouterr().err.rstrip().endswith(f"for example {key}={example}")

@@ -397,7 +397,9 @@ def _words(kind: Any) -> str:
 
 
 def _yaml_word(value: Any) -> str:
-    return {None: "null", True: "true", False: "false"}.get(value, str(value)) if value.__hash__ else str(list(value))
+    if value is None or isinstance(value, bool):  # 0 and 1 are numbers, though they equal False and True
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value) if value.__hash__ else str(list(value))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
