@@ -10,7 +10,7 @@ from tokenworld.evaluation import codelength
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.world_model import WorldModel
 
-DRAWS = 16  # sampled next frames that reward and termination are averaged over, where the heads read drawn codes
+DRAWS = 4  # sampled next frames that reward and termination are averaged over, where the heads read drawn codes
 EVENT = 0.5  # a reward event is a reward further from zero than this; the head predicts one where its mean is
 
 
