@@ -1,0 +1,68 @@
+"""What earlier versions wrote opens, scores, evaluates, exports and is resumed: tests/saved/VERSION/, of a few updates each.
+
+Such a folder is written once, by the version that it names, with `tokenworld train overlay=debug seed=3 device=cpu
+train.collect.first_steps=200`, `export`, `evaluate` and `collect recipe=quickstart overlay=debug steps=200 seed=1`.
+"""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tokenworld import Agent, cli
+
+SAVED = sorted((Path(__file__).resolve().parent / "saved").iterdir())
+
+
+@pytest.fixture(params=SAVED, ids=lambda path: path.name)
+def saved(request, tmp_path, monkeypatch) -> Path:
+    """The current folder: a copy of what a version wrote."""
+    pytest.importorskip("minatar")
+    folder = Path(shutil.copytree(request.param, tmp_path / "saved"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def done(*words: str) -> bool:
+    return cli.main(list(words)) == 0
+
+
+def figures(folder: Path) -> dict[str, float]:
+    report = json.loads((folder / "report.json").read_text())
+    return {metric["id"]: math.nan if metric["value"] is None else metric["value"] for metric in report["metrics"]}
+
+
+def test_a_saved_run_scores_and_dreams_and_exports(saved, capsys):
+    assert done("score", "run", "episodes=2")
+    assert "return" in capsys.readouterr().out
+    assert done("dream", "run", "out=dream.gif") and (saved / "dream.gif").stat().st_size > 1000
+    assert done("export", "run", "out=again") and (saved / "again" / "model.safetensors").is_file()
+
+
+def test_a_saved_run_is_evaluated_as_it_was(saved):
+    assert done("evaluate", "run", "out=again")
+    before, now = figures(saved / "evaluation"), figures(saved / "again")
+    assert before.keys() == now.keys() and sum(math.isfinite(value) for value in before.values()) > 20
+    assert now == pytest.approx(before, rel=1e-3, abs=1e-5, nan_ok=True)
+    assert done("compare", "evaluation", "again")
+
+
+def test_a_saved_run_is_resumed_and_is_its_own_config(saved):
+    before = (saved / "run" / "config.yaml").read_bytes()
+    assert done("train", "overlay=debug", "seed=3", "device=cpu", "out=run", "train.collect.first_steps=200")
+    assert (saved / "run" / "config.yaml").read_bytes() == before
+    assert done("train", "--resume", "run", "train.loop.epochs=4")
+    assert json.loads((saved / "run" / "summary.json").read_text())["updates"]["dynamics"] == 8
+
+
+def test_a_saved_model_acts(saved):
+    agent = Agent.from_pretrained("model")
+    assert agent.score(episodes=2)["episodes"] == 2
+
+
+def test_saved_episodes_are_trained_on(saved, capsys):
+    assert done("data", "info", "episodes")
+    assert "MinAtar/Breakout-v1" in capsys.readouterr().out
+    assert done("train", "tokenizer", "recipe=quickstart", "overlay=debug", "data=episodes", "out=tokenizer")
