@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokenworld import commands, config
+from tokenworld import commands
 from tokenworld.building import built, with_loaded_sections
+from tokenworld.config import compose
 from tokenworld.errors import UserError
 from tokenworld.evaluation import codelength
 from tokenworld.evaluation.summary import code_counts
@@ -106,17 +107,17 @@ def experience(folder: Path, steps: int) -> None:
     """Episodes of random play and the tokenizer that all share: FOLDER/data and FOLDER/tokenizer."""
     data, out = folder / "data", folder / "tokenizer"
     if not data.exists():
-        commands.collect(*config.compose(["recipe=quickstart", f"out={data}", f"steps={steps}"]))
+        commands.collect(*compose.compose(["recipe=quickstart", f"out={data}", f"steps={steps}"]))
     if not out.exists():
         words = ["recipe=quickstart", f"data={data}", f"out={out}", "train.loop.epochs=1", "train.tokenizer.updates=40"]
-        commands.train_phase("tokenizer", *config.compose(words))
+        commands.train_phase("tokenizer", *compose.compose(words))
 
 
 def learn(folder: Path, backbone: tuple[str, ...], seed: int, at: tuple[int, ...], lr: float) -> dict:
     """Train the dynamics with a backbone; bits per held-out frame after each number of updates in `at`, and what it cost."""
     words = ["recipe=quickstart", f"data={folder / 'data'}", f"load.tokenizer={folder / 'tokenizer'}", f"seed={seed}"]
     words += [f"train.dynamics.lr={lr}", f"train.dynamics.batch={BATCH}", "train.dynamics.recent=0", "device=cpu"]
-    cfg, cli = config.compose([*words, *(word.replace("TEXT", str(folder / "text")) for word in backbone)])
+    cfg, cli = compose.compose([*words, *(word.replace("TEXT", str(folder / "text")) for word in backbone)])
     cfg, cli = with_loaded_sections(cfg, cli)
     run = built(folder / "none", cfg, cli | {"phase": "dynamics"}, ("dynamics",), log=Log(None, silent=True))
     parameters = list(run.world_model.backbone.parameters())

@@ -9,8 +9,9 @@ import sys
 import numpy as np
 import torch
 
-from tokenworld import building, config, distributed
+from tokenworld import building, distributed
 from tokenworld import train as training
+from tokenworld.config import compose, schema
 from tokenworld.data.episodes import Episode
 
 UPDATES = 20
@@ -34,8 +35,8 @@ def episode(rng, shape, length, actions):
 
 
 def main(out, result, *words):
-    cfg, cli = config.compose([*words, f"out={out}", "device=cpu"])
-    config.check(cfg)
+    cfg, cli = compose.compose([*words, f"out={out}", "device=cpu"])
+    schema.check(cfg)
     run = building.new_run(cfg, cli, training.PHASES)
     shapes, rng = run.world_model.shapes, np.random.default_rng(0)
     for length in (1, 1, 2, 3, 9, 4, 1, 1, 1, 7, 2, 5):  # so short that ranks get windows with unequal numbers of real steps

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from tokenworld import cli, config
+from tokenworld import cli
+from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
 from tokenworld.evaluation.dynamics import dynamics_metrics
 from tokenworld.evaluation.summary import code_counts
@@ -106,7 +107,7 @@ def test_the_commands_of_the_page_parse():
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
         assert callable(cli.parse(words)), line
-        cfg, _ = config.compose(words[1:])
-        config.check(cfg)
+        cfg, _ = compose.compose(words[1:])
+        schema.check(cfg)
         given = [key for key in ("name", "path", "config") if cfg["backbone"][key] is not None]
         assert len(given) == 1, line

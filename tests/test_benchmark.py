@@ -5,9 +5,10 @@ import json
 import pytest
 import torch
 
-from tokenworld import benchmark, cli, config
+from tokenworld import benchmark, cli
 from tokenworld import train as training
 from tokenworld.building import built
+from tokenworld.config import compose
 from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes
 from tokenworld.log import Log
@@ -36,7 +37,7 @@ def runs(tmp_path_factory):
 
     def of(recipe, precision):
         if (recipe, precision) not in made:
-            cfg, cli_keys = config.compose([f"recipe={recipe}", "overlay=debug", "device=cpu", f"precision={precision}"])
+            cfg, cli_keys = compose.compose([f"recipe={recipe}", "overlay=debug", "device=cpu", f"precision={precision}"])
             run = built(tmp_path_factory.mktemp(recipe), cfg, cli_keys, training.PHASES, log=Log(None))
             run.phases["collect"](run, False, steps=60, first_steps=60, random=True)
             run.collector.cut()
@@ -52,7 +53,7 @@ CHEAP = ("atari_small", "iris", "quickstart")  # patch, vqvae and nearest: the t
 @pytest.mark.parametrize("what", list(benchmark.BENCHES))
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
-    "recipe", [pytest.param(name, marks=[] if name in CHEAP else [pytest.mark.slow]) for name in config.recipes()]
+    "recipe", [pytest.param(name, marks=[] if name in CHEAP else [pytest.mark.slow]) for name in compose.recipes()]
 )
 def test_each_kind_runs_on_each_recipe(runs, recipe, precision, what, monkeypatch):
     """What is timed, without repeats: a clock that is read once, and ceilings that nobody measures."""

@@ -11,7 +11,7 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from own_env import play, same
 
-from tokenworld.env_section import GYM, maker_of
+from tokenworld.config.env_section import GYM, maker_of
 from tokenworld.envs import atari, gym, known_world, minatar
 from tokenworld.envs.checked import Checked
 from tokenworld.errors import UserError
@@ -101,7 +101,7 @@ def test_an_id_says_its_maker():
         assert maker_of(id, "tokenworld.envs.minatar.make") == f"tokenworld.envs.{maker}.make"
         assert maker_of(id, "mypackage.make") == "mypackage.make"
     assert maker_of("ALE/Pong-v5", GYM) == GYM
-    code = "import sys, tokenworld.env_section; print([m for m in ('torch', 'gymnasium', 'numpy') if m in sys.modules])"
+    code = "import sys, tokenworld.config.env_section; print([m for m in ('torch', 'gymnasium', 'numpy') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 

@@ -7,7 +7,8 @@ import types
 
 import pytest
 
-from tokenworld import cli, config
+from tokenworld import cli
+from tokenworld.config import compose, saved, schema
 from tokenworld.errors import LONGEST, UserError
 
 
@@ -23,14 +24,14 @@ def calls(monkeypatch):
     for name in ("train", "train_phase", "collect", "score", "dream", "resume"):
         setattr(module, name, record(name))
     monkeypatch.setattr(cli, "_commands", lambda: module)
-    monkeypatch.setattr(config, "check", lambda cfg: None)
+    monkeypatch.setattr(schema, "check", lambda cfg: None)
     return seen
 
 
 @pytest.fixture
 def run_folder(tmp_path):
-    cfg, keys = config.compose([])
-    config.save(tmp_path / "config.yaml", cfg, keys)
+    cfg, keys = compose.compose([])
+    saved.save(tmp_path / "config.yaml", cfg, keys)
     return str(tmp_path)
 
 
@@ -55,8 +56,8 @@ def test_the_quick_start_needs_no_word(calls):
 
 @pytest.mark.parametrize("phase", ["tokenizer", "dynamics", "policy"])
 def test_train_one_phase_goes_on_with_the_recipe_of_what_it_loads(calls, phase, tmp_path):
-    cfg, keys = config.compose(["recipe=atari_small"])
-    config.save(tmp_path / "config.yaml", cfg, keys)
+    cfg, keys = compose.compose(["recipe=atari_small"])
+    saved.save(tmp_path / "config.yaml", cfg, keys)
     for word, recipe in (("seed=1", "atari_small"), ("recipe=iris", "iris")):
         assert cli.main(["train", phase, "data=d", f"load.tokenizer={tmp_path}", word]) == 0
         (name, which, _, keys) = calls.pop()
@@ -173,7 +174,7 @@ def test_version(capsys):
 
 
 def test_show_prints_a_difference(capsys, monkeypatch):
-    monkeypatch.setattr(config, "check", lambda cfg: None)
+    monkeypatch.setattr(schema, "check", lambda cfg: None)
     assert cli.main(["show", "recipe=iris", "against=quickstart"]) == 0
     rows = {line.split()[0]: line.split()[1:] for line in capsys.readouterr().out.splitlines()[1:]}
     assert rows["backbone.layers"] == ["10", "1"] and "action._target_" not in rows

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from test_data import equal, offsets, read
 
-from tokenworld import building, cli, commands, config, files
+from tokenworld import building, cli, commands, files
+from tokenworld.config import compose, schema, values
 from tokenworld.data import collection
 from tokenworld.data.collect import Collector
 from tokenworld.data.describe import describe
@@ -26,8 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def composed(*words):
-    cfg, keys = config.compose(["overlay=debug", "device=cpu", *words])
-    config.check(cfg)
+    cfg, keys = compose.compose(["overlay=debug", "device=cpu", *words])
+    schema.check(cfg)
     return cfg, keys
 
 
@@ -97,7 +98,7 @@ def test_a_killed_process_leaves_what_the_same_command_continues(tmp_path):
     held = describe(tmp_path / "data")
     assert held["episodes"] > 10 and held["problems"][0].startswith("unfinished: ")
     cfg, keys = composed(f"out={tmp_path / 'data'}", "steps=3000000")
-    command = config.flatten({"env": cfg["env"], "seed": 0, "steps": 3000000})
+    command = values.flatten({"env": cfg["env"], "seed": 0, "steps": 3000000})
     assert collection.check_folder(tmp_path / "data", command).attempts == 1
     with pytest.raises(UserError, match="steps=3000000, got 1200"):
         collect(tmp_path / "data")

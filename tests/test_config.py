@@ -6,8 +6,9 @@ from typing import Literal
 
 import pytest
 
-from tokenworld import config, origins
+from tokenworld import origins
 from tokenworld.cli import main
+from tokenworld.config import compose, saved, schema, targets
 from tokenworld.errors import UserError
 
 
@@ -45,9 +46,9 @@ def plugin(monkeypatch):
 @pytest.fixture
 def recipe(tmp_path, plugin):
     """A complete recipe of stand-ins, in a file of the user's own."""
-    lines = [f"{name}: {{_target_: somebodys_package.Part}}" for name in config.PARTS if name != "policy"]
+    lines = [f"{name}: {{_target_: somebodys_package.Part}}" for name in targets.PARTS if name != "policy"]
     lines += ["policy: {_target_: somebodys_package.Other, horizon: 5}", "train:"]
-    lines += [f"  {phase}: {{_target_: somebodys_package.Part, lr: 0.5}}" for phase in config.PHASES]
+    lines += [f"  {phase}: {{_target_: somebodys_package.Part, lr: 0.5}}" for phase in schema.PHASES]
     path = tmp_path / "mine.yaml"
     path.write_text("\n".join(lines).replace("tokenizer: {_target_: somebodys_package.Part}",
                                              "tokenizer: {_target_: somebodys_package.Part, vocab_size: 64}"))
@@ -56,23 +57,23 @@ def recipe(tmp_path, plugin):
 
 def refusal(words) -> str:
     with pytest.raises(UserError) as caught:
-        cfg, _ = config.compose(words)
-        config.check(cfg)
+        cfg, _ = compose.compose(words)
+        schema.check(cfg)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
 def test_overrides_and_own_keys_are_told_apart(recipe):
     words = ["tokenizer.vocab_size=7", "seed=3", "load.tokenizer=runs/a=b", "tokenizer.kind=fsq"]
-    cfg, cli = config.compose([recipe, *words])
-    config.check(cfg)
+    cfg, cli = compose.compose([recipe, *words])
+    schema.check(cfg)
     assert cfg["tokenizer"] == {"_target_": "somebodys_package.Part", "vocab_size": 7, "kind": "fsq"}
     assert cli["seed"] == 3 and cli["load.tokenizer"] == "runs/a=b" and "steps" not in cli
-    assert set(cfg) == {*config.PARTS, "train"}
+    assert set(cfg) == {*targets.PARTS, "train"}
 
 
 def test_a_key_can_be_removed(recipe):
-    cfg, _ = config.compose([recipe, "~tokenizer.vocab_size"])
+    cfg, _ = compose.compose([recipe, "~tokenizer.vocab_size"])
     assert "vocab_size" not in cfg["tokenizer"]
     assert "removes nothing" in refusal([recipe, "~tokenizer.nothing"])
 
@@ -82,8 +83,8 @@ def test_a_key_can_be_removed(recipe):
     ["lr=2", "lr=1e-4", "kind=fsq", "path=null", "path=a/b", "heights=[8]", "heights=null", "levels=[3,4]", "on=false"],
 )
 def test_right_types_pass(recipe, word):
-    cfg, _ = config.compose([recipe, f"tokenizer.{word}"])
-    config.check(cfg)
+    cfg, _ = compose.compose([recipe, f"tokenizer.{word}"])
+    schema.check(cfg)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +130,7 @@ def test_an_overlay_changes_only_what_is_there(recipe, tmp_path):
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text("policy: {horizon: 2}\ntrain: {loop: {lr: 7.0}}")
     bad.write_text("train: {loop: {rl: 7.0}}")
-    cfg, _ = config.compose([recipe, f"overlay={good}", "policy.horizon=3"])
+    cfg, _ = compose.compose([recipe, f"overlay={good}", "policy.horizon=3"])
     assert cfg["train"]["loop"]["lr"] == 7.0 and cfg["policy"]["horizon"] == 3, "the command line comes last"
     message = refusal([recipe, f"overlay={bad}"])
     assert "sets train.loop.rl, which the recipe lacks: did you mean train.loop.lr?" in message
@@ -138,14 +139,14 @@ def test_an_overlay_changes_only_what_is_there(recipe, tmp_path):
 def test_a_recipe_may_start_from_a_shipped_one(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("defaults: [quickstart, _self_]\nbackbone: {layers: 7}")
-    cfg, _ = config.compose([f"recipe={path}"])
-    shipped, _ = config.compose(["recipe=quickstart"])
+    cfg, _ = compose.compose([f"recipe={path}"])
+    shipped, _ = compose.compose(["recipe=quickstart"])
     assert cfg["backbone"]["layers"] == 7 and cfg["tokenizer"] == shipped["tokenizer"]
 
 
 def test_build_passes_values_and_what_code_knows(recipe):
-    cfg, _ = config.compose([recipe, "tokenizer.levels=[3,4]", "tokenizer.heights=[1]"])
-    part = config.build(cfg["tokenizer"], K=9, unknown_to_this_part=1)
+    cfg, _ = compose.compose([recipe, "tokenizer.levels=[3,4]", "tokenizer.heights=[1]"])
+    part = schema.build(cfg["tokenizer"], K=9, unknown_to_this_part=1)
     assert part.values["K"] == 9 and part.values["vocab_size"] == 64
     assert part.values["levels"] == (3, 4) and part.values["heights"] == [1], "lists become tuples where asked for"
 
@@ -154,28 +155,28 @@ def test_build_passes_values_and_what_code_knows(recipe):
     "target",
     ["os.system", "tokenworld.config.os.system", "tokenworld.train.os.system", "tokenworld.heads.torch.load",
      "tokenworld.backbones.gpt.nn.Linear", "builtins.eval", "subprocess.Popen", "somebodys_package.Part",
-     "tokenworld.heads.UserError", "tokenworld.config.build", "tokenworld.heads", "tokenworld.heads.__loader__"],
+     "tokenworld.heads.UserError", "tokenworld.config.schema.build", "tokenworld.heads", "tokenworld.heads.__loader__"],
 )  # fmt: skip
 def test_a_loaded_config_names_parts_of_tokenworld_only(plugin, target):
     with pytest.raises(UserError):
-        config.resolve(target)
+        targets.resolve(target)
     with pytest.raises(UserError):
-        config.build({"_target_": target})
+        schema.build({"_target_": target})
 
 
 def test_an_untrusted_package_is_not_even_imported(tmp_path, monkeypatch):
     (tmp_path / "evil_package.py").write_text("raise SystemExit('imported')")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(UserError, match="trust"):
-        config.resolve("evil_package.Part")
+        targets.resolve("evil_package.Part")
     assert "evil_package" not in sys.modules
 
 
 def test_trust_opens_what_it_names_and_nothing_else(plugin):
     origins.trust({"tokenizer": {"_target_": "somebodys_package.Part"}})
-    assert config.resolve("somebodys_package.Part") is Part
+    assert targets.resolve("somebodys_package.Part") is Part
     with pytest.raises(UserError):
-        config.resolve("somebodys_package.Other")
+        targets.resolve("somebodys_package.Other")
 
 
 def test_a_part_in_the_wrong_section_is_refused(recipe):
@@ -190,9 +191,9 @@ def test_a_target_that_is_not_there(recipe):
 
 
 def test_saved_and_loaded_again(recipe, tmp_path):
-    cfg, cli = config.compose([recipe, "tokenizer.lr=1e-5", "seed=2"])
-    config.save(tmp_path / "config.yaml", cfg, cli)
-    assert config.load(tmp_path) == (cfg, cli) == config.load(tmp_path / "config.yaml")
+    cfg, cli = compose.compose([recipe, "tokenizer.lr=1e-5", "seed=2"])
+    saved.save(tmp_path / "config.yaml", cfg, cli)
+    assert saved.load(tmp_path) == (cfg, cli) == saved.load(tmp_path / "config.yaml")
     assert "torch" in (tmp_path / "config.yaml").read_text(), "package versions"
 
 
@@ -201,18 +202,18 @@ def test_a_folder_that_is_no_run(tmp_path, content):
     if content is not None:
         (tmp_path / "config.yaml").write_text(content)
     with pytest.raises(UserError, match="config"):
-        config.load(tmp_path)
+        saved.load(tmp_path)
 
 
 def test_difference_lists_both_sides():
-    assert config.difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": 3}}) == [("a.c", 2, None), ("a.d", None, 3)]
+    assert saved.difference({"a": {"b": 1, "c": 2}}, {"a": {"b": 1, "d": 3}}) == [("a.c", 2, None), ("a.d", None, 3)]
 
 
-@pytest.mark.parametrize("name", config.recipes())
+@pytest.mark.parametrize("name", compose.recipes())
 @pytest.mark.parametrize("overlay", [[], ["overlay=debug"]], ids=["full", "debug"])
 def test_every_shipped_recipe_is_right(name, overlay):
-    cfg, _ = config.compose([f"recipe={name}", *overlay])
-    config.check(cfg)
+    cfg, _ = compose.compose([f"recipe={name}", *overlay])
+    schema.check(cfg)
 
 
 WRONG = [("train.policy.recent", "0.0"), ("train.collect.envs", "1"), ("decoding.prior", "true")]

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from test_data import META, episode, equal, offsets, read, write
 
-from tokenworld import cli, commands, config
+from tokenworld import cli, commands
+from tokenworld.config import compose, schema
 from tokenworld.data import records, shards
 from tokenworld.data.checksums import Checksums
 from tokenworld.data.describe import describe
@@ -367,8 +368,8 @@ def test_names_of_actions_that_do_not_fit_are_not_used(names):
 
 
 def composed(*words):
-    cfg, keys = config.compose(["overlay=debug", "device=cpu", *words])
-    config.check(cfg)
+    cfg, keys = compose.compose(["overlay=debug", "device=cpu", *words])
+    schema.check(cfg)
     return cfg, keys
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokenworld import cli, config
+from tokenworld import cli
+from tokenworld.config import compose
 from tokenworld.run import Run
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -66,7 +67,7 @@ def stored(name: str, value: str) -> str:
     return (GOLDEN / name).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("recipe", config.recipes())
+@pytest.mark.parametrize("recipe", compose.recipes())
 def test_losses_are_the_stored_ones(recipe, tmp_path, monkeypatch):
     pytest.importorskip("minatar")
     found = trained(recipe, tmp_path / "run", monkeypatch)
@@ -84,7 +85,7 @@ def test_help_is_the_stored_one():
     assert found == stored("help.txt", found)
 
 
-@pytest.mark.parametrize("recipe", config.recipes())
+@pytest.mark.parametrize("recipe", compose.recipes())
 def test_show_is_the_stored_one(recipe):
     pytest.importorskip("minatar")
     found = text_of("show", f"recipe={recipe}") + "\n" + text_of("show", f"recipe={recipe}", "--yaml")

@@ -6,7 +6,8 @@ import typing
 
 import pytest
 
-from tokenworld import cli, config, hub, keys, origins
+from tokenworld import cli, hub, keys, origins
+from tokenworld.config import compose, saved
 from tokenworld.errors import UserError
 from tokenworld.help import COMMAND_HELP, SETTINGS, TRAINING_SETTINGS, keys_of
 from tokenworld.policies.planner import Planner
@@ -22,8 +23,8 @@ NAMES = [*keys.KEYS, *keys.PLANNER, *keys.RESUMED, "policy.method", "policy.temp
 
 @pytest.fixture(autouse=True)
 def _runs_and_recipes_are_taken_as_given(monkeypatch):
-    cfg, cli_keys = config.compose([])
-    monkeypatch.setattr(config, "load", lambda run: (cfg, cli_keys))
+    cfg, cli_keys = compose.compose([])
+    monkeypatch.setattr(saved, "load", lambda run: (cfg, cli_keys))
     monkeypatch.setattr(hub, "is_model", lambda folder: False)
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tokenworld import cli, config
+from tokenworld import cli
+from tokenworld.config import compose, saved, schema, targets
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -32,9 +33,9 @@ LAYERS = [
     ["sinks"],
     ["world_model"],
     ["tokenizers", "backbones", "decoding", "policies", "heads", "actions", "envs", "data"],
-    ["config", "nn", "arguments", "checkpoint", "hub", "log", "viz", "help", "costs", "sweep_folder"],
-    ["env_section"],
-    ["targets", "keys"],
+    ["nn", "arguments", "checkpoint", "hub", "log", "viz", "help", "costs", "sweep_folder"],
+    ["config"],
+    ["keys"],
     ["kernels", "sharding"],
     ["distributed"],
     ["native"],
@@ -113,7 +114,7 @@ def test_packages_are_the_real_folders():
     setup.read(ROOT / "setup.cfg")
     listed = set(setup["options"]["packages"].split())
     real = {"tokenworld", "tokenworld.tokenizers", "tokenworld.configs"}
-    real |= {f"tokenworld.{path.parent.name}" for path in (ROOT / "tokenworld").glob("*/__init__.py")}
+    real |= {".".join(path.parent.relative_to(ROOT).parts) for path in (ROOT / "tokenworld").rglob("*/__init__.py")}
     assert listed == real
     mapping = dict(line.split(" = ") for line in setup["options"]["package_dir"].strip().splitlines())
     assert mapping.pop("tokenworld") == "tokenworld"
@@ -139,7 +140,7 @@ def test_import_tokenworld_is_light():
     assert out.stdout.split("\n")[:2] == ["[]", "[]"]
 
 
-NAMED_IN_RECIPES = {"train", *config.PARTS.values()}
+NAMED_IN_RECIPES = {"train", *targets.PARTS.values()}
 
 
 @pytest.mark.parametrize("module", [m for m in SOURCES if m != "tokenworld" and part(m) in NAMED_IN_RECIPES])
@@ -149,7 +150,7 @@ def test_at_most_twelve_keywords(module):
         own = getattr(thing, "__module__", None) == module and not name.startswith("_")
         if own and (inspect.isclass(thing) or inspect.isfunction(thing)):
             keywords = [p for p in inspect.signature(thing).parameters.values() if p.kind is p.KEYWORD_ONLY]
-            settable = [p for p in keywords if p.default is not p.empty and p.name not in config.BY_CODE]
+            settable = [p for p in keywords if p.default is not p.empty and p.name not in schema.BY_CODE]
             assert len(settable) <= 12, f"{module}.{name} takes {len(settable)} keywords"
             bare = [p.name for p in settable if p.annotation is p.empty]
             assert not bare, f"{module}.{name}: annotations are the schema of a recipe, {bare} have none"
@@ -213,8 +214,8 @@ def documents() -> list[Path]:
 @pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
 def test_documented_commands_parse(document, tmp_path, monkeypatch):
     """Every `tokenworld ...` line asks for something that exists; runs that it names are taken as given."""
-    cfg, keys = config.compose([])
-    monkeypatch.setattr(config, "load", lambda run: (cfg, keys))
+    cfg, keys = compose.compose([])
+    monkeypatch.setattr(saved, "load", lambda run: (cfg, keys))
     for line in bash_lines(document.read_text(encoding="utf-8")):
         for call in re.split(r"&&|\|\||;|\|", line):
             words = shlex.split(call)
@@ -224,8 +225,8 @@ def test_documented_commands_parse(document, tmp_path, monkeypatch):
 
 def test_help_commands_parse(monkeypatch):
     """The examples of --help are held to the same."""
-    cfg, keys = config.compose([])
-    monkeypatch.setattr(config, "load", lambda run: (cfg, keys))
+    cfg, keys = compose.compose([])
+    monkeypatch.setattr(saved, "load", lambda run: (cfg, keys))
     lines = [line.strip() for text in (cli.HELP, *cli.COMMAND_HELP.values()) for line in text.splitlines()
              if line.startswith("  tokenworld ")]
     assert len(lines) > 15
@@ -297,7 +298,7 @@ def test_installed_command_works_and_finds_its_recipes(way, tmp_path):
         code = f"import setuptools.build_meta as b; print(b.build_{way}({str(tmp_path)!r}))"
         built = subprocess.run([python, "-c", code], **run | {"cwd": source}).stdout.split()[-1]
         subprocess.run([*pip, str(tmp_path / built)], **run)
-    code = ("import tokenworld.config as c, tokenworld.tokenizers.vqvae as v, tokenworld.envs, tokenizers; "
+    code = ("import tokenworld.config.compose as c, tokenworld.tokenizers.vqvae as v, tokenworld.envs, tokenizers; "
             "print(c.recipes(), c.compose(['recipe=iris', 'overlay=debug'])[0]['backbone']['layers'], v.__file__)")
     found = subprocess.run([python, "-c", code], **run).stdout
     assert "['atari100k_fast', 'atari_small', 'iris', 'known_world', 'quickstart'] 1" in found

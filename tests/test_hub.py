@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
-from tokenworld import Agent, WorldModel, cli, config, hub
+from tokenworld import Agent, WorldModel, cli, hub
+from tokenworld.config import compose
 from tokenworld.errors import UserError
 from tokenworld.evaluation.returns import episode_returns
 from tokenworld.imagination import Actor
@@ -69,7 +70,7 @@ def edit(folder: Path, change) -> None:
 # ---------------------------------------------------------------------------------------------------------- round trips
 
 
-@pytest.mark.parametrize("recipe", config.recipes())
+@pytest.mark.parametrize("recipe", compose.recipes())
 def test_what_is_loaded_is_what_was_saved(recipe, tmp_path):
     frame = FRAMES.get(recipe, (3, 64, 64))
     model = WorldModel.from_recipe(recipe, "overlay=debug", frame=frame, actions=3).eval()

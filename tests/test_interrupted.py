@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from forks import Server
 
-from tokenworld import building, checkpoint, cli, commands, config, files, folders, signals
+from tokenworld import building, checkpoint, cli, commands, files, folders, signals
 from tokenworld import train as training
+from tokenworld.config import compose, saved, schema
 from tokenworld.errors import UserError
 from tokenworld.evaluation import report
 from tokenworld.evaluation.records import Metric
@@ -74,8 +75,8 @@ def unfinished(folder: Path) -> list[str]:
 
 
 def train(*words):
-    cfg, cli = config.compose([*DEBUG, *words])
-    config.check(cfg)
+    cfg, cli = compose.compose([*DEBUG, *words])
+    schema.check(cfg)
     return commands.train(cfg, cli)
 
 
@@ -288,7 +289,7 @@ def test_a_second_collect_is_refused(server, tmp_path):
 def test_two_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(folders.time, "strftime", lambda _: "20250101-000000")
-    cfg, cli = config.compose(DEBUG)
+    cfg, cli = compose.compose(DEBUG)
     with folders.claimed(cfg, cli) as one, folders.claimed(cfg, cli) as two:
         assert [one.name, two.name] == ["20250101-000000-quickstart-0", "20250101-000000-quickstart-0-2"]
         (two / "kept").touch()
@@ -302,7 +303,7 @@ def test_two_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch)
 def begun(out: Path, epoch: int | None = 0) -> tuple[str, ...]:
     """A run that was killed before its first checkpoint: its words."""
     words = (*DEBUG, *PHASES, "train.collect.held_out=3", f"out={out}")
-    cfg, cli = config.compose(list(words))
+    cfg, cli = compose.compose(list(words))
     run = building.new_run(cfg, cli, training.PHASES)
     if epoch is not None:
         run.phases["collect"](run, False)
@@ -343,8 +344,8 @@ def test_a_run_that_has_lost_its_checkpoint_is_refused_and_unchanged(tmp_path, w
         words = begun(out, epoch=2)
     else:
         shutil.copytree(whole, out)
-        cfg, keys = config.load(out)
-        config.save(out / "config.yaml", cfg, keys | {"out": str(out)})
+        cfg, keys = saved.load(out)
+        saved.save(out / "config.yaml", cfg, keys | {"out": str(out)})
         words = (*DEBUG, *PHASES, "train.collect.held_out=3", f"out={out}")
         if lost == "summary":
             shutil.rmtree(out / "checkpoint")
@@ -373,7 +374,7 @@ def test_checkpoints_that_are_seldom_are_not_missed(tmp_path):
 def test_a_kill_while_a_run_is_made_leaves_a_folder_that_counts_as_empty(tmp_path, left):
     for name in left:
         (tmp_path / name).write_text("half")
-    cfg, cli = config.compose([*DEBUG, f"out={tmp_path}"])
+    cfg, cli = compose.compose([*DEBUG, f"out={tmp_path}"])
     with folders.claimed(cfg, cli) as out:
         assert [path.name for path in out.iterdir()] == [files.LOCK]
 
@@ -423,7 +424,7 @@ def refused(monkeypatch):
 def test_a_training_that_cannot_write_says_how_to_resume(tmp_path, monkeypatch, refused, code, name):
     refused(name, code)
     words = [*DEBUG, *PHASES, "train.loop.epochs=2", "train.collect.held_out=3", f"out={tmp_path / 'run'}"]
-    cfg, cli = config.compose(words)
+    cfg, cli = compose.compose(words)
     with pytest.raises(UserError) as caught:
         commands.train(cfg, cli)
     said = str(caught.value)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from tokenworld import building, config, distributed, optim
+from tokenworld import building, distributed, optim
+from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
 from tokenworld.nn import ExactLinear, mlp
 
@@ -96,7 +97,7 @@ def test_rates_follow_the_warmup_whatever_the_rate_an_optimizer_was_made_with():
 
 
 def test_a_sharded_dynamics_refuses_them(tmp_path, monkeypatch):
-    cfg, cli = config.compose(["overlay=debug", f"out={tmp_path / 'run'}", "train.dynamics.optimizer={muon: 0.02}"])
+    cfg, cli = compose.compose(["overlay=debug", f"out={tmp_path / 'run'}", "train.dynamics.optimizer={muon: 0.02}"])
     cfg["train"]["loop"]["shard"] = True
     monkeypatch.setattr(distributed, "world", lambda: 2)
     with pytest.raises(UserError, match="train.dynamics.optimizer needs whole matrices"):
@@ -108,6 +109,6 @@ def test_a_sharded_dynamics_refuses_them(tmp_path, monkeypatch):
     ("{muon: often}", "must be"),
 ])  # fmt: skip
 def test_settings_of_a_recipe_are_checked(settings, expected):
-    cfg, _ = config.compose([f"train.dynamics.optimizer={settings}"])
+    cfg, _ = compose.compose([f"train.dynamics.optimizer={settings}"])
     with pytest.raises(UserError, match=expected):
-        config.check(cfg)
+        schema.check(cfg)

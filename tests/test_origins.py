@@ -10,7 +10,8 @@ import sys
 import pytest
 import yaml
 
-from tokenworld import Agent, DreamEnv, WorldModel, building, cli, config, dream_env, origins, sweep
+from tokenworld import Agent, DreamEnv, WorldModel, building, cli, dream_env, origins, sweep
+from tokenworld.config import compose, saved
 from tokenworld.errors import UserError
 
 PAYLOAD = "import pathlib\npathlib.Path('executed').touch()\n"
@@ -180,15 +181,15 @@ def test_the_current_folder_is_searched_last_and_only_for_what_was_named(tmp_pat
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", ".")])
     before = list(sys.path)
-    config.compose(["recipe=iris", "env.id=ALE/Pong-v5"])
+    compose.compose(["recipe=iris", "env.id=ALE/Pong-v5"])
     assert sys.path == before
-    config.compose(["env.id=mine:X-v0"])
+    compose.compose(["env.id=mine:X-v0"])
     assert sys.path == [*before, str(tmp_path)]
 
 
 def test_names_of_a_shipped_recipe_lead_nowhere():
-    for recipe in config.recipes():
-        assert list(origins.names(config.compose([f"recipe={recipe}"])[0])) == []
+    for recipe in compose.recipes():
+        assert list(origins.names(compose.compose([f"recipe={recipe}"])[0])) == []
 
 
 @pytest.mark.parametrize("flag, has_config, id, expected", [
@@ -196,11 +197,11 @@ def test_names_of_a_shipped_recipe_lead_nowhere():
     (False, True, "MinAtar/Breakout-v1", False), (False, True, "mine:X-v0", True), (False, False, "mine:X-v0", False),
 ])  # fmt: skip
 def test_runs_of_a_sweep_get_the_flag_where_they_need_it(tmp_path, monkeypatch, flag, has_config, id, expected):
-    cfg, keys = config.compose([f"env.id={id}"])
+    cfg, keys = compose.compose([f"env.id={id}"])
     member = sweep.Member(tmp_path / "run", {"seed": "0"}, cfg, keys)
     if has_config:
         member.out.mkdir()
-        config.save(member.out / "config.yaml", cfg, keys)
+        saved.save(member.out / "config.yaml", cfg, keys)
     started = []
     monkeypatch.setattr(sweep.subprocess, "Popen", lambda words, **_: started.append(words))
     with origins.command_line(["sweep", *([origins.FLAG] if flag else [])]):

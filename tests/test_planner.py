@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import shapes
 
-from tokenworld import cli, commands, config
+from tokenworld import cli, commands
+from tokenworld.config import compose
 from tokenworld.errors import UserError
 from tokenworld.interfaces import View
 from tokenworld.policies.planner import Planner, expected_returns
@@ -154,7 +155,7 @@ def test_impossible_settings_are_refused(keywords, words):
 
 def test_score_plays_by_a_planner(tmp_path, capsys):
     out = tmp_path / "run"
-    cfg, keys = config.compose(
+    cfg, keys = compose.compose(
         ["overlay=debug", f"out={out}", "device=cpu", "train.policy.start=99", "train.evaluate.every=99"]
     )
     commands.train(cfg, keys)

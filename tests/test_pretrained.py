@@ -12,9 +12,10 @@ from conftest import close, codes_of, discover, rouse, shapes, steps_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from tokenworld import config, optim
+from tokenworld import optim
 from tokenworld.actions import DiscreteAction
 from tokenworld.backbones.pretrained import TINY, Pretrained, _probed
+from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes
 from tokenworld.nn import for_inference, total_loss
@@ -606,17 +607,17 @@ def test_transformers_is_never_told_to_trust_code():
 # --------------------------------------------------------------------------------------------------------------- recipes
 
 
-@pytest.mark.parametrize("recipe", config.recipes())
+@pytest.mark.parametrize("recipe", compose.recipes())
 def test_the_overlay_swaps_the_backbone_of_every_recipe(recipe):
-    plain, _ = config.compose([f"recipe={recipe}"])
-    cfg, _ = config.compose([f"recipe={recipe}", "overlay=pretrained", "backbone.config.num_hidden_layers=1"])
-    config.check(cfg)
+    plain, _ = compose.compose([f"recipe={recipe}"])
+    cfg, _ = compose.compose([f"recipe={recipe}", "overlay=pretrained", "backbone.config.num_hidden_layers=1"])
+    schema.check(cfg)
     assert cfg["backbone"]["_target_"].endswith("Pretrained") and "heads" not in cfg["backbone"]
     assert {key: value for key, value in cfg.items() if key != "backbone"} == {
         key: value for key, value in plain.items() if key != "backbone"
     }
-    cfg, _ = config.compose([f"recipe={recipe}", "overlay=pretrained", "backbone.config=null", "backbone.name=gpt2"])
-    config.check(cfg)
+    cfg, _ = compose.compose([f"recipe={recipe}", "overlay=pretrained", "backbone.config=null", "backbone.name=gpt2"])
+    schema.check(cfg)
     assert cfg["backbone"]["config"] is None
 
 

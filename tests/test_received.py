@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tokenworld import Agent, WorldModel, cli, commands, config, dream_env
+from tokenworld import Agent, WorldModel, cli, commands, dream_env
+from tokenworld.config import compose
 from tokenworld.errors import UserError
 
 DEBUG = ["overlay=debug", "device=cpu"]
@@ -119,7 +120,7 @@ def test_what_cannot_be_read_is_blamed_not_what_is_written(sent, monkeypatch, ca
 def test_training_on_an_unfinished_collection_says_so(sent, capsys):
     plan = (sent / "data" / "collect.json").read_text()
     (sent / "data" / "collect.json").write_text(plan[: plan.index(' "finished"')] + ' "finished": null}')
-    cfg, keys = config.compose([*DEBUG, f"data={sent / 'data'}", f"out={sent / 'tok'}"])
+    cfg, keys = compose.compose([*DEBUG, f"data={sent / 'data'}", f"out={sent / 'tok'}"])
     commands.train_phase("tokenizer", cfg, keys)
     assert f"{sent / 'data'} is an unfinished collection: the same `tokenworld collect` command" in capsys.readouterr().err
 

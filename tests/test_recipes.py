@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tokenworld import commands, config
+from tokenworld import commands
 from tokenworld import train as training
+from tokenworld.config import compose, schema
 
-RECIPES = config.recipes()
+RECIPES = compose.recipes()
 
 
 class Killed(BaseException):
@@ -22,8 +23,8 @@ class Killed(BaseException):
 
 
 def run(recipe, out, *words):
-    cfg, cli = config.compose([f"recipe={recipe}", "overlay=debug", f"out={out}", "seed=3", "device=cpu", *words])
-    config.check(cfg)
+    cfg, cli = compose.compose([f"recipe={recipe}", "overlay=debug", f"out={out}", "seed=3", "device=cpu", *words])
+    schema.check(cfg)
     return commands.train(cfg, cli)
 
 

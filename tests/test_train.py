@@ -6,14 +6,15 @@ import signal
 import pytest
 import torch
 
-from tokenworld import building, checkpoint, commands, config
+from tokenworld import building, checkpoint, commands
 from tokenworld import train as training
+from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
 
 
 def composed(*words):
-    cfg, cli = config.compose(["overlay=debug", "device=cpu", *words])
-    config.check(cfg)
+    cfg, cli = compose.compose(["overlay=debug", "device=cpu", *words])
+    schema.check(cfg)
     return cfg, cli
 
 

@@ -7,9 +7,10 @@ import pytest
 import torch
 from conftest import close, discover, rouse, steps_of
 
-from tokenworld import building, config, optim
+from tokenworld import building, optim
 from tokenworld.actions import DiscreteAction
 from tokenworld.backbones.gpt import GPT
+from tokenworld.config import compose
 from tokenworld.heads import SignReward, Termination
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import Codes, Shapes
@@ -237,7 +238,7 @@ def test_only_linear_weights_decay(model):
 def prepared(out):
     """A tiny run with a trained tokenizer and dynamics, about to train its policy."""
     pytest.importorskip("minatar")
-    cfg, cli = config.compose(["recipe=quickstart", "overlay=debug", "seed=1", "device=cpu", f"out={out}"])
+    cfg, cli = compose.compose(["recipe=quickstart", "overlay=debug", "seed=1", "device=cpu", f"out={out}"])
     run = building.new_run(cfg, cli, ("collect", "tokenizer", "dynamics", "policy"))
     for name in ("collect", "tokenizer", "dynamics"):
         run.phases[name](run, False)

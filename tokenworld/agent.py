@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld import arguments, config, hub, register
+from tokenworld import arguments, hub, register
+from tokenworld.config import schema
 from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
 from tokenworld.evaluation.returns import scored
@@ -59,7 +60,7 @@ class Agent:
             raise UserError(f"{source} is a world model without a policy: load it by WorldModel.from_pretrained")
         section = world_model.config["parts"]["policy"]
         stored = hub.stored(folder / "policy.safetensors", "policy")
-        policy = stored.fitted(lambda: config.build(section, shapes=world_model.shapes), [section])
+        policy = stored.fitted(lambda: schema.build(section, shapes=world_model.shapes), [section])
         return cls(world_model, policy.to(device), temperature=temperature, seed=seed)
 
     def save_pretrained(self, dir: Path | str, *, starts: Steps | None = None) -> None:

@@ -16,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokenworld import checkpoint, config, distributed, env_section, folders, hub, origins, restore
+from tokenworld import checkpoint, distributed, folders, hub, origins, restore
 from tokenworld import train as training
+from tokenworld.config import compose, env_section, schema, targets, values
+from tokenworld.config import saved as saved_config
 from tokenworld.costs import warn_of_costs
 from tokenworld.data import collection
 from tokenworld.data.episodes import EpisodeWriter, check_trainable, load_episodes, make_meta, read_episodes, read_meta
@@ -41,7 +43,7 @@ def new_run(cfg: dict, cli: dict, phases: tuple[str, ...], out: Path | None = No
         return resumed(out, cfg, cli, phases)
     with folders.emptied_on_error(out):
         if distributed.rank() == 0:
-            config.save(out / "config.yaml", cfg, cli)  # first: a run that is killed from here on can be gone on with
+            saved_config.save(out / "config.yaml", cfg, cli)  # first: a run that is killed from here on can be gone on with
         run = built(out, cfg, cli, phases)
         if "collect" in phases:
             run.writer = EpisodeWriter(_folder(out), run.meta)
@@ -54,8 +56,8 @@ def temporary_run(*words: str) -> Run:
 
     `words` are those of the command line: `temporary_run("recipe=quickstart", "overlay=minute", "device=cpu")`.
     """
-    cfg, cli = config.compose(list(words))
-    config.check(cfg)
+    cfg, cli = compose.compose(list(words))
+    schema.check(cfg)
     out = tempfile.mkdtemp(prefix="tokenworld-")
     run = built(Path(out), cfg, cli, tuple(name for name in training.PHASES if name != "evaluate"), log=Log(None))
     weakref.finalize(run, shutil.rmtree, out, ignore_errors=True)
@@ -68,8 +70,8 @@ def opened(out: str, keys: dict) -> tuple[Run, dict, dict]:
     without; the log says so."""
     if hub.is_model(out):
         return _opened_model(Path(out), keys)
-    cfg, cli = config.load(out)
-    config.check(cfg)
+    cfg, cli = saved_config.load(out)
+    schema.check(cfg)
     saved, log = restore.load(out), Log(None)
     if "device" not in keys and not is_here(cli.get("device", "auto")):
         log.say(f"{out} was trained with device={cli.pop('device')}, which is not here: using {device_of('auto')}")
@@ -92,7 +94,7 @@ def _opened_model(folder: Path, keys: dict) -> tuple[Run, dict, dict]:
     cfg = told["parts"] | {"train": told["training"]}
     phases = ("policy", "evaluate") if "policy" in cfg else ("evaluate",)
     for phase in training.PHASES:
-        config.check_section(cfg, f"train.{phase}")
+        schema.check_section(cfg, f"train.{phase}")
     # what it is scored in was checked when it was loaded; the training's own words for it were not
     cfg["train"] = cfg["train"] | {"evaluate": cfg["train"]["evaluate"] | {"env": told.get("score_env") or {}}}
     cli = {"recipe": folder.name} | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
@@ -240,7 +242,7 @@ def built(
     policy = None
     if "policy" in phases:
         section, shapes = cfg["policy"], world_model.shapes
-        policy = config.build(section, shapes=shapes) if saved is None else saved.build_policy(cfg, shapes)
+        policy = schema.build(section, shapes=shapes) if saved is None else saved.build_policy(cfg, shapes)
     for key, found in loaded.items():
         (found.put_tokenizer if key == "load.tokenizer" else found.put)(world_model)
     bound = {}
@@ -248,7 +250,7 @@ def built(
         section = {key: value for key, value in cfg["train"][name].items() if key != "_target_"}
         if "phase" in cli and name == cli["phase"]:
             section |= {"start": 0, "stop": None} if name != "policy" else {"start": 0}
-        bound[name] = functools.partial(config.resolve(cfg["train"][name]["_target_"]), **section)
+        bound[name] = functools.partial(targets.resolve(cfg["train"][name]["_target_"]), **section)
     run = Run(
         out=out,
         seed=seed,
@@ -318,7 +320,7 @@ def _read_replay(run: Run, folder: Path) -> None:
 def with_loaded_sections(cfg: dict, cli: dict) -> tuple[dict, dict]:
     """What is loaded brings its own architecture, and its environment and episodes unless others are given; episodes bring
     their environment; the rest is the recipe's. A setting of the user's that this would replace is refused."""
-    asked = config.flatten(cfg)
+    asked = values.flatten(cfg)
     if "load.tokenizer" in cli and "load.world_model" in cli:
         raise UserError("load.world_model brings its own tokenizer: leave out load.tokenizer")
     meta = None
@@ -327,15 +329,15 @@ def with_loaded_sections(cfg: dict, cli: dict) -> tuple[dict, dict]:
         origins.check({"env": {"id": meta["env_id"], **meta["preprocessing"]}}, f"{cli['data']}/meta.json")
     for key, sections in (("load.tokenizer", ("tokenizer",)), ("load.world_model", MODEL_SECTIONS)):
         if key in cli:
-            theirs, their_cli = config.load(cli[key])
-            config.check(theirs)
+            theirs, their_cli = saved_config.load(cli[key])
+            schema.check(theirs)
             cfg = cfg | {name: theirs[name] for name in sections}
             cfg = _with_their_env(cfg, theirs, cli.get("given", []), meta)
             if "data" not in cli and cfg["env"]["id"] == theirs["env"]["id"]:
                 cli = _with_their_data(cli, key, their_cli)
     if meta is not None and (meta["env_id"] != cfg["env"]["id"] or not {"load.tokenizer", "load.world_model"} & set(cli)):
         cfg = env_section.of_data(cfg, meta)
-    _refuse_contradictions(asked, config.flatten(cfg), cli)
+    _refuse_contradictions(asked, values.flatten(cfg), cli)
     # a run can be opened from any folder
     folders = {key: str(Path(cli[key]).resolve()) for key in ("data", "load.tokenizer", "load.world_model") if key in cli}
     return cfg, cli | {key: folder for key, folder in folders.items() if Path(folder).exists()}

@@ -135,24 +135,24 @@ def _commands():
 
 
 def _recipe(command: str, words: list[str]) -> tuple[dict, dict]:
-    from tokenworld import config
+    from tokenworld.config import compose, saved, schema
 
     for key in (word.partition("=")[0] for word in words):
-        if key in config.CLI_KEYS and key not in RECIPE_KEYS[command]:
+        if key in schema.CLI_KEYS and key not in RECIPE_KEYS[command]:
             raise UserError(f"{command} takes no key {key}: expected some of {', '.join(RECIPE_KEYS[command])}, or settings")
-    given, recipe = dict(word.partition("=")[::2] for word in words), config.DEFAULT_RECIPE
+    given, recipe = dict(word.partition("=")[::2] for word in words), compose.DEFAULT_RECIPE
     for key in ("load.tokenizer", "load.world_model"):
         if key in given:  # what was trained with one recipe goes on with it; a file that a run names is not opened
-            theirs = config.load(given[key])[1]["recipe"]
-            recipe = theirs if theirs in config.recipes() else recipe
-    cfg, cli = config.compose(words, recipe)
-    config.check(cfg)
+            theirs = saved.load(given[key])[1]["recipe"]
+            recipe = theirs if theirs in compose.recipes() else recipe
+    cfg, cli = compose.compose(words, recipe)
+    schema.check(cfg)
     return cfg, cli
 
 
 def _parse_resume(words: list[str]):
     """train --resume RUN: the run's own config, where its episodes are now, on which device, and how long it shall train."""
-    from tokenworld import config
+    from tokenworld.config import compose
 
     takes = RUN_KEYS["--resume"]
     run, words = _run_of([word for word in words if word != "--resume"], takes)
@@ -161,14 +161,14 @@ def _parse_resume(words: list[str]):
             raise UserError(f"a resumed run keeps its settings, got {key!r}: expected some of {', '.join(takes)}; "
                             f"to change others, start a new run with load.world_model={run}")
     settings = [word for word in words if word.partition("=")[0] in RESUMED]
-    keys = config.cli_keys([word for word in words if word not in settings])
-    changes = config.cli_keys(settings, {name: key.kind for name, key in RESUMED.items()})
+    keys = compose.cli_keys([word for word in words if word not in settings])
+    changes = compose.cli_keys(settings, {name: key.kind for name, key in RESUMED.items()})
     return lambda: _commands().resume(run, keys, changes)
 
 
 def _parse_run(command: str, words: list[str]):
     """score RUN and dream RUN: the run's own config, and a few keys of the command line."""
-    from tokenworld import config
+    from tokenworld.config import compose
 
     run, words = _run_of(words, RUN_KEYS[command])
     planner = [word for word in words if word.partition("=")[0] == "policy" or word.startswith("policy.")]
@@ -178,7 +178,7 @@ def _parse_run(command: str, words: list[str]):
         if key not in RUN_KEYS[command]:
             raise UserError(f"{command} takes no key {key!r}: {_near(key, RUN_KEYS[command])}"
                             f"expected some of {', '.join(RUN_KEYS[command])} (the run's own config says the rest)")
-    keys = config.cli_keys(words)
+    keys = compose.cli_keys(words)
     if command == "score" and planner:
         keys["policy"] = _planner(planner)
     return lambda: getattr(_commands(), command)(run, keys)
@@ -188,7 +188,7 @@ def _planner(words: list[str]) -> dict:
     """policy=cem policy.horizon=8 ... -> the section of a planner."""
     import yaml
 
-    from tokenworld import config
+    from tokenworld.config import schema, targets
 
     given = dict(word.partition("=")[::2] for word in words)
     method = given.pop("policy", None)
@@ -200,22 +200,23 @@ def _planner(words: list[str]) -> dict:
     except yaml.YAMLError:
         raise UserError(f"cannot read {' '.join(words)!r}: write for example policy=cem policy.horizon=8") from None
     section = {"_target_": "tokenworld.policies.planner.Planner", **section, "method": method}
-    config.check_keywords({}, "policy", section, config.resolve(section["_target_"]))
+    schema.check_keywords({}, "policy", section, targets.resolve(section["_target_"]))
     return section
 
 
 def _run_of(words: list[str], keys: Sequence[str]) -> tuple[str, list[str]]:
     """The one folder of a run or model among the words, and the others. Raises UserError if its config cannot be read."""
-    from tokenworld import config, hub
+    from tokenworld import hub
+    from tokenworld.config import compose, saved
 
-    config.refuse_repeats(words)
+    compose.refuse_repeats(words)
     runs, others = _folders(words, 1, keys)
     if len(runs) != 1:
         raise UserError(f"expected the folder of one run, got {' and '.join(runs) or 'none'}: for example runs/NAME")
     if hub.is_model(runs[0]):
         hub.read(Path(runs[0]))
     else:
-        config.load(runs[0])
+        saved.load(runs[0])
     return runs[0], others
 
 
@@ -239,9 +240,9 @@ def _parse_data(words: list[str]):
 
 
 def _parse_compare(words: list[str]):
-    from tokenworld import config
+    from tokenworld.config import compose
 
-    config.refuse_repeats([word for word in words if word.startswith(("metrics=", "rows="))])
+    compose.refuse_repeats([word for word in words if word.startswith(("metrics=", "rows="))])
     folders, settings = _folders(words, 2, ("metrics", "rows"))
     keys = dict(word.split("=", 1) for word in settings if word.startswith(("metrics=", "rows=")))
     if len(folders) != 2 or len(keys) != len(settings):
@@ -275,7 +276,7 @@ def _parse_sweep(words: list[str]):
 
 
 def _parse_show(words: list[str]):
-    from tokenworld import config
+    from tokenworld.config import saved
 
     cfg, cli = _recipe("show", [word for word in words if word != "--yaml"])
     against = cli.get("against")
@@ -287,7 +288,7 @@ def _parse_show(words: list[str]):
         return lambda: _show(cfg)
     other, _ = _recipe("show", [f"recipe={against}"])
     return lambda: print(_table([("", cli["recipe"], against),
-                                 *((k, _word(a), _word(b)) for k, a, b in config.difference(cfg, other))]))
+                                 *((k, _word(a), _word(b)) for k, a, b in saved.difference(cfg, other))]))
 
 
 def _show(cfg: dict) -> None:
@@ -306,7 +307,7 @@ def _costs(cfg: dict) -> list[tuple[str, ...]]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from tokenworld import config
+    from tokenworld.config import schema
     from tokenworld.envs.checked import make_checked
     from tokenworld.world_model import WorldModel, frames_as_steps
 
@@ -315,7 +316,7 @@ def _costs(cfg: dict) -> list[tuple[str, ...]]:
     env.close()
     C, H, W = space.shape
     model = WorldModel.from_config(cfg, frame=(C, H, W), actions=actions).eval()
-    policy = config.build(cfg["policy"], shapes=model.shapes)
+    policy = schema.build(cfg["policy"], shapes=model.shapes)
     parts = {name: getattr(model, name) for name in ("tokenizer", "backbone", "decoding", "reward", "termination")}
     rows = [("part", "parameters")]
     rows += [(name, f"{_count(part):,}") for name, part in parts.items()]

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld import benchmark, checkpoint, config, distributed, files, folders, hub, restore, signals, viz
+from tokenworld import benchmark, checkpoint, distributed, files, folders, hub, restore, signals, viz
 from tokenworld import train as training
 from tokenworld.building import built, device_of, env_of, meta_of, new_run, opened, resumed, with_loaded_sections
+from tokenworld.config import saved as saved_config
+from tokenworld.config import schema, values
 from tokenworld.data import collection
 from tokenworld.data.describe import describe
 from tokenworld.errors import UserError
@@ -57,13 +59,13 @@ def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = 
     """Continue a run from its last checkpoint. keys: where its episodes are now (data), and another device, for this time.
     changes: settings of the recipe that the run keeps from now on."""
     keys, changes = keys or {}, changes or {}
-    cfg, cli = config.load(out)
+    cfg, cli = saved_config.load(out)
     if "data" in keys:
         cli["data"] = str(Path(keys["data"]).resolve())
     if changes:
-        cfg = config.with_settings(cfg, changes)
+        cfg = saved_config.with_settings(cfg, changes)
         cli["given"] = sorted({*cli.get("given", []), *changes})
-    config.check(cfg)
+    schema.check(cfg)
     phases = (cli["phase"], "evaluate") if "phase" in cli else training.PHASES
     device = {"device": keys["device"]} if "device" in keys else {}
     advice = f"add device=cpu: tokenworld train --resume {out} device=cpu"
@@ -75,7 +77,7 @@ def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = 
         if "train.loop.epochs" in changes and epochs < run.epoch:
             raise UserError(f"{out} has trained {run.epoch} epochs, got train.loop.epochs={epochs}: give at least {run.epoch}")
         if ("data" in keys or changes) and distributed.rank() == 0:
-            config.save(Path(out) / "config.yaml", cfg, cli)
+            saved_config.save(Path(out) / "config.yaml", cfg, cli)
         return _fit(run)
 
 
@@ -101,7 +103,7 @@ def collect(cfg: dict, cli: dict) -> dict[str, Any]:
     if "out" not in cli:
         raise UserError("collect writes to a folder, got no out: add out=DIR, for example out=data/breakout")
     out, seed, steps = Path(cli["out"]), cli.get("seed", 0), cli.get("steps", 5000)
-    command = json.loads(json.dumps(config.flatten({"env": cfg["env"], "seed": seed, "steps": steps})))
+    command = json.loads(json.dumps(values.flatten({"env": cfg["env"], "seed": seed, "steps": steps})))
     log, plan = Log(None), collection.check_folder(out, command)
     if plan is not None and plan.finished is not None:
         return _collected_before(out, plan, log)
@@ -132,7 +134,7 @@ def score(out: str, keys: dict) -> dict[str, Any]:
     if "policy" in keys:  # a planner, which needs the dynamics and no training of its own
         if not run.count["dynamics"]:
             raise UserError(f"{out} has no trained dynamics to plan in: expected a run of `train` or `train dynamics`")
-        run.policy = config.build(keys["policy"], shapes=run.world_model.shapes).to(run.device)
+        run.policy = schema.build(keys["policy"], shapes=run.world_model.shapes).to(run.device)
     elif run.policy is None or run.count["policy"] == 0:
         raise UserError(f"{out} has no trained policy to score: expected a run of `tokenworld train` or `train policy`")
     env = (cfg["train"]["evaluate"].get("env") or {}) | {"max_steps": 10_000}

@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenworld import checkpoint, config, distributed, files, origins
+from tokenworld import checkpoint, distributed, files, origins
+from tokenworld.config import saved
 from tokenworld.errors import UserError
 
 WORK = ("replay", "metrics.jsonl", "checkpoint", "checkpoint.new", "checkpoint.old", "tensorboard", "pictures")  # of a start
@@ -27,7 +28,7 @@ def claimed(cfg: dict, cli: dict) -> Iterator[Path]:
     if distributed.world() > 1 and "out" not in cli:
         raise UserError("training on several processes needs a folder that a restart finds again, got no out: add out=DIR")
     with _named(cli) as out, locked(out):
-        there = config.load(out) if (out / "config.yaml").is_file() else None
+        there = saved.load(out) if (out / "config.yaml").is_file() else None
         same = files.is_empty(out) or there == (cfg, cli)
         if not distributed.agreed(same):
             trust = f" {origins.FLAG}" if there and any(origins.names(there[0])) else ""

@@ -15,7 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tokenworld import checkpoint, config, forms, sharding
+from tokenworld import checkpoint, forms, sharding
+from tokenworld.config import saved as saved_config
+from tokenworld.config import schema
 from tokenworld.data.replay import UNCODED
 from tokenworld.errors import UserError
 from tokenworld.forms import flag, listed, mapped, maybe, number, plain, positive, record, tensor, whole
@@ -102,7 +104,7 @@ class Saved:
             raise UserError(f"{self.model.source} has no weights of a policy, {self.model.config} names one: {MISMATCH}")
 
         def build() -> nn.Module:
-            return config.build(cfg["policy"], shapes=shapes)
+            return schema.build(cfg["policy"], shapes=shapes)
 
         self.policy.outline(build, [cfg["policy"]])
         return build()
@@ -161,9 +163,9 @@ def loaded(cfg: dict, cli: dict, frame: tuple[int, ...], actions: int) -> dict[s
                 saved.check_sizes(cfg, frame, actions)
             else:
                 section = cfg["tokenizer"]
-                saved.tokenizer().outline(lambda section=section: config.build(section, frame_shape=frame), [section])
+                saved.tokenizer().outline(lambda section=section: schema.build(section, frame_shape=frame), [section])
         except UserError as error:
-            source, here = config.load(cli[key])[0]["env"]["id"], cfg["env"]["id"]
+            source, here = saved_config.load(cli[key])[0]["env"]["id"], cfg["env"]["id"]
             if source == here:
                 raise
             reason = str(error).removesuffix(f": {MISMATCH}")

@@ -23,7 +23,9 @@ from typing import Any
 
 import torch
 
-from tokenworld import config, files, origins, signals
+from tokenworld import files, origins, signals
+from tokenworld.config import saved
+from tokenworld.config.compose import cli_keys
 from tokenworld.errors import UserError
 from tokenworld.evaluation.comparison import compare, markdown
 from tokenworld.log import Log
@@ -79,7 +81,7 @@ def plan(words: Sequence[str], compose: Callable[[list[str]], tuple[dict, dict]]
     own, grid = expand(words)
     if not own.get("out"):
         raise UserError("sweep writes its runs to a folder, got no out: add out=DIR, for example out=sweeps/breakout")
-    out, jobs = Path(own["out"]), config.cli_keys([f"jobs={own.get('jobs', 1)}"])["jobs"]
+    out, jobs = Path(own["out"]), cli_keys([f"jobs={own.get('jobs', 1)}"])["jobs"]
     composed = [compose(words_of(settings)) for settings in grid]
     names = name_runs(out, [(settings, cfg["env"]["id"]) for settings, (cfg, _) in zip(grid, composed, strict=True)])
     members = [
@@ -175,7 +177,7 @@ def sweep(out: Path, members: Sequence[Member], jobs: int, words: Sequence[str])
     """
     for member in members:
         _ = member.summary
-        if (member.out / "config.yaml").is_file() and not _same(config.load(member.out), (member.cfg, member.cli)):
+        if (member.out / "config.yaml").is_file() and not _same(saved.load(member.out), (member.cfg, member.cli)):
             raise UserError(f"{member.out} was begun with other settings than its recipe has now: choose another out=DIR")
     with files.locked(out):
         return _sweep(out, members, jobs, words)

@@ -40,7 +40,8 @@ class WorldModel(nn.Module):
     @classmethod
     def from_config(cls, config: dict, *, frame: tuple[int, int, int], actions: int) -> WorldModel:
         """Build the parts that a recipe names for frames (C, H, W) and `actions` discrete actions."""
-        from tokenworld.config import PARTS, build
+        from tokenworld.config.schema import build
+        from tokenworld.config.targets import PARTS
 
         needed = ("tokenizer", "backbone", "decoding", "action", "reward", "termination")
         missing = [name for name in needed if name not in config]
@@ -61,7 +62,7 @@ class WorldModel(nn.Module):
     def from_recipe(cls, recipe: str, *overrides: str, frame: tuple[int, int, int], actions: int) -> WorldModel:
         """`WorldModel.from_recipe("quickstart", "backbone.layers=4", frame=(4, 10, 10), actions=3)`: untrained, no file read
         but the recipe."""
-        from tokenworld.config import compose
+        from tokenworld.config.compose import compose
 
         config, _ = compose([f"recipe={recipe}", *overrides])
         return cls.from_config(config, frame=frame, actions=actions)
@@ -93,13 +94,15 @@ class WorldModel(nn.Module):
         `policy` is saved beside it (see `tokenworld.Agent`), `starts` (N, T) are real moments to begin dreams at. Raises
         UserError for a folder that holds something else, a full disk, and a model whose parts no config names.
         """
-        from tokenworld import config, hub
+        from tokenworld import hub
+        from tokenworld.config import saved as saved_config
+        from tokenworld.config import targets
 
         if not self.config:
             raise UserError("this world model was put together by hand, so no config says how: make it by from_config")
         if policy is not None:
             section = self.config["parts"].get("policy")
-            made = None if section is None else config.resolve(section["_target_"])
+            made = None if section is None else targets.resolve(section["_target_"])
             if made is None or isinstance(made, type) and not isinstance(policy, made):
                 raise UserError(f"the model's config names {section and section['_target_']} as its policy, got a"
                                 f" {type(policy).__name__}: save the policy of its run, or the world model alone")  # fmt: skip
@@ -111,7 +114,7 @@ class WorldModel(nn.Module):
             "frame": list(self.shapes.frame),
             "actions": self.shapes.actions,
             "shapes": asdict(self.shapes),
-            "made_with": config.meta(),
+            "made_with": saved_config.meta(),
         }
         modules = {name: getattr(self, name) for name in PARTS_OF_MODEL} | ({"policy": policy} if policy is not None else {})
         counts = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
@@ -132,7 +135,8 @@ class WorldModel(nn.Module):
         Its config may only name classes of tokenworld's own part folders, unless trust_remote_code. Raises UserError for a
         model that is not there, one that names anything else, and weights that do not fit.
         """
-        from tokenworld import config, hub, origins
+        from tokenworld import hub, origins
+        from tokenworld.config import schema, targets
 
         device, folder = check_device(device), hub.find(source, **asked)
         told = hub.read(folder)
@@ -140,9 +144,9 @@ class WorldModel(nn.Module):
         if trust_remote_code:
             origins.trust(code)
         origins.check(code, folder / hub.CONFIG)
-        for name in config.PARTS:
+        for name in targets.PARTS:
             if name in told["parts"] or name not in ("env", "policy"):
-                config.check_section(told["parts"], name)
+                schema.check_section(told["parts"], name)
         changes = told.get("score_env") or {}
         if not isinstance(changes, dict) or "_target_" in changes:
             raise UserError(

@@ -236,10 +236,10 @@ def _preload() -> None:
     with contextlib.suppress(Exception):
         from PIL import Image
 
-        from tokenworld import config
+        from tokenworld.config import compose
 
         Image.init()
-        config.compose(["overlay=debug"])
+        compose.compose(["overlay=debug"])
     gc.collect()
     gc.freeze()  # a child's collections leave these objects alone
 

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import VectorEnv, VectorWrapper
 
-from tokenworld import config
+from tokenworld.config import schema
 from tokenworld.envs.failures import describe, is_own
 from tokenworld.errors import UserError
 
@@ -20,7 +20,7 @@ NUMBER = f"a finite number of at most {LARGEST_REWARD:.3g} in size"
 def make_checked(section: dict[str, Any], num_envs: int, **changes: Any) -> Checked:
     """The environment of a config's `env` section, with some of its keywords changed. Raises UserError as its maker does."""
     section = section | changes
-    return Checked(config.build(section, num_envs=num_envs), str(section.get("id", section["_target_"])))
+    return Checked(schema.build(section, num_envs=num_envs), str(section.get("id", section["_target_"])))
 
 
 class Checked(VectorWrapper):

@@ -14,7 +14,7 @@ from typing import Any
 import gymnasium
 from gymnasium.error import DependencyNotInstalled, DeprecatedEnv, Error, VersionNotFound
 
-from tokenworld.env_section import GYM, maker_of
+from tokenworld.config.env_section import GYM, maker_of
 from tokenworld.envs.failures import describe
 from tokenworld.errors import UserError, first_line
 

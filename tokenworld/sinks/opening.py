@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tokenworld import config
+from tokenworld.config import schema
+from tokenworld.config.targets import is_part, resolve
 from tokenworld.errors import UserError, first_line
 from tokenworld.interfaces import Sink
-from tokenworld.targets import is_part, resolve
 
 SHORT = {
     "tensorboard": "tokenworld.sinks.tensorboard.TensorBoard",
@@ -30,7 +30,7 @@ def check(sinks: Sequence[str | dict] | None) -> None:
         sink = resolve(target)
         if target.startswith("tokenworld.") and not is_part(sink, ("sinks",)):
             raise UserError(f"{KEY} must name something in tokenworld.sinks, got {target}: choose one of {', '.join(SHORT)}")
-        config.check_keywords({}, KEY, section, sink)
+        schema.check_keywords({}, KEY, section, sink)
         package = getattr(sink, "package", None)
         if package is not None and not _is_installed(package):
             extra = f"'tokenworld[{package}]'" if target in SHORT.values() else package
@@ -42,7 +42,7 @@ def open_sinks(sinks: Sequence[str | dict] | None, *, folder: Path, recipe: dict
     opened = []
     for section in _sections(sinks):
         try:
-            opened.append(config.build(section, folder=folder, config=recipe, step=step))
+            opened.append(schema.build(section, folder=folder, config=recipe, step=step))
         except (UserError, OSError):
             raise
         except Exception as error:  # whatever its package does: no account, no network

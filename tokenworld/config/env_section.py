@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Iterable
 from typing import Any
 
-from tokenworld.targets import resolve
+from tokenworld.config.targets import resolve
 
 GYM = "tokenworld.envs.gym.make"
 MAKERS = {

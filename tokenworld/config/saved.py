@@ -1,0 +1,119 @@
+"""`config.yaml` of a run: its recipe, the keys of the command line and the versions that made it. Read as untrusted data."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenworld import files, origins
+from tokenworld.config.schema import CLI_KEYS
+from tokenworld.config.values import MOST_BYTES, check_values, fits, flatten, words_for
+from tokenworld.errors import UserError, first_line
+
+
+def save(path: Path | str, cfg: dict, cli: dict) -> None:
+    """Write the resolved recipe, the command line's own keys (`command`) and where it ran (`meta`) as YAML.
+
+    Raises UserError where the disk refuses.
+    """
+    import yaml
+
+    body = {key: value for key, value in cfg.items() if key != "meta"} | {"command": cli, "meta": meta()}
+    files.write(path, yaml.safe_dump(body, sort_keys=False))
+
+
+def load(path: Path | str) -> tuple[dict, dict]:
+    """(cfg, cli) as `save` wrote them; `path` is the file or its folder; the recipe is not checked yet (see `check`).
+
+    Raises UserError for a damaged file, and for one that names code from outside tokenworld that is not trusted.
+    """
+    path = Path(path)
+    file = path / "config.yaml" if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"{path} is no run or model: expected a folder with a config.yaml")
+    cfg = _read_yaml(file)
+    if not isinstance(cfg, dict) or not isinstance(cfg.get("command"), dict):
+        raise UserError(f"{file} is not the config of a run: expected the sections of a recipe and `command`")
+    check_values(cfg, file)
+    cli = cfg.pop("command")
+    cfg.pop("meta", None)
+    kinds = CLI_KEYS | {"given": list[str], "phase": Literal["tokenizer", "dynamics", "policy"]}
+    for key, value in cli.items():
+        if key not in kinds or not fits(value, kinds[key]) or kinds[key] is int and value < 0:
+            raise UserError(f"{file} says command.{key}: {value!r}, expected"
+                            f" {words_for(kinds[key]) if key in kinds else 'no such key'}: restore it from a copy")
+    if "recipe" not in cli:
+        raise UserError(f"{file} says no command.recipe: restore it from a copy")
+    origins.check(cfg, file)
+    return cfg, cli
+
+
+def _read_yaml(file: Path) -> Any:
+    import yaml
+
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise UserError(f"{file} has {file.stat().st_size:,} bytes: a config has at most {MOST_BYTES:,}")
+        return _loader()(file.read_text(encoding="utf-8")).get_single_data()
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: bytes that are no text, 2026-02-30
+        raise UserError(f"{file} is damaged ({first_line(error)}): restore it from a copy") from None
+
+
+@functools.cache
+def _loader() -> type:
+    """YAML's safe loader without the keys `<<`, which can make a few bytes millions of values; `save` writes none."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def flatten_mapping(self, node: yaml.MappingNode) -> None:
+            if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+                raise yaml.YAMLError("it merges mappings by <<, expected plain ones")
+
+    return Loader
+
+
+def meta() -> dict:
+    """What produced a run: package versions and, in a checkout, the commit."""
+    import platform
+
+    found = {"python": platform.python_version()}
+    for name in ("tokenworld", "torch", "numpy", "gymnasium", "ale-py", "minatar", "transformers",
+                 "vector-quantize-pytorch"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = None
+    return {"versions": found, "git": _git_hash()}
+
+
+def _git_hash() -> str | None:
+    """The commit of the checkout that this file is in, `-dirty` if changed; None for an installed package."""
+    root = Path(__file__).resolve().parent.parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        call = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        answer = subprocess.run(call, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None
+
+
+def with_settings(cfg: dict, settings: dict[str, Any]) -> dict:
+    """A copy of a recipe with some settings changed, {"train.loop.epochs": 40}."""
+    cfg = copy.deepcopy(cfg)
+    for key, value in settings.items():
+        *sections, last = key.split(".")
+        functools.reduce(dict.__getitem__, sections, cfg)[last] = value
+    return cfg
+
+
+def difference(cfg: dict, other: dict) -> list[tuple[str, Any, Any]]:
+    """(dotted key, here, there) for each key in which two recipes differ; None where one lacks it."""
+    here, there = flatten(cfg), flatten(other)
+    keys = [*here, *(key for key in there if key not in here)]
+    return [(key, here.get(key), there.get(key)) for key in keys if here.get(key) != there.get(key)]
