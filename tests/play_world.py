@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from browser import wait_for
 
-from tokenworld import checkpoint, cli
+from tokenworld import cli
 from tokenworld.building import opened
 from tokenworld.play.future import Dream
 from tokenworld.play.idle import gallery
 from tokenworld.play.session import Session
 from tokenworld.play.starts import moments
+from tokenworld.storage import checkpoint
 
 
 def make_run(out: Path) -> Path:

@@ -8,10 +8,11 @@ import torch
 from PIL import Image
 from test_recipes import assert_same_weights
 
-from tokenworld import checkpoint, cli
+from tokenworld import cli
 from tokenworld import train as training
 from tokenworld.errors import UserError
 from tokenworld.evaluation import album
+from tokenworld.storage import checkpoint
 
 WORDS = ["train", "overlay=debug", "device=cpu", "seed=3", "train.collect.held_out=2", "train.evaluate.every=1",
          "train.loop.epochs=4"]  # fmt: skip

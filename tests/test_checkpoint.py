@@ -9,14 +9,15 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from tokenworld import checkpoint
 from tokenworld.errors import UserError
+from tokenworld.storage import checkpoint
 
 
 def net(value: float) -> nn.Module:
@@ -159,8 +160,8 @@ def file_operations(monkeypatch, kill_at: int) -> list[str]:
         monkeypatch.setattr(owner, name, operation)
 
     counted(os, "fsync")
-    counted(checkpoint.Path, "rename")
-    counted(checkpoint.Path, "mkdir")
+    counted(Path, "rename")
+    counted(Path, "mkdir")
     counted(checkpoint.shutil, "rmtree")
     return done
 
@@ -204,7 +205,7 @@ def test_a_kill_at_any_moment_leaves_a_whole_checkpoint(tmp_path, monkeypatch):
 
 def test_a_real_sigkill_while_saving(tmp_path):
     code = (
-        "import sys, torch; from tokenworld import checkpoint\n"
+        "import sys, torch; from tokenworld.storage import checkpoint\n"
         "for i in range(10**6):\n"
         "    checkpoint.save(sys.argv[1], {'net': {'x': torch.full((20000,), float(i))}}, {'i': i})\n"
         "    print(i, flush=True)\n"
@@ -268,7 +269,7 @@ def test_a_checkpoint_of_a_later_version_is_not_taken_for_a_leftover(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES])
-@pytest.mark.parametrize("owner, name", [(os, "fsync"), (checkpoint.Path, "write_bytes"), (checkpoint.Path, "rename")])
+@pytest.mark.parametrize("owner, name", [(os, "fsync"), (Path, "write_bytes"), (Path, "rename")])
 @pytest.mark.parametrize("nth", [0, 1, 2])
 def test_a_disk_that_refuses_is_one_sentence(tmp_path, monkeypatch, number, owner, name, nth):
     checkpoint.save(tmp_path / "c", {"net": net(1.0)}, {})
@@ -318,7 +319,7 @@ def test_manifests_of_another_form(tmp_path, change):
 
 def test_a_checkpoint_is_read_while_another_process_replaces_it(tmp_path):
     code = (
-        "import sys, torch; from tokenworld import checkpoint\n"
+        "import sys, torch; from tokenworld.storage import checkpoint\n"
         "for i in range(10**6):\n"
         "    checkpoint.save(sys.argv[1], {'net': {'x': torch.full((8,), float(i))}}, {'i': i})\n"
         "    print(i, flush=True)\n"

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import close, rouse
 
-from tokenworld.backbones import gpt
+from tokenworld.backbones import ring_cache
 from tokenworld.backbones.gpt import GPT
 from tokenworld.errors import UserError
 
@@ -98,11 +98,11 @@ def test_checkpointing_changes_memory_only():
 @torch.no_grad()
 def test_consumed_caches_are_only_noticed_in_debug(monkeypatch):
     model, x = GPT(layers=1, heads=1, dim=8, context=2), torch.randn(1, 1, 1, 8)
-    monkeypatch.setattr(gpt, "DEBUG", False)
+    monkeypatch.setattr(ring_cache, "DEBUG", False)
     cache = model.make_cache(1, 1)
     model(x, "causal", cache)
     model(x, "causal", cache)
-    monkeypatch.setattr(gpt, "DEBUG", True)
+    monkeypatch.setattr(ring_cache, "DEBUG", True)
     model(x, "causal", cache)
     with pytest.raises(AssertionError, match="consumed"):
         model(x, "causal", cache)

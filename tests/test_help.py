@@ -6,11 +6,12 @@ import typing
 
 import pytest
 
-from tokenworld import cli, hub, keys, origins
+from tokenworld import cli, keys, origins
 from tokenworld.config import compose, saved
 from tokenworld.errors import UserError
 from tokenworld.help import COMMAND_HELP, SETTINGS, TRAINING_SETTINGS, keys_of
 from tokenworld.policies.planner import Planner
+from tokenworld.storage import model_folder
 
 START = {  # the words that a command needs before its keys
     "train": [], "sweep": ["out=a"], "collect": [], "bench": ["imagine"], "show": [], "data": ["info", "a"],
@@ -25,7 +26,7 @@ NAMES = [*keys.KEYS, *keys.PLANNER, *keys.RESUMED, "policy.method", "policy.temp
 def _runs_and_recipes_are_taken_as_given(monkeypatch):
     cfg, cli_keys = compose.compose([])
     monkeypatch.setattr(saved, "load", lambda run: (cfg, cli_keys))
-    monkeypatch.setattr(hub, "is_model", lambda folder: False)
+    monkeypatch.setattr(model_folder, "is_model", lambda folder: False)
 
 
 def value_of(name: str) -> str:

@@ -13,13 +13,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
-from tokenworld import Agent, WorldModel, cli, hub
+from tokenworld import Agent, WorldModel, cli
 from tokenworld.config import compose
 from tokenworld.errors import UserError
 from tokenworld.evaluation.returns import episode_returns
 from tokenworld.imagination import Actor
 from tokenworld.policies.actor_critic import ActorCritic
 from tokenworld.policies.planner import Planner
+from tokenworld.storage import hub, model_folder
 
 FRAMES = {"known_world": (3, 10, 10), "quickstart": (4, 10, 10)}
 FRAME = (4, 10, 10)
@@ -127,10 +128,10 @@ def test_an_export_says_what_it_is(folder):
     figures = told["figures"]
     assert f"**{figures['score']['return_mean']:.2f}**" in card and figures["verdict"] in card
     assert all(metric["id"] in card for metric in figures["metrics"]) and len(figures["metrics"]) > 5
-    starts = hub.read_starts(folder)
+    starts = model_folder.read_starts(folder)
     context = WorldModel.from_pretrained(folder).backbone.context
     assert starts.obs.shape[1:] == (context, *FRAME) and len(starts.obs) > 1 and bool(starts.acted[:, -1].all())
-    assert sorted(path.name for path in folder.iterdir()) == sorted(hub.FILES)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(model_folder.FILES)
 
 
 # --------------------------------------------------------------------------------------------------------------- acting
@@ -268,7 +269,7 @@ def test_an_export_has_what_was_trained_and_held_out(folder, tmp_path, capsys):
     assert "without a policy" in refusal(Agent.from_pretrained, tmp_path / "model")
     run, *_ = opened(str(tmp_path / "run"), {"device": "cpu"})
     seen, unseen = ({frame.tobytes() for frame in r.frames(np.arange(r.rows)).numpy()} for r in (run.replay, run.held_out))
-    last = [frame.tobytes() for frame in hub.read_starts(tmp_path / "model").obs[:, -1].numpy()]
+    last = [frame.tobytes() for frame in model_folder.read_starts(tmp_path / "model").obs[:, -1].numpy()]
     assert set(last) <= unseen and not set(last) <= seen
 
 
@@ -293,7 +294,7 @@ def test_what_a_hub_is_asked(tmp_path, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
     assert hub.find("somebody/model", revision="v2", token="t", cache_dir="c") == tmp_path
-    words = {"allow_patterns": list(hub.FILES), "revision": "v2", "token": "t", "cache_dir": "c"}
+    words = {"allow_patterns": list(model_folder.FILES), "revision": "v2", "token": "t", "cache_dir": "c"}
     assert asked == [
         ("somebody/model", True, words),
         ("somebody/model", None, {"revision": "v2", "token": "t"}),
@@ -422,7 +423,7 @@ def test_truncated_weights(copy):
     path.write_bytes(path.read_bytes()[:-100])
     assert "model.safetensors cannot be read" in refusal(WorldModel.from_pretrained, copy)
     (copy / "starts.safetensors").write_bytes(b"nothing")
-    assert "starts.safetensors cannot be read" in refusal(hub.read_starts, copy)
+    assert "starts.safetensors cannot be read" in refusal(model_folder.read_starts, copy)
 
 
 def test_models_that_are_not_there(tmp_path, monkeypatch):
@@ -468,7 +469,7 @@ def test_a_model_without_a_policy_replaces_one_with(copy):
     model.save_pretrained(copy)
     assert sorted(path.name for path in copy.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert "without a policy" in refusal(Agent.from_pretrained, copy)
-    assert hub.read_starts(copy) is None
+    assert model_folder.read_starts(copy) is None
     assert torch.equal(logits(WorldModel.from_pretrained(copy)), logits(model))
 
 
@@ -599,7 +600,7 @@ def test_push_uploads_what_export_writes(folder, monkeypatch, capsys):
     assert cli.main(["push", str(folder.parent / "run"), "repo=somebody/breakout", "private=true"]) == 0
     assert "somebody/breakout" in capsys.readouterr().out and uploaded.pop("repo") == "somebody/breakout"
     assert uploaded.pop("private") is True
-    assert uploaded == {name: (folder / name).read_bytes() for name in hub.FILES}
+    assert uploaded == {name: (folder / name).read_bytes() for name in model_folder.FILES}
 
 
 def test_a_push_without_a_network_says_so(folder, monkeypatch, capsys):

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tokenworld import native
-from tokenworld.kernels import Dropout, GroupNorm, additive, attend, attend_ring, drop
+from tokenworld.kernels import native
+from tokenworld.kernels.attention import additive, attend, attend_ring
+from tokenworld.kernels.layers import Dropout, GroupNorm, drop
 
 
 def qkv(L, S, dtype=torch.float32):

@@ -14,10 +14,11 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from tokenworld import Agent, WorldModel, cli, dream_env, hub
+from tokenworld import Agent, WorldModel, cli, dream_env
 from tokenworld.config import compose
 from tokenworld.errors import UserError
-from tokenworld.weights import Stored, sketch
+from tokenworld.storage import model_folder
+from tokenworld.storage.weights import Stored, sketch
 
 SECONDS, MEMORY = 20, 512 * 2**20
 LOADERS = {"world model": WorldModel.from_pretrained, "agent": Agent.from_pretrained, "dream": dream_env.load}
@@ -221,8 +222,8 @@ def test_an_edited_config_of_a_run_is_one_sentence(run, change, told, capsys):
 
 
 def test_building_without_memory_draws_nothing(folders):
-    stored = hub.stored(folders / "model" / "model.safetensors")
-    told = hub.read(folders / "model")
+    stored = model_folder.stored(folders / "model" / "model.safetensors")
+    told = model_folder.read(folders / "model")
     before = torch.get_rng_state()
     WorldModel.check_sizes(told["parts"], stored, frame=tuple(told["frame"]), actions=told["actions"])
     assert torch.equal(before, torch.get_rng_state())
@@ -303,7 +304,7 @@ def test_moments_to_begin_at_are_checked(model, name, change):
     tensors = load_file(path)
     own = tensors.pop(name)
     save_file(tensors | ({} if change is None else {name: change(own).contiguous()}), path)
-    assert "starts.safetensors is damaged" in refusal(hub.read_starts, model)
+    assert "starts.safetensors is damaged" in refusal(model_folder.read_starts, model)
     assert "starts.safetensors is damaged" in refusal(dream_env.load, model)
 
 

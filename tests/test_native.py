@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tokenworld import native, private
+from tokenworld import private
+from tokenworld.kernels import native
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="owners and modes as Linux has them")
 COMPILER = shutil.which("c++") or shutil.which("g++")
@@ -131,7 +132,7 @@ def test_a_relative_folder_is_ignored(variable, default, monkeypatch, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root becomes another user")
 @pytest.mark.parametrize("code", [
-    "from tokenworld import native; native.compiled()",
+    "from tokenworld.kernels import native; native.compiled()",
     "from tokenworld.play import server; assert len(server.remembered_token()) == 43",
     "from tokenworld import private; assert private.file('XDG_CACHE_HOME', '.cache', 'x') is None",
 ])  # fmt: skip

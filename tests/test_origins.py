@@ -59,7 +59,7 @@ POISONS = {
     "id while evaluating": {"train__evaluate__env": {"id": "gift.payload:X-v0"}},
     "wrapper": {"env": {"_target_": GYM, "id": "CartPole-v1", "wrappers": ["gift.payload.Wrapper"]}},
     "wrapper with keywords": {"env": {"_target_": GYM, "id": "CartPole-v1", "wrappers": [{"_target_": "gift.payload.W"}]}},
-    "wrapper by way of tokenworld": {"env": {"_target_": GYM, "id": "CartPole-v1", "wrappers": ["tokenworld.hub.os.system"]}},
+    "a wrapper of ours": {"env": {"_target_": GYM, "id": "CartPole-v1", "wrappers": ["tokenworld.storage.hub.os.system"]}},
     "keyword of a game that makes games": {"env": {"_target_": GYM, "id": "X-v0", "kwargs": {"env_id": "gift.payload:X-v0"}}},
     "keyword that names a class": {"env": {"_target_": GYM, "id": "X-v0", "kwargs": {"a": {"b": ["gift.payload.Thing"]}}}},
     "trust for the model of a dream": {

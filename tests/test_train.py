@@ -6,10 +6,11 @@ import signal
 import pytest
 import torch
 
-from tokenworld import building, checkpoint, commands
+from tokenworld import building, commands
 from tokenworld import train as training
 from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
+from tokenworld.storage import checkpoint
 
 
 def composed(*words):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Losses, Steps
-from tokenworld.kernels import GroupNorm
+from tokenworld.kernels.layers import GroupNorm
 from tokenworld.tokenizers.quantizers import Kind, Quantizer, check
 
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld import arguments, hub, register
+from tokenworld import arguments, register
 from tokenworld.config import schema
 from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
 from tokenworld.evaluation.returns import scored
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import Steps
+from tokenworld.storage import hub, model_folder
 from tokenworld.world_model import WorldModel
 
 register()  # who acts may want to act in a dream
@@ -59,7 +60,7 @@ class Agent:
         if "policy" not in world_model.config["parts"]:
             raise UserError(f"{source} is a world model without a policy: load it by WorldModel.from_pretrained")
         section = world_model.config["parts"]["policy"]
-        stored = hub.stored(folder / "policy.safetensors", "policy")
+        stored = model_folder.stored(folder / "policy.safetensors", "policy")
         policy = stored.fitted(lambda: schema.build(section, shapes=world_model.shapes), [section])
         return cls(world_model, policy.to(device), temperature=temperature, seed=seed)
 

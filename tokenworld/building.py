@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import functools
 import inspect
 import random
 import shutil
-import sys
 import tempfile
 import weakref
 from pathlib import Path
@@ -16,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokenworld import checkpoint, distributed, folders, hub, origins, restore
+from tokenworld import distributed, folders, origins, restore
 from tokenworld import train as training
 from tokenworld.config import compose, env_section, schema, targets, values
 from tokenworld.config import saved as saved_config
@@ -26,10 +23,12 @@ from tokenworld.data.episodes import EpisodeWriter, check_trainable, load_episod
 from tokenworld.data.meta import meanings_of
 from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
+from tokenworld.kernels.memory import keep_freed_memory
 from tokenworld.log import Log
 from tokenworld.restore import Saved
 from tokenworld.run import Run
 from tokenworld.sinks import opening as sinks
+from tokenworld.storage import checkpoint, model_folder
 from tokenworld.world_model import WorldModel
 
 MODEL_SECTIONS = ("tokenizer", "backbone", "decoding", "action", "reward", "termination")
@@ -68,7 +67,7 @@ def opened(out: str, keys: dict) -> tuple[Run, dict, dict]:
     """A finished or stopped run, or an exported model, to look at: weights, counters and, of a run, held-out episodes.
     Nothing is written to its folder. Its own device, where it is not here, and its episodes, where they were moved, are done
     without; the log says so."""
-    if hub.is_model(out):
+    if model_folder.is_model(out):
         return _opened_model(Path(out), keys)
     cfg, cli = saved_config.load(out)
     schema.check(cfg)
@@ -98,8 +97,8 @@ def _opened_model(folder: Path, keys: dict) -> tuple[Run, dict, dict]:
     # what it is scored in was checked when it was loaded; the training's own words for it were not
     cfg["train"] = cfg["train"] | {"evaluate": cfg["train"]["evaluate"] | {"env": told.get("score_env") or {}}}
     cli = {"recipe": folder.name} | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
-    policy = hub.stored(folder / "policy.safetensors", "policy") if "policy" in cfg else None
-    saved = Saved(hub.stored(folder / "model.safetensors"), policy)
+    policy = model_folder.stored(folder / "policy.safetensors", "policy") if "policy" in cfg else None
+    saved = Saved(model_folder.stored(folder / "model.safetensors"), policy)
     run = built(folder, cfg, {key: value for key, value in cli.items() if key != "data"}, phases, log=Log(None), saved=saved)
     saved.put(run.world_model, run.policy)
     figures = told.get("figures") or {}
@@ -385,14 +384,5 @@ def device_of(name: str, advice: str = "") -> torch.device:
         here = ", ".join(each for each in ("cpu", "cuda", "mps") if is_here(each))
         raise UserError(f"device={name} is not available here: expected one of {here}{advice and '; ' + advice}")
     if name == "cpu":
-        _keep_freed_memory()
+        keep_freed_memory()
     return distributed.start(torch.device(name))
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed: large tensors are else given back and faulted in again, page by page, in every step."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            libc = ctypes.CDLL("libc.so.6")
-            libc.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD: the most that it takes
-            libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD

@@ -206,15 +206,15 @@ def _planner(words: list[str]) -> dict:
 
 def _run_of(words: list[str], keys: Sequence[str]) -> tuple[str, list[str]]:
     """The one folder of a run or model among the words, and the others. Raises UserError if its config cannot be read."""
-    from tokenworld import hub
     from tokenworld.config import compose, saved
+    from tokenworld.storage import model_folder
 
     compose.refuse_repeats(words)
     runs, others = _folders(words, 1, keys)
     if len(runs) != 1:
         raise UserError(f"expected the folder of one run, got {' and '.join(runs) or 'none'}: for example runs/NAME")
-    if hub.is_model(runs[0]):
-        hub.read(Path(runs[0]))
+    if model_folder.is_model(runs[0]):
+        model_folder.read(Path(runs[0]))
     else:
         saved.load(runs[0])
     return runs[0], others

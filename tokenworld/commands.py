@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld import benchmark, checkpoint, distributed, files, folders, hub, restore, signals, viz
+from tokenworld import benchmark, distributed, files, folders, restore, signals, viz
 from tokenworld import train as training
 from tokenworld.building import built, device_of, env_of, meta_of, new_run, opened, resumed, with_loaded_sections
 from tokenworld.config import saved as saved_config
@@ -28,6 +28,7 @@ from tokenworld.evaluation.simulator import simulator_of
 from tokenworld.log import Log
 from tokenworld.policies.planner import Planner
 from tokenworld.run import Run
+from tokenworld.storage import checkpoint, hub, model_folder
 
 STARTS = 64  # real moments that an exported model brings along
 
@@ -237,7 +238,7 @@ def dream(out: str, keys: dict) -> Path:
 def export(out: str, keys: dict) -> Path:
     """A run's world model and policy as a folder that `WorldModel.from_pretrained` and `Agent.from_pretrained` load."""
     folder = Path(keys["out"]) if "out" in keys else Path(out) / "model"
-    with files.filling(folder, hub.FILES, last=hub.CONFIG) as stage:
+    with files.filling(folder, model_folder.FILES, last=model_folder.CONFIG) as stage:
         what = _exported(out, stage, keys)
     print(f"{what}, {sum(file.stat().st_size for file in folder.iterdir()) / 2**20:.1f} MB: {folder}")
     return folder

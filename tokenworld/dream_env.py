@@ -16,11 +16,12 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from tokenworld import arguments, files, hub, register, viz
+from tokenworld import arguments, files, register, viz
 from tokenworld.data.episodes import read_episodes
 from tokenworld.data.replay import Replay
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Steps
+from tokenworld.storage import hub, model_folder
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 Starts = Steps | Replay | str | Path
@@ -242,7 +243,7 @@ def load(
     """A `DreamEnv` of a model's folder or hub id, from the real moments that it brought along if `starts` is None."""
     folder = hub.find(model)
     world_model = WorldModel.from_pretrained(folder, device=device, trust_remote_code=trust_remote_code)
-    starts = hub.read_starts(folder) if starts is None else starts
+    starts = model_folder.read_starts(folder) if starts is None else starts
     if starts is None:
         raise UserError(f"{model} brings no moments to begin a dream at: give starts=, a folder of episodes or frames as Steps")
     return DreamEnv(world_model, starts, num_envs, **settings)

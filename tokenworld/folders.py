@@ -14,9 +14,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenworld import checkpoint, distributed, files, origins
+from tokenworld import distributed, files, origins
 from tokenworld.config import saved
 from tokenworld.errors import UserError
+from tokenworld.storage import checkpoint
 
 WORK = ("replay", "metrics.jsonl", "checkpoint", "checkpoint.new", "checkpoint.old", "tensorboard", "pictures")  # of a start
 

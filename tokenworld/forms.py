@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tokenworld.errors import UserError
-from tokenworld.weights import shown
+from tokenworld.storage.weights import shown
 
 Form = Callable[[Any, str], None]
 MANY, DEEP = 100_000, 12  # values in a `plain` one, and how deep they may be nested

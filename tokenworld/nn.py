@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tokenworld import distributed
 from tokenworld.errors import UserError, first_line
 from tokenworld.interfaces import Losses, Steps
+from tokenworld.kernels.layers import PackedLinear
 
 
 def in_fp32(device: torch.device):
@@ -74,20 +75,6 @@ def for_inference(module: nn.Module) -> nn.Module:
                 child.to(memory_format=torch.channels_last)
             before = getattr(parent, name)
     return twin
-
-
-class PackedLinear(nn.Module):
-    """A linear layer whose bf16 weight lies as oneDNN wants it: `nn.Linear` lays it out anew in every call, which for the
-    64 rows of one pass takes as long as the product. `then`: an activation that it applies on the way."""
-
-    def __init__(self, linear: nn.Linear):
-        super().__init__()
-        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), 64)
-        self.bias, self.then = linear.bias, "none"
-
-    def forward(self, x: Tensor) -> Tensor:
-        kind = "none" if self.then == "gelu" else ""  # of GELU: the exact one
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.then, [], kind)
 
 
 def check_device(name: torch.device | str | int) -> torch.device:

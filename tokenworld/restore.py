@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tokenworld import checkpoint, forms, sharding
+from tokenworld import forms
 from tokenworld.config import saved as saved_config
 from tokenworld.config import schema
 from tokenworld.data.replay import UNCODED
@@ -23,7 +23,8 @@ from tokenworld.errors import UserError
 from tokenworld.forms import flag, listed, mapped, maybe, number, plain, positive, record, tensor, whole
 from tokenworld.interfaces import Shapes
 from tokenworld.run import COUNTED, Run
-from tokenworld.weights import Stored, not_finite
+from tokenworld.storage import checkpoint, shards
+from tokenworld.storage.weights import Stored, not_finite
 from tokenworld.world_model import PARTS_OF_MODEL, WorldModel
 
 WORD = whole(0, 2**32 - 1)
@@ -115,7 +116,7 @@ class Saved:
             self.model.load_into(world_model)
         else:
             self.put_tokenizer(world_model)
-            sharding.read(self.shards, world_model.dynamics_modules())
+            shards.read(self.shards, world_model.dynamics_modules())
             _stored(world_model.state_dict(), self.model.source).check_finite()
         if policy is not None:
             self.policy.load_into(policy)
@@ -141,7 +142,7 @@ def load(out: Path | str) -> Saved:
     if any(writers) != all(writers):
         raise UserError(f"{source / checkpoint.STATE} is damaged, only some processes wrote episodes: restore it from a copy")
     shards = checkpoint.shards(source)
-    dynamics = modules.get("dynamics", {}) if shards is None else sharding.sizes(shards)
+    dynamics = modules.get("dynamics", {}) if shards is None else shards.sizes(shards)
     tensors = {f"tokenizer.{key}": x for key, x in modules.get("tokenizer", {}).items()}
     names = {str(i): name for i, name in enumerate(PARTS_OF_MODEL[1:])}  # as in `WorldModel.dynamics_modules`
     for key, x in dynamics.items():
@@ -215,7 +216,7 @@ def put_optimizers(run: Run, saved: Saved) -> None:
         groups = _groups(optimizer, saved.state["groups"], "dynamics", where)
         for group, each in zip(optimizer.param_groups, groups, strict=True):
             group.update({key: each[key] for key in HYPER})
-        sharding.read(saved.shards, modules["dynamics"], optimizer)
+        shards.read(saved.shards, modules["dynamics"], optimizer)
 
 
 def _groups(optimizer: torch.optim.Optimizer, saved: list[dict], name: str, where: Path) -> list[dict]:

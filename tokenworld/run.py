@@ -10,12 +10,13 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from tokenworld import checkpoint, distributed, optim, sharding
+from tokenworld import distributed, optim
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode, EpisodeWriter
 from tokenworld.data.replay import Replay
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.log import Log
+from tokenworld.storage import checkpoint, shards
 from tokenworld.world_model import WorldModel
 
 COUNTED = ("env_steps", "imagined_steps", "tokenizer", "dynamics", "policy")  # the last three are optimiser steps
@@ -114,7 +115,7 @@ class Run:
             return
         self.sharded, modules = True, self.world_model.dynamics_modules()
         whole = self.optimizers.pop("dynamics", None)
-        sharding.shard(modules, self.device, whole, lambda: self.optimizer("dynamics", modules, lr=1.0))
+        shards.shard(modules, self.device, whole, lambda: self.optimizer("dynamics", modules, lr=1.0))
 
     def update(self, name: str, optimizer, losses: Iterable[torch.Tensor], clip: float) -> None:
         """One optimiser step on the sum of losses, made and differentiated one after the other; the gradient is clipped."""
@@ -162,7 +163,7 @@ class Run:
 
         def write_shards(folder: Path) -> None:
             folder = Path(distributed.agreed(str(folder)))  # there only now
-            sharding.write(folder, dynamics, optimizer)
+            shards.write(folder, dynamics, optimizer)
 
         if self.sharded:
             del modules["dynamics"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from tokenworld import arguments
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, View
 from tokenworld.nn import check_device, for_inference
-from tokenworld.weights import Stored
+from tokenworld.storage.weights import Stored
 
 PARTS_OF_MODEL = ("tokenizer", "backbone", "decoding", "reward", "termination")
 MEMORY = 2**30  # bytes of keys and values that any model may have of one game
@@ -94,36 +94,9 @@ class WorldModel(nn.Module):
         `policy` is saved beside it (see `tokenworld.Agent`), `starts` (N, T) are real moments to begin dreams at. Raises
         UserError for a folder that holds something else, a full disk, and a model whose parts no config names.
         """
-        from tokenworld import hub
-        from tokenworld.config import saved as saved_config
-        from tokenworld.config import targets
+        from tokenworld.storage import model_folder
 
-        if not self.config:
-            raise UserError("this world model was put together by hand, so no config says how: make it by from_config")
-        if policy is not None:
-            section = self.config["parts"].get("policy")
-            made = None if section is None else targets.resolve(section["_target_"])
-            if made is None or isinstance(made, type) and not isinstance(policy, made):
-                raise UserError(f"the model's config names {section and section['_target_']} as its policy, got a"
-                                f" {type(policy).__name__}: save the policy of its run, or the world model alone")  # fmt: skip
-        parts = {name: section for name, section in self.config["parts"].items() if name != "policy" or policy is not None}
-        if hasattr(self.backbone, "portable"):
-            parts["backbone"] = parts["backbone"] | self.backbone.portable()
-        told = self.config | {
-            "parts": parts,
-            "frame": list(self.shapes.frame),
-            "actions": self.shapes.actions,
-            "shapes": asdict(self.shapes),
-            "made_with": saved_config.meta(),
-        }
-        modules = {name: getattr(self, name) for name in PARTS_OF_MODEL} | ({"policy": policy} if policy is not None else {})
-        counts = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
-        tensors = {"model": self.state_dict()}
-        if policy is not None:
-            tensors["policy"] = policy.state_dict()
-        if starts is not None:
-            tensors["starts"] = hub.to_tensors(starts)
-        hub.save(dir, told, tensors, hub.card(told, counts))
+        model_folder.save_model(self, dir, PARTS_OF_MODEL, policy=policy, starts=starts)
 
     @classmethod
     def from_pretrained(
@@ -135,43 +108,14 @@ class WorldModel(nn.Module):
         Its config may only name classes of tokenworld's own part folders, unless trust_remote_code. Raises UserError for a
         model that is not there, one that names anything else, and weights that do not fit.
         """
-        from tokenworld import hub, origins
-        from tokenworld.config import schema, targets
+        from tokenworld.storage import hub, model_folder
 
         device, folder = check_device(device), hub.find(source, **asked)
-        told = hub.read(folder)
-        code = {"parts": told["parts"], "score_env": told.get("score_env")}
-        if trust_remote_code:
-            origins.trust(code)
-        origins.check(code, folder / hub.CONFIG)
-        for name in targets.PARTS:
-            if name in told["parts"] or name not in ("env", "policy"):
-                schema.check_section(told["parts"], name)
-        changes = told.get("score_env") or {}
-        if not isinstance(changes, dict) or "_target_" in changes:
-            raise UserError(
-                f"{folder / hub.CONFIG} says score_env {changes}, expected keywords of its env: restore it from a copy"
-            )
-        sizes = {"frame": tuple(told["frame"]), "actions": told["actions"]}
-        stored = hub.stored(folder / "model.safetensors")
-
-        def check_said(model: WorldModel) -> None:
-            for key, value in asdict(model.shapes).items():
-                said = told["shapes"].get(key)
-                if said != (list(value) if isinstance(value, tuple) else value):
-                    raise UserError(f"{folder / hub.CONFIG} says {key} {said}, but its parts make {key} {value}: weights of"
-                                    " another tokenizer or backbone do not fit, restore the file from a copy")  # fmt: skip
-
-        cls.check_sizes(told["parts"], stored, **sizes, check=check_said)
-        model = cls.from_config(told["parts"], **sizes)
-        check_said(model)
-        stored.load_into(model)
-        model.config = {key: value for key, value in told.items() if key not in ("library", "format")}
-        return model.to(device).eval()
+        return model_folder.load_model(cls, folder, trust_remote_code=trust_remote_code).to(device).eval()
 
     def push_to_hub(self, repo: str, *, private: bool = False, token: str | None = None, **saved: Any) -> str:
         """`save_pretrained` to the hub id `repo` -> its address. Raises UserError without a network or a login."""
-        from tokenworld import hub
+        from tokenworld.storage import hub
 
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "model", **saved)

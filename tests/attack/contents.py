@@ -17,9 +17,9 @@ import yaml
 from PIL import Image
 from safetensors import safe_open
 
-from tokenworld import checkpoint
 from tokenworld.data.episodes import read_episodes
 from tokenworld.errors import UserError
+from tokenworld.storage import checkpoint
 
 # Keys that are left out: times, and where a shard ends, as the order of a record's metadata and so its size is random.
 LEFT_OUT = {"seconds", "wall", "wall_seconds", "time", "offset"}

@@ -7,90 +7,15 @@ on for ever and the cached result equals the uncached one.
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
+from tokenworld.backbones.ring_cache import RingCache
 from tokenworld.errors import UserError
-from tokenworld.kernels import Dropout, additive, attend, attend_ring, computed_in, ring_memory, rotate, write_ring
-
-# A stricter world for tests: using a cache that a later call has consumed raises instead of reading spoilt memory.
-DEBUG = bool(os.environ.get("TOKENWORLD_DEBUG"))
-
-
-@dataclass
-class Cache:
-    """Keys and values of the last `context` steps: per layer one ring (B, N, S, D/N), S = context * P.
-
-    A call writes into the rings, so it consumes the cache that it is given; `select` is the only copy. On a CPU, where
-    reading them is what a pass costs, they are C <= S slots wide, packed at the front of their memory, and spread out as
-    they fill: half-empty rows are read at half the speed. On a GPU C = S, so that every pass has the same shape.
-    """
-
-    keys: list[Tensor]
-    values: list[Tensor]
-    cursor: Tensor  # () int64: positions read so far, the same for all rows
-    start: Tensor  # (B,) int64: the step at which the row's episode began
-    positions: int  # P
-    read: int  # the cursor, as the host knows it
-    S: int  # slots that there is memory for
-    alive: bool = True
-
-    def select(self, index: Tensor) -> Cache:
-        assert self.alive, "this state was consumed by a step: keep a copy with state.select(index) before stepping"
-        return Cache(
-            [self._rows(k, index) for k in self.keys],
-            [self._rows(v, index) for v in self.values],
-            self.cursor.clone(),
-            self.start[index],
-            self.positions,
-            self.read,
-            self.S,
-        )
-
-    @property
-    def filled(self) -> int:
-        """How many slots hold something."""
-        return min(self.S, self.read)
-
-    @property
-    def bytes(self) -> int:
-        """What one pass over the filled part of the rings reads."""
-        B, N, C, width = self.keys[0].shape
-        return 2 * len(self.keys) * B * N * self.filled * width * self.keys[0].element_size()
-
-    def reserve(self, positions: int) -> None:
-        """Have slots for so many more positions, in steps of two environment steps."""
-        B, N, C, width = self.keys[0].shape
-        needed, grain = min(self.S, self.filled + positions), 2 * self.positions
-        if needed > C:
-            wider = (B, N, min(self.S, -(-needed // grain) * grain), width)
-            for rings in (self.keys, self.values):
-                for i, ring in enumerate(rings):
-                    old = ring.clone()
-                    rings[i] = ring.as_strided(wider, (N * wider[2] * width, wider[2] * width, width, 1))
-                    rings[i][:, :, :C] = old
-                    rings[i][:, :, C:] = 0  # weighed with 0, which must not meet a NaN
-
-    def _rows(self, ring: Tensor, index: Tensor) -> Tensor:
-        _, N, C, width = ring.shape
-        rows = ring_memory((len(index), N, self.S, width), C, ring.dtype, ring.device)
-        return rows.copy_(ring[index])
-
-    def _advance(self, positions: int) -> Cache:
-        self.alive = not DEBUG
-        return Cache(
-            self.keys,
-            self.values,
-            self.cursor + positions,
-            self.start,
-            self.positions,
-            self.read + positions,
-            self.S,
-        )
+from tokenworld.kernels.attention import additive, attend, attend_ring, computed_in, rotate, write_ring
+from tokenworld.kernels.layers import Dropout
+from tokenworld.kernels.memory import ring_memory
 
 
 class GPT(nn.Module):
@@ -133,7 +58,7 @@ class GPT(nn.Module):
         quarter = dim // heads // 4
         self.register_buffer("frequencies", 100.0 ** (-torch.arange(quarter) / max(quarter, 1)), persistent=False)
 
-    def forward(self, x: Tensor, within: str, cache: Cache | None = None, first: Tensor | None = None):
+    def forward(self, x: Tensor, within: str, cache: RingCache | None = None, first: Tensor | None = None):
         """x (B, T, P, D), within "causal" or "full", first (B, T) -> h like x, cache (None if none came in)."""
         assert within in ("causal", "full"), within
         B, T, P, D = x.shape
@@ -146,7 +71,7 @@ class GPT(nn.Module):
             return h.reshape(B, T, P, D), None
         return self._cached(x, within, cache, first)
 
-    def make_cache(self, batch: int, positions: int, dtype: torch.dtype | None = None) -> Cache:
+    def make_cache(self, batch: int, positions: int, dtype: torch.dtype | None = None) -> RingCache:
         """An empty cache for `batch` rows of steps with `positions` (P) each."""
         weight = self.norm.weight
         S = self.context * positions
@@ -154,7 +79,7 @@ class GPT(nn.Module):
         zeros = [ring_memory(shape, C, dtype or weight.dtype, weight.device) for _ in range(2 * len(self.blocks))]
         long = dict(dtype=torch.int64, device=weight.device)
         n = len(self.blocks)
-        return Cache(zeros[:n], zeros[n:], torch.zeros((), **long), torch.zeros(batch, **long), positions, 0, S)
+        return RingCache(zeros[:n], zeros[n:], torch.zeros((), **long), torch.zeros(batch, **long), positions, 0, S)
 
     @torch.no_grad()
     def attention(self, x: Tensor, within: str, first: Tensor | None = None) -> Tensor:
@@ -173,7 +98,7 @@ class GPT(nn.Module):
             x = block(x, rotation, added, False, None)
         return torch.stack(shares, 1)
 
-    def _cached(self, x: Tensor, within: str, cache: Cache, first: Tensor | None):
+    def _cached(self, x: Tensor, within: str, cache: RingCache, first: Tensor | None):
         assert cache.alive, "this state was consumed by a step: keep a copy with state.select(index) before stepping"
         B, T, p, D = x.shape
         P, S = cache.positions, cache.S

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tokenworld.errors import UserError, first_line
-from tokenworld.weights import Stored, TooMany, read, shown, sketch
+from tokenworld.storage.weights import Stored, TooMany, read, shown, sketch
 
 ANYWHERE = {"_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 LEADING = {"module", "model", "base_model"}  # beside the name that its own class gives to the transformer

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.backbones import language_model
-from tokenworld.backbones.gpt import Cache
+from tokenworld.backbones.ring_cache import RingCache
 from tokenworld.errors import UserError, first_line
-from tokenworld.hub import downloaded
-from tokenworld.kernels import additive, computed_in, ring_memory, write_ring
-from tokenworld.weights import on_meta
+from tokenworld.kernels.attention import additive, computed_in, write_ring
+from tokenworld.kernels.memory import ring_memory
+from tokenworld.storage.hub import downloaded
+from tokenworld.storage.weights import on_meta
 
 
 class Pretrained(nn.Module):
@@ -82,7 +83,7 @@ class Pretrained(nn.Module):
         self.enter = nn.Identity() if same else nn.Linear(self.D, H)
         self.leave = nn.Identity() if same else nn.Linear(H, self.D)
 
-    def forward(self, x: Tensor, within: str, cache: Cache | None = None, first: Tensor | None = None):
+    def forward(self, x: Tensor, within: str, cache: RingCache | None = None, first: Tensor | None = None):
         """x (B, T, P, D), within "causal" or "full", first (B, T) -> h like x, cache (None if none came in)."""
         assert within in ("causal", "full"), within
         B, T, p, D = x.shape
@@ -120,7 +121,7 @@ class Pretrained(nn.Module):
             cache.start = start
         return h, cache
 
-    def make_cache(self, batch: int, positions: int, dtype: torch.dtype | None = None) -> Cache:
+    def make_cache(self, batch: int, positions: int, dtype: torch.dtype | None = None) -> RingCache:
         """An empty cache for `batch` rows of steps with `positions` (P) each."""
         weight = next(self.model.parameters())
         S = self._slots(positions)
@@ -128,7 +129,7 @@ class Pretrained(nn.Module):
         zeros = [ring_memory(shape, C, dtype or weight.dtype, weight.device) for _ in range(2 * self.layers)]
         long: dict = dict(dtype=torch.int64, device=weight.device)
         n = self.layers
-        return Cache(zeros[:n], zeros[n:], torch.zeros((), **long), torch.zeros(batch, **long), positions, 0, S)
+        return RingCache(zeros[:n], zeros[n:], torch.zeros((), **long), torch.zeros(batch, **long), positions, 0, S)
 
     def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
         """(scale of the learning rate, parameters): what was trained before may be moved with more care."""
@@ -161,7 +162,7 @@ class Pretrained(nn.Module):
             places = places + P * torch.randint(self.context, (len(begun), 1), device=index.device)
         return places % S
 
-    def _rings(self, cache: Cache, index: Tensor, S: int) -> tuple[Tensor, Rings]:
+    def _rings(self, cache: RingCache, index: Tensor, S: int) -> tuple[Tensor, Rings]:
         """The absolute position that each key of the coming pass has, (C,) or (C + L,), and where keys and values go."""
         C, L, one_step = cache.keys[0].shape[2], len(index), len(index) <= cache.positions
         slots = torch.arange(C if one_step or cache.filled else 0, device=index.device)
@@ -182,7 +183,7 @@ class Pretrained(nn.Module):
 
 
 class Rings:
-    """What the model takes for its cache: keys and values go into the rings of a `Cache`, what attention may see comes back.
+    """What the model takes for its cache: keys and values go into its `RingCache`, what attention may see comes back.
 
     One step (old is None): write, then attend over the ring. Many: attend over ring + x, then write, because early queries
     still need what the late ones overwrite.
@@ -190,7 +191,7 @@ class Rings:
 
     is_compileable = False
 
-    def __init__(self, cache: Cache, write: int | Tensor, old: Tensor | None):
+    def __init__(self, cache: RingCache, write: int | Tensor, old: Tensor | None):
         self.cache, self.write, self.old = cache, write, old
 
     def update(self, k: Tensor, v: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:

@@ -14,20 +14,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save as to_safetensors
-from torch import Tensor
+from torch import Tensor, nn
 
-from tokenworld import files, weights
+from tokenworld import files, origins
+from tokenworld.config import saved, schema, targets
 from tokenworld.errors import UserError, first_line
 from tokenworld.forms import check, listed, mapped, maybe, number, plain, record, tensor, text, whole
 from tokenworld.interfaces import Steps
-from tokenworld.weights import Stored
+from tokenworld.storage import weights
+from tokenworld.storage.weights import Stored
 
 CONFIG, WEIGHTS, CARD, FORMAT = "config.json", "model.safetensors", "README.md", 1
 FILES = (CONFIG, WEIGHTS, "policy.safetensors", "starts.safetensors", CARD)
@@ -76,6 +77,69 @@ def save(dir: Path | str, config: dict[str, Any], tensors: dict[str, dict[str, T
             leftover.unlink(missing_ok=True)
 
 
+def save_model(
+    model: Any, dir: Path | str, parts_with_weights: tuple[str, ...], *, policy: nn.Module | None, starts: Steps | None
+) -> None:
+    """Write the folder of a world model, see `WorldModel.save_pretrained`. Raises UserError."""
+    if not model.config:
+        raise UserError("this world model was put together by hand, so no config says how: make it by from_config")
+    if policy is not None:
+        section = model.config["parts"].get("policy")
+        made = None if section is None else targets.resolve(section["_target_"])
+        if made is None or isinstance(made, type) and not isinstance(policy, made):
+            raise UserError(f"the model's config names {section and section['_target_']} as its policy, got a"
+                            f" {type(policy).__name__}: save the policy of its run, or the world model alone")  # fmt: skip
+    parts = {name: section for name, section in model.config["parts"].items() if name != "policy" or policy is not None}
+    if hasattr(model.backbone, "portable"):
+        parts["backbone"] = parts["backbone"] | model.backbone.portable()
+    told = model.config | {
+        "parts": parts,
+        "frame": list(model.shapes.frame),
+        "actions": model.shapes.actions,
+        "shapes": asdict(model.shapes),
+        "made_with": saved.meta(),
+    }
+    modules = {name: getattr(model, name) for name in parts_with_weights} | ({"policy": policy} if policy is not None else {})
+    counts = {name: sum(p.numel() for p in module.parameters()) for name, module in modules.items()}
+    tensors = {"model": model.state_dict()}
+    if policy is not None:
+        tensors["policy"] = policy.state_dict()
+    if starts is not None:
+        tensors["starts"] = to_tensors(starts)
+    save(dir, told, tensors, card(told, counts))
+
+
+def load_model(make: Any, folder: Path, *, trust_remote_code: bool) -> Any:
+    """The world model in a folder, on the CPU; make: the class `WorldModel`, see its `from_pretrained`. Raises UserError."""
+    told = read(folder)
+    code = {"parts": told["parts"], "score_env": told.get("score_env")}
+    if trust_remote_code:
+        origins.trust(code)
+    origins.check(code, folder / CONFIG)
+    for name in targets.PARTS:
+        if name in told["parts"] or name not in ("env", "policy"):
+            schema.check_section(told["parts"], name)
+    changes = told.get("score_env") or {}
+    if not isinstance(changes, dict) or "_target_" in changes:
+        raise UserError(f"{folder / CONFIG} says score_env {changes}, expected keywords of its env: restore it from a copy")
+    sizes = {"frame": tuple(told["frame"]), "actions": told["actions"]}
+    weights_of = stored(folder / WEIGHTS)
+
+    def check_said(model: Any) -> None:
+        for key, value in asdict(model.shapes).items():
+            said = told["shapes"].get(key)
+            if said != (list(value) if isinstance(value, tuple) else value):
+                raise UserError(f"{folder / CONFIG} says {key} {said}, but its parts make {key} {value}: weights of"
+                                " another tokenizer or backbone do not fit, restore the file from a copy")  # fmt: skip
+
+    make.check_sizes(told["parts"], weights_of, **sizes, check=check_said)
+    model = make.from_config(told["parts"], **sizes)
+    check_said(model)
+    weights_of.load_into(model)
+    model.config = {key: value for key, value in told.items() if key not in ("library", "format")}
+    return model
+
+
 def _is_free(dir: Path | str) -> bool:
     """Can a new model be written to this folder? Not if it holds anything but what a killed save left."""
     dir = Path(dir)
@@ -103,61 +167,6 @@ def _ours(path: Path) -> bool:
     except (OSError, ValueError, RecursionError):
         return False
     return isinstance(told, dict) and told.get("library") == "tokenworld"
-
-
-def find(source: Path | str, **asked: Any) -> Path:
-    """The folder of a model: `source` itself, or a hub id's files on this disk, fetched if need be. asked: as in
-    `downloaded`. Raises UserError."""
-    path = files.given_path("the model", source)
-    if path.is_dir():
-        return path
-    for key in asked.keys() - {"revision", "token", "cache_dir", "local_files_only"}:
-        raise UserError(f"from_pretrained takes revision, token, cache_dir and local_files_only of a hub's model, got {key}")
-    if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source).startswith((".", "/")):
-        raise UserError(f"{source} is no folder and no hub id: expected a folder that `tokenworld export` wrote, or user/name")
-    label = f"{source}, which is no folder,"
-    return Path(downloaded(str(source), list(FILES), label, "give the folder of a model on this disk", **asked))
-
-
-def downloaded(id: str, wanted: list[str], label: str, otherwise: str, **asked: Any) -> str:
-    """The folder of a hub id's files: from the local cache if they are there, else fetched. asked: revision, token, cache_dir,
-    local_files_only, as the hub's own functions take them. Raises UserError, at once, if they cannot be had: `label` is what
-    it calls the model, `otherwise` what else the user can do."""
-    from huggingface_hub import HfApi, constants, snapshot_download
-
-    local = asked.pop("local_files_only", False)
-    try:
-        folder = snapshot_download(id, allow_patterns=wanted, local_files_only=True, **asked)
-        if any(Path(folder).glob("*.safetensors")):
-            return folder
-    except Exception:  # not in the cache, whatever the reason: it is asked for below
-        pass
-    if constants.HF_HUB_OFFLINE or local:
-        why = "the hub is switched off (HF_HUB_OFFLINE)" if constants.HF_HUB_OFFLINE else "only local files were asked for"
-        raise UserError(f"{label} is not in the local cache and {why}: check the name, or {otherwise}")
-    try:
-        keys = {key: asked[key] for key in ("revision", "token") if key in asked}
-        HfApi().model_info(id, timeout=5, **keys)  # one question before anything is fetched, so that no retries follow
-        return snapshot_download(id, allow_patterns=wanted, **asked)
-    except Exception as error:  # of the network, the hub or the name: all of them end here
-        raise UserError(f"{label} is not in the local cache and cannot be fetched from the hub ({first_line(error)}): check the"
-                        f" name, or {otherwise}") from None  # fmt: skip
-
-
-def push(folder: Path, repo: str, *, private: bool = False, token: str | None = None) -> str:
-    """Upload a model's folder to the hub id `repo`, made if it is not there -> its address. Raises UserError."""
-    from huggingface_hub import HfApi, constants
-
-    advice = "log in by `hf auth login` with a token that may write, and name it user/name"
-    if constants.HF_HUB_OFFLINE:
-        raise UserError(f"repo={repo} cannot be written, the hub is switched off (HF_HUB_OFFLINE): unset it, then push again")
-    try:
-        api = HfApi(token=token)
-        id = api.create_repo(repo, private=private, exist_ok=True).repo_id
-        api.upload_folder(repo_id=id, folder_path=folder, commit_message="Add a tokenworld model", allow_patterns=list(FILES))
-    except Exception as error:  # of the network, the hub, the name or the token
-        raise UserError(f"repo={repo} cannot be written on the hub ({first_line(error)}): {advice}") from None
-    return f"{constants.ENDPOINT}/{id}"
 
 
 def read(folder: Path) -> dict[str, Any]:

@@ -25,8 +25,9 @@ import torch
 from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
-from tokenworld import files, forms, safe_load, weights
+from tokenworld import files, forms
 from tokenworld.errors import UserError, first_line
+from tokenworld.storage import safe_load, weights
 
 MANIFEST, STATE, WEIGHTS = "manifest.json", "state.pt", ".safetensors"
 SHARDS = "shards"  # a folder of files that several processes wrote
