@@ -26,8 +26,8 @@ from tokenworld import commands
 from tokenworld.building import built, with_loaded_sections
 from tokenworld.config import compose
 from tokenworld.errors import UserError
-from tokenworld.evaluation import codelength
-from tokenworld.evaluation.summary import code_counts
+pass
+from tokenworld.evaluation.assess import code_counts
 from tokenworld.interfaces import Codes
 from tokenworld.log import Log
 

@@ -7,21 +7,21 @@ import pytest
 import torch
 from test_branch_probe import A, Dial, tiny
 
-from tokenworld.evaluation import agent_probe, branch_probe
-from tokenworld.evaluation.policy_probe import Constant, Mixed
+from tokenworld.evaluation.probes import branches, other_agent
+from tokenworld.evaluation.probes.policies import Constant, Mixed
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.policies.actor_critic import ActorCritic
 
 
 def test_probabilities_are_those_of_the_policy():
-    model, place = tiny(), branch_probe.places(Dial(), 1, 3, math.inf)[0]
+    model, place = tiny(), branches.places(Dial(), 1, 3, math.inf)[0]
 
     class Spread(Mixed):
         def follow(self, view, carry):
             return carry
 
     for share in (0.0, 0.5):
-        found = agent_probe._probabilities(model, Spread(Constant(2), share, A), place)
+        found = other_agent._probabilities(model, Spread(Constant(2), share, A), place)
         assert found == pytest.approx(np.full(A, share / A) + (1 - share) * np.eye(A)[2], abs=1 / 64)
 
 
@@ -30,11 +30,11 @@ def test_probabilities_are_those_of_the_policy():
 def test_probabilities_of_an_actor(view):
     """Against its softmax, whether it looks at codes, at h or, with a memory, at pixels: after all frames of the place."""
     torch.manual_seed(0)
-    model, place = tiny(), branch_probe.places(Dial(), 1, 3, math.inf)[0]
+    model, place = tiny(), branches.places(Dial(), 1, 3, math.inf)[0]
     policy = ActorCritic(shapes=model.shapes, view=view, hidden=8).eval()
     for parameter in policy.parameters():
         torch.nn.init.normal_(parameter, std=1.0)
-    found = agent_probe._probabilities(model, policy, place)
+    found = other_agent._probabilities(model, policy, place)
 
     T, none = len(place.obs), torch.zeros(1, len(place.obs), dtype=torch.bool)
     first, action = torch.arange(T).unsqueeze(0) == 0, torch.zeros(1, T, dtype=torch.int64)
@@ -56,20 +56,20 @@ def test_probabilities_of_an_actor(view):
 
 def test_support_counts_codes_with_actions():
     codes = np.array([[1, 2], [1, 2], [3, 4], [1, 2]])
-    support = agent_probe.support_of(codes, np.array([0, 1, 1, 0]), np.array([True, True, True, False]), 2)
+    support = other_agent.support_of(codes, np.array([0, 1, 1, 0]), np.array([True, True, True, False]), 2)
     assert support(np.array([[1, 2], [3, 4], [9, 9]])).tolist() == [[1, 1], [0, 1], [0, 0]]
 
 
 def test_gaps_of_a_policy_that_plays_at_random_are_none():
     """Its states and actions are the other agent's: do gap exactly 0, transfer gap 0 within its interval."""
     model, simulator = tiny(), Dial()
-    other = branch_probe.branches(model, simulator, branch_probe.places(simulator, 40, 2, math.inf), math.inf)
+    other = branches.branches(model, simulator, branches.places(simulator, 40, 2, math.inf), math.inf)
 
     class Random(Mixed):
         def follow(self, view, carry):
             return carry
 
-    more, drawn = agent_probe.gaps(model, Random(Constant(0), 1.0, A), simulator, other, count=40, context=2, deadline=math.inf,
+    more, drawn = other_agent.gaps(model, Random(Constant(0), 1.0, A), simulator, other, count=40, context=2, deadline=math.inf,
                                    support=lambda codes: np.ones((len(codes), A)))  # fmt: skip
     found = {metric.id: metric for metric in more}
     assert abs(found["M8.do_gap"].value) < 0.05 and found["M8.kl_behaviour"].value > 0

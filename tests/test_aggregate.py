@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tokenworld.evaluation import aggregate, published
+from tokenworld.scores import aggregate, published
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,9 @@ import torch
 from PIL import Image
 from test_recipes import assert_same_weights
 
-from tokenworld import cli
+from tokenworld import cli, run_pictures
 from tokenworld import train as training
 from tokenworld.errors import UserError
-from tokenworld.evaluation import album
 from tokenworld.storage import checkpoint
 
 WORDS = ["train", "overlay=debug", "device=cpu", "seed=3", "train.collect.held_out=2", "train.evaluate.every=1",
@@ -26,10 +25,10 @@ def lines(out):
 @pytest.mark.parametrize("recipe", ["quickstart", "known_world"])
 def test_pictures_change_nothing_of_what_is_learned(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "ASSESSED", 1e6)  # what is measured must not depend on the time that there is
-    monkeypatch.setattr(album, "SHARE", 1e6)
+    monkeypatch.setattr(run_pictures, "SHARE", 1e6)
     seen, drawn, blank = [], tmp_path / "drawn", tmp_path / "blank"
-    plain = album.save_learning_curve
-    monkeypatch.setattr(album, "save_learning_curve", lambda run: (seen.append(run.epoch), plain(run)))
+    plain = run_pictures.save_learning_curve
+    monkeypatch.setattr(run_pictures, "save_learning_curve", lambda run: (seen.append(run.epoch), plain(run)))
     assert cli.main([*WORDS, f"recipe={recipe}", f"out={drawn}"]) == 0
     assert seen == [1, 2, 4], "the curve is drawn after each evaluation: the policy is trained from the second epoch on"
     assert cli.main([*WORDS, f"recipe={recipe}", "train.evaluate.pictures=0", f"out={blank}"]) == 0
@@ -55,25 +54,25 @@ def test_a_short_training_spends_nothing_on_pictures(tmp_path):
 
 def test_pictures_take_their_share_of_the_time_and_no_more(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(album.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(run_pictures.time, "monotonic", lambda: now[0])
     run, drawn = SimpleNamespace(seconds={}, log=SimpleNamespace(wall=0.0)), 0
     for now[0] in range(0, 3600, 10):  # an evaluation every ten seconds, a picture takes two
         run.log.wall = now[0]
-        with album._afforded(run, "pictures", album.STRIP) as is_afforded:
+        with run_pictures._afforded(run, "pictures", run_pictures.STRIP) as is_afforded:
             if is_afforded:
                 drawn += 1
                 now[0] += 2.0
-    assert run.seconds["pictures"] == 2.0 * drawn <= album.SHARE * 3600 + 2.0 and drawn > 10
+    assert run.seconds["pictures"] == 2.0 * drawn <= run_pictures.SHARE * 3600 + 2.0 and drawn > 10
 
 
 def test_few_strips_stay_and_they_are_spread_over_the_training(tmp_path):
     (tmp_path / "epoch_of_mine.png").write_bytes(b"")
     for epoch in range(1, 300):
         (tmp_path / f"epoch_{epoch:06d}.png").write_bytes(b"")
-        album.thin_out(tmp_path)
+        run_pictures.thin_out(tmp_path)
     (tmp_path / "epoch_of_mine.png").unlink()  # no strip: it was left alone
     left = sorted(int(path.stem.removeprefix("epoch_")) for path in tmp_path.iterdir())
-    assert len(left) == album.MOST and left[0] == 1 and left[-1] == 299
+    assert len(left) == run_pictures.MOST and left[0] == 1 and left[-1] == 299
     assert max(b - a for a, b in zip(left, left[1:], strict=False)) < 40, left
 
 
@@ -81,7 +80,7 @@ def test_nothing_is_written_through_a_link(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "pictures").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="is a link"):
-        album.update(SimpleNamespace(out=tmp_path), 3)
+        run_pictures.update(SimpleNamespace(out=tmp_path), 3)
 
 
 def test_the_key_is_checked(tmp_path, capsys):

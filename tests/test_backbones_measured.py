@@ -13,8 +13,8 @@ import torch
 from tokenworld import cli
 from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
-from tokenworld.evaluation.dynamics import dynamics_metrics
-from tokenworld.evaluation.summary import code_counts
+from tokenworld.evaluation.assess import code_counts
+from tokenworld.evaluation.metrics.run_dynamics import dynamics_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 spec = importlib.util.spec_from_file_location("backbones_measured", ROOT / "docs" / "backbones_measured.py")

@@ -13,9 +13,12 @@ import torch
 
 from tokenworld import cli
 from tokenworld.errors import UserError
-from tokenworld.evaluation import branch_fidelity, branch_probe, film_probe, paired, replayed
-from tokenworld.evaluation.simulator import simulator_of
-from tokenworld.evaluation.simulators import MinAtar
+from tokenworld.evaluation.probes import branches, filmstrips
+from tokenworld.evaluation.report import compare
+from tokenworld.evaluation.simulators import replayed
+from tokenworld.evaluation.simulators.lookup import simulator_of
+from tokenworld.evaluation.simulators.minatar import MinAtar
+from tokenworld.evaluation.statistics import divergences
 from tokenworld.interfaces import Codes
 from tokenworld.world_model import WorldModel, frames_as_steps
 
@@ -81,17 +84,17 @@ def by_frame(steps):
 @pytest.mark.parametrize("decoding", ["parallel.Parallel", "autoregressive.Autoregressive"])
 def test_what_the_model_says_is_what_it_would_draw(decoding, monkeypatch):
     model = tiny(decoding)
-    place = branch_probe.places(Dial(), 1, 2, math.inf)[0]
-    state = branch_probe._read(model, place, torch.device("cpu"))
+    place = branches.places(Dial(), 1, 2, math.inf)[0]
+    state = branches._read(model, place, torch.device("cpu"))
     frames = torch.tensor(list(itertools.product(range(V), repeat=K)))  # all of them
     exact = {}
     for a in range(A):
-        bits = branch_probe._score(model, state, torch.full((len(frames),), a), frames)
+        bits = branches._score(model, state, torch.full((len(frames),), a), frames)
         exact[a] = np.exp2(-bits)
         assert exact[a].sum() == pytest.approx(1, abs=1e-4)
     assert abs(exact[0] - exact[1]).max() > 1e-3
-    monkeypatch.setattr(branch_probe, "DRAWS", 256)
-    own = branch_probe._own(model, state, A, key=0)
+    monkeypatch.setattr(branches, "DRAWS", 256)
+    own = branches._own(model, state, A, key=0)
     for a in range(A):
         entropy = -(exact[a] * np.log2(exact[a])).sum()
         assert own["entropy"][a] == pytest.approx(entropy, abs=0.1)
@@ -103,8 +106,8 @@ def test_what_the_model_says_is_what_it_would_draw(decoding, monkeypatch):
 def test_branches_that_tokenise_alike_are_one():
     model, dial = tiny(), Dial()
     model.tokenizer.encode = by_frame
-    places = branch_probe.places(dial, 12, 2, math.inf)
-    found = branch_probe.branches(model, dial, places, math.inf)
+    places = branches.places(dial, 12, 2, math.inf)
+    found = branches.branches(model, dial, places, math.inf)
     assert found.exact and found.p.shape[:2] == (12, A) and found.p.sum(-1) == pytest.approx(np.ones((12, A)))
     assert (found.p[:, 0] == [1, 0][: found.p.shape[2]]).all()  # both branches of action 0 show frame 0
     assert found.p[:, 1].max(-1) == pytest.approx(0.75 * np.ones(12))
@@ -124,7 +127,7 @@ def test_branches_that_tokenise_alike_share_reward_and_end():
 
     model, dial = tiny(), Secret()
     model.tokenizer.encode = by_frame
-    found = branch_probe.branches(model, dial, branch_probe.places(dial, 4, 2, math.inf), math.inf)
+    found = branches.branches(model, dial, branches.places(dial, 4, 2, math.inf), math.inf)
     for s in range(4):
         for a, expected in ((0, [(1.0, 0.75)]), (1, [(0.25, 1.0), (0.75, 0.0)]), (2, [(0.25, 0.0), (0.75, 0.0)])):
             used = found.p[s, a] > 0
@@ -135,9 +138,9 @@ def test_branches_that_tokenise_alike_share_reward_and_end():
 
 def test_filmstrips_show_the_worst_states_frame_by_frame():
     model, dial = tiny(), Dial()
-    places = branch_probe.places(dial, 12, 2, math.inf)
-    found = branch_probe.branches(model, dial, places, math.inf)
-    films, divergence = film_probe.worst(model, dial, places, found, ("a", "b", "c")), branch_fidelity.kl(found)
+    places = branches.places(dial, 12, 2, math.inf)
+    found = branches.branches(model, dial, places, math.inf)
+    films, divergence = filmstrips.worst(model, dial, places, found, ("a", "b", "c")), divergences.kl(found)
     assert [film.kl for film in films] == pytest.approx(sorted(divergence.max(1), reverse=True)[:8])
     for film in films:
         for frame, p, q in zip(film.frames, film.p, film.q, strict=True):
@@ -146,20 +149,20 @@ def test_filmstrips_show_the_worst_states_frame_by_frame():
             j = np.flatnonzero((found.codes[s, a] == codes).all(1) & (found.p[s, a] > 0))[0]
             assert p == found.p[s, a, j] and q == pytest.approx(np.exp2(-found.bits[s, a, j]))
         assert film.samples.shape == (4, 4, 10, 10) and film.context.shape == (2, 4, 10, 10)
-    assert film_probe.worst(model, dial, places, found, deadline=time.monotonic() - 1) == []
+    assert filmstrips.worst(model, dial, places, found, deadline=time.monotonic() - 1) == []
 
 
 def test_the_budget_ends_between_places():
     model, dial = tiny(), Dial()
-    places = branch_probe.places(dial, 8, 2, math.inf)
-    assert len(branch_probe.branches(model, dial, places, time.monotonic() - 1).p) == 1
-    assert len(branch_probe.rollouts(model, dial, places, steps=3, each=2, deadline=time.monotonic() - 1).real) == 1
-    assert branch_probe.places(dial, 8, 2, time.monotonic() - 1) == []
+    places = branches.places(dial, 8, 2, math.inf)
+    assert len(branches.branches(model, dial, places, time.monotonic() - 1).p) == 1
+    assert len(branches.rollouts(model, dial, places, steps=3, each=2, deadline=time.monotonic() - 1).real) == 1
+    assert branches.places(dial, 8, 2, time.monotonic() - 1) == []
 
 
 def test_rollouts_share_actions_and_real_ones_differ_by_chance_only():
-    places = branch_probe.places(Dial(), 4, 2, math.inf)
-    rolled = branch_probe.rollouts(tiny(), Dial(), places, steps=5, each=6, deadline=math.inf)
+    places = branches.places(Dial(), 4, 2, math.inf)
+    rolled = branches.rollouts(tiny(), Dial(), places, steps=5, each=6, deadline=math.inf)
     assert rolled.real.shape == rolled.second.shape == rolled.model.shape == (4, 6, 5, 400)
     assert rolled.alive_real.all() and rolled.alive_model.shape == (4, 6, 5) and rolled.alive_model[:, :, 0].all()
     assert np.ptp(rolled.real, axis=1).max() > 0 and not np.array_equal(rolled.real, rolled.second)
@@ -187,7 +190,7 @@ def test_a_simulator_that_forgets_is_refused():
 def test_the_simulator_of_an_atari_recipe_lists_its_branches():
     env = {"_target_": "tokenworld.envs.atari.make", "id": "ALE/Breakout-v5", "sticky": 0.25, "max_steps": 100}
     simulator = simulator_of(env)
-    place = branch_probe.places(simulator, 1, 2, math.inf)[0]
+    place = branches.places(simulator, 1, 2, math.inf)[0]
     listed = simulator.branches(place.snapshot, 1)
     assert simulator.exact and 1 <= len(listed) <= 5 and sum(p for p, *_ in listed) == pytest.approx(1)
 
@@ -218,7 +221,7 @@ def test_branch_states_are_compared_one_by_one(tmp_path):
     assert cli.main(["train", "overlay=debug", "device=cpu", f"out={run}", "train.collect.held_out=3"]) == 0
     for name in ("a", "b"):
         assert cli.main(["evaluate", str(run), "tier=B", "states=12", "frames=50", f"out={tmp_path / name}"]) == 0
-    rows = {row.metric: row for row in paired.compare(tmp_path / "a", tmp_path / "b").rows}
+    rows = {row.metric: row for row in compare.compare(tmp_path / "a", tmp_path / "b").rows}
     for id in ("M2.dcal_joint", "M2.dh", "M3.kl", "M3.missed", "M5.branch_hazard_error", "M6.shuffled", "M7.spurious"):
         assert "unpaired" not in rows[id].note and rows[id].difference == 0, rows[id]
 

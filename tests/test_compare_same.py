@@ -10,8 +10,11 @@ from conftest import rouse
 
 from tokenworld import cli
 from tokenworld.building import opened
-from tokenworld.evaluation import draws, effects, intervals, paired, report, summary
-from tokenworld.evaluation.simulator import simulator_of
+from tokenworld.evaluation import assess
+from tokenworld.evaluation.metrics import action_sensitivity
+from tokenworld.evaluation.report import compare, files
+from tokenworld.evaluation.simulators.lookup import simulator_of
+from tokenworld.evaluation.statistics import draws, intervals
 
 DEBUG = ["overlay=debug", "device=cpu", "train.collect.held_out=2", "train.collect.first_steps=700", "train.collect.steps=200"]
 GAMES = {
@@ -39,7 +42,7 @@ def reports(request, tmp_path_factory) -> dict[str, Path]:
     found = {"training": folder / "run" / "evaluation"}
     for name, settings in SETTINGS.items():
         found[name] = folder / name
-        report.write(summary.assess(run, simulator=simulator, **{"budget": 600.0, **settings}), folder / name)
+        files.write(assess.assess(run, simulator=simulator, **{"budget": 600.0, **settings}), folder / name)
     return found
 
 
@@ -47,19 +50,19 @@ def test_values_at_shared_states_are_the_same(reports):
     shared: dict[str, int] = {}
     entries, arrays = {}, {}
     for name in SETTINGS:
-        told, arrays[name] = report.read(reports[name])
+        told, arrays[name] = files.read(reports[name])
         entries[name] = {entry["id"]: entry for entry in told["metrics"]}
     for name in SETTINGS:
         for id, entry in entries[name].items():
             if id not in entries["all"]:
                 continue
-            x, y = paired._rows_of(entry, arrays[name]), paired._rows_of(entries["all"][id], arrays["all"])
+            x, y = compare._rows_of(entry, arrays[name]), compare._rows_of(entries["all"][id], arrays["all"])
             if x is None or y is None:
                 continue
-            at_x, at_y = paired._match(x[2], y[2])
+            at_x, at_y = compare._match(x[2], y[2])
             if name != "all":
                 shared[id] = shared.get(id, 0) + len(at_x)
-            assert x[0][at_x] == pytest.approx(y[0][at_y], rel=paired.ROUNDING, abs=paired.ROUNDING), (name, id)
+            assert x[0][at_x] == pytest.approx(y[0][at_y], rel=compare.ROUNDING, abs=compare.ROUNDING), (name, id)
     expected = {"M1.bits", "M1.gain", "M2.dcal", "M5.reward_bias", "M6.shuffled", "M6.inverse", "M2.dh", "M3.kl",
                 "M3.coherence", "M7.spurious", "M8.kl_do", "M8.kl_behaviour", "M8.kl_other", "M3.energy"}  # fmt: skip
     assert expected <= {id for id, n in shared.items() if n >= 5}, shared
@@ -68,9 +71,9 @@ def test_values_at_shared_states_are_the_same(reports):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_no_row_of_the_same_weights_is_worse(reports, name):
     for a, b in ((name, "all"), ("all", name)):
-        rows, remarks = paired.compare(reports[a], reports[b])
+        rows, remarks = compare.compare(reports[a], reports[b])
         assert rows and not [(row.metric, row.verdict, row.note) for row in rows if row.verdict != "no difference shown"]
-        assert paired.exit_code(rows) == 0
+        assert compare.exit_code(rows) == 0
         assert any("the same weights" in remark for remark in remarks)
 
 
@@ -86,16 +89,16 @@ def test_the_report_of_a_training_and_evaluate_agree(tmp_path, capsys):
     other = json.loads((tmp_path / "again" / "report.json").read_text())
     other["provenance"]["weights"]["dynamics"] = "0" * 16
     (tmp_path / "again" / "report.json").write_text(json.dumps(other))
-    assert not any("same weights" in text for text in paired.compare(tmp_path / "run" / "evaluation", tmp_path / "again")[1])
+    assert not any("same weights" in text for text in compare.compare(tmp_path / "run" / "evaluation", tmp_path / "again")[1])
 
 
 def test_other_settings_of_the_same_weights_are_another_model(reports, tmp_path):
     """A temperature changes what a model says, and no weight."""
-    told, arrays = report.read(reports["all"])
+    told, arrays = files.read(reports["all"])
     told["provenance"]["parts"] = "0" * 16
     (tmp_path / "report.json").write_text(json.dumps(told))
     np.savez(tmp_path / "states.npz", **arrays)
-    assert not any("same weights" in remark for remark in paired.compare(reports["all"], tmp_path).remarks)
+    assert not any("same weights" in remark for remark in compare.compare(reports["all"], tmp_path).remarks)
 
 
 def test_draws_follow_from_their_state_alone_and_are_uniform():
@@ -120,7 +123,7 @@ def test_actions_that_explain_a_frame_alike_are_named_equally_often():
     record = scored(300)
     noise = np.random.default_rng(0).normal(0, 1e-5, (300, 3))
     blind = {**record.__dict__, "bits_by_action": 5 + noise}
-    found = {m.id: m for m in effects.action_sensitivity(type(record)(**blind), np.ones(3))}
+    found = {m.id: m for m in action_sensitivity.action_sensitivity(type(record)(**blind), np.ones(3))}
     assert np.allclose(found["M6.inverse"].values, 1 / 3)
 
 
@@ -129,7 +132,7 @@ def test_the_interval_of_what_actions_save_lies_around_its_value():
 
     record, taken = scored(), np.array([1.0, 2.0, 3.0])
     own = record.bits_by_action[np.arange(3000), record.action]
-    found = next(m for m in effects.action_sensitivity(record, taken) if m.id == "M6.shuffled")
+    found = next(m for m in action_sensitivity.action_sensitivity(record, taken) if m.id == "M6.shuffled")
     assert found.value == pytest.approx((record.bits_by_action @ taken / 6 - own).mean())
     assert np.mean(found.ci) == pytest.approx(found.value, abs=0.02)
     error = np.std(intervals.cluster_sums(found.values / 20, record.cluster)) / 150**0.5  # of 150 episodes of 20 steps

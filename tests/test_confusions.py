@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from tokenworld.evaluation import confusions
-from tokenworld.evaluation.findings import findings
+from tokenworld.evaluation.metrics import confusions
 from tokenworld.evaluation.records import Branches, Scored
+from tokenworld.evaluation.report.findings import findings
 
 NAMES = ("NOOP", "LEFT", "RIGHT")
 A, NOOP, LEFT, RIGHT = 3, 0, 1, 2

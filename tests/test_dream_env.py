@@ -376,8 +376,8 @@ def test_ppo_learns_breakout_in_the_dream_alone(tmp_path):
     from stable_baselines3 import PPO
 
     from tokenworld import Agent, dream_env
-    from tokenworld.evaluation.returns import scored
     from tokenworld.sb3 import Dreams
+    from tokenworld.scores.returns import scored
 
     run, model = tmp_path / "run", tmp_path / "model"
     assert cli.main(["train", "seed=0", f"out={run}"]) == 0

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 
 from tokenworld import cli
-from tokenworld.evaluation import partial, policy_probe, report, summary
-from tokenworld.evaluation.filmstrips import Branching
+from tokenworld.evaluation import assess
+from tokenworld.evaluation.probes import policies
 from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.report import files, partial
+from tokenworld.evaluation.report.filmstrips import Branching
 
 TIERS = ("A", "B", "C")
 
@@ -49,10 +51,10 @@ def counted(results, monkeypatch):
 
     for tier in TIERS:
         name = f"tier_{tier.lower()}"
-        monkeypatch.setattr(summary, name, watched(tier, getattr(summary, name)))
+        monkeypatch.setattr(assess, name, watched(tier, getattr(assess, name)))
     small = {"POLICIES": 4, "SHARES": (0.0, 0.5), "HORIZON": 5, "EPISODES": 4, "PLANNED": 2, "CANDIDATES": 2}
     for name, value in small.items():
-        monkeypatch.setattr(policy_probe, name, value)
+        monkeypatch.setattr(policies, name, value)
     return state
 
 
@@ -69,7 +71,7 @@ def killed_in(tier, run, out, counted, *more):
 
 
 def without_times(folder):
-    told, rows = report.read(folder)
+    told, rows = files.read(folder)
     for entry in told["metrics"]:
         entry.pop("seconds")
     return told, {name: x.tolist() for name, x in rows.items()}

@@ -12,11 +12,14 @@ import torch
 
 from tokenworld import cli
 from tokenworld.errors import UserError
-from tokenworld.evaluation import calibration, drift, effects, intervals, outcomes, paired, probe, report
-from tokenworld.evaluation.findings import findings
+from tokenworld.evaluation.metrics import action_sensitivity, calibration, code_length, rewards_and_terminations, rollouts
+from tokenworld.evaluation.probes import held_out
 from tokenworld.evaluation.records import Drift, Metric, Scored
-from tokenworld.evaluation.rules import RULES
-from tokenworld.evaluation.verdict import verdict
+from tokenworld.evaluation.report import compare, files
+from tokenworld.evaluation.report.findings import findings
+from tokenworld.evaluation.report.rules import RULES
+from tokenworld.evaluation.report.verdict import verdict
+from tokenworld.evaluation.statistics import intervals
 from tokenworld.interfaces import Codes
 from tokenworld.world_model import WorldModel
 
@@ -95,7 +98,7 @@ def by_id(metrics):
 
 def test_code_length_and_calibration_of_the_true_model():
     record = scored()
-    found = by_id(calibration.code_length(record, {"uniform": np.full((3000, K), 2.0)}) + calibration.calibration(record))
+    found = by_id(code_length.code_length(record, {"uniform": np.full((3000, K), 2.0)}) + calibration.calibration(record))
     entropy = K * -(0.7 * math.log2(0.7) + 0.3 * math.log2(0.1))
     assert found["M1.bits"].value == pytest.approx(entropy, abs=0.06) and found["M1.bits"].floor == 6
     assert found["M1.gain"].value == pytest.approx(6 - found["M1.bits"].value)
@@ -114,10 +117,10 @@ def test_a_sharpened_model_is_overconfident_and_a_flat_one_underconfident(sharpe
 
 def test_a_deaf_model_is_calibrated_and_still_found_out():
     record = scored(heed=False)
-    found = by_id(calibration.calibration(record) + effects.action_sensitivity(record))
+    found = by_id(calibration.calibration(record) + action_sensitivity.action_sensitivity(record))
     assert found["M2.dcal"].ci[0] < 0 < found["M2.dcal"].ci[1]
     assert found["M6.shuffled"].value == 0 and found["M6.blind"].value == 1
-    heeding = by_id(effects.action_sensitivity(scored()))
+    heeding = by_id(action_sensitivity.action_sensitivity(scored()))
     assert heeding["M6.shuffled"].ci[0] > 1 and heeding["M6.blind"].value < 0.1
     assert heeding["M6.inverse"].ci[0] > 0.6 > heeding["M6.inverse"].floor
 
@@ -129,7 +132,7 @@ def test_the_interval_of_what_actions_save_redraws_how_often_each_was_taken():
     action = np.where(rng.random(300) < 0.8, cluster % 2, 2)
     bits = np.array([1.0, 6.0, 20.0]) + rng.random((300, 3))
     record = replace(scored(300), cluster=cluster, action=action, bits_by_action=bits)
-    found = by_id(effects.action_sensitivity(record))["M6.shuffled"]
+    found = by_id(action_sensitivity.action_sensitivity(record))["M6.shuffled"]
     own, drawn, fixed = bits[np.arange(300), action], [], []
     for weights in intervals.draws_of(30)[:, cluster]:  # how often each row is in a draw
         shares = np.bincount(action, weights, minlength=3) / weights.sum()
@@ -140,11 +143,11 @@ def test_the_interval_of_what_actions_save_redraws_how_often_each_was_taken():
 
 
 def test_hazards_are_compared_with_how_often_episodes_end():
-    right, low = (by_id(outcomes.terminations(scored(hazard=h))) for h in (1.0, 0.1))
+    right, low = (by_id(rewards_and_terminations.terminations(scored(hazard=h))) for h in (1.0, 0.1))
     assert right["M5.hazard_ratio"].ci[0] < 1 < right["M5.hazard_ratio"].ci[1]
     assert low["M5.hazard_ratio"].ci[1] < 0.2 and low["M5.hazard_loss"].value > low["M5.hazard_loss"].floor
     assert right["M5.hazard_brier"].value == pytest.approx(0, abs=0.01)
-    bins = outcomes.hazard_reliability(scored())
+    bins = rewards_and_terminations.hazard_reliability(scored())
     assert bins["count"].sum() == 3000 and (bins["low"] <= bins["frequency"]).all()
 
 
@@ -153,7 +156,7 @@ def test_numbers_that_are_not_finite_are_called_invalid():
     record = scored()
     hazard = record.hazard.copy()
     hazard[7] = np.nan
-    found = outcomes.terminations(replace(record, hazard=hazard, terminated=np.arange(len(hazard)) % 500 == 0))
+    found = rewards_and_terminations.terminations(replace(record, hazard=hazard, terminated=np.arange(len(hazard)) % 500 == 0))
     assert [(each.value, each.status) for each in found] == [(None, "invalid")] * 3 + [(None, "skipped")]
     assert all("not finite" in each.reason for each in found[:3])
 
@@ -163,11 +166,11 @@ def test_reward_events_may_be_two_steps_off_but_not_in_another_episode():
     real, told = np.zeros(40), np.zeros(40)
     real[[5, 19]], told[[7, 20]] = 1, 1  # the second prediction is in the next episode
     record = Scored(**{**record.__dict__, "reward": real, "reward_mean": told})
-    found = by_id(outcomes.rewards(record))
+    found = by_id(rewards_and_terminations.rewards(record))
     assert found["M5.reward_recall"].value == 0.5 and found["M5.reward_precision"].value == 0.5
     assert found["M5.reward_recall"].status == "underpowered"
     assert found["M5.reward_delay"].status == found["M5.reward_slope"].status == "underpowered"
-    none = by_id(outcomes.rewards(Scored(**{**record.__dict__, "reward": np.zeros(40)})))
+    none = by_id(rewards_and_terminations.rewards(Scored(**{**record.__dict__, "reward": np.zeros(40)})))
     assert none["M5.reward_recall"].status == "not_applicable" and none["M5.reward_recall"].value is None
 
 
@@ -179,7 +182,7 @@ def rewarded(told, real, signs=True):
         reward_mean=np.tile(told, 60).astype(float), previous=zero, codes=zero, action=np.zeros(n, int), bits=zero,
         entropy=zero, top=zero, hit=zero, terminated=np.zeros(n, bool), hazard=np.zeros(n),
     )  # fmt: skip
-    metrics = outcomes.rewards(record, signs)
+    metrics = rewards_and_terminations.rewards(record, signs)
     codes = {finding["code"] for finding in findings(metrics) if finding["established"]}
     return {m.id.removeprefix("M5.reward_"): m.value for m in metrics}, codes
 
@@ -213,9 +216,9 @@ def test_an_end_that_is_announced_one_step_late_is_named():
         previous=zero, codes=zero, action=np.zeros(n, int), bits=zero, entropy=zero, top=zero, hit=zero, terminated=end,
         hazard=np.full(n, 0.001), hazard_after=np.where(end, 0.9, np.nan),
     )  # fmt: skip
-    codes = {f["code"] for f in findings(outcomes.terminations(record)) if f["established"]}
+    codes = {f["code"] for f in findings(rewards_and_terminations.terminations(record)) if f["established"]}
     assert codes == {"ENDS_LATE", "ENDS_TOO_RARE", "BLIND_TO_ENDS"}
-    right = outcomes.terminations(replace(record, hazard=np.where(end, 0.99, 0.0001)))
+    right = rewards_and_terminations.terminations(replace(record, hazard=np.where(end, 0.99, 0.0001)))
     assert by_id(right)["M5.hazard_after"].value == pytest.approx(0.9) and by_id(right)["M5.hazard_after"].n_samples == 60
     assert not any(f["established"] for f in findings(right))
 
@@ -230,9 +233,9 @@ def test_the_energy_score_prefers_the_right_spread():
     real = rng.integers(2, size=(S, T, 1))
     right = with_futures(rng.integers(2, size=(S, M, T, 1)), real)
     sure = with_futures(np.zeros((S, M, T, 1), int), real)
-    assert drift.energy_scores(right)[0].mean() < drift.energy_scores(sure)[0].mean() - 0.1
-    assert drift.energy_scores(right)[1].mean() == 1  # the standing frame is always wrong
-    found = by_id(drift.horizon(right))
+    assert rollouts.energy_scores(right)[0].mean() < rollouts.energy_scores(sure)[0].mean() - 0.1
+    assert rollouts.energy_scores(right)[1].mean() == 1  # the standing frame is always wrong
+    found = by_id(rollouts.horizon(right))
     assert found["M4.horizon"].value == T and "longer than" in found["M4.horizon"].reason
 
 
@@ -263,7 +266,7 @@ def test_a_model_whose_predictions_are_no_numbers_is_refused(part, name):
     codes = Codes(torch.randint(0, 5, (2, 6, 4)))
     steps, episodes = steps_of(2, 6, first=[(0, 0), (1, 0), (1, 3)]), np.array([[0] * 6, [1] * 3 + [2] * 3])
     with pytest.raises(UserError, match=f"predicts {name} that are NaN or infinite at .* of 9 held-out .*weights are damaged"):
-        probe.score_held_out(model, steps, codes, episodes)
+        held_out.score_held_out(model, steps, codes, episodes)
 
 
 @pytest.mark.parametrize("decoding", ["autoregressive.Autoregressive", "parallel.Parallel"])
@@ -276,7 +279,7 @@ def test_the_probe_asks_for_the_step_after_an_end(decoding):
     last = torch.zeros(2, 6, dtype=torch.bool)
     last[1, 1] = True  # followed by its last frame at 2, after which the next episode begins
     steps = replace(steps, terminated=last, acted=steps.acted & ~last.roll(1, 1))
-    record = probe.score_held_out(
+    record = held_out.score_held_out(
         model, steps, Codes(torch.randint(0, 5, (2, 6, 4))), np.array([[0] * 6, [1] * 3 + [2] * 3])
     )
     ended = record.terminated
@@ -293,7 +296,7 @@ def test_the_probe_scores_what_decoding_scores(decoding):
 
     steps = steps_of(2, 6, first=[(0, 0), (1, 0), (1, 3)])
     codes = Codes(torch.randint(0, 5, (2, 6, 4)))
-    record = probe.score_held_out(model, steps, codes, np.array([[0] * 6, [1] * 3 + [2] * 3]))
+    record = held_out.score_held_out(model, steps, codes, np.array([[0] * 6, [1] * 3 + [2] * 3]))
     loss, _ = model.decoding.loss(model.backbone, codes, steps)
     real = (steps.acted[:, :-1] & steps.valid[:, 1:] & ~steps.first[:, 1:]).numpy()
     assert len(record.bits) <= real.sum() + 2
@@ -313,7 +316,7 @@ def test_dreamt_bits_are_those_of_the_frames_that_were_drawn(decoding):
     from conftest import steps_of
 
     steps, codes = steps_of(2, 5, first=[(0, 0), (1, 0)]), Codes(torch.randint(0, 5, (2, 5, 4)))
-    record = probe.drift(model, steps, codes, np.array([[0] * 5, [1] * 5]), context=2, futures=3)
+    record = held_out.drift(model, steps, codes, np.array([[0] * 5, [1] * 5]), context=2, futures=3)
     assert record.dreamt_bits.shape == record.model.shape[:3] == (2, 3, 3)
     _, state = model.start(steps[:, :2], Codes(codes.indices[:, :2]))
     for m in range(3):
@@ -355,7 +358,7 @@ def made(**more):
     found = findings(metrics)
     keys = dict(metrics=metrics, findings=found, verdict=verdict(metrics, found), capabilities={"A": "data", "B": None})
     keys |= dict(provenance={"env_id": "<script>alert(1)</script>", "seed": 0}, pictures={"surprise": np.ones((2, 2))})
-    return report.Report(**(keys | more))
+    return files.Report(**(keys | more))
 
 
 def test_the_verdict_is_one_sentence_of_what_is_established():
@@ -367,8 +370,8 @@ def test_the_verdict_is_one_sentence_of_what_is_established():
 
 
 def test_a_report_comes_back_as_it_was_written(tmp_path):
-    report.write(made(), tmp_path)
-    told, rows = report.read(tmp_path)
+    files.write(made(), tmp_path)
+    told, rows = files.read(tmp_path)
     assert told["verdict"] == made().verdict and told["schema"] == 1
     entry = {m["id"]: m for m in told["metrics"]}["M5.hazard_brier"]
     assert entry["skill"] == 0.5 and entry["ci"] == [0.3, 0.6]
@@ -385,18 +388,18 @@ def test_a_report_comes_back_as_it_was_written(tmp_path):
     ],
 )
 def test_a_broken_report_is_named(change, said, tmp_path):
-    report.write(made(), tmp_path)
+    files.write(made(), tmp_path)
     told = json.loads((tmp_path / "report.json").read_text())
     change(told)
     (tmp_path / "report.json").write_text(json.dumps(told))
     with pytest.raises(UserError, match=said):
-        report.read(tmp_path)
+        files.read(tmp_path)
     with pytest.raises(UserError, match="there is no report"):
-        report.read(tmp_path / "nowhere")
+        files.read(tmp_path / "nowhere")
 
 
 def test_the_page_stands_alone_and_trusts_nothing(tmp_path):
-    report.write(made(), tmp_path)
+    files.write(made(), tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert "<script" not in page and "&lt;script&gt;" in page
     assert not re.search(r"(src|href)=", page) and "@import" not in page and "url(http" not in page
@@ -414,7 +417,7 @@ def test_evaluate_a_run_without_a_network(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(socket, "socket", refused)
     capsys.readouterr()
     assert cli.main(["evaluate", str(tmp_path / "run"), "frames=200"]) == 0
-    told, rows = report.read(tmp_path / "run" / "evaluation")
+    told, rows = files.read(tmp_path / "run" / "evaluation")
     assert told["verdict"] in capsys.readouterr().out
     found = {m["id"]: m for m in told["metrics"]}
     assert found["M1.bits"]["value"] > 0 and found["M6.shuffled"]["value"] is not None and len(rows["M1.bits"]) > 50
@@ -443,7 +446,7 @@ def written(folder, shift=0.0, states=range(400), env="Game", tokenizer="t", rec
         metric("M1.bits", bits.mean(), (9.0, 11.0), values=bits, clusters=states // 10),
         metric("M5.reward_recall", *recall, direction="higher"),
     ]  # fmt: skip
-    report.write(
+    files.write(
         made(metrics=metrics, findings=[], state=states.astype(np.uint64),
              provenance={"env_id": env, "weights": {"tokenizer": tokenizer, "dynamics": "d"}}), folder)  # fmt: skip
     return folder
@@ -453,21 +456,21 @@ def test_shared_states_show_what_intervals_cannot(tmp_path):
     a = written(tmp_path / "a")
     for shift, said, code in ((0.5, "worse", 1), (-0.5, "better", 0), (0.0, "no difference shown", 0)):
         b = written(tmp_path / f"b{shift}", shift, states=range(100, 500))
-        rows, remarks = paired.compare(a, b)
+        rows, remarks = compare.compare(a, b)
         row = {row.metric: row for row in rows}["M1.bits"]
         assert row.verdict == said and remarks == ["300 shared states"]
         assert row.difference == pytest.approx(shift, abs=0.05) and row.ci[1] - row.ci[0] < 0.1
-        assert paired.exit_code(rows) == code == cli.main(["compare", str(a), str(b)])
-        assert paired.exit_code(rows, ["M5.reward_recall"]) == 0
+        assert compare.exit_code(rows) == code == cli.main(["compare", str(a), str(b)])
+        assert compare.exit_code(rows, ["M5.reward_recall"]) == 0
 
 
 def test_what_is_not_shared_is_compared_by_intervals_and_said(tmp_path, capsys):
     a, b = written(tmp_path / "a"), written(tmp_path / "b", 0.5, range(500, 900), recall=(0.8, (0.7, 0.9)))
-    rows, remarks = paired.compare(a, b)
+    rows, remarks = compare.compare(a, b)
     found = {row.metric: row for row in rows}
     assert found["M1.bits"].note == found["M5.reward_recall"].note == "unpaired" and "no shared state" in remarks[0]
     assert found["M1.bits"].verdict == "no difference shown" and found["M5.reward_recall"].verdict == "better"
-    rows, remarks = paired.compare(a, written(tmp_path / "c", tokenizer="other"))
+    rows, remarks = compare.compare(a, written(tmp_path / "c", tokenizer="other"))
     assert [row.metric for row in rows] == ["M5.reward_recall"] and "not comparable" in remarks[0]
     assert cli.main(["compare", str(a), str(written(tmp_path / "d", env="Other"))]) == 2
     assert "two models of one game" in capsys.readouterr().err

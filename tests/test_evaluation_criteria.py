@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tokenworld.errors import UserError
-from tokenworld.evaluation import arrow, histories, proxies, usefulness
+from tokenworld.evaluation.metrics import arrow_of_time, information, memory, planning, policies, proxies, state_identity
 from tokenworld.evaluation.records import Metric, Pairs, PolicyValues, Recalls, Rollouts, Undos
 
 
@@ -26,7 +26,7 @@ def pairs(js_same, js_apart, floor=0.0, n=40):
 
 
 def test_a_right_model_merges_and_distinguishes():
-    found = by_id(histories.state_identity(pairs(0.0, 0.5, floor=0.02)))
+    found = by_id(state_identity.state_identity(pairs(0.0, 0.5, floor=0.02)))
     assert [found[f"M9.{x}"].value for x in ("compression", "distinction_auc", "precision", "recall")] == pytest.approx(
         [0, 1, 1, 1]
     )
@@ -34,16 +34,16 @@ def test_a_right_model_merges_and_distinguishes():
 
 
 def test_models_that_remember_too_much_or_too_little():
-    entangled = by_id(histories.state_identity(pairs(0.5, 0.5)))  # histories as such matter to it
+    entangled = by_id(state_identity.state_identity(pairs(0.5, 0.5)))  # histories as such matter to it
     assert entangled["M9.compression"].value == 0.5 and entangled["M9.distinction_auc"].value == 0.5
     assert entangled["M9.precision"].value == 0.5 and entangled["M9.recall"].value == 1
-    forgetful = by_id(histories.state_identity(pairs(0.0, 0.0)))
+    forgetful = by_id(state_identity.state_identity(pairs(0.0, 0.0)))
     assert forgetful["M9.compression"].value == 0 and forgetful["M9.recall"].value == 0
     assert forgetful["M9.precision"].status == "not_applicable" and "tells no" in forgetful["M9.precision"].reason
-    grid = histories.by_threshold(pairs(0.02, 0.5))
+    grid = state_identity.by_threshold(pairs(0.02, 0.5))
     assert grid["merged"].tolist() == [0, 0, 0, 1, 1] and grid["precision"].tolist() == [0.5, 0.5, 0.5, 1, 1]
     alike = pairs(0.0, 0.5)
-    none = by_id(histories.state_identity(replace(alike, same=np.zeros(80, bool))))
+    none = by_id(state_identity.state_identity(replace(alike, same=np.zeros(80, bool))))
     assert none["M9.compression"].status == none["M9.distinction_auc"].status == "not_applicable"
 
 
@@ -54,7 +54,7 @@ def test_distinction_has_an_interval_that_covers():
         same = np.arange(200) % 2 == 0
         js = rng.normal(np.where(same, 0, 1), 1)
         record = Pairs(np.arange(200) // 2, same, js, np.zeros(200), np.where(same, 0.0, 0.5))
-        low, high = by_id(histories.state_identity(record))["M9.distinction_auc"].ci
+        low, high = by_id(state_identity.state_identity(record))["M9.distinction_auc"].ci
         covered += low <= truth <= high
     assert 0.9 <= covered / 200 <= 0.985
 
@@ -71,25 +71,25 @@ def recalls(keeps, delays=(1, 2, 4, 8), n=400, seed=0):
 
 
 def test_recall_and_half_life():
-    found = by_id(histories.recall(recalls(lambda k: 1.0)))
+    found = by_id(memory.recall(recalls(lambda k: 1.0)))
     assert found["M10.recall"].value == 1 and found["M10.recall"].ci == pytest.approx((0.025 ** (1 / 400), 1))
     assert found["M10.half_life"].value == 8 and "longer than 8" in found["M10.half_life"].reason
-    fading = by_id(histories.recall(recalls(lambda k: {1: 1.0, 2: 0.95, 4: 0.5, 8: 0.0}[k])))
+    fading = by_id(memory.recall(recalls(lambda k: {1: 1.0, 2: 0.95, 4: 0.5, 8: 0.0}[k])))
     assert fading["M10.half_life"].value == 4 and fading["M10.recall"].ci[0] < 0.5 < fading["M10.recall"].ci[1]
     blank = recalls(lambda k: 0.0)
-    never = by_id(histories.recall(replace(blank, answer=np.full(1600, 0.5))))
+    never = by_id(memory.recall(replace(blank, answer=np.full(1600, 0.5))))
     assert never["M10.recall"].value == 0.5 and never["M10.half_life"].status == "not_applicable"
     assert never["M10.return"].status == "skipped"
     back = replace(blank, return_distance=np.full(1600, 3.0), return_distance_real=np.full(1600, 1.0))
-    assert by_id(histories.recall(back))["M10.return"].value == 2
+    assert by_id(memory.recall(back))["M10.return"].value == 2
 
 
 def test_information_is_that_of_a_noisy_channel():
-    curve = histories.recall_by_delay(recalls(lambda k: 0.6, delays=(1,), n=40000))
+    curve = memory.recall_by_delay(recalls(lambda k: 0.6, delays=(1,), n=40000))
     wrong = 0.2
     capacity = 1 + wrong * math.log2(wrong) + (1 - wrong) * math.log2(1 - wrong)
     assert curve["information"][0] == pytest.approx(capacity, abs=0.02) and curve["accuracy"][0] == pytest.approx(0.8, abs=0.01)
-    few = [histories.recall_by_delay(recalls(lambda k: 0.6, (1,), 30, seed))["information"][0] for seed in range(1000)]
+    few = [memory.recall_by_delay(recalls(lambda k: 0.6, (1,), 30, seed))["information"][0] for seed in range(1000)]
     assert np.mean(few) == pytest.approx(capacity, abs=0.014)  # uncorrected it would be 0.024 bits too high
 
 
@@ -97,18 +97,18 @@ def test_information_is_that_of_a_noisy_channel():
 
 
 def test_undoing_what_cannot_be_undone():
-    never = by_id(arrow.irreversibility(Undos(np.arange(300), np.zeros(300), 0.9, 0.7, (0.1, 0.3))))
+    never = by_id(arrow_of_time.irreversibility(Undos(np.arange(300), np.zeros(300), 0.9, 0.7, (0.1, 0.3))))
     assert never["M11.undo"].value == 0 and never["M11.undo"].ci == (0, 0.01)
     assert never["M11.arrow_gap"].value == pytest.approx(0.2) and never["M11.arrow_gap"].floor == pytest.approx(0.4)
     assert never["M11.arrow_gap"].ci == (0.1, 0.3) and never["M11.undo"].experimental
-    some = by_id(arrow.irreversibility(Undos(np.arange(40), np.tile([0.0, 0.6], 20))))
+    some = by_id(arrow_of_time.irreversibility(Undos(np.arange(40), np.tile([0.0, 0.6], 20))))
     assert some["M11.undo"].value == pytest.approx(0.3) and some["M11.undo"].ci[0] > 0.1
     assert some["M11.arrow_gap"].status == "skipped"
-    flat = by_id(arrow.irreversibility(Undos(np.zeros(0), np.zeros(0), 0.52, 0.5)))
+    flat = by_id(arrow_of_time.irreversibility(Undos(np.zeros(0), np.zeros(0), 0.52, 0.5)))
     assert (
         flat["M11.undo"].status == flat["M11.arrow_gap"].status == "not_applicable" and "0.52" in flat["M11.arrow_gap"].reason
     )
-    one_way = arrow.reachability(np.arange(20), np.ones(20, bool), np.arange(20) < 5)
+    one_way = arrow_of_time.reachability(np.arange(20), np.ones(20, bool), np.arange(20) < 5)
     assert one_way[0].value == 0.75
 
 
@@ -118,19 +118,19 @@ def test_one_classifier_tells_the_order_of_real_and_of_imagined_frames():
     noise = rng.normal(size=(60, 12, 4))
     real = np.concatenate([falling, noise], -1)
     still = np.concatenate([rng.permuted(falling, axis=1), noise], -1)
-    found = arrow.precedence(real, still, np.arange(60), gap=3)
+    found = arrow_of_time.precedence(real, still, np.arange(60), gap=3)
     assert found["auc_real"] > 0.95 and abs(found["auc_model"] - 0.5) < 0.06 and found["auc_gap_ci"][0] > 0.35
-    same = arrow.precedence(real, real[rng.permutation(60)], np.arange(60), gap=3)
+    same = arrow_of_time.precedence(real, real[rng.permutation(60)], np.arange(60), gap=3)
     assert abs(same["auc_real"] - same["auc_model"]) < 0.02
-    assert abs(arrow.precedence(noise, noise, np.arange(60))["auc_real"] - 0.5) < 0.1
+    assert abs(arrow_of_time.precedence(noise, noise, np.arange(60))["auc_real"] - 0.5) < 0.1
     with pytest.raises(UserError, match="longer clips"):
-        arrow.precedence(real, still, np.arange(60), gap=12)
+        arrow_of_time.precedence(real, still, np.arange(60), gap=12)
 
 
 # ----------------------------------------------------------------------------------------------------- M12: usefulness
 
 
-def policies(real, model, noise=0.0, episodes=8, seed=0):
+def policy_values(real, model, noise=0.0, episodes=8, seed=0):
     rng = np.random.default_rng(seed)
     spread = [[v + noise * rng.normal(size=episodes) for v in values] for values in (real, model)]
     return PolicyValues(tuple(map(str, range(len(real)))), tuple(spread[0]), tuple(spread[1]))
@@ -138,7 +138,7 @@ def policies(real, model, noise=0.0, episodes=8, seed=0):
 
 def test_agreement_by_hand():
     real, model = np.array([0.0, 1, 2, 3]), np.array([0.0, 2, 1, 1.5])
-    found = by_id(usefulness.policy_agreement(policies(real, model)))
+    found = by_id(policies.policy_agreement(policy_values(real, model)))
     assert found["M12.spearman"].value == pytest.approx(1 - 6 * (4 + 1 + 1) / 60)
     assert found["M12.kendall"].value == pytest.approx((4 - 2) / 6)
     assert found["M12.regret"].value == 2 and found["M12.regret"].floor == 1.5
@@ -146,10 +146,10 @@ def test_agreement_by_hand():
     assert found["M12.mmrv"].value == pytest.approx((0 + 2 + 1 + 2) / 4)
     assert found["M12.spearman"].status == "underpowered" and "4 policies" in found["M12.spearman"].reason
     assert found["M12.within_tertile"].status == "not_applicable" and found["M12.regret"].experimental
-    assert usefulness.regret(real, model, k=2) == 0 and usefulness.regret(real, np.zeros(4)) == 3  # ties go against the model
-    same = usefulness.policy_agreement(policies(np.ones(5), real[[0, 1, 2, 3, 0]]))
+    assert policies.regret(real, model, k=2) == 0 and policies.regret(real, np.zeros(4)) == 3  # ties go against the model
+    same = policies.policy_agreement(policy_values(np.ones(5), real[[0, 1, 2, 3, 0]]))
     assert all(m.status == "not_applicable" for m in same)
-    mute = by_id(usefulness.policy_agreement(policies(real, np.ones(4))))
+    mute = by_id(policies.policy_agreement(policy_values(real, np.ones(4))))
     assert mute["M12.spearman"].value is None and mute["M12.mmrv"].value == pytest.approx((3 + 2 + 2 + 3) / 4)
 
 
@@ -157,11 +157,11 @@ def test_easy_rankings_are_told_from_real_ones():
     rng = np.random.default_rng(0)
     real = np.concatenate([centre + rng.random(10) for centre in (0.0, 10.0, 20.0)])
     groups = np.repeat([0.0, 10.0, 20.0], 10) + rng.random(30)  # knows good from bad, nothing else
-    found = by_id(usefulness.policy_agreement(policies(real, groups)))
+    found = by_id(policies.policy_agreement(policy_values(real, groups)))
     assert found["M12.spearman"].value > 0.85 and found["M12.spearman"].status == "ok"
     low, high = found["M12.within_tertile"].ci
     assert low < 0.1 < high and abs(found["M12.within_tertile"].value) < 0.45
-    right = by_id(usefulness.policy_agreement(policies(real, real)))
+    right = by_id(policies.policy_agreement(policy_values(real, real)))
     assert all(right[f"M12.{x}"].value == 1 for x in ("spearman", "kendall", "within_tertile"))
     assert all(right[f"M12.{x}"].value == 0 for x in ("regret", "abs_error", "mmrv"))
 
@@ -173,7 +173,7 @@ def test_rank_correlations_over_few_policies_say_little(P, low, high):
     while len(ends) < 25:
         x = rng.normal(size=P)
         y = 0.8 * x + 0.6 * rng.normal(size=P)
-        metric = usefulness.policy_agreement(policies(x, y))[0]
+        metric = policies.policy_agreement(policy_values(x, y))[0]
         if 0.77 < metric.value < 0.83:
             ends.append(metric.ci)
     assert np.median(ends, 0) == pytest.approx((low, high), abs=0.15)
@@ -184,42 +184,42 @@ def test_rank_correlations_over_few_policies_say_little(P, low, high):
 
 def test_value_equivalence_is_in_shares_of_the_range():
     real = np.array([[0.0, 1, 2, 4], [4.0, 3, 2, 1]])
-    found = usefulness.value_equivalence(real, real + np.array([[1.0], [-3.0]]), np.arange(4))[0]
+    found = planning.value_equivalence(real, real + np.array([[1.0], [-3.0]]), np.arange(4))[0]
     assert found.value == pytest.approx(2 / 4) and found.values.shape == (4,)
-    assert usefulness.value_equivalence(np.ones((2, 3)), np.zeros((2, 3)), np.arange(3))[0].status == "not_applicable"
+    assert planning.value_equivalence(np.ones((2, 3)), np.zeros((2, 3)), np.arange(3))[0].status == "not_applicable"
 
 
 def test_a_planner_that_gains_nothing_indicts_no_model():
     rng = np.random.default_rng(0)
-    base = policies(np.arange(3.0), np.arange(3.0))
+    base = policy_values(np.arange(3.0), np.arange(3.0))
     returns = dict(
         oracle_planner=rng.normal(10, 1, 40), model_planner=rng.normal(4, 1, 40), random=rng.normal(0, 1, 40),
         planner_in_model=rng.normal(12, 1, 40),
     )  # fmt: skip
-    found = by_id(usefulness.planning(replace(base, **returns)))
+    found = by_id(planning.planning(replace(base, **returns)))
     assert found["M13.oracle_gain"].ci[0] > 9 and found["M13.planner_regret"].value == pytest.approx(6, abs=1)
     assert found["M13.planner_regret"].floor == found["M13.oracle_gain"].value and found["M13.optimism"].ci[0] > 7
-    weak = by_id(usefulness.planning(replace(base, **(returns | {"oracle_planner": rng.normal(0, 1, 40)}))))
+    weak = by_id(planning.planning(replace(base, **(returns | {"oracle_planner": rng.normal(0, 1, 40)}))))
     assert weak["M13.planner_regret"].value is None and "cannot judge" in weak["M13.planner_regret"].reason
     assert "not established" in weak["M13.oracle_gain"].reason
     binary = dict(oracle_planner=np.repeat([1, 0], [8, 2]), model_planner=np.repeat([1, 0], [3, 7]), random=np.zeros(10))
-    found = by_id(usefulness.planning(replace(base, **binary)))
+    found = by_id(planning.planning(replace(base, **binary)))
     assert found["M13.planner_regret"].ci == pytest.approx((0.0545, 0.7788), abs=1e-4)
     assert found["M13.optimism"].status == "skipped"
-    assert all(m.status == "skipped" for m in usefulness.planning(base))
+    assert all(m.status == "skipped" for m in planning.planning(base))
 
 
 def test_the_knee_is_the_least_information_that_is_as_good_as_all():
     def rung(value):
         return Metric("M13.value_error", "", value, ci=(value - 0.05, value + 0.05), n_clusters=30)
 
-    found = by_id(usefulness.information_knee([1.0, 2, 4, 8], [rung(0.9), rung(0.22), rung(0.19), rung(0.2)]))
+    found = by_id(information.information_knee([1.0, 2, 4, 8], [rung(0.9), rung(0.22), rung(0.19), rung(0.2)]))
     assert found["M14.knee"].value == 2 and found["M14.fragility"].value == pytest.approx(0.01)
     assert found["M14.knee"].ci == (2, 4)  # only the rung of 4 bits stays wholly below the bound of 0.25
-    short = usefulness.information_knee([1.0, 2], [rung(0.9), rung(0.2)])
+    short = information.information_knee([1.0, 2], [rung(0.9), rung(0.2)])
     assert all(m.status == "not_applicable" for m in short)
     with pytest.raises(UserError, match="one error for each rate"):
-        usefulness.information_knee([1.0, 1.0], [rung(0.9), rung(0.2)])
+        information.information_knee([1.0, 1.0], [rung(0.9), rung(0.2)])
 
 
 def test_the_bound_of_an_information_state_holds_in_a_random_world():
@@ -239,9 +239,9 @@ def test_the_bound_of_an_information_state_holds_in_a_random_world():
         wrong = r + rng.uniform(-0.05, 0.05, r.shape)
         (best, _), (told, chosen) = value(P, r), value(Q, wrong)
         loss = (best - value(P, r, chosen)[0]).max()
-        bound = usefulness.ais_bound(np.abs(wrong - r).max(), np.abs(P - Q).sum(-1).max() / 2, gamma, np.ptp(told))
+        bound = information.ais_bound(np.abs(wrong - r).max(), np.abs(P - Q).sum(-1).max() / 2, gamma, np.ptp(told))
         assert loss <= bound + 1e-9
-    assert usefulness.ais_bound(0.1, 0.2, 0.5, 3.0) == pytest.approx(1.6)
+    assert information.ais_bound(0.1, 0.2, 0.5, 3.0) == pytest.approx(1.6)
 
 
 # --------------------------------------------------------------------------------------------------------- M15: proxies

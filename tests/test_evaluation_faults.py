@@ -9,7 +9,7 @@ import pytest
 from tokenworld import cli
 from tokenworld.data.episodes import EpisodeWriter, read_episodes, read_meta
 from tokenworld.decoding.parallel import Parallel
-from tokenworld.evaluation import report
+from tokenworld.evaluation.report import files
 
 pytestmark = pytest.mark.slow
 
@@ -70,7 +70,7 @@ PLANTED = {  # fault -> findings that name it, from held-out data alone and with
 def evaluated(run, name="evaluation", tier="A"):
     """The verdict, metrics by id, and the codes of what is established."""
     assert cli.main(["evaluate", str(run), f"out={run / name}", f"tier={tier}"]) == 0
-    told, _ = report.read(run / name)
+    told, _ = files.read(run / name)
     codes = {finding["code"] for finding in told["findings"] if finding["established"]}
     return told["verdict"], {metric["id"]: metric for metric in told["metrics"]}, codes
 

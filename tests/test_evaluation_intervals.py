@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tokenworld.evaluation import intervals, ranking
+from tokenworld.evaluation.statistics import intervals, ranking
 
 SETS = 500
 

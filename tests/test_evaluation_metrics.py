@@ -8,8 +8,17 @@ import numpy as np
 import pytest
 
 from tokenworld.errors import UserError
-from tokenworld.evaluation import branch_fidelity, calibration, drift, effects, outcomes, transfer
+from tokenworld.evaluation.metrics import (
+    action_effects,
+    agents,
+    calibration,
+    code_length,
+    next_frame,
+    rewards_and_terminations,
+    rollouts,
+)
 from tokenworld.evaluation.records import Branches, Pairs, Rollouts, Scored
+from tokenworld.evaluation.statistics import divergences
 
 S, A, K, V = 12, 3, 2, 3
 FRAMES = np.array(list(itertools.product(range(V), repeat=K)))  # (V ** K, K)
@@ -60,7 +69,7 @@ def test_divergences_are_those_of_brute_force():
     p, q = joints(0, zeros=0.5), joints(1)
     behaviour = np.random.default_rng(2).dirichlet(np.ones(A), S)
     record = branches(p, q, behaviour=behaviour)
-    found = by_id(branch_fidelity.branch_fidelity(record) + calibration.dispersion(record))
+    found = by_id(next_frame.branch_fidelity(record) + calibration.dispersion(record))
     kl, off, missed, gap, dh, tc = (np.zeros((S, A)) for _ in range(6))
     for s, a in itertools.product(range(S), range(A)):
         for x, y in zip(p[s, a], q[s, a], strict=True):
@@ -79,14 +88,14 @@ def test_divergences_are_those_of_brute_force():
         assert found[id].value == pytest.approx((behaviour * cells).sum(1).mean(), abs=1e-12), id
         assert found[id].values == pytest.approx((behaviour * cells).sum(1)) and found[id].status == "ok"
     assert found["M3.kl"].value == pytest.approx(found["M2.dcal_joint"].value + found["M2.dh"].value)
-    assert by_id(branch_fidelity.branch_fidelity(replace(record, behaviour=None)))["M3.kl"].value == pytest.approx(kl.mean())
+    assert by_id(next_frame.branch_fidelity(replace(record, behaviour=None)))["M3.kl"].value == pytest.approx(kl.mean())
 
 
 def test_the_true_model_is_at_the_ceiling_of_everything():
     p = joints(3, zeros=0.5)
     record = branches(p, p, behaviour=np.full((S, A), 1 / A), support=np.ones((S, A)))
-    zero = branch_fidelity.branch_fidelity(record) + calibration.dispersion(record) + transfer.causal_gap(record, record)
-    zero += effects.counterfactual_effects(record)
+    zero = next_frame.branch_fidelity(record) + calibration.dispersion(record) + agents.causal_gap(record, record)
+    zero += action_effects.counterfactual_effects(record)
     values = {m.id: m.value for m in zero}
     assert values.pop("M7.effect_cosine") == pytest.approx(1) and values.pop("M7.sensitivity") == pytest.approx(1)
     assert all(value == pytest.approx(0, abs=1e-9) for value in values.values()), values
@@ -98,10 +107,10 @@ def test_an_impossible_branch_has_a_finite_price():
     p[..., :2] = 0.5
     q = np.zeros_like(p)
     q[..., 0] = 1.0
-    found = by_id(branch_fidelity.branch_fidelity(branches(p, q)) + calibration.dispersion(branches(p, q)))
-    assert found["M3.kl"].value == pytest.approx(0.5 * branch_fidelity.IMPOSSIBLE - 1)
+    found = by_id(next_frame.branch_fidelity(branches(p, q)) + calibration.dispersion(branches(p, q)))
+    assert found["M3.kl"].value == pytest.approx(0.5 * divergences.IMPOSSIBLE - 1)
     assert found["M3.missed"].value == 0.5 and found["M3.off_support"].value == 0 and found["M2.dh"].value == -1
-    assert branch_fidelity.capped(np.array([np.inf, 300.0, 2.0])).tolist() == [300, 300, 2]
+    assert divergences.capped(np.array([np.inf, 300.0, 2.0])).tolist() == [300, 300, 2]
 
 
 def test_a_product_of_marginals_lacks_the_dependence_between_codes():
@@ -109,12 +118,12 @@ def test_a_product_of_marginals_lacks_the_dependence_between_codes():
     p[..., 0] = p[..., V + 1] = 0.5  # both codes 0, or both 1
     m = marginals(p)
     q = np.stack([m[..., 0, x] * m[..., 1, y] for x, y in FRAMES], -1)
-    found = by_id(branch_fidelity.branch_fidelity(branches(p, q)) + calibration.dispersion(branches(p, q)))
+    found = by_id(next_frame.branch_fidelity(branches(p, q)) + calibration.dispersion(branches(p, q)))
     assert found["M3.coherence"].value == pytest.approx(1) and found["M3.off_support"].value == pytest.approx(0.5)
     assert found["M2.dcal_joint"].value == pytest.approx(0) and found["M2.dh"].value == pytest.approx(1)
-    absent = by_id(branch_fidelity.branch_fidelity(replace(branches(p, q), total_correlation_q=None)))["M3.coherence"]
+    absent = by_id(next_frame.branch_fidelity(replace(branches(p, q), total_correlation_q=None)))["M3.coherence"]
     assert absent.value is None and absent.status == "skipped" and absent.reason
-    other = by_id(branch_fidelity.branch_fidelity(branches(p, p), {"product": branches(p, q).bits}))["M3.kl"]
+    other = by_id(next_frame.branch_fidelity(branches(p, p), {"product": branches(p, q).bits}))["M3.kl"]
     assert other.floor == pytest.approx(1) and other.skill == pytest.approx(1)
 
 
@@ -124,10 +133,10 @@ def test_excess_code_length_is_beyond_a_known_entropy():
         bits=np.full((20, 2), 1.5), entropy=np.ones((20, 2)), top=np.ones((20, 2)), hit=np.ones((20, 2), bool),
         reward=np.zeros(20), reward_mean=np.zeros(20), terminated=np.zeros(20, bool), hazard=np.zeros(20),
     )  # fmt: skip
-    found = by_id(calibration.code_length(record, {"count": np.full((20, 2), 4.0)}, entropy=np.full(20, 2.0)))
+    found = by_id(code_length.code_length(record, {"count": np.full((20, 2), 4.0)}, entropy=np.full(20, 2.0)))
     assert found["M1.excess"].value == 1 and found["M1.excess"].floor == 6 and found["M1.bits"].skill == pytest.approx(5 / 6)
     assert found["M1.changed"].value == 1.5 and found["M1.gain"].value == 5
-    assert calibration.by_position(record).tolist() == [1.5, 1.5]
+    assert code_length.by_position(record).tolist() == [1.5, 1.5]
 
 
 def test_energy_distance_is_unbiased_and_its_floor_is_the_standing_frame():
@@ -138,11 +147,11 @@ def test_energy_distance_is_unbiased_and_its_floor_is_the_standing_frame():
         within = [
             np.mean([math.dist(x, y) for i, x in enumerate(z) for j, y in enumerate(z) if i != j]) for z in (real[s], model[s])
         ]
-        assert branch_fidelity.energy_distance(real, model)[s] == pytest.approx(2 * cross - sum(within))
-    rollout = rollouts(lambda shape: rng.normal(size=shape))
-    found = by_id(branch_fidelity.frame_distance(rollout))["M3.energy"]
+        assert divergences.energy_distance(real, model)[s] == pytest.approx(2 * cross - sum(within))
+    rollout = drawn_rollouts(lambda shape: rng.normal(size=shape))
+    found = by_id(next_frame.frame_distance(rollout))["M3.energy"]
     assert found.ci[0] < 0 < found.ci[1] and abs(found.ceiling) < 0.1 and found.floor > 1
-    single = by_id(branch_fidelity.frame_distance(replace(rollout, real=rollout.real[:, :1])))["M3.energy"]
+    single = by_id(next_frame.frame_distance(replace(rollout, real=rollout.real[:, :1])))["M3.energy"]
     assert single.value is None and single.status == "not_applicable"
 
 
@@ -167,11 +176,11 @@ def test_effects_of_right_swapped_deaf_and_spurious_models():
         "halved": (((tilted, coin), (np.array([0.3, 0.7, 0]), coin)), (0.5, 0, 1, 0.5)),
     }
     for name, (q, values) in expected.items():
-        found = effects.counterfactual_effects(two_actions(*q))
+        found = action_effects.counterfactual_effects(two_actions(*q))
         assert [m.value for m in found] == pytest.approx(values, abs=1e-9), name
-    late = effects.counterfactual_effects(two_actions(*expected["deaf"][0]), after=4)
+    late = action_effects.counterfactual_effects(two_actions(*expected["deaf"][0]), after=4)
     assert [m.id for m in late][0] == "M7.effect_error@4" and late[0].value == 1
-    matrices = effects.effect_matrices(two_actions(*expected["swapped"][0]))
+    matrices = action_effects.effect_matrices(two_actions(*expected["swapped"][0]))
     assert matrices["true"] == pytest.approx(np.array([[0, 0.4], [0.4, 0]])) and matrices["model"] == pytest.approx(
         matrices["true"]
     )
@@ -182,9 +191,10 @@ def test_mass_outside_the_candidates_is_an_effect_and_no_effect_is_not_applicabl
     record = two_actions((np.array([0.9, 0.1, 0]), np.array([0.5, 0.5, 0])), (np.array([0.1, 0.9, 0]), np.array([0.5, 0.5, 0])))
     q = record.marginal_q.copy()
     q[:, 1, 1] = [0.25, 0.25, 0.0]  # half of the coin's mass goes to a code that no branch has
-    assert by_id(effects.counterfactual_effects(replace(record, marginal_q=q)))["M7.spurious"].value == pytest.approx(0.5)
+    found = by_id(action_effects.counterfactual_effects(replace(record, marginal_q=q)))
+    assert found["M7.spurious"].value == pytest.approx(0.5)
     still = replace(record, marginal_p=record.marginal_p[:, :1].repeat(2, 1))
-    found = by_id(effects.counterfactual_effects(still))
+    found = by_id(action_effects.counterfactual_effects(still))
     assert found["M7.effect_error"].value is None and found["M7.effect_cosine"].status == "not_applicable"
     assert found["M7.spurious"].value == pytest.approx(0.8)
 
@@ -205,23 +215,23 @@ def confused():
 def test_gaps_between_policies_by_hand():
     record = confused()
     other = replace(record, behaviour=np.tile([0.0, 0.5, 0.5], (S, 1)), cluster=np.arange(S) + 100)
-    found = {m.id: m.value for m in transfer.causal_gap(record, other)}
+    found = {m.id: m.value for m in agents.causal_gap(record, other)}
     assert found["M8.kl_behaviour"] == pytest.approx(0.2) and found["M8.kl_do"] == pytest.approx(2 / 3)
     assert found["M8.do_gap"] == pytest.approx(2 / 3 - 0.2) and found["M8.kl_other"] == pytest.approx(1)
     assert found["M8.transfer_gap"] == pytest.approx(0.8)
     plenty = replace(record, support=np.tile([80, 80, 10], (S, 1)))
-    assert by_id(transfer.causal_gap(plenty))["M8.do_gap_supported"].value == pytest.approx(1 / 2 - 0.1 / 0.9)
-    missing = by_id(transfer.causal_gap(replace(record, behaviour=None, support=None)))
+    assert by_id(agents.causal_gap(plenty))["M8.do_gap_supported"].value == pytest.approx(1 / 2 - 0.1 / 0.9)
+    missing = by_id(agents.causal_gap(replace(record, behaviour=None, support=None)))
     assert missing["M8.kl_do"].value == pytest.approx(2 / 3) and missing["M8.do_gap"].status == "skipped"
     assert missing["M8.transfer_gap"].status == "skipped"
 
 
 def test_error_by_support():
-    table = transfer.by_support(confused(), parts=10)
+    table = agents.by_support(confused(), parts=10)
     assert table["support"].tolist() == [10, 80] and table["count"].tolist() == [2 * S, S]
     assert table["do"] == pytest.approx([1, 0]) and table["behaviour"] == pytest.approx([1, 0])
     with pytest.raises(UserError, match="support"):
-        transfer.by_support(replace(confused(), support=None))
+        agents.by_support(replace(confused(), support=None))
 
 
 def test_transfer_matrix_counts_agents_alike():
@@ -230,16 +240,16 @@ def test_transfer_matrix_counts_agents_alike():
     clusters = [np.arange(n) // 4 for n in sizes]
     noise = [rng.normal(0, 0.1, n) for n in sizes]
     bits = [[costs[i][j] + noise[j] for j in range(2)] for i in range(2)]
-    found, matrix = transfer.transfer_matrix(bits, clusters, ("a", "b"))
+    found, matrix = agents.transfer_matrix(bits, clusters, ("a", "b"))
     assert found[0].value == pytest.approx((3 + 1) / 2) and matrix["mean"] == pytest.approx(np.array(costs), abs=0.05)
     assert (matrix["low"] < matrix["mean"]).all() and found[0].n_clusters == 110
     with pytest.raises(UserError, match="2 x 2"):
-        transfer.transfer_matrix(bits[:1], clusters, ("a", "b"))
+        agents.transfer_matrix(bits[:1], clusters, ("a", "b"))
 
 
 def test_a_feature_without_consequences_counts_beyond_the_truth():
     pairs = Pairs(np.arange(20), np.ones(20, bool), np.full(20, 0.3), np.full(20, 0.1), np.zeros(20))
-    assert transfer.spurious_feature(pairs)[0].value == pytest.approx(0.2)
+    assert agents.spurious_feature(pairs)[0].value == pytest.approx(0.2)
 
 
 # ----------------------------------------------------------------------------------------------------------- M5: outcomes
@@ -251,19 +261,19 @@ def test_rewards_and_hazards_at_branches():
     reward, end = np.tile([0.0, 10.0], (S, A, 1)), np.tile([False, True], (S, A, 1))
     record = branches(p, p, reward=reward, terminated=end, reward_mean=np.tile([0.25, 0.5, 0.0], (S, 1)),
                       hazard=np.tile([0.25, 0.05, 0.0], (S, 1)))  # fmt: skip
-    found = by_id(outcomes.at_branches(record))
+    found = by_id(rewards_and_terminations.at_branches(record))
     assert found["M5.branch_reward_error"].value == pytest.approx(0.5 / 3) and found[
         "M5.branch_reward_bias"
     ].value == pytest.approx(0)
     assert found["M5.branch_hazard_error"].value == pytest.approx(0.45 / 3)
     assert found["M5.branch_hazard_ratio"].value == pytest.approx(0.1 / 0.25)
-    whole = by_id(outcomes.at_branches(record, signs=False))["M5.branch_reward_error"]
+    whole = by_id(rewards_and_terminations.at_branches(record, signs=False))["M5.branch_reward_error"]
     assert whole.value == pytest.approx(2.5 - 0.25)
-    bare = outcomes.at_branches(branches(p, p))
+    bare = rewards_and_terminations.at_branches(branches(p, p))
     assert all(m.value is None and m.status == "skipped" for m in bare) and len(bare) == 4
 
 
-def rollouts(draw, shift=0.0, S=80, R=6, T=10, F=3, alive=None):
+def drawn_rollouts(draw, shift=0.0, S=80, R=6, T=10, F=3, alive=None):
     """Real frames drawn around 2 (the standing frame is 0), dreams moved by shift * t."""
     moved = shift * np.arange(T)[:, None]
     everyone = np.ones((S, R, T), bool)
@@ -280,8 +290,8 @@ def test_survival_of_dreams_and_of_reality():
         return np.arange(10) < rng.geometric(hazard, (80, 6))[..., None]
 
     def measured(real, model):
-        record = replace(rollouts(lambda shape: np.zeros(shape)), alive_real=real, alive_model=model)
-        return by_id(outcomes.survival(record)), outcomes.survival_curves(record)
+        record = replace(drawn_rollouts(lambda shape: np.zeros(shape)), alive_real=real, alive_model=model)
+        return by_id(rewards_and_terminations.survival(record)), rewards_and_terminations.survival_curves(record)
 
     alarms = np.zeros(2)
     for _ in range(100):
@@ -304,12 +314,13 @@ def test_classes_of_rewards_are_calibrated_one_by_one():
     fields = dict.fromkeys(("previous", "codes", "bits", "entropy", "top", "hit"), np.zeros((6000, 1)))
     record = Scored(cluster=np.arange(6000) // 20, action=np.zeros(6000, int), reward=reward, reward_mean=q[:, 2] - q[:, 0],
                     terminated=np.zeros(6000, bool), hazard=np.zeros(6000), reward_probability=q, **fields)  # fmt: skip
-    right = by_id(outcomes.rewards(record))["M5.reward_classes"].value
-    flat = by_id(outcomes.rewards(replace(record, reward_probability=q[:, ::-1])))["M5.reward_classes"].value
+    right = by_id(rewards_and_terminations.rewards(record))["M5.reward_classes"].value
+    flat = by_id(rewards_and_terminations.rewards(replace(record, reward_probability=q[:, ::-1])))["M5.reward_classes"].value
     assert right < 0.03 and flat > 0.2
-    assert by_id(outcomes.rewards(replace(record, reward_probability=None)))["M5.reward_classes"].status == "skipped"
+    found = by_id(rewards_and_terminations.rewards(replace(record, reward_probability=None)))
+    assert found["M5.reward_classes"].status == "skipped"
     hand = replace(record, reward=np.array([-1.0, 0, 0, 3, 3]), reward_mean=np.array([-0.6, 0.2, 0.9, 0.9, -0.1]))
-    assert outcomes.reward_confusion(hand).tolist() == [[1, 0, 0], [0, 1, 1], [0, 1, 1]]
+    assert rewards_and_terminations.reward_confusion(hand).tolist() == [[1, 0, 0], [0, 1, 1], [0, 1, 1]]
 
 
 # -------------------------------------------------------------------------------------------------------------- M4: drift
@@ -317,7 +328,7 @@ def test_classes_of_rewards_are_calibrated_one_by_one():
 
 def test_a_right_model_never_drifts_and_a_moving_one_is_caught_when_it_is_half_as_bad_as_standing_still():
     rng = np.random.default_rng(0)
-    right = by_id(drift.rollout_drift(rollouts(lambda shape: rng.normal(size=shape))))
+    right = by_id(rollouts.rollout_drift(drawn_rollouts(lambda shape: rng.normal(size=shape))))
     assert (
         right["M4.valid_horizon"].value == right["M4.median_horizon"].value == 10
         and "longer" in right["M4.valid_horizon"].reason
@@ -327,12 +338,12 @@ def test_a_right_model_never_drifts_and_a_moving_one_is_caught_when_it_is_half_a
     )
     assert right["M4.rollout_self_feeding"].status == "skipped"
     # without noise D(t) = 2 * 0.3 t sqrt(3) and the standing frame is at 2 * 2 sqrt(3): half of it is passed at t = 4 of 0 ..
-    sure = by_id(drift.rollout_drift(rollouts(np.zeros, shift=0.3)))
+    sure = by_id(rollouts.rollout_drift(drawn_rollouts(np.zeros, shift=0.3)))
     assert sure["M4.first"].value == 0 and sure["M4.last"].value == pytest.approx(2 * 2.7 * 3**0.5)
     assert sure["M4.last"].floor == pytest.approx(4 * 3**0.5) and sure["M4.last"].ceiling == 0
     assert sure["M4.valid_horizon"].value == sure["M4.median_horizon"].value == 4 and sure["M4.valid_horizon"].ci == (4, 4)
     assert sure["M4.spread_skill"].value == 0
-    noisy = by_id(drift.rollout_drift(rollouts(lambda shape: 0.2 * rng.normal(size=shape), shift=0.3)))
+    noisy = by_id(rollouts.rollout_drift(drawn_rollouts(lambda shape: 0.2 * rng.normal(size=shape), shift=0.3)))
     assert abs(noisy["M4.valid_horizon"].value - 4) <= 1 and abs(noisy["M4.median_horizon"].value - 4) <= 1
 
 
@@ -340,19 +351,19 @@ def test_what_has_ended_is_left_out_of_distances():
     rng = np.random.default_rng(0)
     dead = np.ones((80, 6, 10), bool)
     dead[:, 3:, 5:] = False
-    record = rollouts(lambda shape: rng.normal(size=shape), alive=dead)
+    record = drawn_rollouts(lambda shape: rng.normal(size=shape), alive=dead)
     record.model[:, 3:, 5:] = 100.0
-    curve = drift.distance_curves(record)
+    curve = rollouts.distance_curves(record)
     assert np.abs(curve["model"]).max() < 0.3 and (curve["copy"] > 1).all() and np.isnan(curve["self_feeding"]).all()
     none = np.ones((80, 6, 10), bool)
     none[:, :, 5:] = False
     record = replace(record, alive_model=none)
-    found = by_id(drift.rollout_drift(record))
+    found = by_id(rollouts.rollout_drift(record))
     assert found["M4.last"].value is None and found["M4.last"].reason == "no rollouts live that long"
     assert np.isfinite(found["M4.distance"].value) and found["M4.median_horizon"].value == 10
 
 
 def test_self_feeding_is_of_the_last_frame():
     own, real = np.tile([1.0, 3.0], (80, 1)), np.tile([1.0, 2.0], (80, 1))
-    record = replace(rollouts(np.zeros), own_bits=own, real_bits=real)
-    assert by_id(drift.rollout_drift(record))["M4.rollout_self_feeding"].value == 1.5
+    record = replace(drawn_rollouts(np.zeros), own_bits=own, real_bits=real)
+    assert by_id(rollouts.rollout_drift(record))["M4.rollout_self_feeding"].value == 1.5

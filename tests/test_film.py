@@ -7,8 +7,8 @@ from PIL import Image
 
 from tokenworld import cli, viz
 from tokenworld.building import opened
-from tokenworld.evaluation import film_drawing
-from tokenworld.evaluation.film import Film, film_of, title_of
+from tokenworld.evaluation.probes.film import Film, film_of, title_of
+from tokenworld.evaluation.report import film_drawing
 
 
 def film(T: int = 14, **changes) -> Film:

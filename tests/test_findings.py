@@ -4,28 +4,35 @@ from dataclasses import replace
 
 import pytest
 
-from tokenworld.evaluation import (
-    arrow,
-    branch_fidelity,
+from tokenworld.evaluation.metrics import (
+    action_effects,
+    action_sensitivity,
+    agents,
+    arrow_of_time,
     calibration,
+    code_length,
     confusions,
-    drift,
-    effects,
-    fidelity,
-    histories,
-    outcomes,
+    information,
+    memory,
+    next_frame,
+    planning,
+    policies,
     proxies,
-    transfer,
-    usefulness,
+    rewards_and_terminations,
+    rollouts,
+    state_identity,
+    tokenizer,
 )
-from tokenworld.evaluation.explained import EXPLAINED
-from tokenworld.evaluation.findings import findings
 from tokenworld.evaluation.records import Metric
-from tokenworld.evaluation.rules import LEAST_SAVED, RULES, SIGNATURES, Bound, Rule, above, below
-from tokenworld.evaluation.verdict import SPOKEN, verdict
+from tokenworld.evaluation.report.explained import EXPLAINED
+from tokenworld.evaluation.report.findings import findings
+from tokenworld.evaluation.report.rules import LEAST_SAVED, RULES, SIGNATURES, Bound, Rule, above, below
+from tokenworld.evaluation.report.verdict import SPOKEN, verdict
 
-FAMILIES = (arrow, branch_fidelity, calibration, confusions, drift, effects, fidelity, histories, outcomes, proxies, transfer,
-            usefulness)  # fmt: skip
+FAMILIES = (
+    action_effects, action_sensitivity, agents, arrow_of_time, calibration, code_length, confusions, information,
+    memory, next_frame, planning, policies, proxies, rewards_and_terminations, rollouts, state_identity, tokenizer,
+)
 
 RIGHT = {  # what a right model shows, with (floor, ceiling) where its place between them is read
     "M0.recall": 1.0, "M0.precision": 1.0, "M1.gain": 2.0, "M2.dcal": 0.0, "M2.dcal_joint": 0.0, "M2.dh": 0.0, "M3.kl": 0.0,

@@ -7,10 +7,10 @@ OPEN = {  # goal -> the number that it must not exceed until it is met
     "files of more than 400 lines without a reason": 3,
     "lines of interfaces.py": 251,
     "lines of the reading order": 2080,
-    "files that spell one metric's id": 8,
+    "files that spell one metric's id": 6,
     "files that spell a key of one verb (metrics=)": 8,
     "phases in one file": 6,
-    "entries of evaluation/": 61,
+    "entries of evaluation/": 9,
 }
 
 

@@ -16,10 +16,10 @@ from transformers import AutoConfig, AutoModel
 from tokenworld import Agent, WorldModel, cli
 from tokenworld.config import compose
 from tokenworld.errors import UserError
-from tokenworld.evaluation.returns import episode_returns
 from tokenworld.imagination import Actor
 from tokenworld.policies.actor_critic import ActorCritic
 from tokenworld.policies.planner import Planner
+from tokenworld.scores.returns import episode_returns
 from tokenworld.storage import hub, model_folder
 
 FRAMES = {"known_world": (3, 10, 10), "quickstart": (4, 10, 10)}

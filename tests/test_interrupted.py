@@ -15,8 +15,8 @@ from tokenworld import building, cli, commands, files, folders, signals
 from tokenworld import train as training
 from tokenworld.config import compose, saved, schema
 from tokenworld.errors import UserError
-from tokenworld.evaluation import report
 from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.report import files as report
 from tokenworld.storage import checkpoint
 
 DEBUG = ["overlay=debug", "device=cpu"]
@@ -107,7 +107,7 @@ def test_a_signal_finishes_the_epoch_and_the_run_goes_on_to_the_same_end(server,
 @pytest.mark.parametrize(
     "module, function",
     [(None, f) for f in ("collect", "train_tokenizer", "train_dynamics", "train_policy", "evaluate")]
-    + [("tokenworld.evaluation.summary", "write_summary"), ("tokenworld.storage.checkpoint", "_fill")],
+    + [("tokenworld.run_summary", "write_summary"), ("tokenworld.storage.checkpoint", "_fill")],
 )
 def test_an_epoch_that_does_not_end_is_lost_and_no_more(server, tmp_path, module, function):
     """In each phase, while the summary is written, and in the middle of a checkpoint."""
@@ -170,11 +170,11 @@ train.train_dynamics = functools.wraps(train.train_dynamics)(deaf)
     "words, module, name",
     [
         (["collect", "overlay=debug", "out=new", "steps=50"], "tokenworld.data.collect", "Collector.collect"),
-        (["evaluate", "RUN", "frames=60", "out=new"], "tokenworld.evaluation.summary", "assess"),
-        (["dream", "RUN", "steps=3", "out=new.gif"], "tokenworld.evaluation.film_drawing", "video"),
+        (["evaluate", "RUN", "frames=60", "out=new"], "tokenworld.evaluation.assess", "assess"),
+        (["dream", "RUN", "steps=3", "out=new.gif"], "tokenworld.evaluation.report.film_drawing", "video"),
         (["dream", "RUN", "steps=3", "out=new.gif"], "tokenworld.files", "sync"),
         (["export", "RUN", "out=new"], "tokenworld.storage.model_folder", "save"),
-        (["score", "RUN", "episodes=3"], "tokenworld.evaluation.summary", "score"),
+        (["score", "RUN", "episodes=3"], "tokenworld.scores.score", "score"),
         (["bench", "imagine", "overlay=debug", "repeats=1", "--json", "new.json"], "tokenworld.benchmark", "bench"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else value,

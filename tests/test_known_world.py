@@ -10,12 +10,15 @@ from tokenworld import cli
 from tokenworld.building import opened
 from tokenworld.envs import known_world
 from tokenworld.envs.known_world import DOOR, LEFT, RIGHT, STAY, TILES, USE, World
-from tokenworld.evaluation import branch_probe, findings, known, known_numbers, pair_probe, planted, response
-from tokenworld.evaluation.evaluate import tier_b
-from tokenworld.evaluation.planted import DEFECTS, oracle, world
-from tokenworld.evaluation.simulator import simulator_of
-from tokenworld.evaluation.tabular import Tabular
+from tokenworld.evaluation.probes import branches, histories
+from tokenworld.evaluation.report import findings
+from tokenworld.evaluation.simulators.lookup import simulator_of
+from tokenworld.evaluation.simulators.tabular import Tabular
+from tokenworld.evaluation.tiers import tier_b
 from tokenworld.interfaces import Steps
+from tokenworld.studies.known_world import numbers as known_numbers
+from tokenworld.studies.known_world import planted, response, tables
+from tokenworld.studies.known_world.planted import DEFECTS, oracle, world
 from tokenworld.tokenizers.nearest import NearestPatches
 
 COVERED = ("M1", "M2", "M3", "M5", "M6", "M7")
@@ -79,7 +82,7 @@ def test_the_vector_environment_follows_the_kernel():
 
 def test_visits_are_those_of_play():
     w = world()
-    rows = known.transitions(w.play(w.behaviour, np.random.default_rng(0), 4000))
+    rows = tables.transitions(w.play(w.behaviour, np.random.default_rng(0), 4000))
     seen = np.bincount(rows["state"], minlength=len(w.visits)) / len(rows["state"])
     assert np.abs(seen - w.visits).max() < 0.004
     taken = np.bincount(rows["action"], minlength=4) / len(rows["action"])
@@ -122,8 +125,8 @@ def test_planted_models_are_probabilities(name):
 
 def test_bits_of_tiles_add_up_to_those_of_the_frame():
     w, model = world(), planted.planted("underconfident", 1.0)
-    rows = known.transitions(w.play(w.behaviour, np.random.default_rng(1), 20))
-    seen = known.scored(model, rows)
+    rows = tables.transitions(w.play(w.behaviour, np.random.default_rng(1), 20))
+    seen = tables.scored(model, rows)
     whole = model.frame[(rows["state"], rows["action"], *w.tiles[rows["after"]].T)]
     assert np.allclose(seen.bits.sum(1), -np.log2(whole))
     assert np.allclose(seen.bits_by_action[np.arange(len(whole)), rows["action"]], -np.log2(whole))
@@ -152,23 +155,23 @@ def test_sequential_entropy_of_independent_tiles_is_the_joint_one():
 
 
 def test_what_few_episodes_show_of_a_tokenizer_is_underpowered():
-    few, enough = (known_numbers.tokenizer(oracle(), episodes, seed=0) for episodes in (5, 12))
+    few, enough = (known_numbers.tokenizer_metrics(oracle(), episodes, seed=0) for episodes in (5, 12))
     assert {m.status for m in few} == {"underpowered"} and {m.status for m in enough} == {"ok"}
 
 
 def test_values_are_those_of_played_returns():
     model, rng = planted.planted("forgets the colour", 0.5), np.random.default_rng(0)
-    for policy in (known.policies()["door, 10% random"], known.planned(model)):
-        drawn = known.returns(model, policy, 20_000, rng)
-        exact = world().start @ known.values(model, policy)
+    for policy in (tables.policies()["door, 10% random"], tables.planned(model)):
+        drawn = tables.returns(model, policy, 20_000, rng)
+        exact = world().start @ tables.values(model, policy)
         assert drawn.mean() == pytest.approx(exact, abs=4 * drawn.std() / np.sqrt(20_000))
 
 
 def test_plans_are_best_in_their_model():
     for name in ("forgets the colour", "left and right swapped"):
         model = planted.planted(name, 1.0)
-        best = world().start @ known.values(model, known.planned(model))
-        assert all(best >= world().start @ known.values(model, policy) - 1e-9 for policy in known.policies().values())
+        best = world().start @ tables.values(model, tables.planned(model))
+        assert all(best >= world().start @ tables.values(model, policy) - 1e-9 for policy in tables.policies().values())
 
 
 # ------------------------------------------------------------------------------------------------------ what they respond to
@@ -352,8 +355,8 @@ def test_a_restored_simulator_goes_on_as_the_original():
 def test_histories_that_meet():
     """Two ways into one state, each a true history: its frames are those that its actions bring."""
     simulator, met = Tabular(World()), 0
-    for place in branch_probe.places(simulator, 20, 3, math.inf):
-        found = pair_probe._meeting(simulator, place, context=6)
+    for place in branches.places(simulator, 20, 3, math.inf):
+        found = histories._meeting(simulator, place, context=6)
         if found is None:
             continue
         one, two = found

@@ -18,7 +18,7 @@ from tokenworld.building import temporary_run
 from tokenworld.data.collect import play_episode
 from tokenworld.envs import known_world
 from tokenworld.errors import UserError
-from tokenworld.evaluation.attention import attention
+from tokenworld.evaluation.probes.attention import attention
 from tokenworld.imagination import Actor
 
 ROOT = Path(__file__).resolve().parent.parent

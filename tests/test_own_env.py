@@ -11,7 +11,7 @@ from own_env import DRAWN, PROCESSES, play, refusal, same
 from tokenworld import commands
 from tokenworld.config import compose, schema
 from tokenworld.envs import gym
-from tokenworld.evaluation.simulator import simulator_of
+from tokenworld.evaluation.simulators.lookup import simulator_of
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 

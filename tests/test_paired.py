@@ -7,8 +7,8 @@ import pytest
 
 from tokenworld import cli
 from tokenworld.errors import UserError
-from tokenworld.evaluation import paired, report
 from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.report import compare, files
 
 HARD = np.random.default_rng(0).normal(10, 5, 2000)  # what a state costs any model
 
@@ -23,7 +23,7 @@ def of_rows(id, values, clusters, direction="lower", **more):
 
 def written(folder, metrics, state=None, env="Game", tokenizer="t", preprocessing=None):
     provenance = {"env_id": env, "weights": {"tokenizer": tokenizer, "dynamics": "d"}, "preprocessing": preprocessing}
-    report.write(report.Report(metrics, [], "-", provenance, {"A": "data"}, state=state), folder)
+    files.write(files.Report(metrics, [], "-", provenance, {"A": "data"}, state=state), folder)
     return folder
 
 
@@ -37,7 +37,7 @@ def bits(states, shift=0.0, seed=1, per=10):
 def compared(tmp_path, a, b, **more):
     """Of metrics with their states."""
     folders = [written(tmp_path / name, [one[0]], one[1], **more) for name, one in (("a", a), ("b", b))]
-    rows, remarks = paired.compare(*folders)
+    rows, remarks = compare.compare(*folders)
     return rows[0], remarks
 
 
@@ -57,7 +57,7 @@ def test_the_interval_of_a_paired_difference_is_the_bootstraps():
     rng = np.random.default_rng(3)
     x = rng.normal(0, 1, 500)
     y = x + 0.3 + np.repeat(rng.normal(0, 0.5, 100), 5)
-    value, (low, high), p, n = paired._resampled((x, np.arange(500) // 5), (y,), "lower")
+    value, (low, high), p, n = compare._resampled((x, np.arange(500) // 5), (y,), "lower")
     means = (y - x).reshape(100, 5).mean(1)
     half = 1.96 * means.std() / 10
     assert n == 100 and value == pytest.approx(means.mean())
@@ -66,12 +66,12 @@ def test_the_interval_of_a_paired_difference_is_the_bootstraps():
 
 def test_states_are_matched_by_hash_and_occurrence():
     a, b = (np.array(x, np.uint64) for x in ([5, 7, 5, 9, 5], [9, 5, 8, 5, 9]))
-    at_a, at_b = paired._match(a, b)
+    at_a, at_b = compare._match(a, b)
     assert sorted(zip(at_a.tolist(), at_b.tolist(), strict=True)) == [(0, 1), (2, 3), (3, 0)]
-    assert paired._occurrence(a).tolist() == [0, 0, 1, 0, 2] and paired._occurrence(a[:0]).tolist() == []
-    assert [len(x) for x in paired._match(a, None)] == [0, 0]
+    assert compare._occurrence(a).tolist() == [0, 0, 1, 0, 2] and compare._occurrence(a[:0]).tolist() == []
+    assert [len(x) for x in compare._match(a, None)] == [0, 0]
     near = np.arange(1000) + 2**62  # beyond what a float tells apart; other integers are as good
-    at_a, at_b = paired._match(near, near[::-1].astype(np.uint64))
+    at_a, at_b = compare._match(near, near[::-1].astype(np.uint64))
     assert (at_a == np.arange(1000)).all() and (at_b == np.arange(1000)[::-1]).all()
 
 
@@ -83,7 +83,7 @@ def test_branch_states_have_their_own_hashes(tmp_path):
     two = of_rows("M3.kl", kl[order] + 1, order, tier="B", states=hash[order])
     a = written(tmp_path / "a", [one, bits(range(50))[0]], bits(range(50))[1])
     b = written(tmp_path / "b", [two, bits(range(50))[0]], bits(range(50))[1])
-    found = {row.metric: row for row in paired.compare(a, b).rows}
+    found = {row.metric: row for row in compare.compare(a, b).rows}
     assert found["M3.kl"].difference == pytest.approx(1) and found["M3.kl"].ci == pytest.approx((1, 1))
     assert found["M3.kl"].verdict == "worse" and found["M3.kl"].note == ""
     assert found["M1.bits"].difference == 0 and found["M1.bits"].verdict == "no difference shown"
@@ -134,30 +134,30 @@ def test_other_tokenizers_are_compared_in_what_is_not_about_codes(tmp_path):
     more = [metric("M4.distance", 1.0, (0.9, 1.1), tier="B"), metric("M5.hazard_loss", 0.1, (0.09, 0.11)),
             metric("M7.effect_error", 0.5, (0.4, 0.6), tier="B")]  # fmt: skip
     one, two = written(tmp_path / "a", [a, *more], state), written(tmp_path / "b", [a, *more], state, tokenizer="other")
-    rows, remarks = paired.compare(one, two)
+    rows, remarks = compare.compare(one, two)
     assert [row.metric for row in rows] == ["M4.distance", "M5.hazard_loss"]
     assert "tokenizers differ" in remarks[0] and "left out: M1.bits, M7.effect_error" in remarks
-    assert "M1.bits" in paired.table(rows, remarks)
+    assert "M1.bits" in compare.table(rows, remarks)
     with pytest.raises(UserError, match="M1.bits is not compared here"):
-        paired.exit_code(rows, ["M1.bits"])
+        compare.exit_code(rows, ["M1.bits"])
     with pytest.raises(UserError, match="about Game and .* about Other: compare two models of one game"):
-        paired.compare(one, written(tmp_path / "c", [a], state, env="Other"))
-    _, remarks = paired.compare(one, written(tmp_path / "d", [a], state, preprocessing={"sticky": 0.25}))
+        compare.compare(one, written(tmp_path / "c", [a], state, env="Other"))
+    _, remarks = compare.compare(one, written(tmp_path / "d", [a], state, preprocessing={"sticky": 0.25}))
     assert "prepared differently" in remarks[0]
     assert remarks[-1] == "measured in one of the two only: M4.distance, M5.hazard_loss, M7.effect_error"
 
 
 def test_the_gate_counts_what_it_is_told_to_and_no_chance(tmp_path):
-    row = paired.Row("M1.bits", "bits", "", 10.0, 10.3, 0.3, (0.2, 0.4), "worse", p=1e-8, harm=0.2, clusters=50)
+    row = compare.Row("M1.bits", "bits", "", 10.0, 10.3, 0.3, (0.2, 0.4), "worse", p=1e-8, harm=0.2, clusters=50)
     fine = replace(row, metric="M5.x", verdict="better", ci=(-0.4, -0.2), harm=0.0)
-    assert paired.exit_code([row, fine]) == 1 and paired.exit_code([row, fine], ["M5.x"]) == 0
-    assert paired.exit_code([row], tolerance=0.01) == 1 and paired.exit_code([row], tolerance=0.03) == 0
-    assert paired.exit_code([]) == 0
+    assert compare.exit_code([row, fine]) == 1 and compare.exit_code([row, fine], ["M5.x"]) == 0
+    assert compare.exit_code([row], tolerance=0.01) == 1 and compare.exit_code([row], tolerance=0.03) == 0
+    assert compare.exit_code([]) == 0
     weak = [replace(row, metric=f"M{i}.x", p=0.03) for i in range(10)]  # each would do alone
-    assert paired.exit_code(weak) == 0 and paired.exit_code(weak, ["M3.x"]) == 1
+    assert compare.exit_code(weak) == 0 and compare.exit_code(weak, ["M3.x"]) == 1
     for wrong in (-0.1, float("nan")):
         with pytest.raises(UserError, match="is no share"):
-            paired.exit_code([row], tolerance=wrong)
+            compare.exit_code([row], tolerance=wrong)
 
 
 def test_a_gate_over_many_metrics_seldom_closes_by_chance():
@@ -167,10 +167,10 @@ def test_a_gate_over_many_metrics_seldom_closes_by_chance():
         values = rng.normal(size=(2, 20, 40))
         rows = []
         for k in range(20):
-            value, ci, p, n = paired._resampled((values[0, k], np.arange(40)), (values[1, k],), "lower")
-            verdict, harm = paired._verdict("lower", ci)
-            rows.append(paired.Row(f"M{k}", "", "", 0.0, 0.0, value, ci, verdict, "", p, harm, n))
-        closed += paired.exit_code(rows)
+            value, ci, p, n = compare._resampled((values[0, k], np.arange(40)), (values[1, k],), "lower")
+            verdict, harm = compare._verdict("lower", ci)
+            rows.append(compare.Row(f"M{k}", "", "", 0.0, 0.0, value, ci, verdict, "", p, harm, n))
+        closed += compare.exit_code(rows)
         alone += sum(row.verdict == "worse" for row in rows)
     assert closed <= 0.08 * 200 and 0.015 < alone / 4000 < 0.05
 
@@ -179,11 +179,11 @@ def test_the_table_says_everything(tmp_path):
     folders = [
         written(tmp_path / name, [one[0]], one[1]) for name, one in (("a", bits(range(400))), ("b", bits(range(400), 1)))
     ]
-    lines = paired.table(*paired.compare(*folders)).split("\n")
+    lines = compare.table(*compare.compare(*folders)).split("\n")
     assert lines[0].split() == ["metric", "A", "B", "B", "-", "A", "95", "%", "interval", "B", "is"]
     assert lines[1].startswith("M1.bits [M1.bits]  ") and lines[1].endswith("worse") and lines[2] == "400 shared states"
     assert lines[3] == "B: 0 better, 1 worse (M1.bits), 0 equal (no difference shown)" and len(lines) == 4
-    assert paired.table([], ["no shared state"]).endswith("no shared state; nothing is comparable")
+    assert compare.table([], ["no shared state"]).endswith("no shared state; nothing is comparable")
 
 
 def test_the_table_lists_what_differs_and_counts_the_rest(tmp_path, capsys):

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from tokenworld import cli
-from tokenworld.evaluation import evaluate
-from tokenworld.evaluation import policy_probe as probe
-from tokenworld.evaluation.explained import EXPLAINED
-from tokenworld.evaluation.report import read
+from tokenworld.evaluation import tiers
+from tokenworld.evaluation.metrics import policies
+from tokenworld.evaluation.probes import policies as probe
+from tokenworld.evaluation.report.explained import EXPLAINED
+from tokenworld.evaluation.report.files import read
 from tokenworld.interfaces import Codes, View
 
 VIEW = View(Codes(torch.zeros(1, 1, 1, dtype=torch.int64), torch.zeros(1, 1, 1, 1)), None, lambda: None)
@@ -122,8 +123,8 @@ def run(tmp_path_factory):
 def test_the_command_ranks_policies(run, tmp_path, monkeypatch, capsys):
     for name, small in (("EPISODES", 4), ("HORIZON", 8), ("PLANNED", 3), ("CANDIDATES", 4), ("DEPTH", 3)):
         monkeypatch.setattr(probe, name, small)
-    played, measure = [], evaluate.policy_agreement
-    monkeypatch.setattr(evaluate, "policy_agreement", lambda values: played.append(values.names) or measure(values))
+    played, measure = [], policies.policy_agreement
+    monkeypatch.setattr(tiers, "policy_agreement", lambda values: played.append(values.names) or measure(values))
     words = ["evaluate", str(run), "tier=C", "states=2", "frames=100", "device=cpu", "metrics=M12,M13.optimism"]
     assert cli.main([*words, f"out={tmp_path / 'report'}"]) == 0
     report, _ = read(tmp_path / "report")

@@ -11,28 +11,34 @@ import numpy as np
 import pytest
 
 from tokenworld.errors import UserError
-from tokenworld.evaluation import (
-    arrow,
-    branch_fidelity,
+from tokenworld.evaluation.metrics import (
+    action_effects,
+    action_sensitivity,
+    agents,
+    arrow_of_time,
     calibration,
-    charts,
-    drift,
-    effects,
-    explained,
-    histories,
-    outcomes,
+    code_length,
+    confusions,
+    information,
+    memory,
+    next_frame,
+    planning,
+    policies,
     proxies,
-    report,
-    transfer,
-    usefulness,
+    rewards_and_terminations,
+    rollouts,
+    state_identity,
+    tokenizer,
 )
-from tokenworld.evaluation import page as pages
-from tokenworld.evaluation.drawings import DRAWINGS
-from tokenworld.evaluation.filmstrips import MOST, Branching
-from tokenworld.evaluation.findings import findings
 from tokenworld.evaluation.records import Metric
-from tokenworld.evaluation.rules import RULES
-from tokenworld.evaluation.verdict import verdict
+from tokenworld.evaluation.report import explained, files, svg
+from tokenworld.evaluation.report import page as pages
+from tokenworld.evaluation.report.drawings import DRAWINGS
+from tokenworld.evaluation.report.filmstrips import MOST, Branching
+from tokenworld.evaluation.report.findings import findings
+from tokenworld.evaluation.report.rules import RULES
+from tokenworld.evaluation.report.verdict import verdict
+from tokenworld.evaluation.statistics import reliability
 
 EVIL = "<script>alert('x')</script>\"onload=&"
 
@@ -87,17 +93,17 @@ def made(words="Game", side=10, **more):
         capabilities={"A": words, "B": "branches", "C": None}, state=np.arange(4, dtype=np.uint64) + 2**63,
         selftest={words: {"passed": np.True_, "states": 8}},
     )  # fmt: skip
-    return report.Report(**(keys | more))
+    return files.Report(**(keys | more))
 
 
 # ----------------------------------------------------------------------------------------------- report.json, states.npz
 
 
 def test_a_report_comes_back_as_it_was_written(tmp_path):
-    report.write(made(), tmp_path / "deep" / "er")
-    told, rows = report.read(tmp_path / "deep" / "er")
+    files.write(made(), tmp_path / "deep" / "er")
+    told, rows = files.read(tmp_path / "deep" / "er")
     assert sorted(path.name for path in (tmp_path / "deep" / "er").iterdir()) == ["report.html", "report.json", "states.npz"]
-    assert told["schema"] == report.SCHEMA and told["verdict"] == made().verdict and told["findings"] == made().findings
+    assert told["schema"] == files.SCHEMA and told["verdict"] == made().verdict and told["findings"] == made().findings
     assert told["provenance"] == {"env_id": "Game", "weights": {"tokenizer": "Game"}, "seed": 3, "out": "runs/a"}
     assert told["selftest"] == {"Game": {"passed": True, "states": 8}} and told["capabilities"]["C"] is None
     entry = {entry["id"]: entry for entry in told["metrics"]}["M3.kl"]
@@ -108,14 +114,14 @@ def test_a_report_comes_back_as_it_was_written(tmp_path):
     }  # fmt: skip
     assert rows["M1.bits"].tolist() == [0, 1, 2, 3] and rows["M1.bits/cluster"].tolist() == [1, 1, 0, 2]
     assert rows["state"].tolist() == [2**63 + i for i in range(4)] and rows["state"].dtype == np.uint64
-    report.write(made(verdict="Another."), tmp_path / "deep" / "er")
-    assert report.read(tmp_path / "deep" / "er")[0]["verdict"] == "Another."
+    files.write(made(verdict="Another."), tmp_path / "deep" / "er")
+    assert files.read(tmp_path / "deep" / "er")[0]["verdict"] == "Another."
 
 
 def test_states_hold_no_pickles(tmp_path):
     odd = metric("M7.effect_error", 0.5, values=np.array([1, 2], object), clusters=np.array([None, "a"], object).astype(str),
                  states=np.array([7, 8]))  # fmt: skip
-    report.write(made(metrics=[odd]), tmp_path)
+    files.write(made(metrics=[odd]), tmp_path)
     with np.load(tmp_path / "states.npz", allow_pickle=False) as file:
         assert {name: file[name].dtype.kind for name in file.files} == {
             "state": "u", "M7.effect_error": "f", "M7.effect_error/cluster": "i", "M7.effect_error/state": "u",
@@ -125,8 +131,8 @@ def test_states_hold_no_pickles(tmp_path):
 def test_json_is_strict_whatever_a_metric_holds(tmp_path):
     odd = [metric("M1.a", math.nan), metric("M1.b", math.inf), metric("M1.c", 1.0, floor=math.nan, ceiling=math.inf),
            replace(metric("M1.d", 1.0), ci=(0.0, math.inf)), metric("M1.e", np.float32(0.5))]  # fmt: skip
-    report.write(made(metrics=odd, findings=[], provenance={"env_id": "g", "loss": math.nan}), tmp_path)
-    told, _ = report.read(tmp_path)
+    files.write(made(metrics=odd, findings=[], provenance={"env_id": "g", "loss": math.nan}), tmp_path)
+    told, _ = files.read(tmp_path)
     found = {entry["id"]: entry for entry in told["metrics"]}
     assert found["M1.a"]["status"] == found["M1.b"]["status"] == "invalid" and found["M1.a"]["value"] is None
     assert "no finite number" in found["M1.b"]["reason"] and found["M1.c"]["floor"] is found["M1.c"]["ceiling"] is None
@@ -134,19 +140,19 @@ def test_json_is_strict_whatever_a_metric_holds(tmp_path):
     assert not re.search(r'(points|x|y|width|cx|cy)="[^"]*(nan|inf)', (tmp_path / "report.html").read_text())
     (tmp_path / "report.json").write_text((tmp_path / "report.json").read_text().replace('"value": 0.5', '"value": NaN'))
     with pytest.raises(UserError, match="NaN is no JSON number"):
-        report.read(tmp_path)
+        files.read(tmp_path)
 
 
 def test_nothing_half_written_stays(tmp_path, monkeypatch):
-    report.write(made(), tmp_path)
+    files.write(made(), tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
     def full(*_, **__):
         raise OSError("no space left")
 
-    monkeypatch.setattr(report.json, "dumps", full)
+    monkeypatch.setattr(files.json, "dumps", full)
     with pytest.raises(UserError, match="no space left|OSError"):
-        report.write(made(verdict="Another."), tmp_path)
+        files.write(made(verdict="Another."), tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
@@ -181,20 +187,20 @@ def entry(told, id):
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_report_is_named(change, said, tmp_path):
-    report.write(made(), tmp_path)
+    files.write(made(), tmp_path)
     told = json.loads((tmp_path / "report.json").read_text())
-    assert report.validate(told) == []
+    assert files.validate(told) == []
     change(told)
-    wrong = report.validate(told)
+    wrong = files.validate(told)
     assert len(wrong) == 1 and re.search(said, wrong[0])
     (tmp_path / "report.json").write_text(json.dumps(told))
     with pytest.raises(UserError, match=f"report.json is no report of this version: .*{said}.*: evaluate again"):
-        report.read(tmp_path)
+        files.read(tmp_path)
 
 
 def test_no_file_makes_validate_stumble(tmp_path):
     """Whatever stands anywhere in it, the answer is sentences."""
-    report.write(made(), tmp_path)
+    files.write(made(), tmp_path)
     told = json.loads((tmp_path / "report.json").read_text())
 
     def places(x):
@@ -206,30 +212,30 @@ def test_no_file_makes_validate_stumble(tmp_path):
         kept = box[key]
         for odd in (None, [], {}, "", -1, 1e999, [[]], {"id": []}, True):
             box[key] = odd
-            assert all(isinstance(what, str) for what in report.validate(told))
+            assert all(isinstance(what, str) for what in files.validate(told))
         box[key] = kept
-    assert report.validate(told) == []
+    assert files.validate(told) == []
 
 
 @pytest.mark.parametrize("content", ["", "{", "[" * 100_000, "[]", "null", '{"schema": 1}'])
 def test_what_is_no_report_is_refused(content, tmp_path):
     (tmp_path / "report.json").write_text(content)
     with pytest.raises(UserError, match="evaluate again"):
-        report.read(tmp_path)
+        files.read(tmp_path)
 
 
 def test_broken_states_are_refused(tmp_path):
-    report.write(made(), tmp_path)
+    files.write(made(), tmp_path)
     path = tmp_path / "states.npz"
     whole = path.read_bytes()
     np.save(tmp_path / "one.npy", np.zeros(3))
     for content in (b"", b"PK", (tmp_path / "one.npy").read_bytes(), whole[: len(whole) // 2], whole[:-30]):
         path.write_bytes(content)
         with pytest.raises(UserError, match="states.npz cannot be read"):
-            report.read(tmp_path)
+            files.read(tmp_path)
     path.unlink()
     with pytest.raises(UserError, match="states.npz cannot be read"):
-        report.read(tmp_path)
+        files.read(tmp_path)
     x, pickled = np.zeros(3), np.array([{}], object)
     for arrays, said in (({"M1.a": pickled, "M1.a/cluster": np.zeros(1)}, "cannot be read"),
                          ({"M1.a": x}, "without M1.a/cluster"),
@@ -238,7 +244,7 @@ def test_broken_states_are_refused(tmp_path):
                          ({"M1.a": x.astype(str), "M1.a/cluster": x}, "one number for each row")):  # fmt: skip
         np.savez(path, **arrays)
         with pytest.raises(UserError, match=said):
-            report.read(tmp_path)
+            files.read(tmp_path)
 
 
 # -------------------------------------------------------------------------------------------------------------- the page
@@ -299,8 +305,14 @@ def test_every_picture_and_number_is_drawn_and_explained():
     assert read.tags.count("img") == sum(key == "alt" and bool(value) for _, key, value in read.attributes)
 
 
+FAMILIES = (
+    action_effects, action_sensitivity, agents, arrow_of_time, calibration, code_length, confusions, information,
+    memory, next_frame, planning, policies, proxies, rewards_and_terminations, rollouts, state_identity, tokenizer,
+)
+
+
 def test_every_metric_has_a_sentence():
-    for module in (arrow, branch_fidelity, calibration, drift, effects, histories, outcomes, proxies, transfer, usefulness):
+    for module in FAMILIES:
         for id in module.IDS:
             assert explained.explained(id), id
     assert explained.explained("M7.effect_error@4") == explained.explained("M7.effect_error") != ""
@@ -344,7 +356,7 @@ def test_the_ladder_tells_what_is_measured_from_what_can_be_relied_on():
     assert not re.search(r"name of [^(]*: \d+ ?%", bars)  # a percentage of the way would look like the number
 
 
-@pytest.mark.parametrize("value, bar", [(0.0, charts.GREEN), (1.6, charts.ORANGE)])
+@pytest.mark.parametrize("value, bar", [(0.0, svg.GREEN), (1.6, svg.ORANGE)])
 def test_a_rung_names_what_is_good_and_shows_the_number_itself(value, bar):
     """Of a perfect and of a bad model: mass on impossible frames of 0 is no '100% impossible'."""
     told = [metric("M3.off_support", value, half=0.0, tier="B", floor=1.0, ceiling=0.0)]
@@ -380,19 +392,19 @@ def test_findings_are_listed_by_what_is_known_of_them():
      (0, 12000, [0, 2000, 4000, 6000, 8000, 10000, 12000]), (-4, 0, [-4, -3, -2, -1, 0])],
 )  # fmt: skip
 def test_ticks_are_round(low, high, expected):
-    assert charts.ticks(low, high) == pytest.approx(expected)
+    assert svg.ticks(low, high) == pytest.approx(expected)
 
 
 def test_marks_are_where_the_numbers_are():
-    axes = charts.Axes((0, 10), (0, 2), "x", "y")
-    assert (axes.px(0), axes.px(10)) == (charts.LEFT, charts.W - charts.RIGHT)
+    axes = svg.Axes((0, 10), (0, 2), "x", "y")
+    assert (axes.px(0), axes.px(10)) == (svg.LEFT, svg.W - svg.RIGHT)
     assert (axes.py(0), axes.py(2)) == (axes.low, axes.top) and axes.py(1) == (axes.low + axes.top) / 2
     assert axes.px(99) == axes.px(10) and axes.py(-99) == axes.py(0)  # at the edge, never outside
-    axes.curve([0, 5, 6, 10], [0, 1, math.nan, 2], charts.BLUE)
+    axes.curve([0, 5, 6, 10], [0, 1, math.nan, 2], svg.BLUE)
     assert axes.drawn[-2].count(",") == 2 + 0 and axes.drawn[-1].count(",") == 1  # broken where there is no number
-    ladder = charts.ladder([("good", 0.5, (0.4, 0.6), ""), ("bad", -0.1, (-0.2, -0.05), ""), ("open", 0.1, (-0.1, 0.3), ""),
+    ladder = svg.ladder([("good", 0.5, (0.4, 0.6), ""), ("bad", -0.1, (-0.2, -0.05), ""), ("open", 0.1, (-0.1, 0.3), ""),
                             ("few", 0.5, (0.4, 0.6), "few episodes"), ("none", None, None, "not measured")], "t")  # fmt: skip
-    assert [ladder.count(f'fill="{colour}"') for colour in (charts.GREEN, charts.ORANGE, charts.GREY)] == [1, 1, 2]
+    assert [ladder.count(f'fill="{colour}"') for colour in (svg.GREEN, svg.ORANGE, svg.GREY)] == [1, 1, 2]
     assert ">none, not measured<" in ladder and ">few, few episodes<" in ladder and ladder.count("url(#none)") == 1
     low = [float(x) for x in re.findall(r'<rect x="([\d.]+)" y="\d+" width="[\d.]+" height="13"', ladder)]
     assert low[0] == low[2] == low[3] > low[1]  # from the floor, and below it
@@ -400,13 +412,13 @@ def test_marks_are_where_the_numbers_are():
 
 def test_charts_take_what_metrics_return():
     p = np.random.default_rng(0).random(500)
-    bins = calibration.reliability(p, np.random.default_rng(1).random(500) < p)
-    assert charts.reliability_chart(bins, "t", "w").count("<circle") == calibration.BINS
+    bins = reliability.reliability(p, np.random.default_rng(1).random(500) < p)
+    assert svg.reliability_chart(bins, "t", "w").count("<circle") == reliability.BINS
     for values in (np.zeros((2, 2)), np.full((2, 2), np.nan), np.full((30, 30), 1e-9)):
-        assert "nan" not in charts.heat_map(values, "t", "u")
-    flat = charts.curves("t", "x", "y", [1, 2], [("none", [math.nan, math.nan], charts.BLUE, "")])
+        assert "nan" not in svg.heat_map(values, "t", "u")
+    flat = svg.curves("t", "x", "y", [1, 2], [("none", [math.nan, math.nan], svg.BLUE, "")])
     assert flat.startswith("<svg") and "nan," not in flat
-    one = charts.curves("t", "x", "y", [1], [("one", [0.0], charts.BLUE, "")], mark=(1.0, "m"))
+    one = svg.curves("t", "x", "y", [1], [("one", [0.0], svg.BLUE, "")], mark=(1.0, "m"))
     assert one.startswith("<svg")
-    alike = charts.scatter("t", "x", "y", ["a", "b"], [1.0, 1.0], [1.0, 1.0])
+    alike = svg.scatter("t", "x", "y", ["a", "b"], [1.0, 1.0], [1.0, 1.0])
     assert alike.count("<circle") == 2

@@ -12,8 +12,8 @@ import pytest
 
 from tokenworld import cli
 from tokenworld.errors import UserError
-from tokenworld.evaluation import paired, report
 from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.report import compare, files
 
 MUTATIONS = 1000
 NUMBERS = [0, -1, 1.5, -3.7, 1e308, -1e308, 10**400, 2**63]
@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
         metrics += [Metric("M0.psnr", "Reconstruction", 30.0, "dB", "higher", (29.0, 31.0), n_clusters=20, n_samples=200)]
         found = [{"code": "BAD", "severity": "fault", "evidence": ["M1.bits"], "text": "It is bad.", "established": True}]
         provenance = {"env_id": "G", "weights": {"tokenizer": "t", "dynamics": "d"}, "parts": "p", "preprocessing": {"a": [1]}}
-        report.write(report.Report(metrics, found, "Bad.", provenance, {"A": "data"}, state=states), out / name)
+        files.write(files.Report(metrics, found, "Bad.", provenance, {"A": "data"}, state=states), out / name)
     return out
 
 
@@ -51,9 +51,9 @@ def pair(folder, tmp_path):
 def compared(pair) -> str | None:
     """None if they were compared, or the sentence why not."""
     try:
-        result = paired.compare(pair / "a", pair / "b")
-        paired.exit_code(result.rows)
-        paired.table(*result)
+        result = compare.compare(pair / "a", pair / "b")
+        compare.exit_code(result.rows)
+        compare.table(*result)
     except UserError as error:
         assert "\n" not in str(error) and len(str(error)) < 1000, error
         return str(error)
@@ -198,8 +198,8 @@ def test_an_array_may_be_compressed_well(pair):
     n = 100_000
     arrays = dict(values=np.zeros(n), clusters=np.arange(n) // 5000)
     metric = Metric("M6.blind", "x", 0.0, "", "lower", (0.0, 0.0), n_clusters=20, n_samples=n, **arrays)
-    report.write(report.Report([metric], [], "", {"env_id": "G"}, {}, state=np.arange(n, dtype=np.uint64)), pair / "a")
-    assert len(report.read(pair / "a")[1]["M6.blind"]) == n
+    files.write(files.Report([metric], [], "", {"env_id": "G"}, {}, state=np.arange(n, dtype=np.uint64)), pair / "a")
+    assert len(files.read(pair / "a")[1]["M6.blind"]) == n
 
 
 def test_numbers_that_are_not_finite_are_never_written(tmp_path):
@@ -210,8 +210,8 @@ def test_numbers_that_are_not_finite_are_never_written(tmp_path):
         for i, (value, ci) in enumerate(numbers)
     ]
     provenance = {"env_id": "G", "seed": np.float64("nan"), "frames": np.array([np.inf, 1])}
-    report.write(report.Report(metrics, [], "", provenance, {}, state=np.arange(3, dtype=np.uint64)), tmp_path)
-    told, rows = report.read(tmp_path)
+    files.write(files.Report(metrics, [], "", provenance, {}, state=np.arange(3, dtype=np.uint64)), tmp_path)
+    told, rows = files.read(tmp_path)
     assert "NaN" not in (tmp_path / "report.json").read_text() and "Infinity" not in (tmp_path / "report.json").read_text()
     assert [entry["status"] for entry in told["metrics"]] == ["invalid", "invalid", "ok", "ok"]
     assert set(rows) == {"state"}

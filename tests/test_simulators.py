@@ -9,8 +9,9 @@ import pytest
 
 from tokenworld.envs import atari, minatar
 from tokenworld.errors import UserError
-from tokenworld.evaluation.branchable import self_test
-from tokenworld.evaluation.simulators import Atari, MinAtar, shrink
+from tokenworld.evaluation.simulators.atari import Atari, shrink
+from tokenworld.evaluation.simulators.interface import self_test
+from tokenworld.evaluation.simulators.minatar import MinAtar
 
 STICKY = 0.25
 

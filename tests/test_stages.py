@@ -8,8 +8,8 @@ import pytest
 
 from tokenworld import cli, commands
 from tokenworld import log as log_module
-from tokenworld.evaluation import policy_probe, stages
-from tokenworld.evaluation.stages import Stages
+from tokenworld.evaluation.probes import policies, stages
+from tokenworld.evaluation.probes.stages import Stages
 from tokenworld.log import Log
 
 LINE = re.compile(r"tier ([ABC]), (.+?)(?:: (\d+) of (\d+) [\w ]+)? in \d+:\d\d; \d+:\d\d of the budget left")
@@ -80,7 +80,7 @@ def run(tmp_path_factory):
 def test_every_probe_of_all_tiers_has_its_line(run, tmp_path, monkeypatch, capsys):
     small = {"POLICIES": 4, "SHARES": (0.0, 0.5), "HORIZON": 5, "EPISODES": 4, "PLANNED": 2, "CANDIDATES": 2}
     for name, value in small.items():
-        monkeypatch.setattr(policy_probe, name, value)
+        monkeypatch.setattr(policies, name, value)
     words = ["evaluate", str(run), "tier=C", "states=4", "frames=30", "device=cpu", f"out={tmp_path / 'e'}"]
 
     def killed(*_):

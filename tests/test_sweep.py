@@ -13,7 +13,7 @@ import time
 import pytest
 
 from tokenworld import cli, files, sweep
-from tokenworld.evaluation.comparison import compare, markdown
+from tokenworld.scores.comparison import compare, markdown
 
 DEBUG = ["overlay=debug", "device=cpu"]
 

@@ -14,9 +14,9 @@ from tokenworld import arguments, register
 from tokenworld.config import schema
 from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
-from tokenworld.evaluation.returns import scored
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import Steps
+from tokenworld.scores.returns import scored
 from tokenworld.storage import hub, model_folder
 from tokenworld.world_model import WorldModel
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld import benchmark, distributed, files, folders, restore, signals, viz
+from tokenworld import benchmark, distributed, files, folders, restore, run_summary, signals, viz
 from tokenworld import train as training
 from tokenworld.building import built, device_of, env_of, meta_of, new_run, opened, resumed, with_loaded_sections
 from tokenworld.config import saved as saved_config
@@ -20,14 +20,17 @@ from tokenworld.config import schema, values
 from tokenworld.data import collection
 from tokenworld.data.describe import describe
 from tokenworld.errors import UserError
-from tokenworld.evaluation import film_drawing, paired, partial, summary
-from tokenworld.evaluation.film import film_of, title_of
-from tokenworld.evaluation.report import Report, check_folder, fingerprint, write
-from tokenworld.evaluation.report import figures as report_figures
-from tokenworld.evaluation.simulator import simulator_of
+from tokenworld.evaluation import assess
+from tokenworld.evaluation.probes.film import film_of, title_of
+from tokenworld.evaluation.report import compare as comparing
+from tokenworld.evaluation.report import film_drawing, partial
+from tokenworld.evaluation.report.files import Report, check_folder, fingerprint, write
+from tokenworld.evaluation.report.files import figures as report_figures
+from tokenworld.evaluation.simulators.lookup import simulator_of
 from tokenworld.log import Log
 from tokenworld.policies.planner import Planner
 from tokenworld.run import Run
+from tokenworld.scores import score as scoring
 from tokenworld.storage import checkpoint, hub, model_folder
 
 STARTS = 64  # real moments that an exported model brings along
@@ -139,7 +142,7 @@ def score(out: str, keys: dict) -> dict[str, Any]:
     elif run.policy is None or run.count["policy"] == 0:
         raise UserError(f"{out} has no trained policy to score: expected a run of `tokenworld train` or `train policy`")
     env = (cfg["train"]["evaluate"].get("env") or {}) | {"max_steps": 10_000}
-    result = summary.score(run, episodes=keys.get("episodes", 100), seed=keys.get("seed", 0) + 20_000, env=env)
+    result = scoring.score(run, episodes=keys.get("episodes", 100), seed=keys.get("seed", 0) + 20_000, env=env)
     low, high = result["return_ci95"]
     print(json.dumps(result))
     run.log.say(
@@ -153,7 +156,7 @@ def evaluate(out: str, keys: dict) -> Report:
     """Measure a run's world model on held-out episodes, with tier=B also at branches of its simulator, with tier=C also on what
     policies earn: report.json, states.npz, report.html and one line."""
     tier = keys.get("tier", "A")
-    only = summary.chosen_ids(keys["metrics"]) if "metrics" in keys else None
+    only = assess.chosen_ids(keys["metrics"]) if "metrics" in keys else None
     if "policies" in keys and tier != "C":
         raise UserError(f"policies= play in tier C, got tier={tier}: add tier=C")
     folder = Path(keys.get("out", Path(out) / "evaluation"))
@@ -181,7 +184,7 @@ def _measured(out: str, keys: dict, tier: str, only: list[str] | None, folder: P
             raise
         run.log.say(f"{error}; policies are measured all the same")
     minutes, frames, seed = keys.get("budget", 10 if simulator else 3), keys.get("frames", 2000), keys.get("seed", 0)
-    return summary.assess(
+    return assess.assess(
         run, frames=frames, budget=60.0 * minutes, seed=seed, data=keys.get("data"), simulator=simulator,
         states=keys.get("states", 200), policies=others if tier == "C" else None,
         only=only, folder=folder,
@@ -207,9 +210,9 @@ def _policies(run: Run, folders: str) -> dict[str, Any]:
 
 def compare(a: str, b: str, metrics: list[str] | None, every: bool = False) -> int:
     """Two evaluations beside each other, every: also where no difference is shown; the exit code."""
-    rows, remarks = paired.compare(Path(a), Path(b))
-    code = paired.exit_code(rows, metrics)
-    print(paired.table(rows, remarks, every))
+    rows, remarks = comparing.compare(Path(a), Path(b))
+    code = comparing.exit_code(rows, metrics)
+    print(comparing.table(rows, remarks, every))
     return code
 
 
@@ -373,7 +376,7 @@ def _fit(run: Run) -> dict[str, Any]:
     """Run the loop to its end, then write summary and pictures. Whatever ends it says how to resume."""
     try:
         run.loop()
-        result = summary.write_summary(run, run.config) if distributed.rank() == 0 else {}
+        result = run_summary.write_summary(run, run.config) if distributed.rank() == 0 else {}
     except KeyboardInterrupt:
         run.log.say(f"stopped after epoch {run.epoch}; resume with: {training.resume_command(run)}")
         raise

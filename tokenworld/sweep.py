@@ -27,8 +27,8 @@ from tokenworld import files, origins, signals
 from tokenworld.config import saved
 from tokenworld.config.compose import cli_keys
 from tokenworld.errors import UserError
-from tokenworld.evaluation.comparison import compare, markdown
 from tokenworld.log import Log
+from tokenworld.scores.comparison import compare, markdown
 from tokenworld.sweep_folder import epochs_of, last_line, read_summary, stored
 
 Settings = dict[str, str | None]  # key -> the word's value; ~key -> None

@@ -17,21 +17,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld import distributed, files, optim, origins, signals
+from tokenworld import distributed, files, optim, origins, run_pictures, signals
 from tokenworld.costs import free_codes, warn_of_full_dictionary
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode
 from tokenworld.errors import UserError
-from tokenworld.evaluation import album, summary
-from tokenworld.evaluation.report import write
-from tokenworld.evaluation.summary import measure_dynamics, score, tokenizer_metrics
-from tokenworld.evaluation.tokens import codebook_usage, perplexity
+from tokenworld.evaluation import assess as assessment
+from tokenworld.evaluation.metrics.run_summary import measure_dynamics, tokenizer_metrics
+from tokenworld.evaluation.metrics.tokenizer_measures import codebook_usage, perplexity
+from tokenworld.evaluation.report.files import write
 from tokenworld.exploration import RandomActions, random_act
 from tokenworld.imagination import Actor, Trajectory, imagine
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.log import PLAIN_EVERY
 from tokenworld.nn import total_loss
 from tokenworld.run import Run
+from tokenworld.scores.score import score
 from tokenworld.sinks.opening import open_sinks
 from tokenworld.world_model import WorldModel
 
@@ -464,7 +465,7 @@ def evaluate(
     if frames and ((run.epoch + 1) % every == 0 or last):
         assess(run, last, 5 * frames if last else frames)
     if pictures and not last and (run.epoch + 1) % every == 0:
-        album.update(run, pictures)
+        run_pictures.update(run, pictures)
     if last:
         if not run.held_out.rows:
             run.log.say(
@@ -490,7 +491,7 @@ def assess(run: Run, last: bool, frames: int) -> None:
     budget = ASSESSED * run.log.wall - run.seconds.get("assess", 0.0)
     if budget < 1 and not last:
         return
-    found = summary.assess(run, frames=frames, budget=max(1.0, budget), least=PLAIN_EVERY)
+    found = assessment.assess(run, frames=frames, budget=max(1.0, budget), least=PLAIN_EVERY)
     report(run, "quality", (), **{metric.id: metric.value for metric in found.metrics})
     if last:
         files.remove_unfinished(run.out / "evaluation")  # of an earlier process that was killed here

@@ -1,0 +1,130 @@
+"""A run in, a report out: what can be measured of its world model, and what it says."""
+
+from __future__ import annotations
+
+import difflib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tokenworld.errors import UserError
+from tokenworld.evaluation.metrics import baselines
+from tokenworld.evaluation.probes.other_agent import support_of
+from tokenworld.evaluation.probes.stages import Stages
+from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.report.explained import EXPLAINED
+from tokenworld.evaluation.report.files import Report, provenance
+from tokenworld.evaluation.report.files import fingerprint as weights_of
+from tokenworld.evaluation.report.findings import findings
+from tokenworld.evaluation.report.partial import kept, key_of
+from tokenworld.evaluation.report.verdict import verdict
+from tokenworld.evaluation.statistics.measured import absent
+from tokenworld.evaluation.tiers import fingerprint_of, held_out_of, tier_a, tier_b, tier_c
+
+
+def code_counts(run) -> baselines.CodeCounts:
+    """What simple predictors know: statistics of the training codes."""
+    rows = np.arange(run.replay.rows)[None]
+    train, first = run.codes(run.replay, rows).indices[0].cpu(), run.replay.gather(rows, frames=False).first[0]
+    return baselines.fit(train, first, run.world_model.shapes.vocab_size)
+
+
+def assess(
+    run, *, frames: int, budget: float, seed: int = 0, data: str | None = None, simulator=None, states: int = 200,
+    policies: dict[str, Any] | None = None, only: list[str] | None = None, folder: Path | None = None, least: float = 0.0,
+) -> Report:  # fmt: skip
+    """The evaluation of a run's world model on its held-out episodes, or on those of the folder `data` (tier A), and at
+    `states` states of a `simulator` (tier B), if one is given, and on what policies earn (tier C), if `policies` is a dict
+    (of further ones, by name).
+
+    frames: about so many held-out frames · budget: seconds; a tier leaves to the next what it does not use. `only`: the
+    ids that are reported. folder: of the report, where finished tiers are kept until it is written (see `partial.py`). least:
+    seconds from which on a probe gets a line of the run's log. Raises UserError where there is nothing to measure on.
+    """
+    held_out = run.held_out if data is None else held_out_of(data, run.meta)
+    counts = code_counts(run) if run.replay.steps else None
+    policy = run.policy if run.count["policy"] else None
+    stages, each = Stages(run.log, budget, least=least), budget / (1 + (simulator is not None) + (policies is not None))
+    origin = provenance(run)
+    key = None if folder is None else key_of(
+        run=origin, data=fingerprint_of(held_out), train=fingerprint_of(run.replay, frames=False), frames=frames, seed=seed,
+        budget=budget, states=states, env=run.config["env"], policy=policy and weights_of(policy), simulator=bool(simulator),
+        policies=policies and {name: weights_of(each) for name, each in policies.items()}, tiers=policies is not None,
+    )  # fmt: skip
+
+    def measured(tier: str, measure: Callable[[], tuple]) -> tuple:
+        began, stages.tier, ran = time.monotonic(), tier, []
+        found, seconds = kept(folder, key, tier, lambda: (ran.append(tier), measure())[1])
+        stages.end -= seconds - (time.monotonic() - began)  # the tiers after it have as much time as they had before
+        if not ran:
+            stages.kept()
+        return found
+
+    names = run.meta.get("action_meanings") or ()
+    metrics, pictures, state = measured("A", lambda: tier_a(
+        run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=each, seed=seed,
+        stages=stages, names=names,
+    ))  # fmt: skip
+    if simulator is not None:
+        left = stages.left - each * (policies is not None)
+        more, drawn = measured("B", lambda: tier_b(
+            run.world_model, simulator, states=states, budget=left, seed=seed, names=names, policy=policy,
+            support=_support(run), stages=stages,
+        ))  # fmt: skip
+        metrics, pictures = metrics + more, pictures | drawn
+    if policies is not None:
+        left = stages.left
+        more, drawn = measured("C", lambda: tier_c(
+            run.world_model, policy, run.make_env, simulator, others=policies, budget=left, seed=seed, stages=stages
+        ))  # fmt: skip
+        metrics, pictures = metrics + more, pictures | drawn
+    if only is not None:
+        metrics = _chosen(metrics, only)
+    source = {"folder": str(data or run.out), "episodes": held_out.episodes, "steps": held_out.steps}
+    found = findings(metrics)
+    return Report(
+        metrics=metrics,
+        findings=found,
+        verdict=verdict(metrics, found),
+        provenance=origin | {"data": source, "seed": seed, "frames": frames},
+        capabilities={"A": "held-out episodes", "B": _branched(simulator),
+                      "C": "policies that play" if policies is not None else None},
+        pictures=pictures,
+        state=state,
+    )
+
+
+def _support(run):
+    """How often the training data hold a frame's codes with an action; None without training data."""
+    if not run.replay.steps:
+        return None
+    rows = np.arange(run.replay.rows)[None]
+    steps, codes = run.replay.gather(rows, frames=False), run.codes(run.replay, rows).indices[0].cpu().numpy()
+    return support_of(codes, steps.action[0].numpy(), steps.acted[0].numpy(), run.world_model.shapes.actions)
+
+
+def chosen_ids(words: str) -> list[str]:
+    """metrics=M7,M12.regret -> the numbers that are named, or whose row is. Raises UserError for a word that names none."""
+    rows = {id.split(".")[0] for id in EXPLAINED}
+    for word in words.split(","):
+        if word not in EXPLAINED and word not in rows:
+            near = difflib.get_close_matches(word, [*EXPLAINED, *sorted(rows)], n=1, cutoff=0.0)[0]
+            raise UserError(f"metrics={word} is no number and no row of numbers: did you mean {near}?")
+    return [id for id in EXPLAINED if id in words.split(",") or id.split(".")[0] in words.split(",")]
+
+
+def _chosen(metrics: list[Metric], only: list[str]) -> list[Metric]:
+    """The metrics that are asked for; of those that this evaluation does not have, that it does not."""
+    found = [metric for metric in metrics if metric.id.split("@")[0] in only]
+    have = {metric.id.split("@")[0] for metric in found}
+    why = "it was not part of this evaluation: M3 and M7 to M11 take tier=B, M12 and M13 tier=C"
+    return found + [absent(id, id, why, "skipped") for id in only if id not in have]
+
+
+def _branched(simulator) -> str | None:
+    if simulator is None:
+        return None
+    return "branches of the simulator, listed" if simulator.exact else "branches of the simulator, drawn"

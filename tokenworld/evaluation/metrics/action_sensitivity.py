@@ -1,0 +1,83 @@
+"""M6, tier A: does the model use its actions? From held-out data.
+
+Sensitivity is not correctness: a model with left and right swapped is as sensitive as a perfect one, and pays for it in code
+length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from tokenworld.evaluation.records import Metric, Scored
+from tokenworld.evaluation.statistics import intervals
+from tokenworld.evaluation.statistics.measured import absent, mean
+
+IDS = ("M6.shuffled", "M6.inverse", "M6.blind")
+SILENT = {  # numbers that no finding reads, and why
+    "M6.inverse": "how well an effect tells its action is the world's: M6.inverse_gap judges what the model makes of it",
+    "M6.blind": "in how many states actions make no difference in the world is not known: M7 judges it at branches",
+}
+ALIKE = 1e-3  # bits: two actions are as likely as each other if they differ by less, which rounding does too
+
+
+def action_sensitivity(scored: Scored, taken: np.ndarray | None = None) -> list[Metric]:
+    """M6: bits that knowing the action saves over an action drawn from those of the data, and how well the frame tells which
+    action was taken: argmax_a of q(frame | h, a) pi_b(a), beside always naming the commonest. Of actions within `ALIKE` bits
+    of the best each is named equally often.
+
+    taken (A,): how often each action was taken in all of the data, of which these rows are some: a row's values then depend on
+    its state alone, and not on which others were measured. None: in these rows.
+    """
+    names = {"M6.shuffled": "Bits that the right action saves", "M6.inverse": "Actions recognised by their effect",
+             "M6.blind": "States in which actions make no difference to the model"}  # fmt: skip
+    A = 0 if scored.bits_by_action is None else scored.bits_by_action.shape[1]
+    counts = np.bincount(scored.action, minlength=A) if A else np.zeros(0)
+    if (counts > 0).sum() < 2:
+        reason = "frames were not scored under other actions" if A == 0 else "the held-out data hold a single action"
+        return [absent(id, name, reason, "skipped" if A == 0 else "not_applicable") for id, name in names.items()]
+    taken = counts / counts.sum() if taken is None else taken / taken.sum()
+    own = scored.bits_by_action[np.arange(len(scored.action)), scored.action]
+    named = recognition_share(log_posterior(scored, taken), scored.action)
+    alike = (np.ptp(scored.bits_by_action, axis=1) < 0.05).astype(float)
+    floor = taken.max() if scored.behaviour is None else (scored.behaviour.argmax(1) == scored.action).mean()
+    return [
+        _saved(names["M6.shuffled"], scored, own, taken),
+        mean("M6.inverse", names["M6.inverse"], named, scored.cluster, "share", "higher", floor=float(floor)),
+        mean("M6.blind", names["M6.blind"], alike, scored.cluster, "share", "none"),
+    ]
+
+
+def log_posterior(scored: Scored, taken: np.ndarray | None = None) -> np.ndarray:
+    """(N, A): log2 of pi_b(a) q(frame | h, a), which is P(a | frame) up to a factor. taken (A,): as `action_sensitivity`."""
+    if taken is None:
+        taken = np.bincount(scored.action, minlength=scored.bits_by_action.shape[1])
+    behaviour = scored.behaviour
+    if behaviour is None:
+        behaviour = np.broadcast_to(taken / taken.sum(), scored.bits_by_action.shape)
+    with np.errstate(divide="ignore"):
+        return np.log2(behaviour) - scored.bits_by_action
+
+
+def recognition_share(log_posterior: np.ndarray, action: np.ndarray) -> np.ndarray:
+    """(N,): 1 where the action has the largest value of log_posterior (N, A) alone, 1 / n where it shares it with n - 1
+    others within `ALIKE`, else 0."""
+    best = log_posterior >= log_posterior.max(1, keepdims=True) - ALIKE
+    return best[np.arange(len(log_posterior)), action] / best.sum(1)
+
+
+def _saved(name: str, scored: Scored, own: np.ndarray, taken: np.ndarray) -> Metric:
+    """Bits under an action drawn from the data's less those under the own one; each draw of the bootstrap has its own shares
+    of actions, `taken` (A,) are those of all data, around whose value the interval is laid."""
+    saved = scored.bits_by_action @ taken - own
+    found = mean("M6.shuffled", name, saved, scored.cluster, "bits/frame", "higher", floor=0.0)
+    columns = np.concatenate([scored.bits_by_action, scored.action[:, None] == np.arange(len(taken)), own[:, None]], 1)
+    sums = np.stack([intervals.cluster_sums(column, scored.cluster) for column in columns.T], 1)  # (C, 2 A + 1)
+    drawn = intervals.draws_of(len(sums)) @ sums
+    bits, count = drawn[:, : len(taken)], drawn[:, len(taken) : -1]
+    n = count.sum(1)
+    drawn = (bits * count).sum(1) / n**2 - drawn[:, -1] / n
+    shares = np.bincount(scored.action, minlength=len(taken)) / len(own)
+    aside = float((scored.bits_by_action @ (taken - shares)).mean())  # what other shares than those of these rows change
+    return replace(found, ci=intervals.percentile(drawn + aside, clusters=len(sums)))

@@ -1,0 +1,143 @@
+"""Which of its actions does the model confuse? M6 on held-out data (tier A), M7 at branches (tier B), action by action.
+
+Means over all actions and states hide a fault of one action, or of one kind of state. These numbers are those of the worst
+action, of the worst pair of actions, or shares of states. The worst of several is the worst by chance too, so its interval
+has the level 1 - 0.05 / n of n candidates (Bonferroni): it holds for whichever turns out to be the worst.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations, permutations
+
+import numpy as np
+
+from tokenworld.evaluation.metrics import action_effects, action_sensitivity
+from tokenworld.evaluation.records import Branches, Metric, Scored
+from tokenworld.evaluation.statistics import divergences, intervals
+from tokenworld.evaluation.statistics.measured import absent, mean, number, share
+
+IDS = ("M6.apart", "M6.misnamed", "M6.unannounced", "M6.inverse_gap", "M7.weakest_pair", "M7.reversed")
+OF_DATA = IDS[:4]
+SILENT = {  # numbers that no finding reads alone, and why
+    "M6.apart": "two actions may be one in the world: ALIASED_ACTIONS reads it where the frames after one surprise the model",
+}
+NAMES = {
+    "M6.apart": "Bits by which the two most similar actions differ",
+    "M6.misnamed": "Bits that a frame costs less under a wrong action",
+    "M6.unannounced": "Unannounced surprise after one action, beyond that after the others",
+    "M6.inverse_gap": "Announced minus real share of actions that their effect tells",
+    "M7.weakest_pair": "Size of the effect of the weakest pair of actions",
+    "M7.reversed": "States in which actions have other effects",
+}
+DISAGREE = 0.3  # cosine of true and predicted effects of a state below which they are other effects
+LEAST_EFFECT = 0.5  # share of the true effect that the model's must have to be an effect at all
+FEW = 10  # rows of an action, below which nothing is said of it
+
+
+def confused_actions(scored: Scored, taken: np.ndarray | None = None, names: Sequence[str] = ()) -> list[Metric]:
+    """M6, tier A: what the model makes of each action, on rows with `bits_by_action`.
+
+    apart         of the pair of actions that differ least to the model: mean size of the difference in bits that the frames
+                  after either of them cost under the two. 0: one action to the model
+    misnamed      of the pair (a, b) for which it is largest: mean bits of the frames after a under a, less those under b.
+                  Below 0 for a right model; above 0 what follows a is what the model expects of b
+    unannounced   of the worst action: mean surprise paid minus announced after it, beyond the same after all others. 0 for a
+                  right model, and for one that is wrong about all actions alike
+    inverse_gap   P(action | frame) as the model has it, argmax: its mean probability minus how often it is right. 0 for a
+                  right model; above 0 frames come that the model expects of other actions
+
+    taken (A,): how often each action was taken in all data; None: in these rows. names (A,): of the actions.
+    """
+    A = 0 if scored.bits_by_action is None else scored.bits_by_action.shape[1]
+    seen = np.flatnonzero(np.bincount(scored.action, minlength=A) >= FEW) if A else np.zeros(0, int)
+    if len(seen) < 2:
+        reason = "frames were not scored under other actions" if A == 0 else f"fewer than two actions were taken {FEW} times"
+        status = "skipped" if A == 0 else "not_applicable"
+        return [absent(id, NAMES[id], reason, status) for id in OF_DATA]
+    worst = [measure(scored, seen, names) for measure in (_apart, _misnamed, _unannounced)]
+    return [*worst, _inverse_gap(scored, taken)]
+
+
+def _apart(scored: Scored, seen: np.ndarray, names: Sequence[str]) -> Metric:
+    pairs = [(a, b, np.isin(scored.action, (a, b))) for a, b in combinations(seen, 2)]
+    found = [(np.abs(scored.bits_by_action[rows, a] - scored.bits_by_action[rows, b]), rows, a, b) for a, b, rows in pairs]
+    values, rows, a, b = min(found, key=lambda one: one[0].mean())
+    return _extreme("M6.apart", values, scored.cluster[rows], len(found), f"{_name(a, names)} and {_name(b, names)}",
+                    direction="higher", floor=0.0)  # fmt: skip
+
+
+def _misnamed(scored: Scored, seen: np.ndarray, names: Sequence[str]) -> Metric:
+    pairs = [(a, b, scored.action == a) for a, b in permutations(seen, 2)]
+    found = [(scored.bits_by_action[rows, a] - scored.bits_by_action[rows, b], rows, a, b) for a, b, rows in pairs]
+    values, rows, a, b = max(found, key=lambda one: one[0].mean())
+    return _extreme("M6.misnamed", values, scored.cluster[rows], len(found), f"{_name(b, names)} what follows "
+                    f"{_name(a, names)}", direction="lower", ceiling=0.0)  # fmt: skip
+
+
+def _extreme(id: str, values: np.ndarray, cluster: np.ndarray, candidates: int, which: str, **more) -> Metric:
+    """The mean of values (n,), the largest or smallest of so many candidates; `which` one."""
+    value, ci, n = intervals.ratio(values, None, cluster, level=1 - 0.05 / candidates)
+    return number(id, NAMES[id], value, ci, n, len(values), unit="bits/frame", reason=which, **more)
+
+
+def _unannounced(scored: Scored, seen: np.ndarray, names: Sequence[str]) -> Metric:
+    gap = divergences.frame_bits(scored.bits) - scored.entropy.sum(1)
+    beyond = {a: gap[scored.action == a].mean() - gap[scored.action != a].mean() for a in seen}
+    worst = max(beyond, key=beyond.get)
+    own = (scored.action == worst).astype(float)
+
+    def difference(weights: np.ndarray) -> float:
+        return float(np.average(gap, weights=weights * own) - np.average(gap, weights=weights * (1 - own)))
+
+    def drawn(weights: np.ndarray) -> float:
+        return difference(weights) if (weights @ own > 0) and (weights @ (1 - own) > 0) else np.nan
+
+    value, ci, n = intervals.statistic(drawn, scored.cluster, level=1 - 0.05 / len(seen))
+    return number("M6.unannounced", NAMES["M6.unannounced"], value, ci, n, int(own.sum()), unit="bits/frame", ceiling=0.0,
+                  reason=f"after {_name(worst, names)}")  # fmt: skip
+
+
+def _inverse_gap(scored: Scored, taken: np.ndarray | None) -> Metric:
+    log_posterior = action_sensitivity.log_posterior(scored, taken)  # (N, A)
+    posterior = np.exp2(log_posterior - log_posterior.max(1, keepdims=True))
+    announced = (posterior / posterior.sum(1, keepdims=True)).max(1)
+    gap = announced - action_sensitivity.recognition_share(log_posterior, scored.action)
+    return mean("M6.inverse_gap", NAMES["M6.inverse_gap"], gap, scored.cluster, "share", "zero", ceiling=0.0)
+
+
+def confused_effects(branches: Branches, names: Sequence[str] = ()) -> list[Metric]:
+    """M7, tier B: with D = p(. | a) - p(. | b) of each code and D' the model's, over the codes that a pair of actions moves:
+
+    weakest_pair   sum |D'| / sum |D| of the pair for which it is smallest: 1 is right, 0 makes one action of two
+    reversed       share of states, of those in which actions have an effect, where cos(D, D') is below 0.3 though the model's
+                   effect has half of the true size: actions have the effects of others there
+
+    names (A,): of the actions.
+    """
+    least = action_effects.MOVED_ESTIMATED
+    reason = "" if branches.exact else f"effects below {least} count as none: they are estimated from draws"
+    pairs = list(combinations(range(branches.p.shape[1]), 2))
+    sums = action_effects.pair_sums(branches)  # name -> (S, pairs)
+    none = "no action has an effect in these states"
+    moved = [i for i in range(len(pairs)) if (sums["moved"][:, i] > 0).sum() >= FEW]
+    weakest = min(moved, key=lambda i: sums["model_moved"][:, i].sum() / sums["moved"][:, i].sum(), default=None)
+    id, common = "M7.weakest_pair", dict(unit="", direction="higher", tier="B", floor=0.0, ceiling=1.0)
+    if weakest is None:
+        found = [absent(id, NAMES[id], none, **common)]
+    else:
+        value, ci, n = intervals.ratio(sums["model_moved"][:, weakest], sums["moved"][:, weakest], branches.cluster,
+                                       level=1 - 0.05 / len(moved))  # fmt: skip
+        words = " and ".join(_name(a, names) for a in pairs[weakest])
+        found = [number(id, NAMES[id], value, ci, n, len(branches.p), reason=f"{words}{reason and '; '}{reason}",
+                        **common)]  # fmt: skip
+    whole = {name: values.sum(1) for name, values in sums.items()}
+    size = np.sqrt(whole["true_square"] * whole["model_square"])
+    has = whole["moved"] > 0
+    other = has & (whole["along"] < DISAGREE * size) & (whole["model_moved"] > LEAST_EFFECT * whole["moved"])
+    return [*found, share("M7.reversed", NAMES["M7.reversed"], other.astype(float), has, branches.cluster, "share", tier="B",
+                          floor=1.0, ceiling=0.0, samples=int(has.sum()), none=none, reason=reason)]  # fmt: skip
+
+
+def _name(action: int, names: Sequence[str]) -> str:
+    return str(names[action]) if len(names) else f"action {action}"

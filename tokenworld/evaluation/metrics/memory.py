@@ -1,0 +1,88 @@
+"""M10: what the model remembers: a bit is planted, hidden for k steps and asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tokenworld.evaluation.records import Metric, Recalls
+from tokenworld.evaluation.statistics import intervals
+from tokenworld.evaluation.statistics.measured import absent, mean, number
+
+IDS = ("M10.recall", "M10.half_life", "M10.return")
+SILENT = {  # numbers that no finding reads, and why
+    "M10.half_life": "how long a bit must be remembered is not known: M10.recall judges the longest delay",
+    "M10.return": "a distance without a scale",
+}
+
+
+def recall(recalls: Recalls) -> list[Metric]:
+    """M10: accuracy of the bit that the model gives back after the longest delay, with an exact interval (rows count as
+    independent: one was planted in each); the delay at which the bits of information kept have halved since the shortest;
+    and, of an action followed by its inverse, how much farther from the start the model ends than the world."""
+    longest = int(recalls.delay.max())
+    curve = recall_by_delay(recalls)
+    chosen = recalls.delay == longest
+    right = _right(recalls)
+    clusters = len(np.unique(recalls.cluster[chosen]))
+    found = [
+        number("M10.recall", f"A bit recalled after {longest} steps", float(right[chosen].mean()),
+               (curve["low"][-1], curve["high"][-1]), clusters, int(chosen.sum()), unit="share", direction="higher",
+               tier="B", floor=0.5, ceiling=1.0, values=right[chosen], clusters=recalls.cluster[chosen]),
+        _half_life(recalls, curve),
+    ]  # fmt: skip
+    id, name = "M10.return", "Distance to the start after an action and its inverse, beyond the world's"
+    if recalls.return_distance is None or recalls.return_distance_real is None:
+        return [*found, absent(id, name, "no action was followed by its inverse", "skipped", tier="B")]
+    beyond = recalls.return_distance - recalls.return_distance_real
+    return [*found, mean(id, name, beyond, recalls.cluster, "distance", tier="B", ceiling=0.0)]
+
+
+def recall_by_delay(recalls: Recalls) -> dict[str, np.ndarray]:
+    """{"delay", "accuracy", "low", "high" (exact 95 % interval), "count", "information" (bits between the planted bit and the
+    one given back, less the bias of the estimate)}, one entry for each delay, ascending."""
+    rows, right = [], _right(recalls)
+    for k in np.unique(recalls.delay):
+        chosen = recalls.delay == k
+        n, hits = int(chosen.sum()), float(right[chosen].sum())
+        low, high = intervals.clopper_pearson(hits, n)
+        information = float(_information(recalls.truth[chosen], recalls.answer[chosen], np.ones(n)))
+        rows.append((k, hits / n, low, high, n, information))
+    return dict(zip(("delay", "accuracy", "low", "high", "count", "information"), np.array(rows).T, strict=True))
+
+
+def _half_life(recalls: Recalls, curve: dict[str, np.ndarray]) -> Metric:
+    id, name, common = "M10.half_life", "Steps until half of what was remembered is lost", dict(unit="steps", tier="B")
+    delays = np.unique(recalls.delay)
+    if curve["low"][0] <= 0.5:
+        reason = f"nothing is recalled after the shortest delay, {delays[0]} steps"
+        return absent(id, name, reason, direction="higher", **common)
+    found, row = np.unique(recalls.cluster, return_inverse=True)
+
+    def half_life(weights: np.ndarray) -> np.ndarray:
+        chosen = [recalls.delay == k for k in delays]
+        kept = np.stack([_information(recalls.truth[c], recalls.answer[c], weights[..., c]) for c in chosen], -1)
+        lost = kept <= kept[..., :1] / 2
+        return np.where(lost.any(-1), delays[np.argmax(lost, -1)], delays[-1])
+
+    value = int(half_life(np.ones(len(row))))
+    ci = intervals.percentile(half_life(intervals.draws_of(len(found), draws=1000)[:, row]))
+    beyond = curve["information"][-1] > curve["information"][0] / 2
+    reason = f"longer than {delays[-1]} steps, the longest delay" if beyond else ""
+    return number(id, name, value, ci, len(found), len(row), direction="higher", **common, floor=0.0, reason=reason)
+
+
+def _right(recalls: Recalls) -> np.ndarray:
+    """(N,): 1 if the likelier bit is the planted one, 0 if not, 1/2 if the model does not care."""
+    return np.where(recalls.answer == 0.5, 0.5, (recalls.answer > 0.5) == (recalls.truth > 0.5)).astype(float)
+
+
+def _information(truth: np.ndarray, answer: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Mutual information in bits of the planted and the likelier bit, weights (..., n), less its first-order bias
+    (Miller 1955) of one degree of freedom; not below 0."""
+    given = np.where(answer == 0.5, 0.5, answer > 0.5)
+    cells = np.stack([weights @ ((truth == t) * (given if g else 1 - given)) for t in (0, 1) for g in (0, 1)], -1)
+    total = np.maximum(cells.sum(-1), 1e-12)
+    p = (cells / total[..., None]).reshape(*cells.shape[:-1], 2, 2)
+    independent = p.sum(-1, keepdims=True) * p.sum(-2, keepdims=True)
+    whole = (p * np.log2(np.where(p > 0, p / np.where(independent > 0, independent, 1), 1))).sum((-2, -1))
+    return np.maximum(0.0, whole - 1 / (2 * np.log(2) * total))

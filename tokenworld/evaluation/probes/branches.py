@@ -1,0 +1,312 @@
+"""Tier B: what a world model says at states of a simulator that can be branched, as the records that metrics read.
+
+Real play gives the states; from each, every action is taken and all that can come of it is listed (or drawn, where a
+simulator cannot list). The frames are tokenised, those that tokenise alike are one branch, and each is scored by teacher
+forcing after `state.select`. What needs the model's own frames (its entropy, the distribution of single codes, reward and
+termination where h reads drawn codes) is a mean over `DRAWS` of them: entropies and code distributions are means of exact
+conditionals along the draws, which is unbiased and varies less than counting.
+
+The seed, the budget and the number of places choose the places. What is drawn at a place follows from its `key` alone (see
+`draws.py`), so that two evaluations can be compared place by place.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tokenworld.evaluation.probes.stages import Tick, unseen
+from tokenworld.evaluation.records import Branches, Rollouts
+from tokenworld.evaluation.statistics import draws
+from tokenworld.interfaces import Codes, Steps
+from tokenworld.world_model import WorldModel, frames_as_steps
+
+DRAWS = 16  # of the model's frames for each state and action
+SAMPLES = 16  # of the simulator's, where it cannot list
+PER_EPISODE = 4  # states of one episode: more would be much alike
+LONGEST = 400  # steps of an episode in which states are looked for
+CANDIDATES = 16  # codes per position whose probabilities are compared
+ROWS = 256  # of the model at once
+SIDE = 16  # pixels of a frame's features
+ACTIVE_STEPS = 512  # of random play, in which it is counted how often each pixel changes
+
+
+@dataclass(frozen=True)
+class Place:
+    """A state to branch from: the simulator's snapshot and what led there, T frames and T - 1 actions."""
+
+    snapshot: Any
+    hash: int  # of the simulator's state
+    episode: int
+    obs: np.ndarray  # (T, C, H, W) uint8
+    action: np.ndarray  # (T - 1,)
+    key: int = 0  # of the simulator's state and all that was seen and done in the episode before: the model reads that too
+
+
+def places(
+    simulator, count: int, context: int, deadline: float, seed: int = 0, act=None, *, tick: Tick = unseen
+) -> list[Place]:
+    """States of real play, at most four of an episode, each after at least `context` frames of it.
+
+    act(obs (C, H, W), first) -> action; None: uniformly random actions. Fewer than `count` if the deadline passes.
+    """
+    rng, found, episode = np.random.default_rng(seed), [], 0
+    while len(found) < count and time.monotonic() < deadline and episode < 20 * count:
+        frames, actions, seen = [simulator.reset(seed + 1000 + episode)], [], []
+        first, before = True, 0
+        for t in range(LONGEST):
+            before = draws.name_of(before, *actions[-1:], np.ascontiguousarray(frames[-1]).tobytes())
+            if t + 1 >= context:
+                name = simulator.state_hash()
+                seen.append((simulator.snapshot(), name, t, draws.name_of(name, before)))
+            a = int(rng.integers(simulator.actions)) if act is None else int(act(frames[-1], first))
+            first = False
+            obs, _, terminated = simulator.step(a)
+            if terminated:
+                break
+            actions.append(a)
+            frames.append(obs)
+        for i in sorted(rng.permutation(len(seen))[:PER_EPISODE]):
+            snapshot, name, t, key = seen[i]
+            obs, action = np.stack(frames[t - context + 1 : t + 1]), np.array(actions[t - context + 1 : t], int)
+            found.append(Place(snapshot, name, episode, obs, action, key))
+            if len(found) <= count:
+                tick()
+        episode += 1
+    return found[:count]
+
+
+@torch.no_grad()
+def branches(
+    world_model: WorldModel, simulator, places: list[Place], deadline: float, *, tick: Tick = unseen
+) -> Branches | None:
+    """Every action at every place; whole places until the deadline passes, None if there was time for none."""
+    done = []
+    for place in places:
+        if done and time.monotonic() > deadline:
+            break
+        done.append(_branch(world_model, simulator, place))
+        tick()
+    if not done:
+        return None
+    J, C = (max(one[name].shape[-1] for one in done) for name in ("p", "candidates"))
+    padded = {"p": (J, 0), "bits": (J, 0), "reward": (J, 0), "terminated": (J, 0)}
+    columns = {"candidates": (C, -1), "marginal_p": (C, 0), "marginal_q": (C, 0)}
+    stacked = {}
+    for name in done[0]:
+        parts = [one[name] for one in done]
+        if name == "codes":
+            parts = [np.pad(x, ((0, 0), (0, J - x.shape[1]), (0, 0))) for x in parts]
+        elif name in padded or name in columns:
+            width, fill = padded.get(name) or columns[name]
+            parts = [np.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width - x.shape[-1])], constant_values=fill) for x in parts]
+        stacked[name] = np.stack(parts)
+    used = places[: len(done)]
+    return Branches(
+        cluster=np.array([place.episode for place in used]),
+        hash=np.array([place.key for place in used], np.uint64),
+        exact=simulator.exact,
+        **stacked,
+    )
+
+
+def _branch(world_model: WorldModel, simulator, place: Place) -> dict[str, np.ndarray]:
+    """All actions at one place: p, bits, reward, terminated (A, J), codes (A, J, K), what the model says of itself."""
+    A, K, device = simulator.actions, world_model.shapes.codes, next(iter(world_model.dynamics_modules().parameters())).device
+    futures = [_futures(simulator, place, a) for a in range(A)]
+    z = _tokens(world_model, np.stack([obs for future in futures for _, obs, _, _ in future]), device).cpu().numpy()
+    merged, at = [], 0
+    for future in futures:  # frames that tokenise alike are one branch
+        rows: dict[bytes, list] = {}
+        for probability, _, reward, terminated in future:
+            row = rows.setdefault(z[at].tobytes(), [z[at], 0.0, 0.0, 0.0])
+            row[1] += probability
+            row[2] += probability * reward
+            row[3] += probability * terminated
+            at += 1
+        merged.append(list(rows.values()))
+    J = max(map(len, merged))
+    p, reward, ends, codes = np.zeros((A, J)), np.zeros((A, J)), np.zeros((A, J)), np.zeros((A, J, K), np.int64)
+    for a, rows in enumerate(merged):
+        for j, (code, probability, r, end) in enumerate(rows):
+            codes[a, j], p[a, j], reward[a, j], ends[a, j] = code, probability, r / probability, end / probability
+    state = _read(world_model, place, device)
+    which = np.argwhere(p > 0)  # (n, 2)
+    bits = np.zeros((A, J))
+    scored = _score(world_model, state, torch.from_numpy(which[:, 0]).to(device), torch.from_numpy(codes[p > 0]).to(device))
+    bits[p > 0] = scored
+    own = _own(world_model, state, A, place.key)
+    candidates = _candidates(codes, p, own["mean"])
+    picked = np.maximum(candidates, 0)  # (K, C)
+    marginal_q = np.take_along_axis(own["mean"], np.broadcast_to(picked, (A, *picked.shape)), -1) * (candidates >= 0)
+    marginal_p = (p[:, :, None, None] * (codes[..., None] == candidates)).sum(1)  # (A, K, C)
+    marginal = own["mean"]
+    entropies = -(marginal * np.log2(np.maximum(marginal, 1e-12))).sum((-1, -2))  # (A,): sum over positions
+    return {
+        "p": p, "codes": codes, "bits": bits, "entropy_q": own["entropy"], "marginal_p": marginal_p, "marginal_q": marginal_q,
+        "candidates": candidates, "total_correlation_q": np.maximum(entropies - own["entropy"], 0.0), "reward": reward,
+        "terminated": ends, "reward_mean": own["reward"], "hazard": own["hazard"],
+    }  # fmt: skip
+
+
+def _futures(simulator, place: Place, a: int) -> list[tuple[float, np.ndarray, float, bool]]:
+    listed = simulator.branches(place.snapshot, a)
+    if listed is not None:
+        return listed
+    drawn = []
+    for k in range(SAMPLES):
+        simulator.restore(place.snapshot)
+        simulator.reseed(k)  # alike for all actions: common random numbers
+        drawn.append((1 / SAMPLES, *simulator.step(a)))
+    return drawn
+
+
+def _tokens(world_model: WorldModel, obs: np.ndarray, device) -> Tensor:
+    """obs (n, C, H, W) -> codes (n, K)."""
+    return world_model.encode(frames_as_steps(torch.from_numpy(obs).to(device))).indices[:, 0]
+
+
+@torch.no_grad()
+def _read(world_model: WorldModel, place: Place, device):
+    """The model's state, of one row, after the frames that led to a place."""
+    T = len(place.obs)
+    obs = torch.from_numpy(place.obs).unsqueeze(0).to(device)
+    zero, false = torch.zeros(1, T, device=device), torch.zeros(1, T, dtype=torch.bool, device=device)
+    first = false.clone()
+    first[:, 0] = True
+    action = torch.zeros(1, T, dtype=torch.int64, device=device)
+    action[0, :-1] = torch.from_numpy(place.action)
+    return world_model.start(Steps(obs, action, zero, false, false, first, ~false, ~false))[1]
+
+
+@torch.no_grad()
+def _score(world_model: WorldModel, state, action: Tensor, codes: Tensor) -> np.ndarray:
+    """Bits (n,) of the frames codes (n, K) after action (n,) in a state of one row."""
+    parts = []
+    for i in range(0, len(action), ROWS):
+        a, z = action[i : i + ROWS], codes[i : i + ROWS]
+        many = state.select(torch.zeros(len(a), dtype=torch.int64, device=a.device))
+        prediction, _ = world_model.decoding.step(world_model.backbone, many, a, None, Codes(z.unsqueeze(1)))
+        parts.append(-prediction.logprob.double().sum(-1) / math.log(2))
+    return torch.cat(parts).cpu().numpy()
+
+
+@torch.no_grad()
+def _own(world_model: WorldModel, state, A: int, key: int, stream: int = 0) -> dict[str, np.ndarray]:
+    """Of DRAWS frames after each action: entropy (A,), mean distribution of each code (A, K, V), reward and hazard (A,).
+
+    key: of the place, from which the draws follow · stream: another one gives independent draws."""
+    device, K = next(iter(world_model.dynamics_modules().parameters())).device, world_model.shapes.codes
+    noise = draws.uniform(np.array([key]), (A * DRAWS, K), stream, device)[0]
+    found: dict[str, list] = {"entropy": [], "mean": [], "reward": [], "hazard": []}
+    group = max(1, ROWS // DRAWS)
+    for begin in range(0, A, group):
+        action = torch.arange(begin, min(A, begin + group), device=device).repeat_interleave(DRAWS)
+        many = state.select(torch.zeros(len(action), dtype=torch.int64, device=device))
+        prediction, _ = world_model.step(many, action, noise[begin * DRAWS : begin * DRAWS + len(action)])
+        p = prediction.score().double().softmax(-1).view(-1, DRAWS, K, world_model.shapes.vocab_size)
+        found["entropy"].append(-(p * p.clamp(min=1e-30).log2()).sum((-1, -2)).mean(1))
+        found["mean"].append(p.mean(1))
+        found["reward"].append(prediction.reward.mean.double().view(-1, DRAWS).mean(1))
+        found["hazard"].append(prediction.terminated.mean.double().view(-1, DRAWS).mean(1))
+    return {name: torch.cat(parts).cpu().numpy() for name, parts in found.items()}
+
+
+def _candidates(codes: np.ndarray, p: np.ndarray, mean: np.ndarray) -> np.ndarray:
+    """(K, C): per position the codes that can really come, then those that the model thinks likeliest; -1 where there are
+    fewer."""
+    K, V = mean.shape[1:]
+    real = codes[p > 0]  # (n, K)
+    weight = mean.max(0)  # (K, V)
+    rows = []
+    for k in range(K):
+        there = np.unique(real[:, k])
+        likely = np.argsort(-weight[k], kind="stable")[: CANDIDATES + len(there)]
+        rows.append(np.concatenate([there, [v for v in likely if v not in there and weight[k, v] > 1e-3]])[:CANDIDATES])
+    C = max(map(len, rows))
+    return np.stack([np.pad(row, (0, C - len(row)), constant_values=-1) for row in rows]).astype(np.int64)
+
+
+@torch.no_grad()
+def rollouts(
+    world_model: WorldModel, simulator, places: list[Place], *, steps: int, each: int, deadline: float, tick: Tick = unseen
+) -> Rollouts | None:
+    """From each place, `each` real, `each` other real and `each` imagined futures of `steps` steps under the same random
+    actions. Features: frames shrunk to at most 16 x 16 pixels, each pixel weighted by how often it changes in random play."""
+    device, K = next(iter(world_model.dynamics_modules().parameters())).device, world_model.shapes.codes
+    real, model, alive, alive_model, copy = [], [], [], [], []
+    for place in places:
+        if real and time.monotonic() > deadline:
+            break
+        actions = draws.integers(place.key, simulator.actions, steps)
+        noise = draws.uniform(np.array([place.key]), (steps, each, K + 1), 1, device)[0]
+        played = [_play(simulator, place, actions, k) for k in range(2 * each)]
+        real.append(_shrunk(np.stack([frames for frames, _ in played])))
+        alive.append(np.stack([lived for _, lived in played]))
+        many = _read(world_model, place, device).select(torch.zeros(each, dtype=torch.int64, device=device))
+        frames, lived = [], [torch.ones(each, dtype=torch.bool, device=device)]
+        for t in range(steps):
+            action = torch.full((each,), int(actions[t]), device=device)
+            prediction, many = world_model.step(many, action, noise[t, :, :-1])
+            frames.append((world_model.decode(prediction.codes)[:, 0].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu())
+            lived.append(lived[-1] & ~prediction.terminated.sample(noise[t, :, -1]))
+        model.append(_shrunk(torch.stack(frames, 1).numpy()))
+        alive_model.append(torch.stack(lived[:-1], 1).cpu().numpy())
+        copy.append(_shrunk(place.obs[None, -1:])[0, 0])
+        tick()
+    if not real:
+        return None
+    real, model, copy = np.stack(real), np.stack(model), np.stack(copy)
+    weight = _activity(simulator)
+    return Rollouts(
+        cluster=np.array([place.episode for place in places[: len(real)]]),
+        real=real[:, :each] * weight,
+        second=real[:, each:] * weight,
+        model=model * weight,
+        copy=copy * weight,
+        alive_real=np.stack(alive)[:, :each],
+        alive_model=np.stack(alive_model),
+    )
+
+
+def _activity(simulator) -> np.ndarray:
+    """(F,) of norm 1: the weight of each pixel, by how often it changes in random play that is the same in every
+    evaluation. Weights of the places at which one happens to look would make each distance depend on all of them."""
+    rng, frames, changed = np.random.default_rng(0), [simulator.reset(0)], []
+    for t in range(1, ACTIVE_STEPS + 1):
+        obs, _, over = simulator.step(int(rng.integers(simulator.actions)))
+        frames.append(obs)
+        if over or t == ACTIVE_STEPS:
+            changed.append(np.abs(np.diff(_shrunk(np.stack(frames)[None])[0], axis=0)) > 0.05)
+            frames = [simulator.reset(t)]
+    weight = np.sqrt(np.concatenate(changed).mean(0)) + 1e-3
+    return weight / np.linalg.norm(weight)
+
+
+def _play(simulator, place: Place, actions: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (T, C, H, W) of one real future and whether it had not ended before; the last frame stands after an end."""
+    obs, over = simulator.restore(place.snapshot), False
+    simulator.reseed(k + 1)
+    frames, alive = [], []
+    for a in actions.tolist():
+        alive.append(not over)
+        if not over:
+            obs, _, over = simulator.step(a)
+        frames.append(obs)
+    return np.stack(frames), np.array(alive)
+
+
+def _shrunk(frames: np.ndarray) -> np.ndarray:
+    """(n, T, C, H, W) uint8 -> (n, T, F) float32 in 0..1."""
+    n, T, C, H, W = frames.shape
+    x = torch.from_numpy(np.ascontiguousarray(frames)).flatten(0, 1).float() / 255
+    if max(H, W) > SIDE:
+        x = F.interpolate(x, size=(min(H, SIDE), min(W, SIDE)), mode="area")
+    return x.reshape(n, T, -1).numpy()

@@ -1,0 +1,61 @@
+"""The worst branch states as pictures: frames for `filmstrips`, made again from the snapshots of the scored places."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from tokenworld.evaluation.probes import branches as branch_probe
+from tokenworld.evaluation.probes.stages import Tick, unseen
+from tokenworld.evaluation.records import Branches
+from tokenworld.evaluation.report import filmstrips
+from tokenworld.evaluation.report.filmstrips import Branching
+from tokenworld.evaluation.statistics.divergences import kl
+from tokenworld.world_model import WorldModel
+
+
+@torch.no_grad()
+def worst(
+    world_model: WorldModel, simulator, places: Sequence[branch_probe.Place], branches: Branches,
+    names: Sequence[str] = (), deadline: float = math.inf, seed: int = 0, tick: Tick = unseen,
+) -> list[Branching]:  # fmt: skip
+    """Of the states with the largest KL(p || q) their worst action, at most `filmstrips.SHOWN`: what was seen, a frame for each
+    branch with the world's probability and the model's, frames that the model draws. places[s] is where branches[s] begins;
+    fewer once time.monotonic() passes `deadline`."""
+    device = next(iter(world_model.dynamics_modules().parameters())).device
+    generator = torch.Generator(device).manual_seed(seed)
+    divergence, found = kl(branches), []  # (S, A)
+    for s in np.argsort(-divergence.max(1), kind="stable")[: filmstrips.SHOWN].tolist():
+        if time.monotonic() > deadline:
+            break
+        tick()
+        a, place = int(divergence[s].argmax()), places[s]
+        listed = branch_probe._futures(simulator, place, a)  # the same as when they were scored: draws are seeded by number
+        frames = np.stack([obs for _, obs, _, _ in listed])
+        tokens = branch_probe._tokens(world_model, frames, device).cpu().numpy()  # (n, K)
+        there = branches.p[s, a] > 0
+        codes = branches.codes[s, a][there]  # (J, K)
+        shown = [int(np.flatnonzero((tokens == code).all(1))[0]) for code in codes]
+        n = filmstrips.SAMPLES
+        many = branch_probe._read(world_model, place, device).select(torch.zeros(n, dtype=torch.int64, device=device))
+        noise = torch.rand(n, world_model.shapes.codes, generator=generator, device=device)
+        prediction, _ = world_model.step(many, torch.full((n,), a, device=device), noise)
+        drawn = (world_model.decode(prediction.codes)[:, 0].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        name = f"action {names[a]}" if len(names) > a else f"action {a}"
+        found.append(
+            Branching(
+                words=f"Episode {place.episode}, {name}",
+                kl=float(divergence[s, a]),
+                context=place.obs,
+                frames=frames[shown],
+                p=branches.p[s, a][there],
+                q=np.exp2(-branches.bits[s, a][there]),
+                samples=drawn,
+                changed=(codes != codes[0]).any(0).reshape(world_model.shapes.grid),
+            )
+        )
+    return found

@@ -1,0 +1,189 @@
+"""Tier A: what a world model says of held-out experience, as the records that metrics read.
+
+The frames are read by teacher forcing through `decoding.step(codes=...)`, the same code path that imagination, play and
+branch scoring use. Rewards and terminations are predicted before the next frame is known.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenworld.errors import UserError
+from tokenworld.evaluation.probes.lookahead import predicted
+from tokenworld.evaluation.probes.stages import Tick, unseen
+from tokenworld.evaluation.records import Drift, Scored
+from tokenworld.evaluation.statistics import draws
+from tokenworld.interfaces import Codes, Steps
+from tokenworld.world_model import WorldModel
+
+FORKS = 512  # rows of a step under other actions, at once
+MOST_FORKS = 9000  # in all: with many actions only every so many steps are scored under each
+DRAWS = 8  # frames over which reward and termination are averaged, where the heads read drawn codes
+
+
+@torch.no_grad()
+def score_held_out(
+    world_model: WorldModel,
+    steps: Steps,
+    codes: Codes,
+    episode: np.ndarray,
+    state_of: np.ndarray | None = None,
+    deadline: float = math.inf,
+    tick: Tick = unseen,
+) -> Scored:
+    """Windows of consecutive held-out rows, steps (B, T) with codes (B, T, K), their episodes and states (B, T) -> `Scored`.
+
+    bits_by_action is nan in rows that were not scored under each action. The first context - 1 steps of a window are only
+    read. What is drawn at a row follows from its state alone (see `draws.py`). Once something is scored it stops, between
+    steps, when time.monotonic() passes `deadline`. Raises UserError where a prediction is no finite number.
+    """
+    device = codes.indices.device
+    _, state = world_model.start(steps[:, :1], Codes(codes.indices[:, :1]))
+    B, T, K = codes.indices.shape
+    drawn_at = np.arange(B * T).reshape(B, T) if state_of is None else state_of
+    warm = min(world_model.backbone.context - 1, T // 2)
+    begun = steps.first[:, 0].clone()  # the row's window has seen its episode's beginning
+    at = _starts(steps, episode)
+    A = world_model.shapes.actions
+    every = max(1, round(B * (T - warm) * A / MOST_FORKS))
+    rows: dict[str, list[Tensor]] = {}
+    hazards: list[Tensor] = []  # (B,) of each step, nan where it was not asked for
+    kept: list[Tensor] = []  # (B,) bool of each step: which rows were scored
+    for t in range(T - 1):
+        action, following, first = steps.action[:, t], Codes(codes.indices[:, t + 1 : t + 2]), steps.first[:, t + 1]
+        begun = begun | steps.first[:, t]
+        real = steps.acted[:, t] & steps.valid[:, t + 1] & (begun | (t >= warm))
+        if rows and time.monotonic() > deadline:
+            break
+        tick()
+        found: dict[str, Tensor] = {}
+        over = steps.terminated[:, t - 1] if t else torch.zeros_like(real)  # its last frame, after which nothing was done
+        if real.any():
+            found["bits_by_action"] = torch.full((int(real.sum()), A), math.nan)
+            if t % every == 0:
+                found["bits_by_action"] = _under_each_action(world_model, state, following, real)
+        if world_model.decoding.ahead and (real | over).any():
+            told = predicted(world_model, state, action, draws.uniform(drawn_at[:, t], (DRAWS, K), device=device))
+            found["reward_mean"], found["hazard"], found["reward_probability"] = told
+        prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
+        if not world_model.decoding.ahead:
+            reward = world_model.reward(prediction.h)
+            found["reward_mean"], found["reward_probability"] = reward.mean, reward.signs
+            found["hazard"] = world_model.termination(prediction.h).mean
+        hazards.append(found["hazard"] if "hazard" in found else torch.full_like(steps.reward[:, t], math.nan))
+        kept.append(real)
+        if not real.any():
+            continue
+        logp = prediction.score().float().log_softmax(-1) / math.log(2)  # (B, K, V)
+        z = following.indices[:, 0]
+        found |= {
+            "bits": -logp.gather(-1, z.unsqueeze(-1)).squeeze(-1),
+            "entropy": -(logp.exp2() * logp.clamp(min=-1e9)).sum(-1),
+            "top": logp.amax(-1).exp2(),
+            "hit": logp.argmax(-1) == z,
+            "previous": codes.indices[:, t],
+            "codes": z,
+            "action": action,
+            "reward": steps.reward[:, t],
+            "terminated": steps.terminated[:, t],
+            "cluster": torch.from_numpy(episode[:, t]),
+            "step": torch.from_numpy(at[:, t]),
+        }
+        if state_of is not None:
+            found["state"] = torch.from_numpy(state_of[:, t].astype(np.int64))
+        for name, x in found.items():
+            rows.setdefault(name, []).append(x[real].cpu() if len(x) == B else x.cpu())
+    rows["hazard_after"] = _one_later(hazards, kept, steps.terminated)
+    scored = Scored(**{name: _array(torch.cat(parts)) for name, parts in rows.items()})
+    _check_finite({"codes": scored.bits.sum(-1), "rewards": scored.reward_mean, "terminations": scored.hazard})
+    return scored
+
+
+def _one_later(hazards: list[Tensor], kept: list[Tensor], terminated: Tensor) -> list[Tensor]:
+    """For each step the hazards (n,) one step later, in the n rows that were kept: nan where the episode went on, or where the
+    window stops. terminated (B, T)."""
+    unknown = torch.full_like(hazards[0], math.nan)
+    later = [*hazards[1:], unknown]
+    return [torch.where(terminated[:, t], later[t], unknown)[real].cpu() for t, real in enumerate(kept)]
+
+
+def _check_finite(predictions: dict[str, np.ndarray]) -> None:
+    for name, values in predictions.items():
+        if wrong := int((~np.isfinite(values)).sum()):
+            raise UserError(
+                f"the model predicts {name} that are NaN or infinite at {wrong} of {len(values)} held-out steps, expected"
+                " numbers: its weights are damaged (restore them from a copy) or its training diverged (use a smaller lr)"
+            )
+
+
+def _under_each_action(world_model: WorldModel, state, following: Codes, real: Tensor) -> Tensor:
+    """(n, A): bits of the frame that followed in the n rows marked real, had each action been taken there."""
+    A, index = world_model.shapes.actions, torch.nonzero(real).squeeze(1)
+    parts = []
+    for rows in index.split(max(1, FORKS // A)):
+        forks = rows.repeat_interleave(A)
+        action = torch.arange(A, device=rows.device).repeat(len(rows))
+        codes = Codes(following.indices[forks])
+        prediction, _ = world_model.decoding.step(world_model.backbone, state.select(forks), action, None, codes)
+        parts.append(-prediction.logprob.sum(-1).view(-1, A) / math.log(2))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def drift(
+    world_model: WorldModel, steps: Steps, codes: Codes, episode: np.ndarray, *, context: int, futures: int,
+    state_of: np.ndarray | None = None, tick: Tick = unseen,
+) -> Drift:  # fmt: skip
+    """Starts after `context` held-out steps, `futures` dreams from each under the real actions: steps (S, context + T).
+
+    Only windows within one episode say something: the caller chooses them. state_of (S,): the state of each start, from which
+    all follows that is drawn there.
+    """
+    device = codes.indices.device
+    z, K = codes.indices, codes.indices.shape[-1]
+    S, T = len(z), z.shape[1] - context
+    noise = draws.uniform(np.arange(S) if state_of is None else state_of, (T, futures, K), device=device)
+    _, state = world_model.start(steps[:, :context], Codes(z[:, :context]))
+    real = state.select(torch.arange(S, device=device))
+    dream = state.select(torch.arange(S, device=device).repeat_interleave(futures))
+    drawn, own_bits, real_bits, dreamt_bits = [], [], [], []
+    for t in range(T):
+        action, following = steps.action[:, context - 1 + t], Codes(z[:, context + t : context + t + 1])
+        many = action.repeat_interleave(futures)
+        if t > 0:  # the real frame after a dreamt past, beside the real frame after the real past
+            one = torch.arange(S, device=device) * futures
+            after_dream, _ = world_model.decoding.step(world_model.backbone, dream.select(one), action, None, following)
+        after_real, real = world_model.decoding.step(world_model.backbone, real, action, None, following)
+        real_bits.append(-after_real.logprob.sum(-1) / math.log(2))
+        own_bits.append(-after_dream.logprob.sum(-1) / math.log(2) if t > 0 else real_bits[0])
+        prediction, dream = world_model.step(dream, many, noise[:, t].flatten(0, 1))
+        drawn.append(prediction.codes.indices[:, 0].view(S, futures, K))
+        dreamt_bits.append(-prediction.logprob.sum(-1).view(S, futures) / math.log(2))
+        tick()
+    return Drift(
+        cluster=episode[:, context],
+        real=_array(z[:, context:]),
+        model=_array(torch.stack(drawn, 2)),
+        copy=_array(z[:, context - 1]),
+        own_bits=_array(torch.stack(own_bits, 1)),
+        real_bits=_array(torch.stack(real_bits, 1)),
+        dreamt_bits=_array(torch.stack(dreamt_bits, 2)),
+    )
+
+
+def _starts(steps: Steps, episode: np.ndarray) -> np.ndarray:
+    """(B, T): a number for each row that rises by one from step to step within an episode."""
+    first = steps.first.cpu().numpy()
+    at = np.zeros(episode.shape, np.int64)
+    for t in range(1, at.shape[1]):
+        at[:, t] = np.where(first[:, t], 0, at[:, t - 1] + 1)
+    return at + 1_000_000 * np.arange(len(at))[:, None] * (~first.cumsum(1).astype(bool))  # windows do not know each other
+
+
+def _array(x: Tensor) -> np.ndarray:
+    return x.double().cpu().numpy() if x.is_floating_point() else x.cpu().numpy()

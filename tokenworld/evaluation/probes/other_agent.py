@@ -1,0 +1,86 @@
+"""M8 on a real model: is it right about its own agent only? Branches at the states that the run's policy visits, weighted by
+that policy and by actions set at random, beside those of another agent, random play."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from tokenworld.evaluation.metrics import agents
+from tokenworld.evaluation.probes import branches
+from tokenworld.evaluation.probes.stages import Tick, unseen
+from tokenworld.evaluation.records import Branches, Metric
+from tokenworld.imagination import Actor
+from tokenworld.interfaces import Codes, Steps, View
+from tokenworld.world_model import WorldModel
+
+NOISE = 144  # evenly spread uniform numbers: an action's share of them is its probability; most numbers of actions divide it
+
+
+def gaps(
+    world_model: WorldModel, policy, simulator, other: Branches, *, count: int, context: int, deadline: float,
+    support: Callable[[np.ndarray], np.ndarray] | None = None, seed: int = 0, tick: Tick = unseen,
+) -> tuple[list[Metric], dict[str, Any]]:  # fmt: skip
+    """M8 at `count` states that the policy visits; `other`: branches under random play. support: codes (S, K) of frames ->
+    (S, A), how often training data hold them with each action."""
+    device = next(iter(world_model.dynamics_modules().parameters())).device
+    actor = Actor(world_model, policy, generator=torch.Generator(device).manual_seed(seed))
+
+    def act(obs: np.ndarray, first: bool) -> int:
+        return int(actor(torch.from_numpy(np.ascontiguousarray(obs))[None], torch.tensor([first]))[0])
+
+    places = branches.places(simulator, count, context, deadline, seed + 1, act)
+    mine = branches.branches(world_model, simulator, places, deadline, tick=tick) if places else None
+    if mine is None:
+        return agents.causal_gap(other), {}
+    used = places[: len(mine.p)]
+    mine = replace(mine, behaviour=np.stack([_probabilities(world_model, policy, place) for place in used]))
+    pictures = {}
+    if support is not None:
+        last = branches._tokens(world_model, np.stack([place.obs[-1] for place in used]), device).cpu().numpy()
+        mine = replace(mine, support=support(last))
+        pictures["support"] = agents.by_support(mine, parts=5)
+    uniform = np.full(other.p.shape[:2], 1 / other.p.shape[1])
+    return agents.causal_gap(mine, replace(other, behaviour=uniform)), pictures
+
+
+@torch.no_grad()
+def _probabilities(world_model: WorldModel, policy, place: branches.Place) -> np.ndarray:
+    """(A,): of the policy's actions after the frames of a place."""
+    device, T = next(iter(world_model.dynamics_modules().parameters())).device, len(place.obs)
+    actor = Actor(world_model, policy, generator=torch.Generator(device))
+    obs = torch.from_numpy(place.obs).unsqueeze(0)
+    zero, false = torch.zeros(1, T), torch.zeros(1, T, dtype=torch.bool)
+    first, action = false.clone(), torch.zeros(1, T, dtype=torch.int64)
+    first[:, 0] = True
+    action[0, :-1] = torch.from_numpy(place.action)
+    actor.burn_in(Steps(obs, action, zero, false, false, first, ~false, ~false))
+    view = actor._look(obs[:, -1].to(device), first[:, -1].to(device))
+
+    def repeated(x):
+        return None if x is None else x.expand(NOISE, *x.shape[1:]).contiguous()
+
+    codes = Codes(repeated(view.codes.indices), repeated(view.codes.vectors))
+    many = View(codes, repeated(view.h), lambda: repeated(view.decode()))
+    carry = repeated(actor.carry if actor.carry is not None else policy.start(1))
+    noise = (torch.arange(NOISE, device=device) + 0.5) / NOISE
+    chosen, _ = policy.act(many, carry, noise)
+    return np.bincount(chosen.cpu().numpy(), minlength=world_model.shapes.actions) / NOISE
+
+
+def support_of(codes: np.ndarray, action: np.ndarray, acted: np.ndarray, A: int) -> Callable[[np.ndarray], np.ndarray]:
+    """From training rows, codes (N, K), action and acted (N,): a function codes (S, K) -> counts (S, A)."""
+    counts: dict[bytes, np.ndarray] = {}
+    for row, a, real in zip(np.ascontiguousarray(codes), action.tolist(), acted.tolist(), strict=True):
+        if real:
+            counts.setdefault(row.tobytes(), np.zeros(A))[a] += 1
+    nothing = np.zeros(A)
+
+    def support(asked: np.ndarray) -> np.ndarray:
+        return np.stack([counts.get(row.tobytes(), nothing) for row in np.ascontiguousarray(asked.astype(codes.dtype))])
+
+    return support

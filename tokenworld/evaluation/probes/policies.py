@@ -1,0 +1,232 @@
+"""Tier C: what policies earn in the real environment and in dreams from the same kinds of beginnings, over the same horizon.
+
+The policies are made from the run's own one, by mixing it with random actions in many shares, and from constant actions: some
+twenty, from good to hopeless, since a ranking of few says little. One planner, random shooting without any learning, plans in
+the simulator and in the model: if it is of use in the first, what it loses in the second is the model's fault.
+Rewards count by their sign, as the model predicts them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tokenworld.evaluation.probes.stages import Stages, Tick
+from tokenworld.evaluation.records import PolicyValues
+from tokenworld.imagination import Actor, imagine
+from tokenworld.interfaces import View
+from tokenworld.world_model import WorldModel, frames_as_steps
+
+HORIZON = 50  # steps of a return
+EPISODES = 32  # of each policy, real and dreamt
+SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of random actions in the run's policy
+POLICIES = 20
+CANDIDATES, DEPTH = 32, 10  # action sequences that the planner tries at each step, and their length
+PLANNED = 16  # episodes of a planner
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Always one action; looks at nothing."""
+
+    action: int
+    needs_pixels = needs_h = False
+
+    def start(self, batch: int) -> None:
+        return None
+
+    def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]:
+        return torch.full(noise.shape, self.action, dtype=torch.int64, device=noise.device), carry
+
+
+class Mixed:
+    """A policy that acts at random with probability `share`; one uniform number decides both."""
+
+    def __init__(self, policy, share: float, actions: int):
+        self.policy, self.share, self.actions = policy, share, actions
+        self.needs_pixels, self.needs_h, self.start = policy.needs_pixels, policy.needs_h, policy.start
+
+    def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]:
+        own = ((noise - self.share) / max(1e-6, 1 - self.share)).clamp(0, 1 - 1e-6)
+        action, carry = self.policy.act(view, carry, own, temperature)
+        random = (noise / max(1e-6, self.share) * self.actions).long().clamp(max=self.actions - 1)
+        return torch.where(noise < self.share, random, action), carry
+
+
+def policies_of(policy, actions: int) -> dict[str, Mixed]:
+    """name -> policy: the run's own one (None: a run without) in many shares, random play, and constant actions."""
+    found = {} if policy is None else {f"policy, {share:.0%} random": Mixed(policy, share, actions) for share in SHARES}
+    found["random"] = Mixed(Constant(0), 1.0, actions)
+    for share in (0.25, 0.5, 0.0, 0.75):
+        if len(found) < POLICIES:
+            found |= {f"action {a}, {share:.0%} random": Mixed(Constant(a), share, actions) for a in range(actions)}
+    return found
+
+
+def policy_values(
+    world_model: WorldModel, policy, make_env: Callable[[int], Any], simulator=None, *, others: Mapping[str, Any],
+    deadline: float, seed: int = 0, stages: Stages | None = None,
+) -> PolicyValues | None:  # fmt: skip
+    """Returns of `others` by name, of all policies made from `policy`, and of the planner where there is a simulator for it;
+    whole policies until the deadline passes, None if there was time for fewer than three."""
+    stages, env = stages or Stages(), make_env(EPISODES)
+    names, real, model = [], [], []
+    starts = torch.from_numpy(env.reset(seed=seed + 77)[0])
+    playing = {**others, **policies_of(policy, world_model.shapes.actions)}
+    with stages.probe("policies that play and dream", len(playing), "policies") as tick:
+        for name, one in playing.items():
+            if time.monotonic() > deadline:
+                break
+            names.append(name)
+            real.append(_played(world_model, one, env, seed))
+            model.append(_dreamt(world_model, one, starts, seed))
+            tick()
+    env.close()
+    if len(names) < 3:
+        return None
+    planned = {}
+    if simulator is not None and time.monotonic() < deadline:
+        with stages.probe("a planner in the simulator and in the model", PLANNED, "episodes") as tick:
+            planned = _planned(world_model, simulator, deadline, seed, tick)
+    return PolicyValues(tuple(names), tuple(real), tuple(model), **planned)
+
+
+def _played(world_model: WorldModel, policy, env, seed: int) -> np.ndarray:
+    """(N,) real returns over the horizon, one episode of each row."""
+    device = next(iter(world_model.dynamics_modules().parameters())).device
+    actor = Actor(world_model, policy, generator=torch.Generator(device).manual_seed(seed))
+    obs, _ = env.reset(seed=seed)
+    first, alive = np.ones(env.num_envs, bool), np.ones(env.num_envs, bool)
+    total = np.zeros(env.num_envs)
+    for _ in range(HORIZON):
+        action = actor(torch.from_numpy(np.ascontiguousarray(obs)), torch.from_numpy(first)).numpy()
+        obs, reward, terminated, truncated, _ = env.step(action)
+        total += alive * np.sign(reward)
+        first = np.zeros_like(first)  # what follows an end is played, and not counted
+        alive &= ~(terminated | truncated)
+        if not alive.any():
+            break
+    return total
+
+
+@torch.no_grad()
+def _dreamt(world_model: WorldModel, policy, starts: Tensor, seed: int) -> np.ndarray:
+    """(N,) returns of dreams from the first frames (N, C, H, W) of episodes."""
+    device = next(iter(world_model.dynamics_modules().parameters())).device
+    generator = torch.Generator(device).manual_seed(seed)
+    prediction, state = world_model.start(frames_as_steps(starts.to(device), torch.ones(len(starts), dtype=bool)))
+    noise = torch.rand(len(starts), HORIZON, world_model.shapes.codes + 3, generator=generator, device=device)
+    dream = imagine(world_model, prediction, state, policy, HORIZON, noise)
+    return (dream.reward * dream.alive[:, :-1]).sum(1).double().cpu().numpy()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The planner
+
+
+def _planned(world_model: WorldModel, simulator, deadline: float, seed: int, tick: Tick) -> dict[str, np.ndarray]:
+    """Returns (n,) of episodes with the planner in the simulator, in the model, at random, and of dreams that are planned."""
+    found: dict[str, list[float]] = {"oracle_planner": [], "model_planner": [], "random": [], "planner_in_model": []}
+    for episode in range(PLANNED):
+        rng = np.random.default_rng([seed, episode])
+        if time.monotonic() > deadline:
+            break
+        found["oracle_planner"].append(_episode(simulator, seed + 5000 + episode, _in_simulator(simulator, rng)))
+        found["model_planner"].append(_episode(simulator, seed + 5000 + episode, InModel(world_model, rng)))
+        found["random"].append(_episode(simulator, seed + 5000 + episode, _at_random(simulator, rng)))
+        found["planner_in_model"].append(_planned_dream(world_model, simulator.reset(seed + 5000 + episode), rng))
+        tick()
+    return {name: np.array(values) for name, values in found.items()} if len(found["random"]) > 1 else {}
+
+
+def _episode(simulator, seed: int, choose: Callable[[np.ndarray], int]) -> float:
+    obs, total = simulator.reset(seed), 0.0
+    for _ in range(HORIZON):
+        obs, reward, over = simulator.step(choose(obs))
+        total += np.sign(reward)
+        if over:
+            break
+    return total
+
+
+def _at_random(simulator, rng: np.random.Generator) -> Callable[[np.ndarray], int]:
+    return lambda obs: int(rng.integers(simulator.actions))
+
+
+def _in_simulator(simulator, rng: np.random.Generator) -> Callable[[np.ndarray], int]:
+    """Random shooting where the truth can be tried: the first action of the best of some random sequences."""
+
+    def choose(obs: np.ndarray) -> int:
+        here = simulator.snapshot()
+        plans, gains = rng.integers(simulator.actions, size=(CANDIDATES, DEPTH)), np.zeros(CANDIDATES)
+        for i, plan in enumerate(plans):
+            simulator.restore(here)
+            simulator.reseed(int(rng.integers(2**31)))
+            for t, a in enumerate(plan.tolist()):
+                _, reward, over = simulator.step(a)
+                gains[i] += np.sign(reward) * (1 - 1e-3 * t)  # the sooner the better
+                if over:
+                    gains[i] -= 1e-4 * (DEPTH - t)  # all else alike, it is better to live
+                    break
+        simulator.restore(here)
+        return int(plans[gains.argmax(), 0])
+
+    return choose
+
+
+class InModel:
+    """The same planner in a world model that follows the real frames."""
+
+    def __init__(self, world_model: WorldModel, rng: np.random.Generator):
+        self.world_model, self.rng = world_model, rng
+        self.device = next(iter(world_model.dynamics_modules().parameters())).device
+        self.state, self.action = None, None
+
+    @torch.no_grad()
+    def __call__(self, obs: np.ndarray) -> int:
+        frame, first = torch.from_numpy(obs[None]).to(self.device), torch.tensor([self.state is None])
+        if self.state is None:
+            _, self.state = self.world_model.start(frames_as_steps(frame, first))
+        else:
+            _, self.state = self.world_model.observe(self.state, self.action, frame, first.to(self.device))
+        self.action = torch.tensor([shoot(self.world_model, self.state, self.rng)], device=self.device)
+        return int(self.action)
+
+
+def shoot(world_model: WorldModel, state, rng: np.random.Generator) -> int:
+    """The first action of the best of some random sequences, dreamt from a state of one row."""
+    device, K = next(iter(world_model.dynamics_modules().parameters())).device, world_model.shapes.codes
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
+    plans = torch.from_numpy(rng.integers(world_model.shapes.actions, size=(CANDIDATES, DEPTH))).to(device)
+    many = state.select(torch.zeros(CANDIDATES, dtype=torch.int64, device=device))
+    gains, alive = torch.zeros(CANDIDATES, device=device), torch.ones(CANDIDATES, device=device)
+    for t in range(DEPTH):
+        noise = torch.rand(CANDIDATES, K, generator=generator, device=device)
+        prediction, many = world_model.step(many, plans[:, t], noise)
+        ends = prediction.terminated.mean
+        gains += alive * (prediction.reward.mean * (1 - 1e-3 * t) - 1e-4 * ends * (DEPTH - t))
+        alive = alive * (1 - ends)
+    return int(plans[gains.argmax(), 0])
+
+
+@torch.no_grad()
+def _planned_dream(world_model: WorldModel, obs: np.ndarray, rng: np.random.Generator) -> float:
+    """The return of one dream in which the planner plans: what the model promises it."""
+    device, K = next(iter(world_model.dynamics_modules().parameters())).device, world_model.shapes.codes
+    generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
+    _, state = world_model.start(frames_as_steps(torch.from_numpy(obs[None]).to(device), torch.tensor([True])))
+    total = 0.0
+    for _ in range(HORIZON):
+        action = torch.tensor([shoot(world_model, state, rng)], device=device)
+        noise = torch.rand(1, K + 2, generator=generator, device=device)
+        prediction, state = world_model.step(state, action, noise[:, :K])
+        total += float(prediction.reward.sample(noise[:, K]))
+        if prediction.terminated.sample(noise[:, K + 1]).item():
+            break
+    return total

@@ -1,0 +1,180 @@
+"""The pictures of a report, each as a figure with a sentence below it; `report.Report` says which arrays they need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.report import svg
+from tokenworld.evaluation.report.filmstrips import picture, strips
+from tokenworld.evaluation.report.svg import BLUE, GREEN, GREY, ORANGE
+
+Numbers = dict[str, Metric]
+SIGNS = ("negative", "none", "positive")
+
+
+def figure(title: str, drawing: str, caption: str = "") -> str:
+    return f"<figure><b>{escape(title)}</b>{drawing}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def drawn(name: str, pictures: dict[str, Any], numbers: Numbers) -> str:
+    """The picture of that name as HTML; nothing where its arrays, or the numbers it shows, were not measured."""
+    return DRAWINGS[name](pictures[name], numbers) if pictures.get(name) is not None else ""
+
+
+def _plane(x: dict, numbers: Numbers) -> str:
+    shown = [numbers.get(id) for id in ("M2.dcal_joint", "M2.dh")]
+    if any(metric is None or metric.value is None for metric in shown):
+        return ""
+    dcal, dh = ((metric.value, metric.ci) for metric in shown)
+    caption = ("Across: surprise paid minus announced. Up: announced minus the world's own. Their sum is the KL divergence, 0 "
+               "for a model that is right. Bars: 95 % intervals.")  # fmt: skip
+    return figure("Calibration plane", svg.plane_chart(dcal, dh, x.get("others", ())), caption)
+
+
+def _top_reliability(x: dict, numbers: Numbers) -> str:
+    caption = "The most probable code: how sure the model was, how often it was right. Below the line: overconfident."
+    return figure("Codes", svg.reliability_chart(x, "Reliability of codes", "most probable code"), caption)
+
+
+def _hazard_reliability(x: dict, numbers: Numbers) -> str:
+    caption = "Terminations: announced hazard against how often episodes ended. Above the line: ends are announced too rarely."
+    return figure("Ends", svg.reliability_chart(x, "Reliability of ends", "termination", floor=1e-4), caption)
+
+
+def _survival(x: dict, numbers: Numbers) -> str:
+    t = np.arange(len(x["real"]))
+    lines = [("in the world", x["real"], GREEN, ""), ("in dreams", x["model"], BLUE, "5 3")]
+    chart = svg.curves("Survival", "steps", "share not yet ended", t, lines, top=1.05, steps=True)
+    return figure("Survival", chart, "How many real episodes and dreams from the same starts have not ended.")
+
+
+def _reward_confusion(x: Any, numbers: Numbers) -> str:
+    counts = np.asarray(x, float)
+    share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    rows = [f"{sign} {n:.0f}" for sign, n in zip(SIGNS, counts.sum(1), strict=True)]
+    chart = svg.heat_map(share, "Rewards", "share of the row", top=1.0, rows=rows, columns=SIGNS)
+    return figure("Rewards", chart, "Rows: what came, and how often. Columns: what was predicted, as shares of the row.")
+
+
+def _effects(x: dict, numbers: Numbers) -> str:
+    true, model = np.asarray(x["true"]), np.asarray(x["model"])
+    names = [str(i) for i in range(len(true))]
+    top = max(float(true.max()), float(model.max()), float(np.max(x["cross"])))
+    shown = [("What pairs of actions do in the world", true, {}), ("What they do in the model", model, {}),
+             ("Model minus world", model - true, {"signed": True}),
+             ("World (rows) against model (columns)", np.asarray(x["cross"]), {})]  # fmt: skip
+    told = ", ".join(f"{i} {name}" for i, name in enumerate(x.get("actions", ())))
+    captions = [
+        "How far apart the next codes are after two actions: rows and columns are actions, 0 is the same."
+        + (f" Actions: {told}." if told else ""),
+        "The same in the model: a right model repeats the world's; a blank picture means that its actions do nothing.",
+        "Blue: the model's actions differ too much; orange: too little.",
+        "Small numbers say which of the model's actions is which of the world's: on the diagonal if it is right, elsewhere if"
+        " actions are swapped.",
+    ]
+    parts = []
+    for (title, values, more), caption in zip(shown, captions, strict=True):
+        chart = svg.heat_map(values, title, "mean total variation per code", top=top, rows=names, columns=names, **more)
+        parts.append(figure(title, chart, caption))
+    return "".join(parts)
+
+
+def _distance(x: dict, numbers: Numbers) -> str:
+    t = np.arange(1, len(x["model"]) + 1)
+    lines = [("dreams, with 95 % interval", x["model"], BLUE, ""), ("a frame that stands still", x["copy"], ORANGE, "6 3"),
+             ("half of that", np.asarray(x["copy"]) / 2, GREY, "2 3"),
+             ("other real futures: the best possible", x["second"], GREEN, "9 3")]  # fmt: skip
+    chart = svg.curves("Distance of dreams", "steps", "energy distance", t, lines, band=(x["low"], x["high"]),
+                          mark=_mark(numbers.get("M4.valid_horizon"), len(t)))  # fmt: skip
+    caption = "Dreamt beside real futures from the same states, both drawn many times: 0 is indistinguishable."
+    parts = [figure("Dreams beside the simulator", chart, caption)]
+    feeding = np.asarray(x.get("self_feeding", np.nan), float)
+    if np.isfinite(feeding).any():
+        lines = [("after dreamt frames, for 1 bit after real ones", feeding, BLUE, ""), ("no harm", t * 0 + 1.0, GREY, "4 3")]
+        chart = svg.curves("Self-feeding", "steps", "bits of a real frame, ratio", t, lines)
+        parts.append(figure("Self-feeding", chart, "What feeding on its own frames costs the model. In a random world dream and"
+                                                   " reality part without anybody's fault."))  # fmt: skip
+    return "".join(parts)
+
+
+def _drift(x: dict, numbers: Numbers) -> str:
+    t = np.arange(1, len(x["model"]) + 1)
+    lines = [("dreams, with 95 % interval", x["model"], BLUE, ""), ("a frame that stands still", x["copy"], ORANGE, "6 3"),
+             ("half of that", np.asarray(x["copy"]) / 2, GREY, "2 3")]  # fmt: skip
+    chart = svg.curves("Drift", "dreamt steps", "energy score", t, lines, band=(x["low"], x["high"]),
+                          mark=_mark(numbers.get("M4.horizon"), len(t)))  # fmt: skip
+    return figure("Dreams beside held-out episodes", chart, "Dreams under the real actions beside the one real future that is"
+                                                            " known: in a random world a right model rises too.")  # fmt: skip
+
+
+def _mark(metric: Metric | None, steps: int) -> tuple[float, str] | None:
+    if metric is None or metric.value is None:
+        return None
+    return max(1.0, min(metric.value, steps)), f"valid horizon: {metric.value:.0f} steps"
+
+
+def _surprise(x: Any, numbers: Numbers) -> str:
+    return figure("Surprise by position", svg.heat_map(np.asarray(x), "Surprise by position", "bits"),
+                  "Bits of each position of the code grid: where the surprise is.")  # fmt: skip
+
+
+def _transfer(x: dict, numbers: Numbers) -> str:
+    names = [str(name) for name in x["names"]]
+    values = np.asarray(x["mean"], float)
+    chart = svg.heat_map(values, "Transfer between agents", "bits/frame", rows=names, columns=names)
+    return figure("Transfer between agents", chart, "Rows: the agent whose data the model learnt from. Columns: the agent on"
+                  " whose data it is tested; bits of a frame. Dark off the diagonal: it learnt its agent.")  # fmt: skip
+
+
+def _support(x: dict, numbers: Numbers) -> str:
+    part = np.arange(1, len(x["do"]) + 1)
+    lines = [("actions set at random, with 95 % interval", x["do"], BLUE, ""),
+             ("actions of the agent that played", x["behaviour"], ORANGE, "6 3")]  # fmt: skip
+    lines = [one for one in lines if np.isfinite(one[1]).any()]
+    chart = svg.curves("Error by support", "tenth of (state, action), rarest first", "KL, bits/frame", part, lines,
+                          band=(x["low"], x["high"]))  # fmt: skip
+    return figure("Error by support", chart, "How often training data hold a state and action: high at the left is a lack of"
+                                             " data, high at the right a wrong cause.")  # fmt: skip
+
+
+def _policies(x: dict, numbers: Numbers) -> str:
+    chart = svg.scatter("Policies", "return in the world", "return in the model", [str(name) for name in x["names"]],
+                           x["real"], x["model"], x.get("real_ci"), x.get("model_ci"))  # fmt: skip
+    told = [f"{word} {metric.value:.2f}" + (f" ({metric.ci[0]:.2f} to {metric.ci[1]:.2f})." if metric.ci else ".")
+            for id, word in (("M12.spearman", "Rank correlation"), ("M12.regret", "Return lost by trusting the model's best"))
+            if (metric := numbers.get(id)) is not None and metric.value is not None]  # fmt: skip
+    return figure("Policies", chart, "A point for each policy: on the line, the model says what it is worth. " + " ".join(told))
+
+
+def _memory(x: dict, numbers: Numbers) -> str:
+    delay = np.asarray(x["delay"], float)
+    lines = [("recalled, with exact 95 % interval", x["accuracy"], BLUE, ""), ("guessing", delay * 0 + 0.5, GREY, "4 3")]
+    chart = svg.curves("Memory", "steps hidden", "share recalled", delay, lines, band=(x["low"], x["high"]), top=1.05)
+    return figure("Memory", chart, "A planted bit, hidden and asked for: how often the model still knows it.")
+
+
+def _filmstrips(x: Any, numbers: Numbers) -> str:
+    caption = ("The worst states. World and model: how probable the frame is in each; the model's probabilities of what can"
+               " come should repeat the world's, and what it draws should be among these.")  # fmt: skip
+    return f'<div class="full"><p class="off">{caption}</p><div class="branchings">{strips(x)}</div></div>'
+
+
+def _undos(x: Any, numbers: Numbers) -> str:
+    events = []
+    for words, mass, before, after in sorted(x, key=lambda event: -event[1])[:12]:
+        clip = f"<span>{picture(before, 'before')}<br>before</span><span>{picture(after, 'after')}<br>dreamt</span>"
+        events.append(f'<div class="strip"><b>{escape(str(words))}, {mass:.0%}</b>{clip}</div>')
+    return f'<div class="full"><p>Undone in dreams, with the probability that the model gives it:</p>{"".join(events)}</div>'
+
+
+DRAWINGS: dict[str, Callable[[Any, Numbers], str]] = {
+    "plane": _plane, "top_reliability": _top_reliability, "filmstrips": _filmstrips, "effects": _effects,
+    "distance": _distance, "drift": _drift, "hazard_reliability": _hazard_reliability, "survival": _survival,
+    "reward_confusion": _reward_confusion, "transfer": _transfer, "support": _support, "policies": _policies,
+    "surprise": _surprise, "undos": _undos, "memory": _memory,
+}  # fmt: skip

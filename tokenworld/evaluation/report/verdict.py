@@ -1,0 +1,91 @@
+"""The verdict: what could not be judged and why, what is wrong and from which threshold on, how long rollouts are right."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.report.rules import LEAST_SAVED, RULES, SIGNATURES
+
+NAMED = 6  # faults that the verdict lists, and what is open or was not judged
+SPOKEN = ("M4.valid_horizon", "M4.horizon", "M6.shuffled")  # numbers that the verdict itself reads
+TOPICS = {  # what a number is about, by the longest beginning of its id
+    "M0.": "the tokenizer", "M1.": "code length", "M2.": "calibration", "M3.": "the next frame", "M4.": "rollouts",
+    "M4.valid_horizon": "the valid horizon", "M4.horizon": "the valid horizon", "M5.reward": "rewards",
+    "M5.branch_reward": "rewards at branches", "M5.": "terminations", "M5.branch_hazard": "terminations at branches",
+    "M6.": "the use of actions", "M7.": "the effects of actions", "M8.": "other agents", "M9.": "states told apart",
+    "M10.": "memory", "M11.": "the direction of time", "M12.": "the ranking of policies", "M13.": "planning",
+}  # fmt: skip
+TIERS = {"B": "what actions really do and whole rollouts", "C": "policies and planning"}  # what is missing without one
+
+COVERS = {source.code: source.covers for source in (*RULES, *SIGNATURES)}
+
+
+def verdict(metrics: list[Metric], found: list[dict[str, Any]]) -> str:
+    """One line, from `findings.findings(metrics)`."""
+    if not any(metric.value is not None for metric in metrics):
+        return "Nothing was measured."
+    parts = []
+    lacking = _not_judged(metrics)
+    if lacking:
+        parts.append(f"not judged: {_listed(lacking)}")
+    found = _without_repetition(found)
+    claimed = sorted((finding for finding in found if finding["established"]), key=_weight)
+    faults = [f"{finding['text']} [limit: {finding['threshold']}]" for finding in claimed if finding["severity"] != "note"]
+    settled = sum(finding["established"] is not None and finding["severity"] != "note" for finding in found)
+    none = f"no fault established in {settled} checks" if settled else "no check was settled"
+    parts.append(_listed(faults) if faults else none)
+    parts += [finding["text"] for finding in claimed if finding["severity"] == "note"]
+    by_id = {metric.id: metric for metric in metrics if metric.value is not None and metric.status == "ok"}
+    reach = by_id.get("M4.valid_horizon") or by_id.get("M4.horizon")
+    if reach is not None:
+        steps = f"{reach.value:.0f} step{'s' * (round(reach.value) != 1)}"
+        is_cut = reach.reason.startswith("longer")
+        near = "rollouts as a whole stay near reality for" if faults else "trust rollouts to"  # other faults are known
+        parts.append(f"{near} {f'at least {steps} (longest tried)' if is_cut else steps}")
+    saved = by_id.get("M6.shuffled")
+    if saved is not None and saved.ci is not None and saved.ci[0] > LEAST_SAVED:
+        parts.append(f"knowing the action saves {saved.value:.2f} bits a frame")
+    judged = {metric.id for metric in metrics if metric.status == "ok"}
+    open_ = [f"{finding['code'].lower().replace('_', ' ')} [limit: {finding['threshold']}]" for finding in found
+             if finding["established"] is None and set(finding["evidence"]) <= judged]  # fmt: skip
+    if open_:
+        parts.append(f"not established, the interval holds the limit: {_listed(open_)}")
+    line = "; ".join(parts)
+    return line[0].upper() + line[1:] + "."
+
+
+def _without_repetition(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All but what an established finding says better."""
+    covered = {code for finding in found if finding["established"] for code in COVERS[finding["code"]]}
+    return [finding for finding in found if finding["code"] not in covered]
+
+
+def _weight(finding: dict[str, Any]) -> tuple:
+    """Faults first, of these first what says the most."""
+    return finding["severity"] != "fault", -len(COVERS[finding["code"]])
+
+
+def _not_judged(metrics: list[Metric]) -> list[str]:
+    """What findings read and what was not measured, or on too little: each topic with the first reason, and missing tiers."""
+    read = {rule.metric for rule in RULES} | {rule.also for rule in RULES} | set(SPOKEN)
+    read |= {bound.metric for signature in SIGNATURES for bound in signature.bounds}
+    reasons: dict[str, dict[str, None]] = {}  # reason -> topics
+    seen: set[str] = set()
+    for metric in metrics:
+        topic = _topic(metric.id)
+        if metric.id in read and metric.status != "ok" and topic not in seen:
+            seen.add(topic)
+            reasons.setdefault(metric.reason.split(":")[0], {})[topic] = None
+    lacking = [f"{' and '.join(topics)} ({reason})" for reason, topics in reasons.items()]
+    there = {metric.tier for metric in metrics}
+    return lacking + [f"{what} (tier {tier} was not run)" for tier, what in TIERS.items() if tier not in there]
+
+
+def _topic(id: str) -> str:
+    return TOPICS.get(max((begin for begin in TOPICS if id.startswith(begin)), key=len, default=""), id)
+
+
+def _listed(words: list[str]) -> str:
+    rest = f", and {len(words) - NAMED} more" if len(words) > NAMED else ""
+    return ", ".join(words[:NAMED]) + rest
