@@ -1,5 +1,7 @@
 """M6 and M7 of the worst actions: one action that is another, one taken for another, actions swapped in some states."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,39 @@ def test_an_action_that_is_another_is_named():
     assert codes == {"PAIR_TOO_ALIKE": "makes one action of NOOP and RIGHT (0% of their difference in the world)"}
 
 
+def changed(record):
+    """The same rows, in which a code changes to the one that came."""
+    return replace(record, previous=record.codes + A)
+
+
+def test_an_action_that_was_never_told_from_another_is_named():
+    """A model that learned where one action was recorded as another expects either effect, and announces the surprise."""
+    record = changed(scored([RIGHT_MODEL] * 2))
+    q = 2.0**-record.bits_by_action
+    q[:, [NOOP, RIGHT]] = q[:, [NOOP, RIGHT]].mean(1, keepdims=True)
+    own = q[np.arange(len(q)), record.action]
+    either = np.array([(1 + A * SURE - SURE) / (A - 1) / 2, (1 - SURE) / (A - 1)])  # of one of its two codes, of the third
+    announced = np.where(record.action == LEFT, record.entropy[:, 0], -(np.array([2, 1]) * either * np.log2(either)).sum())
+    aliased = replace(record, bits_by_action=-np.log2(q), bits=-np.log2(own)[:, None], entropy=announced[:, None])
+    found, codes = told(confusions.confused_actions(aliased, names=NAMES))
+    assert found["M6.apart"].value == 0 and found["M6.overlooked"].reason == "NOOP from RIGHT"
+    assert found["M6.overlooked"].value == pytest.approx(SURE + (1 - SURE) / (A - 1) / 2 - 0.5, abs=0.03)
+    more = f"a simple classifier recognizes {found['M6.overlooked'].value:.0%} more"
+    assert codes == {"OVERLOOKS_AN_ACTION": f"does not tell NOOP from RIGHT, though the frames do ({more})"}
+    right, _ = told(confusions.confused_actions(record, names=NAMES))
+    assert right["M6.overlooked"].ci[0] <= 0 <= right["M6.overlooked"].ci[1]
+
+
+def test_a_classifier_learns_nothing_from_the_rows_that_it_judges():
+    """Codes of many kinds that have nothing to do with the actions."""
+    rng = np.random.default_rng(1)
+    record = scored([RIGHT_MODEL] * 2, n=600)
+    noise = rng.integers(40, size=(600, 3))
+    blind = replace(record, previous=noise + 40, codes=noise, bits_by_action=np.ones((600, A)))
+    found, _ = told(confusions.confused_actions(blind, names=NAMES))
+    assert abs(found["M6.overlooked"].value) < 0.1 and found["M6.overlooked"].ci[0] < 0 < found["M6.overlooked"].ci[1]
+
+
 def test_an_action_that_is_taken_for_another_is_named():
     found, codes = told(confusions.confused_actions(scored([[NOOP, RIGHT, LEFT]] * 2), names=NAMES))
     assert found["M6.misnamed"].value == pytest.approx((SURE - (1 - SURE) / 2) * GAP, abs=0.3)
@@ -116,5 +151,5 @@ def test_what_cannot_be_asked_says_why():
 
 def test_the_worst_of_several_actions_is_rarely_worse_than_chance():
     """Of 80 samples of a right model, intervals of the worst action that lie above 0 (5 % would be 4)."""
-    alarms = sum(confusions.confused_actions(scored([RIGHT_MODEL] * 2, n=400, seed=seed))[2].ci[0] > 0 for seed in range(80))
+    alarms = sum(confusions.confused_actions(scored([RIGHT_MODEL] * 2, n=400, seed=seed))[3].ci[0] > 0 for seed in range(80))
     assert alarms <= 8

@@ -62,7 +62,7 @@ PLANTED = {  # fault -> findings that name it, from held-out data alone and with
     reward_late: ({"REWARDS_LATE"}, {"REWARDS_LATE"}),
     end_late: ({"ENDS_LATE"}, {"ENDS_LATE"}),
     endless: ({"ENDS_TOO_RARE"}, {"ENDS_TOO_RARE"}),
-    aliased: ({"TAKES_ONE_ACTION_FOR_ANOTHER"}, {"TAKES_ONE_ACTION_FOR_ANOTHER", "WRONG_EFFECTS"}),
+    aliased: ({"OVERLOOKS_AN_ACTION"}, {"OVERLOOKS_AN_ACTION", "PAIR_TOO_ALIKE"}),
     swapped: ({"TAKES_ACTIONS_FOR_OTHERS"}, {"ACTIONS_SWAPPED_IN_SOME_STATES"}),
 }
 

@@ -41,7 +41,8 @@ RIGHT = {  # what a right model shows, with (floor, ceiling) where its place bet
     "M5.reward_bias": (0.0, 0.1, 0.0), "M5.reward_slope": 1.0, "M5.reward_delay": 0.0, "M5.hazard_ratio": 1.0,
     "M5.hazard_brier": 0.9, "M5.hazard_after": 0.0, "M5.branch_reward_error": (0.0, 0.2, 0.0),
     "M5.branch_reward_bias": (0.0, 0.1, 0.0), "M5.branch_hazard_error": (0.0, 0.2, 0.0), "M5.branch_hazard_ratio": 1.0,
-    "M5.survival_gap": 0.0, "M6.shuffled": 1.0, "M6.apart": 1.0, "M6.misnamed": -1.0, "M6.unannounced": 0.0,
+    "M5.survival_gap": 0.0, "M6.shuffled": 1.0, "M6.apart": 1.0, "M6.overlooked": 0.0, "M6.misnamed": -1.0,
+    "M6.unannounced": 0.0,
     "M6.inverse_gap": 0.0, "M7.effect_error": 0.0, "M7.spurious": 0.0, "M7.effect_cosine": 1.0, "M7.sensitivity": 1.0,
     "M7.weakest_pair": 1.0, "M7.reversed": 0.0, "M8.do_gap": 0.0, "M8.do_gap_supported": 0.0, "M8.transfer_gap": 0.0,
     "M8.matrix_gap": 0.0, "M8.spurious_feature": 0.0, "M9.compression": 0.0, "M9.recall": 1.0, "M9.precision": 1.0,
@@ -49,7 +50,8 @@ RIGHT = {  # what a right model shows, with (floor, ceiling) where its place bet
     "M12.spearman": 1.0, "M12.regret": (0.0, 1.0, 0.0), "M12.abs_error": 0.0, "M13.value_error": 0.0,
     "M13.planner_regret": (0.0, 1.0, 0.0), "M13.optimism": (0.0, 1.0, 0.0),
 }  # fmt: skip
-WHICH = {"M6.apart": "LEFT and RIGHT", "M6.misnamed": "LEFT what follows RIGHT", "M6.unannounced": "after RIGHT",
+WHICH = {"M6.apart": "LEFT and RIGHT", "M6.overlooked": "LEFT from RIGHT",
+         "M6.misnamed": "LEFT what follows RIGHT", "M6.unannounced": "after RIGHT",
          "M7.weakest_pair": "LEFT and RIGHT; estimated"}  # fmt: skip
 
 # The specification's table of planted faults: what each moves, and the codes that must name it; nothing else may be claimed.
@@ -131,6 +133,7 @@ FAULTS = {
                            {"ENDS_LATE", "ENDS_TOO_RARE", "BLIND_TO_ENDS"}),
     "one action aliased": ({"M6.apart": 0.0, "M6.misnamed": 0.0, "M6.unannounced": 3.0, "M7.weakest_pair": 0.0},
                            {"ALIASED_ACTIONS", "WRONG_AFTER_ONE_ACTION", "PAIR_TOO_ALIKE"}),
+    "one action aliased in the data": ({"M6.apart": 0.0, "M6.overlooked": 0.4}, {"OVERLOOKS_AN_ACTION"}),
     "one action wrong": ({"M6.unannounced": 3.0}, {"WRONG_AFTER_ONE_ACTION"}),
     "one action for another": ({"M6.misnamed": 3.0}, {"TAKES_ONE_ACTION_FOR_ANOTHER"}),
     "swapped in some states": ({"M6.inverse_gap": 0.3, "M7.reversed": 0.4},
@@ -169,7 +172,7 @@ def claimed(metrics, notes=True):
 
 def test_a_right_model_has_no_fault():
     assert claimed(measured()) == set()
-    assert verdict(measured(), findings(measured())).startswith("No fault established in 73 checks; knowing the action saves")
+    assert verdict(measured(), findings(measured())).startswith("No fault established in 74 checks; knowing the action saves")
 
 
 @pytest.mark.parametrize("fault", FAULTS)

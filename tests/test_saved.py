@@ -44,8 +44,8 @@ def test_a_saved_run_scores_and_dreams_and_exports(saved, capsys):
 def test_a_saved_run_is_evaluated_as_it_was(saved):
     assert done("evaluate", "run", "out=again")
     before, now = figures(saved / "evaluation"), figures(saved / "again")
-    assert before.keys() == now.keys() and sum(math.isfinite(value) for value in before.values()) > 20
-    assert now == pytest.approx(before, rel=1e-3, abs=1e-5, nan_ok=True)
+    assert before.keys() <= now.keys() and sum(math.isfinite(value) for value in before.values()) > 20
+    assert {id: now[id] for id in before} == pytest.approx(before, rel=1e-3, abs=1e-5, nan_ok=True)
     assert done("compare", "evaluation", "again")
 
 

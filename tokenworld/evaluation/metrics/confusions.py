@@ -7,6 +7,7 @@ has the level 1 - 0.05 / n of n candidates (Bonferroni): it holds for whichever 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import combinations, permutations
 
@@ -14,16 +15,17 @@ import numpy as np
 
 from tokenworld.evaluation.metrics import action_effects, action_sensitivity
 from tokenworld.evaluation.records import Branches, Metric, Scored
-from tokenworld.evaluation.statistics import divergences, intervals
+from tokenworld.evaluation.statistics import classifier, divergences, intervals
 from tokenworld.evaluation.statistics.measured import absent, mean, number, share
 
-IDS = ("M6.apart", "M6.misnamed", "M6.unannounced", "M6.inverse_gap", "M7.weakest_pair", "M7.reversed")
-OF_DATA = IDS[:4]
+IDS = ("M6.apart", "M6.overlooked", "M6.misnamed", "M6.unannounced", "M6.inverse_gap", "M7.weakest_pair", "M7.reversed")
+OF_DATA = IDS[:5]
 SILENT = {  # numbers that no finding reads alone, and why
     "M6.apart": "two actions may be one in the world: ALIASED_ACTIONS reads it where the frames after one surprise the model",
 }
 NAMES = {
     "M6.apart": "Bits by which the two most similar actions differ",
+    "M6.overlooked": "Share by which a classifier tells the two most similar actions apart better",
     "M6.misnamed": "Bits that a frame costs less under a wrong action",
     "M6.unannounced": "Unannounced surprise after one action, beyond that after the others",
     "M6.inverse_gap": "Announced minus real share of actions that their effect tells",
@@ -33,6 +35,7 @@ NAMES = {
 DISAGREE = 0.3  # cosine of true and predicted effects of a state below which they are other effects
 LEAST_EFFECT = 0.5  # share of the true effect that the model's must have to be an effect at all
 FEW = 10  # rows of an action, below which nothing is said of it
+SEEN = 5  # rows in which a change of a code must have been seen to be a sign of an action
 
 
 def confused_actions(scored: Scored, taken: np.ndarray | None = None, names: Sequence[str] = ()) -> list[Metric]:
@@ -40,6 +43,9 @@ def confused_actions(scored: Scored, taken: np.ndarray | None = None, names: Seq
 
     apart         of the pair of actions that differ least to the model: mean size of the difference in bits that the frames
                   after either of them cost under the two. 0: one action to the model
+    overlooked    of the same pair: how much more often a classifier on the changes of codes recognizes the action than the
+                  model does. At most 0 for a right model, as nothing recognizes more than it does; above 0 the frames after
+                  the two actions differ in what the model expects to be alike
     misnamed      of the pair (a, b) for which it is largest: mean bits of the frames after a under a, less those under b.
                   Below 0 for a right model; above 0 what follows a is what the model expects of b
     unannounced   of the worst action: mean surprise paid minus announced after it, beyond the same after all others. 0 for a
@@ -55,16 +61,63 @@ def confused_actions(scored: Scored, taken: np.ndarray | None = None, names: Seq
         reason = "frames were not scored under other actions" if A == 0 else f"fewer than two actions were taken {FEW} times"
         status = "skipped" if A == 0 else "not_applicable"
         return [absent(id, NAMES[id], reason, status) for id in OF_DATA]
-    worst = [measure(scored, seen, names) for measure in (_apart, _misnamed, _unannounced)]
+    worst = [measure(scored, seen, names) for measure in (_apart, _overlooked, _misnamed, _unannounced)]
     return [*worst, _inverse_gap(scored, taken)]
 
 
 def _apart(scored: Scored, seen: np.ndarray, names: Sequence[str]) -> Metric:
+    values, rows, a, b = _nearest_pair(scored, seen)
+    return _extreme("M6.apart", values, scored.cluster[rows], math.comb(len(seen), 2),
+                    f"{_name(a, names)} and {_name(b, names)}", direction="higher", floor=0.0)  # fmt: skip
+
+
+def _nearest_pair(scored: Scored, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, int]:
+    """The pair a, b of actions under which a frame's bits differ least: the differences (n,), the rows (N,) bool, a, b."""
     pairs = [(a, b, np.isin(scored.action, (a, b))) for a, b in combinations(seen, 2)]
     found = [(np.abs(scored.bits_by_action[rows, a] - scored.bits_by_action[rows, b]), rows, a, b) for a, b, rows in pairs]
-    values, rows, a, b = min(found, key=lambda one: one[0].mean())
-    return _extreme("M6.apart", values, scored.cluster[rows], len(found), f"{_name(a, names)} and {_name(b, names)}",
-                    direction="higher", floor=0.0)  # fmt: skip
+    return min(found, key=lambda one: one[0].mean())
+
+
+def _overlooked(scored: Scored, seen: np.ndarray, names: Sequence[str]) -> Metric:
+    _, rows, a, b = _nearest_pair(scored, seen)
+    is_b, cluster = scored.action[rows] == b, scored.cluster[rows]
+    which = f"{_name(a, names)} from {_name(b, names)}"
+    if len(np.unique(cluster)) < 2:
+        return absent("M6.overlooked", NAMES["M6.overlooked"], "a classifier needs two episodes to learn and to be judged")
+    model = scored.bits_by_action[rows, a] - scored.bits_by_action[rows, b]  # (n,) log-odds of b
+    gain = _right(_odds_of_changes(scored.previous[rows], scored.codes[rows], is_b, cluster), is_b) - _right(model, is_b)
+    weight = np.where(is_b, 1 / is_b.mean(), 1 / (1 - is_b.mean()))  # both actions count alike
+    value, ci, n = intervals.ratio(gain * weight, weight, cluster)
+    return number("M6.overlooked", NAMES["M6.overlooked"], value, ci, n, len(gain), unit="share", direction="lower",
+                  ceiling=0.0, reason=which)  # fmt: skip
+
+
+def _right(odds: np.ndarray, is_b: np.ndarray) -> np.ndarray:
+    """Is action b recognized where log-odds (n,) are above 0, and a below? 1, 0, or 1/2 where they leave it open."""
+    return np.where(np.abs(odds) < action_sensitivity.ALIKE, 0.5, (odds > 0) == is_b)
+
+
+def _odds_of_changes(previous: np.ndarray, codes: np.ndarray, is_b: np.ndarray, cluster: np.ndarray) -> np.ndarray:
+    """Log-odds (n,) of action b from which codes (n, K) changed to what: naive Bayes, each row from the other clusters' rows.
+    A change is one sign at its position and another at any position."""
+    n, K = codes.shape
+    V = int(max(previous.max(), codes.max())) + 1
+    row, position = np.nonzero(previous != codes)
+    kind = previous[row, position].astype(np.int64) * V + codes[row, position]
+    signs, sign = np.unique(np.concatenate([kind, (position + 1) * V * V + kind]), return_inverse=True)
+    row = np.tile(row, 2)
+    odds = np.zeros(n)
+    for held_out in classifier.fold_of(cluster):
+        learned = ~held_out[row]
+        by_action = [np.bincount(sign[learned & (is_b[row] == label)], minlength=len(signs)) for label in (False, True)]
+        of_a, of_b = [(np.minimum(count, total) + 0.5) / (total + 1) for count, total in  # share of rows with the sign
+                      zip(by_action, (np.sum(~held_out & ~is_b), np.sum(~held_out & is_b)), strict=True)]  # fmt: skip
+        known = sum(by_action) >= SEEN
+        missing, present = np.log((1 - of_b) / (1 - of_a)), np.log(of_b / of_a)
+        odds[held_out] = np.sum(missing[known])
+        ours = ~learned & known[sign]
+        np.add.at(odds, row[ours], (present - missing)[sign[ours]])
+    return odds
 
 
 def _misnamed(scored: Scored, seen: np.ndarray, names: Sequence[str]) -> Metric:

@@ -56,6 +56,7 @@ EXPLAINED = {
     "M6.inverse": "How often the action that was taken explains the next frame best. Floor: the commonest action.",
     "M6.blind": "The share of states in which all actions give the frame the same probability.",
     "M6.apart": "Of all pairs of actions, the pair that the model tells apart least: by how much a frame's cost differs.",
+    "M6.overlooked": "How much more often a simple classifier than the model recognizes which of these two actions was taken.",
     "M6.misnamed": "Of all pairs, the one where what follows an action is best explained by the other. Above 0: confused.",
     "M6.unannounced": "Of all actions, the one after which surprise exceeds the announced surprise most: 0 is right.",
     "M6.inverse_gap": "How much less often an action is recognized by its effect than the model announces: 0 is right.",

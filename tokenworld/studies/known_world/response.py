@@ -189,8 +189,8 @@ def page(seeds: int = 200, small: int = 20, datasets: int = 500) -> str:
     return "\n\n".join(
         [
             "# What every number does when a known defect is planted",
-            "Made by `python -m tokenworld.studies.known_world.response`, on the known world (`tokenworld/envs/known_world.py`):"
-            " 160 states, every probability known. Doses 0.25, 0.5 and 1 are the share of visited states that have the defect "
+            "Made by `python -m tokenworld.studies.known_world.response`, on the known world (`tokenworld/envs/known_world.py`)"
+            ": 160 states, every probability known. Doses 0.25, 0.5 and 1 are the share of visited states that have the defect "
             "(temperatures: of their logarithm). Expectations are exact; what is measured on samples is said to be.",
             "## The matrix at full dose\n\nDifference from the truth's own number (first row); empty where it is at most "
             f"{RESOLUTION}, undefined where the model gives the number no meaning (a slope on predictions that never "
