@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from tokenworld import commands
-from tokenworld.building import built, with_loaded_sections
+from tokenworld.training.build import built, with_loaded_sections
 from tokenworld.config import compose
 from tokenworld.errors import UserError
 pass

@@ -12,12 +12,12 @@ import torch
 from browser import wait_for
 
 from tokenworld import cli
-from tokenworld.building import opened
 from tokenworld.play.future import Dream
 from tokenworld.play.idle import gallery
 from tokenworld.play.session import Session
 from tokenworld.play.starts import moments
 from tokenworld.storage import checkpoint
+from tokenworld.training.resume import opened
 
 
 def make_run(out: Path) -> Path:

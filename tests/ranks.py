@@ -9,10 +9,11 @@ import sys
 import numpy as np
 import torch
 
-from tokenworld import building, distributed
-from tokenworld import train as training
+from tokenworld import distributed
 from tokenworld.config import compose, schema
 from tokenworld.data.episodes import Episode
+from tokenworld.training import resume
+from tokenworld.training import run as run_module
 
 UPDATES = 20
 
@@ -37,7 +38,7 @@ def episode(rng, shape, length, actions):
 def main(out, result, *words):
     cfg, cli = compose.compose([*words, f"out={out}", "device=cpu"])
     schema.check(cfg)
-    run = building.new_run(cfg, cli, training.PHASES)
+    run = resume.new_run(cfg, cli, schema.PHASES)
     shapes, rng = run.world_model.shapes, np.random.default_rng(0)
     for length in (1, 1, 2, 3, 9, 4, 1, 1, 1, 7, 2, 5):  # so short that ranks get windows with unequal numbers of real steps
         run.replay.add(episode(rng, shapes.frame, length, shapes.actions))
@@ -52,7 +53,7 @@ def main(out, result, *words):
 
     run.replay.batches = batches
     losses: dict[str, list[float]] = {}
-    update = training.Run.update
+    update = run_module.Run.update
 
     def recorded(self, name, optimizer, parts, clip):
         def each():
@@ -63,7 +64,7 @@ def main(out, result, *words):
 
         update(self, name, optimizer, each(), clip)
 
-    training.Run.update = recorded
+    run_module.Run.update = recorded
     for name in ("dynamics", "policy", "tokenizer"):  # codes of one and the same tokenizer
         if name == "tokenizer" and any(True for _ in run.world_model.tokenizer.parameters()):
             # Adam makes rounding errors of tiny gradients (those of biases before a norm, say) as large as any; plain descent

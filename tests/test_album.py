@@ -9,9 +9,9 @@ from PIL import Image
 from test_recipes import assert_same_weights
 
 from tokenworld import cli, run_pictures
-from tokenworld import train as training
 from tokenworld.errors import UserError
 from tokenworld.storage import checkpoint
+from tokenworld.training.phases import evaluate
 
 WORDS = ["train", "overlay=debug", "device=cpu", "seed=3", "train.collect.held_out=2", "train.evaluate.every=1",
          "train.loop.epochs=4"]  # fmt: skip
@@ -24,7 +24,7 @@ def lines(out):
 
 @pytest.mark.parametrize("recipe", ["quickstart", "known_world"])
 def test_pictures_change_nothing_of_what_is_learned(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(training, "ASSESSED", 1e6)  # what is measured must not depend on the time that there is
+    monkeypatch.setattr(evaluate, "ASSESSED", 1e6)  # what is measured must not depend on the time that there is
     monkeypatch.setattr(run_pictures, "SHARE", 1e6)
     seen, drawn, blank = [], tmp_path / "drawn", tmp_path / "blank"
     plain = run_pictures.save_learning_curve

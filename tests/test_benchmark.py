@@ -6,12 +6,11 @@ import pytest
 import torch
 
 from tokenworld import benchmark, cli
-from tokenworld import train as training
-from tokenworld.building import built
-from tokenworld.config import compose
+from tokenworld.config import compose, schema
 from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes
 from tokenworld.log import Log
+from tokenworld.training.build import built
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 AR = "decoding._target_=tokenworld.decoding.autoregressive.Autoregressive"
@@ -38,7 +37,7 @@ def runs(tmp_path_factory):
     def of(recipe, precision):
         if (recipe, precision) not in made:
             cfg, cli_keys = compose.compose([f"recipe={recipe}", "overlay=debug", "device=cpu", f"precision={precision}"])
-            run = built(tmp_path_factory.mktemp(recipe), cfg, cli_keys, training.PHASES, log=Log(None))
+            run = built(tmp_path_factory.mktemp(recipe), cfg, cli_keys, schema.PHASES, log=Log(None))
             run.phases["collect"](run, False, steps=60, first_steps=60, random=True)
             run.collector.cut()
             made[recipe, precision] = run

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from test_data import equal, offsets, read
 
-from tokenworld import building, cli, commands, files
+from tokenworld import cli, commands, files
 from tokenworld.config import compose, schema, values
 from tokenworld.data import collection
 from tokenworld.data.collect import Collector
 from tokenworld.data.describe import describe
 from tokenworld.data.episodes import EpisodeWriter, read_numbered
 from tokenworld.errors import UserError
+from tokenworld.training import build, resume
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -236,7 +237,7 @@ def test_pythons_random_is_seeded(tmp_path):
 
     drawn = []
     for seed in (1, 1, 2):
-        building.built(tmp_path, *composed(f"seed={seed}"), phases=("collect",))
+        build.built(tmp_path, *composed(f"seed={seed}"), phases=("collect",))
         drawn.append(random.random())
     assert drawn[0] == drawn[1] != drawn[2]
 
@@ -290,7 +291,7 @@ def test_lost_episodes_do_not_stop_a_run_whose_weights_are_whole(lose, run, tmp_
     shutil.copytree(run, out)
     before = describe(out / "replay")["episodes"]
     lose(out)
-    opened, *_ = building.opened(str(out), {})
+    opened, *_ = resume.opened(str(out), {})
     assert opened.count["dynamics"] and "skipped: " in capsys.readouterr().err or lose is lose_the_shard
     commands.resume(str(out), {}, {"train.loop.epochs": 3})
     said = capsys.readouterr().err

@@ -9,12 +9,12 @@ import torch
 from conftest import rouse
 
 from tokenworld import cli
-from tokenworld.building import opened
 from tokenworld.evaluation import assess
 from tokenworld.evaluation.metrics import action_sensitivity
 from tokenworld.evaluation.report import compare, files
 from tokenworld.evaluation.simulators.lookup import simulator_of
 from tokenworld.evaluation.statistics import draws, intervals
+from tokenworld.training.resume import opened
 
 DEBUG = ["overlay=debug", "device=cpu", "train.collect.held_out=2", "train.collect.first_steps=700", "train.collect.steps=200"]
 GAMES = {

@@ -153,7 +153,7 @@ def test_build_passes_values_and_what_code_knows(recipe):
 
 @pytest.mark.parametrize(
     "target",
-    ["os.system", "tokenworld.config.os.system", "tokenworld.train.os.system", "tokenworld.heads.torch.load",
+    ["os.system", "tokenworld.config.os.system", "tokenworld.training.loop.torch.load", "tokenworld.heads.torch.load",
      "tokenworld.backbones.gpt.nn.Linear", "builtins.eval", "subprocess.Popen", "somebodys_package.Part",
      "tokenworld.heads.UserError", "tokenworld.config.schema.build", "tokenworld.heads", "tokenworld.heads.__loader__"],
 )  # fmt: skip

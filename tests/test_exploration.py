@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from tokenworld import building, cli
+from tokenworld import cli
 from tokenworld.exploration import RandomActions, random_act
+from tokenworld.training import build
 
 
 def runs(actions):
@@ -61,7 +62,7 @@ def test_epsilon_zero_leaves_the_chosen_actions():
 @pytest.mark.parametrize("zeta, least, most", [(1.5, 0.6, 1.0), (None, 0.0, 0.35)])
 def test_random_actions_are_held_while_a_policy_plays_too(zeta, least, most):
     """With epsilon 1 all actions are random ones; of six single ones every sixth is the same as the one before."""
-    run = building.temporary_run("overlay=debug", "device=cpu")
+    run = build.temporary_run("overlay=debug", "device=cpu")
     run.count["policy"] = 1  # as after the first training of the policy
     run.phases["collect"](run, False, first_steps=600, epsilon=1.0, zeta=zeta)
     steps = run.replay.gather(np.arange(run.replay.rows)[None])

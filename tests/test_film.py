@@ -6,9 +6,9 @@ import torch
 from PIL import Image
 
 from tokenworld import cli, viz
-from tokenworld.building import opened
 from tokenworld.evaluation.probes.film import Film, film_of, title_of
 from tokenworld.evaluation.report import film_drawing
+from tokenworld.training.resume import opened
 
 
 def film(T: int = 14, **changes) -> Film:

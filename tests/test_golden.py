@@ -17,7 +17,7 @@ import torch
 
 from tokenworld import cli
 from tokenworld.config import compose
-from tokenworld.run import Run
+from tokenworld.training.run import Run
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 MODE = os.environ.get("TOKENWORLD_GOLDEN", "close")

@@ -23,9 +23,10 @@ LAYERS = [
     ["cli"],
     ["commands"],
     ["play", "benchmark", "sweep", "studies"],
-    ["building"],
-    ["restore"],
-    ["train"],
+    ["training.resume"],
+    ["training.build"],
+    ["training.restore", "training.loop", "training.phases", "training.settings"],
+    ["training.batches", "training.costs"],
     ["run_summary", "agent"],
     ["run_pictures", "sb3"],
     ["evaluation.assess", "dream_env"],
@@ -37,12 +38,13 @@ LAYERS = [
     ["evaluation.records"],
     ["evaluation"],
     ["imagination"],
-    ["run", "folders"],
+    ["training.run", "training.folders"],
+    ["training"],
     ["sinks"],
     ["world_model"],
     ["tokenizers", "backbones", "decoding", "policies", "heads", "actions", "envs", "data"],
     ["storage"],
-    ["nn", "arguments", "log", "viz", "help", "costs", "sweep_folder"],
+    ["nn", "arguments", "log", "viz", "help", "sweep_folder"],
     ["config"],
     ["keys"],
     ["kernels"],
@@ -165,7 +167,7 @@ def test_import_tokenworld_is_light():
     assert out.stdout.split("\n")[:2] == ["[]", "[]"]
 
 
-NAMED_IN_RECIPES = {"train", *targets.PARTS.values()}
+NAMED_IN_RECIPES = {"training", *targets.PARTS.values()}
 
 
 @pytest.mark.parametrize("module", [m for m in SOURCES if m != "tokenworld" and part(m) in NAMED_IN_RECIPES])

@@ -108,7 +108,7 @@ def test_a_pretrained_backbone_is_rebuilt_without_its_files(kind, mode, tmp_path
 def test_an_exported_agent_acts_as_its_run(folder):
     run = folder.parent / "run"
     agent = Agent.from_pretrained(folder)
-    from tokenworld.building import opened
+    from tokenworld.training.resume import opened
 
     opened_run, *_ = opened(str(run), {"device": "cpu"})
     played = []
@@ -260,7 +260,7 @@ def test_a_score_is_of_its_agent_and_seed(folder, monkeypatch):
 
 def test_an_export_has_what_was_trained_and_held_out(folder, tmp_path, capsys):
     """A run that never trained its policy is a world model alone; dreams begin at episodes that training did not see."""
-    from tokenworld.building import opened
+    from tokenworld.training.resume import opened
 
     words = ["train", "overlay=debug", "train.collect.held_out=2", "train.policy.start=99", "train.evaluate.every=99"]
     assert cli.main([*words, f"out={tmp_path / 'run'}"]) == 0
@@ -309,7 +309,7 @@ def test_what_a_hub_is_asked(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("part", ["tokenizer", "backbone", "reward", "policy", "env"])
 @pytest.mark.parametrize(
-    "target", ["os.system", "tokenworld.config.os.system", "tokenworld.heads.torch.load", "tokenworld.train.loop"]
+    "target", ["os.system", "tokenworld.config.os.system", "tokenworld.heads.torch.load", "tokenworld.training.loop.run_epochs"]
 )
 def test_nothing_from_outside_is_resolved(copy, part, target, monkeypatch):
     import os
@@ -318,7 +318,7 @@ def test_nothing_from_outside_is_resolved(copy, part, target, monkeypatch):
     edit(copy, lambda told: told["parts"].update({part: {"_target_": target, "command": "touch executed"}}))
     for load in (WorldModel.from_pretrained, Agent.from_pretrained):
         message = refusal(load, copy)
-        assert target in message or "tokenworld.train" in message
+        assert target in message or "tokenworld.training" in message
 
 
 def test_a_module_that_gymnasium_would_import_is_refused(copy):

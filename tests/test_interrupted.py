@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from forks import Server
 
-from tokenworld import building, cli, commands, files, folders, signals
-from tokenworld import train as training
+from tokenworld import cli, commands, files, signals
 from tokenworld.config import compose, saved, schema
+from tokenworld.data import collect
 from tokenworld.errors import UserError
 from tokenworld.evaluation.records import Metric
 from tokenworld.evaluation.report import files as report
 from tokenworld.storage import checkpoint
+from tokenworld.training import folders, resume
 
 DEBUG = ["overlay=debug", "device=cpu"]
 PHASES = ["train.tokenizer.start=0", "train.dynamics.start=0", "train.policy.start=0"]
@@ -88,7 +89,7 @@ def train(*words):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGINT", "SIGHUP"])
 def test_a_signal_finishes_the_epoch_and_the_run_goes_on_to_the_same_end(server, tmp_path, whole, name):
     signum = getattr(signal, name)
-    patch = waits("tokenworld.train", "train_dynamics", "args[0].epoch == 1", seconds=0.5, latest=30)
+    patch = waits("tokenworld.training.phases.dynamics", "train_dynamics", "args[0].epoch == 1", seconds=0.5, latest=30)
     command = server.start(tmp_path, "train", *DEBUG, *PHASES, "train.collect.held_out=3", "out=run", patch=patch)
     command.until(tmp_path / "at")
     command.signal(signum)
@@ -112,7 +113,7 @@ def test_a_signal_finishes_the_epoch_and_the_run_goes_on_to_the_same_end(server,
 def test_an_epoch_that_does_not_end_is_lost_and_no_more(server, tmp_path, module, function):
     """In each phase, while the summary is written, and in the middle of a checkpoint."""
     when = "args[0].epoch == 1" if module is None else "True" if function == "write_summary" else "args[2]['epoch'] == 2"
-    patch = waits(module or "tokenworld.train", function, when)
+    patch = waits(module or f"tokenworld.training.phases.{function.removeprefix('train_')}", function, when)
     command = server.start(tmp_path, "train", *DEBUG, *PHASES, "train.loop.epochs=2", "out=run", patch=patch)
     command.until(tmp_path / "at")
     began = time.monotonic()
@@ -130,7 +131,7 @@ def test_an_epoch_that_does_not_end_is_lost_and_no_more(server, tmp_path, module
 
 
 def test_a_second_signal_stops_at_once(server, tmp_path):
-    patch = waits("tokenworld.train", "train_policy", "args[0].epoch == 1", latest=1000)
+    patch = waits("tokenworld.training.phases.policy", "train_policy", "args[0].epoch == 1", latest=1000)
     command = server.start(tmp_path, "train", *DEBUG, *PHASES, "out=run", patch=patch)
     command.until(tmp_path / "at")
     command.signal(signal.SIGTERM)
@@ -143,7 +144,7 @@ def test_a_second_signal_stops_at_once(server, tmp_path):
 @pytest.mark.parametrize("nobody", ["hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)", "swallow()"])
 def test_a_process_that_obeys_no_signal_ends_too(server, tmp_path, nobody):
     """One long call of a library, during which Python runs no handler; a bare except, which swallows what a handler raises."""
-    patch = waits("tokenworld.train", "train_policy", "False") + f"""
+    patch = waits("tokenworld.training.phases.policy", "train_policy", "False") + f"""
 import hashlib
 from tokenworld import train
 def swallow():
@@ -212,14 +213,14 @@ def test_signals_of_others_and_those_that_are_ignored_are_left_alone():
 
 @pytest.mark.parametrize("kind, epoch", [(BrokenPipeError, 0), (EOFError, 1), (ConnectionResetError, 1)])
 def test_a_lost_process_is_one_sentence_with_the_resume_command(tmp_path, monkeypatch, kind, epoch):
-    play = training.Collector.collect
+    play = collect.Collector.collect
 
     def lost(self, *args):
         if (tmp_path / "run" / "checkpoint").exists() == bool(epoch):
             raise kind
         return play(self, *args)
 
-    monkeypatch.setattr(training.Collector, "collect", lost)
+    monkeypatch.setattr(collect.Collector, "collect", lost)
     with pytest.raises(UserError) as caught:
         train(f"out={tmp_path / 'run'}")
     assert "a process of the environment MinAtar/Breakout-v1 has ended" in str(caught.value)
@@ -229,14 +230,14 @@ def test_a_lost_process_is_one_sentence_with_the_resume_command(tmp_path, monkey
 
 
 def test_a_sentence_gets_the_resume_command_once_there_is_something_to_resume(tmp_path, monkeypatch):
-    play = training.Collector.collect
+    play = collect.Collector.collect
 
     def fail(self, *args):
         if (tmp_path / str(epoch) / "checkpoint").exists() == bool(epoch):
             raise UserError("mine")
         return play(self, *args)
 
-    monkeypatch.setattr(training.Collector, "collect", fail)
+    monkeypatch.setattr(collect.Collector, "collect", fail)
     for epoch, said in ((0, "mine"), (1, f"mine; resume with: tokenworld train --resume {tmp_path / '1'}")):
         with pytest.raises(UserError) as caught:
             train(f"out={tmp_path / str(epoch)}")
@@ -260,7 +261,8 @@ def test_a_child_that_the_signal_reached_too_is_no_fault():
 
 def test_the_second_is_refused_and_the_first_is_unharmed(server, tmp_path, whole):
     words = ["train", *DEBUG, *PHASES, "train.collect.held_out=3", "out=run"]
-    patch = waits("tokenworld.train", "train_dynamics", "args[0].epoch < 2 and not pathlib.Path('go').exists()", seconds=0.05)
+    when = "args[0].epoch < 2 and not pathlib.Path('go').exists()"
+    patch = waits("tokenworld.training.phases.dynamics", "train_dynamics", when, seconds=0.05)
     patch = patch.replace("time.monotonic() < end", "not pathlib.Path('go').exists()")
     first = server.start(tmp_path, *words, patch=patch)
     first.until(tmp_path / "at")
@@ -305,7 +307,7 @@ def begun(out: Path, epoch: int | None = 0) -> tuple[str, ...]:
     """A run that was killed before its first checkpoint: its words."""
     words = (*DEBUG, *PHASES, "train.collect.held_out=3", f"out={out}")
     cfg, cli = compose.compose(list(words))
-    run = building.new_run(cfg, cli, training.PHASES)
+    run = resume.new_run(cfg, cli, schema.PHASES)
     if epoch is not None:
         run.phases["collect"](run, False)
         run.log.metrics("collect", epoch=epoch)
@@ -476,7 +478,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path, monke
     (tmp_path / "file").write_text("x")
     out = f"out={tmp_path / 'file' / 'x'}" + (".gif" if command == "dream" else "")
     monkeypatch.setattr(commands, "opened", lambda *_: pytest.fail("the work was begun"))
-    monkeypatch.setattr(training.Collector, "collect", lambda *_: pytest.fail("the work was begun"))
+    monkeypatch.setattr(collect.Collector, "collect", lambda *_: pytest.fail("the work was begun"))
     words = [str(whole)] if command in ("evaluate", "dream", "export") else ["overlay=debug"]
     assert cli.main([command, *words, out]) == 2
     err = capsys.readouterr().err

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from tokenworld import cli
-from tokenworld.building import opened
 from tokenworld.envs import known_world
 from tokenworld.envs.known_world import DOOR, LEFT, RIGHT, STAY, TILES, USE, World
 from tokenworld.evaluation.probes import branches, histories
@@ -20,6 +19,7 @@ from tokenworld.studies.known_world import numbers as known_numbers
 from tokenworld.studies.known_world import planted, response, tables
 from tokenworld.studies.known_world.planted import DEFECTS, oracle, world
 from tokenworld.tokenizers.nearest import NearestPatches
+from tokenworld.training.resume import opened
 
 COVERED = ("M1", "M2", "M3", "M5", "M6", "M7")
 

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 
 from tokenworld import viz
 from tokenworld.backbones.gpt import GPT
-from tokenworld.building import temporary_run
 from tokenworld.data.collect import play_episode
 from tokenworld.envs import known_world
 from tokenworld.errors import UserError
 from tokenworld.evaluation.probes.attention import attention
 from tokenworld.imagination import Actor
+from tokenworld.training.build import temporary_run
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

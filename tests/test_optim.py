@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from tokenworld import building, distributed, optim
+from tokenworld import distributed, optim
 from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
 from tokenworld.nn import ExactLinear, mlp
+from tokenworld.training import build
 
 
 def body() -> nn.Module:
@@ -101,7 +102,7 @@ def test_a_sharded_dynamics_refuses_them(tmp_path, monkeypatch):
     cfg["train"]["loop"]["shard"] = True
     monkeypatch.setattr(distributed, "world", lambda: 2)
     with pytest.raises(UserError, match="train.dynamics.optimizer needs whole matrices"):
-        building.built(tmp_path / "run", cfg, cli | {"phase": "dynamics"}, ("dynamics",))
+        build.built(tmp_path / "run", cfg, cli | {"phase": "dynamics"}, ("dynamics",))
 
 
 @pytest.mark.parametrize("settings, expected", [

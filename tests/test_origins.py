@@ -10,9 +10,10 @@ import sys
 import pytest
 import yaml
 
-from tokenworld import Agent, DreamEnv, WorldModel, building, cli, dream_env, origins, sweep
+from tokenworld import Agent, DreamEnv, WorldModel, cli, dream_env, origins, sweep
 from tokenworld.config import compose, saved
 from tokenworld.errors import UserError
+from tokenworld.training import build, resume
 
 PAYLOAD = "import pathlib\npathlib.Path('executed').touch()\n"
 
@@ -100,9 +101,9 @@ def test_nothing_in_a_config_leads_to_an_import(here, capsys, poison):
     for words in ("score gift/run", "train --resume gift/run"):
         assert "--trust-remote-code" in refused(capsys, words)
     with pytest.raises(UserError, match="trust_remote_code=True"):
-        building.opened("gift/run", {})
+        resume.opened("gift/run", {})
     with contextlib.suppress(UserError):  # it plays in no other environment yet
-        building.built(here, *read("gift/run"), ("evaluate",))
+        build.built(here, *read("gift/run"), ("evaluate",))
     assert not (here / "executed").exists()
 
 

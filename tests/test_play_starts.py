@@ -8,7 +8,6 @@ import torch
 from conftest import steps_of
 from play_world import collected, make_dream
 
-from tokenworld.building import opened
 from tokenworld.data.episodes import read_episodes
 from tokenworld.errors import UserError
 from tokenworld.play.future import draws
@@ -16,6 +15,7 @@ from tokenworld.play.hints import play_hints
 from tokenworld.play.idle import SEEDS, gallery, steps_survived
 from tokenworld.play.session import Session
 from tokenworld.play.starts import IDLE_STEPS, Start, _Episodes, _this_episode, idle_action, moments
+from tokenworld.training.resume import opened
 
 pytest.importorskip("minatar")
 

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from tokenworld import commands
-from tokenworld import train as training
 from tokenworld.config import compose, schema
+from tokenworld.training.phases import evaluate
 
 RECIPES = compose.recipes()
 
@@ -50,7 +50,7 @@ OPTIONS = ["train.dynamics.optimizer={muon: 0.02, average: 0.9}", "train.dynamic
 @pytest.mark.parametrize("recipe, words", [*((recipe, ()) for recipe in RECIPES), ("quickstart", OPTIONS)])
 def test_a_killed_run_resumes_bit_for_bit(recipe, words, tmp_path, monkeypatch):
     # what the evaluation measures must not depend on how busy this machine is
-    monkeypatch.setattr(training, "ASSESSED", 1e6)
+    monkeypatch.setattr(evaluate, "ASSESSED", 1e6)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     result = run(recipe, whole, *words)
     assert result["env_steps"] > 0 and result["imagined_steps"] > 0 and result["eval"]["episodes"] == 2

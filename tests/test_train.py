@@ -6,11 +6,11 @@ import signal
 import pytest
 import torch
 
-from tokenworld import building, commands
-from tokenworld import train as training
+from tokenworld import commands
 from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
 from tokenworld.storage import checkpoint
+from tokenworld.training import batches, resume
 
 
 def composed(*words):
@@ -74,7 +74,7 @@ def test_a_run_made_with_relative_paths_opens_from_any_folder(tmp_path, monkeypa
     commands.train_phase("tokenizer", *composed("data=data", "out=tok"))
     commands.train_phase("dynamics", *composed("data=data", "load.tokenizer=tok", "out=dyn"))
     monkeypatch.chdir("/")
-    run, *_ = building.opened(str(tmp_path / "dyn"), {})
+    run, *_ = resume.opened(str(tmp_path / "dyn"), {})
     assert run.replay.steps >= 200
 
 
@@ -106,7 +106,7 @@ def test_damaged_episodes_are_named_counted_and_left_out(tmp_path, capsys):
 
 def test_controls(tmp_path):
     """No dream at all, and a dream of somebody else's actions."""
-    free = ["train.policy._target_=tokenworld.train.train_policy_model_free", "train.policy.start=0"]
+    free = ["train.policy._target_=tokenworld.training.phases.model_free.train_policy_model_free", "train.policy.start=0"]
     unused = ["~train.policy.updates", "~train.policy.burn_in", "~train.policy.recent", "~train.policy.events"]
     result = train(f"out={tmp_path / 'free'}", *free, *unused)
     assert result["imagined_steps"] == 0 and result["updates"]["policy"] > 0 and result["eval"]["episodes"] == 2
@@ -123,7 +123,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path):
         words = [f"train.{phase}.accumulate={accumulate}" for phase in ("tokenizer", "dynamics")]
         words += ["recipe=iris", "backbone.dropout=0", "train.dynamics.batch=7", "train.tokenizer.batch=7"]
         cfg, cli = composed(*words, f"out={tmp_path / str(accumulate)}")
-        run = building.new_run(cfg, cli, training.PHASES)
+        run = resume.new_run(cfg, cli, schema.PHASES)
         run.phases["collect"](run, False, first_steps=120, random=True)
         run.collector.cut()
         for name in ("tokenizer", "dynamics"):
@@ -135,8 +135,8 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path):
 
 
 def test_parts_are_as_equal_as_can_be():
-    assert training.parts(7, 3) == [slice(0, 2), slice(2, 5), slice(5, 7)]
-    assert [p.stop - p.start for p in training.parts(2, 4)] == [1, 1]
+    assert batches.parts(7, 3) == [slice(0, 2), slice(2, 5), slice(5, 7)]
+    assert [p.stop - p.start for p in batches.parts(2, 4)] == [1, 1]
 
 
 @pytest.mark.parametrize(

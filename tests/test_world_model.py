@@ -7,17 +7,17 @@ import pytest
 import torch
 from conftest import close, discover, rouse, steps_of
 
-from tokenworld import building, optim
+from tokenworld import optim
 from tokenworld.actions import DiscreteAction
 from tokenworld.backbones.gpt import GPT
 from tokenworld.config import compose
 from tokenworld.heads import SignReward, Termination
-from tokenworld.imagination import Actor
+from tokenworld.imagination import Actor, burned_in
 from tokenworld.interfaces import Codes, Shapes
 from tokenworld.nn import masked_mean, sample_categorical, total_loss
 from tokenworld.policies.actor_critic import ActorCritic
 from tokenworld.tokenizers.patch import PatchTokenizer
-from tokenworld.train import burned_in
+from tokenworld.training import resume
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 FRAME = (1, 4, 6)  # 2 x 3 patches
@@ -239,7 +239,7 @@ def prepared(out):
     """A tiny run with a trained tokenizer and dynamics, about to train its policy."""
     pytest.importorskip("minatar")
     cfg, cli = compose.compose(["recipe=quickstart", "overlay=debug", "seed=1", "device=cpu", f"out={out}"])
-    run = building.new_run(cfg, cli, ("collect", "tokenizer", "dynamics", "policy"))
+    run = resume.new_run(cfg, cli, ("collect", "tokenizer", "dynamics", "policy"))
     for name in ("collect", "tokenizer", "dynamics"):
         run.phases[name](run, False)
     run.epoch = 1

@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenworld.errors import UserError
-from tokenworld.imagination import Actor, imagine
+from tokenworld.imagination import Actor, burned_in, imagine
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.nn import total_loss
-from tokenworld.run import Run
-from tokenworld.train import burned_in
+from tokenworld.training.run import Run
 
 REAL_STEPS = 600  # of random play, to have frames
 COLLECTED = 200  # real steps that are timed at once

@@ -12,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld import benchmark, distributed, files, folders, restore, run_summary, signals, viz
-from tokenworld import train as training
-from tokenworld.building import built, device_of, env_of, meta_of, new_run, opened, resumed, with_loaded_sections
+from tokenworld import benchmark, distributed, files, run_summary, signals, viz
 from tokenworld.config import saved as saved_config
 from tokenworld.config import schema, values
 from tokenworld.data import collection
@@ -29,9 +27,12 @@ from tokenworld.evaluation.report.files import figures as report_figures
 from tokenworld.evaluation.simulators.lookup import simulator_of
 from tokenworld.log import Log
 from tokenworld.policies.planner import Planner
-from tokenworld.run import Run
 from tokenworld.scores import score as scoring
 from tokenworld.storage import checkpoint, hub, model_folder
+from tokenworld.training import folders, loop, restore
+from tokenworld.training.build import built, device_of, env_of, meta_of, with_loaded_sections
+from tokenworld.training.resume import new_run, opened, resumed
+from tokenworld.training.run import Run
 
 STARTS = 64  # real moments that an exported model brings along
 
@@ -43,7 +44,7 @@ STARTS = 64  # real moments that an exported model brings along
 def train(cfg: dict, cli: dict) -> dict[str, Any]:
     """The whole loop. With `data`, the replay starts from a folder of episodes."""
     cfg, cli = with_loaded_sections(cfg, cli)
-    return _begun(cfg, cli, training.PHASES)
+    return _begun(cfg, cli, schema.PHASES)
 
 
 def train_phase(phase: str, cfg: dict, cli: dict) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = 
         cfg = saved_config.with_settings(cfg, changes)
         cli["given"] = sorted({*cli.get("given", []), *changes})
     schema.check(cfg)
-    phases = (cli["phase"], "evaluate") if "phase" in cli else training.PHASES
+    phases = (cli["phase"], "evaluate") if "phase" in cli else schema.PHASES
     device = {"device": keys["device"]} if "device" in keys else {}
     advice = f"add device=cpu: tokenworld train --resume {out} device=cpu"
     device_of((cli | device).get("device", "auto"), advice)  # joins the other processes, if there are any
@@ -97,7 +98,7 @@ def sweep(out: Path, members: list, jobs: int, words: list[str]) -> int:
         if cfg not in tried:
             tried.append(cfg)
             keys = {key: value for key, value in cli.items() if key != "data"} | {"device": "cpu"}
-            built(member.out, cfg, keys, training.PHASES, log=Log(None))
+            built(member.out, cfg, keys, schema.PHASES, log=Log(None))
     return sweeping.sweep(out, members, jobs, words)
 
 
@@ -327,7 +328,7 @@ def bench(what: str, cfg: dict, cli: dict, json_file: str | None = None) -> dict
         files.check_replaceable(json_file)
         json_file = files.followed(json_file)
     with tempfile.TemporaryDirectory() as folder:
-        run = built(Path(folder), cfg, cli, training.PHASES, log=Log(None))
+        run = built(Path(folder), cfg, cli, schema.PHASES, log=Log(None))
         run.phases["collect"](run, False, steps=benchmark.REAL_STEPS, first_steps=benchmark.REAL_STEPS, random=True)
         run.collector.cut()
         result = benchmark.bench(what, run, cli.get("repeats", 5))
@@ -378,7 +379,7 @@ def _fit(run: Run) -> dict[str, Any]:
         run.loop()
         result = run_summary.write_summary(run, run.config) if distributed.rank() == 0 else {}
     except KeyboardInterrupt:
-        run.log.say(f"stopped after epoch {run.epoch}; resume with: {training.resume_command(run)}")
+        run.log.say(f"stopped after epoch {run.epoch}; resume with: {loop.resume_command(run)}")
         raise
     except (UserError, OSError, EOFError, RuntimeError) as error:
         reason = _reason(run, error)
@@ -416,4 +417,4 @@ def _reason(run: Run, error: Exception) -> str | None:
         return None
     # without a checkpoint, the sentence of a setting that does not work is its own advice
     is_resumable = not isinstance(error, UserError) or checkpoint.exists(run.out / "checkpoint")
-    return f"{reason}; resume with: {training.resume_command(run)}" if is_resumable else reason
+    return f"{reason}; resume with: {loop.resume_command(run)}" if is_resumable else reason

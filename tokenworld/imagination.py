@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from tokenworld import arguments
-from tokenworld.interfaces import Prediction, Steps, View
+from tokenworld.interfaces import Codes, Prediction, Steps, View
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 
@@ -136,3 +136,16 @@ class Actor:
         if carry is None or fresh is None:
             return fresh
         return torch.where(first.view(-1, *[1] * (carry.ndim - 1)), fresh, carry)
+
+
+@torch.no_grad()
+def burned_in(model: WorldModel, policy, steps: Steps, codes: Codes) -> Any:
+    """The policy's memory after all but the last frame of steps (B, T), seen as reconstructions."""
+    carry = policy.start(steps.obs.shape[0])
+    if carry is None:
+        return None
+    fresh = carry
+    for t in range(steps.obs.shape[1] - 1):
+        view = model.view_of(Codes(codes.indices[:, t : t + 1]))
+        carry = policy.follow(view, torch.where(steps.first[:, t].view(-1, *[1] * (carry.ndim - 1)), fresh, carry))
+    return torch.where(steps.first[:, -1].view(-1, *[1] * (carry.ndim - 1)), fresh, carry)

@@ -1,6 +1,6 @@
 """What a run has learnt, measured: `summary.json` and the pictures of a run folder.
 
-The functions take the `Run` of `tokenworld.run`; they read it and change nothing but its cached codes and results.
+The functions take the `Run` of `tokenworld.training.run`; they read it and change nothing but its cached codes and results.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def changed(node: Any, rng: random.Random) -> Any:
         options += [lambda: -node, lambda: node * 1000, lambda: node + 1, lambda: node - 1, lambda: node * 10**6] * 2
     if isinstance(node, str):
         options += [lambda: node + "x", lambda: node[:-1], lambda: "../../" + node, lambda: node.upper(), lambda: "os.system",
-                    lambda: "tokenworld.train.os.system", lambda: "attacked:X-v0", lambda: "\x00" + node]  # fmt: skip
+                    lambda: "tokenworld.heads.os.system", lambda: "attacked:X-v0", lambda: "\x00" + node]  # fmt: skip
     if isinstance(node, (list, tuple)):
         options += [lambda: list(node) * 2, lambda: list(node)[:-1], lambda: list(node) * 1000, lambda: list(node)[::-1]] * 2
     if isinstance(node, dict):

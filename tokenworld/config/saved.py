@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tokenworld import files, origins
 from tokenworld.config.schema import CLI_KEYS
+from tokenworld.config.targets import with_new_names
 from tokenworld.config.values import MOST_BYTES, check_values, fits, flatten, words_for
 from tokenworld.errors import UserError, first_line
 
@@ -41,6 +42,7 @@ def load(path: Path | str) -> tuple[dict, dict]:
     check_values(cfg, file)
     cli = cfg.pop("command")
     cfg.pop("meta", None)
+    cfg = with_new_names(cfg)
     kinds = CLI_KEYS | {"given": list[str], "phase": Literal["tokenizer", "dynamics", "policy"]}
     for key, value in cli.items():
         if key not in kinds or not fits(value, kinds[key]) or kinds[key] is int and value < 0:

@@ -13,12 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 from tokenworld import origins
-from tokenworld.config.targets import PARTS, is_part, resolve
+from tokenworld.config.targets import MOVED, PARTS, is_part, resolve
 from tokenworld.config.values import as_annotated, check_values, did_you_mean, fits, flatten, words_for, yaml_word
 from tokenworld.errors import UserError, first_line
 from tokenworld.keys import KEYS
 
-PHASES = ("loop", "collect", "tokenizer", "dynamics", "policy", "evaluate")
+PHASES = ("collect", "tokenizer", "dynamics", "policy", "evaluate")
+TRAIN = ("loop", *PHASES)  # the sections of `train`
 # Keys that belong to one command, not to a recipe; the annotations are checked like those of a constructor.
 CLI_KEYS: dict[str, Any] = {name: key.kind for name, key in KEYS.items() if name != "policy"}  # a section of a recipe
 # Keywords that code passes although they have a default.
@@ -38,11 +39,11 @@ def check(cfg: dict) -> None:
         raise UserError(f"env.id must name an environment, got {cfg['env'].get('id')!r}: write for example env.id=CartPole-v1")
     train = cfg.get("train")
     if not isinstance(train, dict):
-        raise UserError(f"the recipe needs a section train with the phases {', '.join(PHASES)}, got {train!r}")
+        raise UserError(f"the recipe needs a section train with the phases {', '.join(TRAIN)}, got {train!r}")
     for key in train:
-        if key not in PHASES:
-            raise UserError(_unknown(cfg, key, "train.", list(PHASES)))
-    for phase in PHASES:
+        if key not in TRAIN:
+            raise UserError(_unknown(cfg, key, "train.", list(TRAIN)))
+    for phase in TRAIN:
         check_section(cfg, f"train.{phase}")
     _check_evaluation_env(cfg)
     _check_optimizer(cfg)
@@ -75,11 +76,12 @@ def _check_optimizer(cfg: dict) -> None:
 def check_section(cfg: dict, name: str) -> None:
     """One section, `tokenizer` or `train.loop`: its class comes from the right folder and takes its keys."""
     parent, _, key = name.rpartition(".")
-    section, folder = (cfg[parent] if parent else cfg).get(key), PARTS[name] if name in PARTS else "train"
+    section = (cfg[parent] if parent else cfg).get(key)
+    folder = PARTS[name] if name in PARTS else "training.loop" if name == "train.loop" else "training.phases"
     if not isinstance(section, dict) or not isinstance(section.get("_target_"), str):
         raise UserError(f"{name} must be a section with a _target_, got {section!r}: "
                           f"name the class, for example {name}._target_=tokenworld.{folder}...")
-    target = section["_target_"]
+    target = MOVED.get(section["_target_"], section["_target_"])
     build = resolve(target)
     if target.startswith("tokenworld.") and not is_part(build, (folder,)):
         raise UserError(f"{name}._target_ must name something in tokenworld.{folder}, got {target}")

@@ -23,14 +23,33 @@ PARTS = {
     "policy": "policies",
 }
 
+MOVED = {  # an old dotted name -> the new one; rows are added, never removed
+    "tokenworld.train.loop": "tokenworld.training.loop.run_epochs",
+    "tokenworld.train.collect": "tokenworld.training.phases.collect.collect",
+    "tokenworld.train.train_tokenizer": "tokenworld.training.phases.tokenizer.train_tokenizer",
+    "tokenworld.train.train_dynamics": "tokenworld.training.phases.dynamics.train_dynamics",
+    "tokenworld.train.train_policy": "tokenworld.training.phases.policy.train_policy",
+    "tokenworld.train.train_policy_model_free": "tokenworld.training.phases.model_free.train_policy_model_free",
+    "tokenworld.train.evaluate": "tokenworld.training.phases.evaluate.evaluate",
+}
+
+
+def with_new_names(config: Any) -> Any:
+    """A config of an earlier version in which each `_target_` that was moved has its new name."""
+    if isinstance(config, dict):
+        return {key: MOVED.get(value, value) if key == "_target_" and isinstance(value, str) else with_new_names(value)
+                for key, value in config.items()}  # fmt: skip
+    return [with_new_names(value) for value in config] if isinstance(config, list) else config
+
 
 def resolve(target: str, *, trusted: bool = False) -> Callable:
     """The class or function that `_target_` names. Raises UserError.
 
     Untrusted (a loaded model): nothing outside the part folders of tokenworld is even imported, and what is found must
-    have been defined there, so that `tokenworld.train.os.system` names nothing.
+    have been defined there, so that `tokenworld.heads.os.system` names nothing.
     """
-    own = tuple({*PARTS.values(), "data", "train", "sinks"})
+    target = MOVED.get(target, target)
+    own = tuple({*PARTS.values(), "data", "training.loop", "training.phases", "sinks"})
     trusted = trusted or origins.is_trusted(target)
     if not trusted and not target.startswith(tuple(f"tokenworld.{folder}." for folder in own)):
         raise UserError(f"_target_ must name a part of tokenworld, got {target}, code from outside: {origins.advice()}")

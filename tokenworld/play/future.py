@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from tokenworld.imagination import burned_in
 from tokenworld.interfaces import Codes
 from tokenworld.play.starts import Start, idle_action
-from tokenworld.train import burned_in
 from tokenworld.world_model import WorldModel
 
 KEPT = 32  # the newest states are all kept, of those before every 32nd: the others are stepped to again

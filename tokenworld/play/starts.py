@@ -16,7 +16,7 @@ import torch
 from tokenworld.envs.minatar import MinAtarVector, to_bytes
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Steps
-from tokenworld.run import Run
+from tokenworld.training.run import Run
 
 MOMENTS = 48  # of which the page offers the best
 PROBES = 8  # moments looked at for each that is wanted: most end too soon, some are ends of games

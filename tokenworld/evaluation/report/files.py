@@ -266,7 +266,7 @@ def _number(x: Any) -> bool:
 
 
 def provenance(run) -> dict[str, Any]:
-    """Where the numbers come from; `run` as in `tokenworld.run`."""
+    """Where the numbers come from; `run` as in `tokenworld.training.run`."""
     parts = {"tokenizer": run.world_model.tokenizer, "dynamics": run.world_model.dynamics_modules()}
     settings = {name: value for name, value in run.world_model.config.get("parts", {}).items() if name not in ("env", "policy")}
     return {

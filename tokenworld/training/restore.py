@@ -22,9 +22,9 @@ from tokenworld.data.replay import UNCODED
 from tokenworld.errors import UserError
 from tokenworld.forms import flag, listed, mapped, maybe, number, plain, positive, record, tensor, whole
 from tokenworld.interfaces import Shapes
-from tokenworld.run import COUNTED, Run
 from tokenworld.storage import checkpoint, shards
 from tokenworld.storage.weights import Stored, not_finite
+from tokenworld.training.run import COUNTED, Run
 from tokenworld.world_model import PARTS_OF_MODEL, WorldModel
 
 WORD = whole(0, 2**32 - 1)

@@ -1,4 +1,4 @@
-"""Everything a run is made of, and its checkpoint. The phases of `train.py` work on it, `building.py` makes it."""
+"""Everything a run is made of, and its checkpoint. The phases work on it, `build.py` makes it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ COUNTED = ("env_steps", "imagined_steps", "tokenizer", "dynamics", "policy")  # 
 
 @dataclass
 class Run:
-    """Everything a run is made of. Its parts are built in `building.py`; the phases of `train.py` work on it."""
+    """Everything a run is made of. Its parts are built in `build.py`; the files of `phases/` work on it."""
 
     out: Path
     seed: int

@@ -1,0 +1,86 @@
+"""Evaluate the policy in the real environment, and the world model on held-out episodes."""
+
+from __future__ import annotations
+
+import time
+
+from tokenworld import distributed, files, run_pictures
+from tokenworld.evaluation import assess as assessment
+from tokenworld.evaluation.metrics.run_summary import measure_dynamics, tokenizer_metrics
+from tokenworld.evaluation.report.files import write
+from tokenworld.log import PLAIN_EVERY
+from tokenworld.scores.score import score
+from tokenworld.training.batches import report
+from tokenworld.training.run import Run
+
+ASSESSED = 0.1  # share of a training's time that the evaluation of its world model may take
+
+
+def evaluate(
+    run: Run,
+    last: bool,
+    *,
+    every: int = 5,
+    episodes: int = 16,
+    temperature: float = 0.5,
+    final_episodes: int = 100,
+    final_temperature: float = 1.0,
+    envs: int = 16,
+    env: dict | None = None,
+    kmeans: bool = False,
+    frames: int = 200,
+    pictures: int = 12,
+) -> None:
+    """The policy's return in the real environment every so many epochs, and everything there is to measure in the last.
+
+    `env`: what differs from the training environment, e.g. {"life_loss_ends": False}. `kmeans`: measure a plain k-means
+    dictionary of patches beside a patch tokenizer, on the same frames. `frames`: held-out frames that the world model is
+    evaluated on each time, five times as many in the end; within a tenth of the time that the training has taken; 0: never.
+    `pictures`: steps of the strip of real and imagined frames that is drawn each time, see `album.py`; 0: never.
+    """
+    if distributed.rank() > 0:
+        return distributed.wait()  # the first rank measures
+    due = run.count["policy"] > 0 and (run.epoch + 1) % every == 0
+    if due or (last and run.policy is not None and run.count["policy"] > 0):
+        if last:
+            episodes, temperature = final_episodes, final_temperature
+        result = score(run, episodes=episodes, temperature=temperature, seed=run.seed + 10_000, envs=envs, env=env)
+        run.results["eval"] = result
+        run.curve.append([run.count["env_steps"], result["return_mean"], *result["return_ci95"]])
+        report(run, "eval", ("return_mean",), env_steps=run.count["env_steps"], **result)
+    if frames and ((run.epoch + 1) % every == 0 or last):
+        assess(run, last, 5 * frames if last else frames)
+    if pictures and not last and (run.epoch + 1) % every == 0:
+        run_pictures.update(run, pictures)
+    if last:
+        if not run.held_out.rows:
+            run.log.say(
+                "no episode was held out, so tokenizer and dynamics are not measured: train on more episodes, or hold out one"
+                " in N of those that are collected: train.collect.held_out=N"
+            )
+        if run.count["tokenizer"] and run.held_out.rows:
+            run.results["tokenizer"] = tokenizer_metrics(run, kmeans=kmeans and "tokenizer" in run.phases)
+            report(run, "tokenizer_eval", ("psnr", "event_recall"), **run.results["tokenizer"])
+        if run.sharded:
+            run.log.say(f"no process holds the dynamics whole, so it is not measured: go on with load.world_model={run.out}")
+        elif run.count["dynamics"] and run.held_out.rows:
+            run.results["dynamics"] = measure_dynamics(run)
+            report(run, "dynamics_eval", ("bits_per_frame",), **run.results["dynamics"])
+    distributed.wait()
+
+
+def assess(run: Run, last: bool, frames: int) -> None:
+    """The world model's quality without a policy: a line of metrics, and in the end a report."""
+    if run.sharded or not run.count["dynamics"] or not run.held_out.steps:
+        return
+    began = time.monotonic()
+    budget = ASSESSED * run.log.wall - run.seconds.get("assess", 0.0)
+    if budget < 1 and not last:
+        return
+    found = assessment.assess(run, frames=frames, budget=max(1.0, budget), least=PLAIN_EVERY)
+    report(run, "quality", (), **{metric.id: metric.value for metric in found.metrics})
+    if last:
+        files.remove_unfinished(run.out / "evaluation")  # of an earlier process that was killed here
+        write(found, run.out / "evaluation")
+        run.log.say(found.verdict)
+    run.seconds["assess"] = run.seconds.get("assess", 0.0) + time.monotonic() - began

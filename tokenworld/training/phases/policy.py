@@ -1,0 +1,68 @@
+"""Train the policy in imagined rollouts only."""
+
+from __future__ import annotations
+
+import torch
+
+from tokenworld import distributed
+from tokenworld.imagination import burned_in, imagine
+from tokenworld.nn import total_loss
+from tokenworld.training.batches import finite, progress, report
+from tokenworld.training.run import Run
+
+
+def train_policy(
+    run: Run,
+    last: bool,
+    *,
+    start: int = 50,
+    updates: int = 200,
+    batch: int = 64,
+    horizon: int = 20,
+    burn_in: int = 20,
+    lr: float = 1e-4,
+    clip: float = 10.0,
+    expected_reward: bool = False,
+    recent: float = 0.0,
+    events: float = 0.0,
+) -> None:
+    """Dreams of `horizon` steps from real states, and updates on them. No real reward and no real action is learned from.
+
+    `recent`: the share of dreams that start in the newest tenth of the replay. `events`: the share that start at most `horizon`
+    steps before a reward or a termination, so that a policy meets what is rare often enough to learn from it; real
+    rewards choose the starts, nothing else, and the reported `dream_return` is higher than from all states.
+    """
+    if run.epoch < start:
+        return
+    model, policy = run.dreamer(), run.policy
+    optimizer = run.optimizer("policy", policy, lr)
+    K = model.shapes.codes
+    gained = []
+    loss_of, own = run.loss("policy", policy, policy.loss), distributed.share(batch, "train.policy.batch")
+    starts = dict(recent=recent, events=events, within=horizon)
+    batches = run.batches(updates, own, burn_in, ends="acted", **starts, frames=False)
+    for steps, rows in progress(run, batches, updates, "policy"):
+        steps, codes = steps.to(run.device), run.codes(run.replay, rows)
+        policy.eval()
+        noise = distributed.rows(torch.rand(batch, horizon, K + 3, generator=run.generator, device=run.device))
+        prediction, state = model.start(steps, codes)
+        carry = burned_in(model, policy, steps, codes)
+        dream = imagine(model, prediction, state, policy, horizon, noise, carry, expected_reward)
+        policy.train()
+        for losses in policy.updates(dream, run.shuffler, loss_of):
+            loss = total_loss(losses, policy.weights)
+            run.update("policy", optimizer, [loss], clip)
+            policy.track()
+        run.count["imagined_steps"] += batch * horizon
+        gained.append(distributed.total((dream.reward * dream.alive[:, :-1]).sum()) / batch)
+    policy.eval()
+    report(
+        run,
+        "policy",
+        ("dream_return",),
+        updates=run.count["policy"],
+        imagined_steps=run.count["imagined_steps"],
+        loss=finite(loss, "policy"),
+        dream_return=torch.stack(gained).mean(),
+        **{name: value.mean() for name, value in losses.items()},
+    )

@@ -1,0 +1,172 @@
+"""Start a run, resume one from its checkpoint, or open a finished one to look at."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+from tokenworld import distributed
+from tokenworld.config import saved as saved_config
+from tokenworld.config import schema
+from tokenworld.data.episodes import EpisodeWriter, read_episodes
+from tokenworld.errors import UserError
+from tokenworld.log import Log
+from tokenworld.sinks import opening as sinks
+from tokenworld.storage import checkpoint, model_folder
+from tokenworld.training import folders, restore
+from tokenworld.training.build import built, device_of, is_here, open_log, read_data, read_replay, replay_folder
+from tokenworld.training.costs import warn_of_costs
+from tokenworld.training.phases import collect
+from tokenworld.training.restore import Saved
+from tokenworld.training.run import Run
+from tokenworld.world_model import WorldModel
+
+
+def new_run(cfg: dict, cli: dict, phases: tuple[str, ...], out: Path | None = None) -> Run:
+    """A run in the folder `out`, which is empty or holds a run of the same config: that one is resumed. None: as `cli` says."""
+    device_of(cli.get("device", "auto"))
+    out = Path(cli["out"]) if out is None else out
+    if distributed.agreed((out / "config.yaml").is_file()):
+        return resumed(out, cfg, cli, phases)
+    with folders.emptied_on_error(out):
+        if distributed.rank() == 0:
+            saved_config.save(out / "config.yaml", cfg, cli)  # first: a run that is killed from here on can be gone on with
+        run = built(out, cfg, cli, phases)
+        if "collect" in phases:
+            run.writer = EpisodeWriter(replay_folder(out), run.meta)
+        warn_of_costs(run, cfg["train"])
+    return run
+
+
+def opened(out: str, keys: dict) -> tuple[Run, dict, dict]:
+    """A finished or stopped run, or an exported model, to look at: weights, counters and, of a run, held-out episodes.
+    Nothing is written to its folder. Its own device, where it is not here, and its episodes, where they were moved, are done
+    without; the log says so."""
+    if model_folder.is_model(out):
+        return _opened_model(Path(out), keys)
+    cfg, cli = saved_config.load(out)
+    schema.check(cfg)
+    saved, log = restore.load(out), Log(None)
+    if "device" not in keys and not is_here(cli.get("device", "auto")):
+        log.say(f"{out} was trained with device={cli.pop('device')}, which is not here: using {device_of('auto')}")
+    if "data" not in keys and not Path(cli.get("data", ".")).is_dir():
+        log.say(f"{out} learned from {cli.pop('data')}, which is not there now: if its episodes are needed, add data=DIR")
+    cli = cli | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
+    phases = (cli["phase"], "evaluate") if "phase" in cli else schema.PHASES
+    run = built(Path(out), cfg, cli, phases, log=log, saved=saved)
+    restore.put_run(run, saved)
+    read_replay(run, Path(out) / "replay")
+    return run, cfg, cli
+
+
+def _opened_model(folder: Path, keys: dict) -> tuple[Run, dict, dict]:
+    """An exported model as a run without episodes."""
+    world_model = WorldModel.from_pretrained(folder)  # all that can be wrong with it is said here
+    told = world_model.config
+    if not isinstance(told.get("training"), dict) or "env" not in told["parts"]:
+        raise UserError(f"{folder} was saved without the settings of a run: use it in Python, or give a `tokenworld export`")
+    cfg = told["parts"] | {"train": told["training"]}
+    phases = ("policy", "evaluate") if "policy" in cfg else ("evaluate",)
+    for phase in schema.PHASES:
+        schema.check_section(cfg, f"train.{phase}")
+    # what it is scored in was checked when it was loaded; the training's own words for it were not
+    cfg["train"] = cfg["train"] | {"evaluate": cfg["train"]["evaluate"] | {"env": told.get("score_env") or {}}}
+    cli = {"recipe": folder.name} | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
+    policy = model_folder.stored(folder / "policy.safetensors", "policy") if "policy" in cfg else None
+    saved = Saved(model_folder.stored(folder / "model.safetensors"), policy)
+    run = built(folder, cfg, {key: value for key, value in cli.items() if key != "data"}, phases, log=Log(None), saved=saved)
+    saved.put(run.world_model, run.policy)
+    figures = told.get("figures") or {}
+    run.count |= {"tokenizer": 1, "dynamics": 1, "policy": int(run.policy is not None)}
+    run.count["env_steps"] = figures.get("env_steps") or 0
+    run.results = {"eval": figures["score"]} if figures.get("score") else {}
+    if "data" in cli:
+        read_data(run, cli["data"])
+    return run, cfg, cli
+
+
+def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
+    """A run as its last checkpoint has it. With as many ranks as wrote it, it goes on bit for bit (on a CPU); with another
+    number the episodes on disk are dealt out anew, games in progress are lost, and what each rank draws is drawn anew."""
+    if "data" in cli and not Path(cli["data"]).is_dir():
+        raise UserError(f"{out} learns from episodes in {cli['data']}, which is not there now: tell where they are,"
+                        f" tokenworld train --resume {out} data=DIR")  # fmt: skip
+    device_of(cli.get("device", "auto"), f"add device=cpu: tokenworld train --resume {out} device=cpu")
+    if not distributed.agreed(checkpoint.exists(out / "checkpoint")):
+        return _started_over(out, cfg, cli, phases)
+    sinks.check(cfg["train"]["loop"].get("sinks"))
+    saved = restore.load(out)
+    state, where = saved.state, out / "checkpoint" / checkpoint.STATE
+    run = built(out, cfg, cli, phases, log=open_log(out, wall=state["wall"]), saved=saved)
+    restore.put_run(run, saved)
+    restore.put_optimizers(run, saved)
+    restore.check_ranks(run, state["ranks"], where)
+    ranks, same = state["ranks"], len(state["ranks"]) == distributed.world()
+    run.spread = state["spread"] or not same
+    run.log.truncate(state["log_lines"])
+    _reopen(run, [each["writer"] for each in ranks])
+    run.seed_ranks()
+    own = ranks[distributed.rank()] if same else ranks[0]
+    restore.put_generators(run, own, ranks[0]["generator"], ranks[0]["shuffler"], same)
+    if same:
+        _restore_rank(run, own)
+    run.log.say(f"resumed {out} after epoch {run.epoch}")
+    return run
+
+
+def _started_over(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
+    """A run that was killed before its first checkpoint, from its start in the same folder."""
+    aside, refused = None, None
+    if distributed.rank() == 0:
+        try:
+            aside = folders.start_over(out, cfg["train"]["loop"].get("checkpoint_every", 1))
+        except UserError as error:
+            refused = str(error)
+    refused = distributed.agreed(refused)
+    if refused:
+        raise UserError(refused)
+    run = built(out, cfg, cli, phases)
+    if aside is not None:
+        run.log.say(f"{out} had no checkpoint yet and starts over; what it had written is kept in {aside}")
+    if "collect" in phases:
+        run.writer = EpisodeWriter(replay_folder(out), run.meta)
+    return run
+
+
+def _reopen(run: Run, positions: list[dict | None]) -> None:
+    """Cut the episodes on disk back to what the checkpoint knows of, read this rank's share, and go on writing."""
+    if positions[0] is None:
+        return
+    if distributed.rank() == 0:
+        for rank, position in enumerate(positions):
+            EpisodeWriter.open_at(replay_folder(run.out, rank), position, meta=run.meta, say=run.log.say).close()
+    distributed.wait()
+    if run.spread:
+        number = 0
+        for rank in range(len(positions)):
+            for episode in read_episodes(replay_folder(run.out, rank)):
+                if number % distributed.world() == distributed.rank():
+                    run.add(episode)
+                number += 1
+    else:
+        read_replay(run, replay_folder(run.out))
+    distributed.wait()  # all have read before one writes
+    run.writer = EpisodeWriter(replay_folder(run.out), run.meta)
+
+
+def _restore_rank(run: Run, own: dict) -> None:
+    """What a rank alone knows: its games, and the codes of its episodes."""
+    run.learnt_rows = min(own["learnt_rows"], run.replay.rows)
+    games = restore.collector_state(own)
+    if games is not None and "collect" in run.phases:
+        run.play_seed = games["seed"]
+        keywords = run.phases["collect"].keywords
+        defaults = inspect.signature(run.phases["collect"].func).parameters
+        collect.ensure_collector(run, **{k: keywords.get(k, defaults[k].default) for k in ("envs", "held_out")})
+        if dropped := run.collector.load_state_dict(games):
+            run.log.say(dropped)
+    if not run.spread:
+        saved = own["code_cache"]
+        if not all([run.replay.load_code_state(saved["replay"]), run.held_out.load_code_state(saved["held_out"])]):
+            run.log.say("the saved codes are of other episodes than those that can be read: the frames are encoded again")
+    restore.put_global_generators(run, own)
