@@ -5,7 +5,8 @@ import json
 import pytest
 import torch
 
-from tokenworld import benchmark, cli
+from tokenworld import cli
+from tokenworld.bench import ceilings, clocks, rows
 from tokenworld.config import compose, schema
 from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes
@@ -16,7 +17,7 @@ from tokenworld.world_model import WorldModel, frames_as_steps
 AR = "decoding._target_=tokenworld.decoding.autoregressive.Autoregressive"
 
 
-@pytest.mark.parametrize("what", list(benchmark.BENCHES))
+@pytest.mark.parametrize("what", list(rows.BENCHES))
 def test_each_kind_runs_and_writes_json(what, tmp_path, capsys):
     file = tmp_path / "bench.json"
     assert cli.main(["bench", what, "overlay=debug", "repeats=1", "--json", str(file)]) == 0
@@ -49,25 +50,25 @@ def runs(tmp_path_factory):
 CHEAP = ("atari_small", "iris", "quickstart")  # patch, vqvae and nearest: the three kinds of tokenizers
 
 
-@pytest.mark.parametrize("what", list(benchmark.BENCHES))
+@pytest.mark.parametrize("what", list(rows.BENCHES))
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(
     "recipe", [pytest.param(name, marks=[] if name in CHEAP else [pytest.mark.slow]) for name in compose.recipes()]
 )
 def test_each_kind_runs_on_each_recipe(runs, recipe, precision, what, monkeypatch):
     """What is timed, without repeats: a clock that is read once, and ceilings that nobody measures."""
-    monkeypatch.setattr(benchmark, "timed", lambda device, call, repeats, least=0.0: [benchmark.clock(device, call)])
-    monkeypatch.setattr(benchmark, "_phase", lambda run, name, repeats: [
-        benchmark.clock(run.device, lambda: run.phases[name](run, False, start=0, updates=1))
+    monkeypatch.setattr(rows, "timed", lambda device, call, repeats, least=0.0: [clocks.clock(device, call)])
+    monkeypatch.setattr(rows, "_phase", lambda run, name, repeats: [
+        clocks.clock(run.device, lambda: run.phases[name](run, False, start=0, updates=1))
     ])  # fmt: skip
     for name, value in (("read_bandwidth", 1e9), ("product_ceiling", 1e9), ("picture_ceiling", 1e9)):
-        monkeypatch.setattr(benchmark, name, lambda *_, value=value: value)
-    monkeypatch.setattr(benchmark, "WARMUP", 0)
-    monkeypatch.setattr(benchmark, "COLLECTED", 4)
-    result = benchmark.bench(what, runs(recipe, precision), 1)
+        monkeypatch.setattr(rows, name, lambda *_, value=value: value)
+    monkeypatch.setattr(rows, "WARMUP", 0)
+    monkeypatch.setattr(rows, "COLLECTED", 4)
+    result = rows.bench(what, runs(recipe, precision), 1)
     assert result["recipe"] == recipe and result["precision"] == precision and result["rows"]
     assert all(row["per_second"] > 0 for row in result["rows"])
-    assert "per second" in benchmark.table(result) and "NaN" not in json.dumps(result)
+    assert "per second" in rows.table(result) and "NaN" not in json.dumps(result)
 
 
 def test_figures_go_to_stdout_where_that_is_asked(capsys):
@@ -88,7 +89,7 @@ def test_flops_are_those_counted_by_hand():
     K = model.shapes.codes
     steps = frames_as_steps(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
     codes, noise = Codes(torch.zeros(1, 1, K, dtype=torch.int64)), torch.rand(1, 1, K + 3)
-    counted = benchmark._dream_flops(model.eval(), benchmark.Dice(A, False), steps, codes, noise, 1)
+    counted = ceilings._dream_flops(model.eval(), ceilings.Dice(A, False), steps, codes, noise, 1)
 
     positions = K + 1  # the waiting code and the action, then each code but the last
     seen = 2 * (K + 1)  # keys that each position reads: rings grow by two steps
@@ -107,7 +108,7 @@ def test_a_dream_needs_nothing_from_the_device():
         K = model.shapes.codes
         with torch.no_grad():
             prediction, state = model.start(steps, Codes(torch.zeros(2, 1, K, dtype=torch.int64, device="meta")))
-        dream = imagine(model, prediction, state, benchmark.Dice(3, True), 3, torch.rand(2, 3, K + 3, device="meta"))
+        dream = imagine(model, prediction, state, ceilings.Dice(3, True), 3, torch.rand(2, 3, K + 3, device="meta"))
         assert dream.indices.shape == (2, 4, K) and dream.indices.is_meta
 
 

@@ -48,7 +48,7 @@ def recipe(tmp_path, plugin):
     """A complete recipe of stand-ins, in a file of the user's own."""
     lines = [f"{name}: {{_target_: somebodys_package.Part}}" for name in targets.PARTS if name != "policy"]
     lines += ["policy: {_target_: somebodys_package.Other, horizon: 5}", "train:"]
-    lines += [f"  {phase}: {{_target_: somebodys_package.Part, lr: 0.5}}" for phase in schema.PHASES]
+    lines += [f"  {phase}: {{_target_: somebodys_package.Part, lr: 0.5}}" for phase in schema.TRAIN]
     path = tmp_path / "mine.yaml"
     path.write_text("\n".join(lines).replace("tokenizer: {_target_: somebodys_package.Part}",
                                              "tokenizer: {_target_: somebodys_package.Part, vocab_size: 64}"))
@@ -223,3 +223,18 @@ WRONG = [("train.policy.recent", "0.0"), ("train.collect.envs", "1"), ("decoding
 def test_a_wrong_type_is_refused_with_an_example_of_the_right_one(key, example, tmp_path, capsys):
     assert main(["train", "overlay=debug", f"{key}=wrong", f"out={tmp_path / 'run'}"]) == 2
     assert capsys.readouterr().err.rstrip().endswith(f"for example {key}={example}")
+
+
+def test_names_that_were_moved_name_the_same_things():
+    for old, new in targets.MOVED.items():
+        assert targets.resolve(old) is targets.resolve(new)
+    collect = [{"_target_": "tokenworld.train.collect"}]
+    old = {"train": {"loop": {"_target_": "tokenworld.train.loop", "epochs": 3}, "sinks": collect}}
+    assert targets.with_new_names(old) == {
+        "train": {
+            "loop": {"_target_": "tokenworld.training.loop.run_epochs", "epochs": 3},
+            "sinks": [{"_target_": "tokenworld.training.phases.collect.collect"}],
+        }
+    }
+    recipe, _ = compose.compose(["train.collect._target_=tokenworld.train.collect"])
+    schema.check(recipe)

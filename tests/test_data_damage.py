@@ -18,7 +18,7 @@ from test_data import META, episode, equal, offsets, read, write
 
 from tokenworld import cli, commands
 from tokenworld.config import compose, schema
-from tokenworld.data import records, shards
+from tokenworld.data import record_format, shards
 from tokenworld.data.checksums import Checksums
 from tokenworld.data.describe import describe
 from tokenworld.data.episodes import Episode, EpisodeWriter, check_trainable, load_episodes, make_meta, read_episodes, read_meta
@@ -114,8 +114,8 @@ def test_the_longest_record_and_one_that_is_longer(tmp_path, monkeypatch):
     one = episode(40)
     size = 41 * 6 + 40 * 14
     with monkeypatch.context() as patch:
-        patch.setattr(records, "RECORD_BYTES", size)
-        assert records.longest((1, 2, 3)) == 40
+        patch.setattr(record_format, "RECORD_BYTES", size)
+        assert record_format.longest((1, 2, 3)) == 40
         with EpisodeWriter(tmp_path, META) as writer:
             writer.append(one)
             with pytest.raises(UserError, match="41 steps is too long for a record, which holds 40 .*: write it in parts"):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from tokenworld.evaluation import figures
+from tokenworld.viz import figures
 
 
 def test_lines_have_their_points_band_and_level():

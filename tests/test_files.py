@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenworld import cli, files, viz
+from tokenworld import cli, files
 from tokenworld.errors import UserError
 from tokenworld.log import Log
+from tokenworld.viz import figures
+from tokenworld.viz.frames import save_gif, save_png
 
 REFUSALS = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.EACCES]
 HOLDER = """
@@ -158,8 +160,8 @@ def test_pictures_and_metrics_are_one_sentence_too(tmp_path, refuse, code):
     log = Log(tmp_path / "run")
     log.metrics("loop", step=1)
     refuse("fsync", code)
-    for save in (lambda: viz.save_gif(tmp_path / "a.gif", video), lambda: viz.save_png(tmp_path / "a.png", video[0]),
-                 lambda: viz.save_curve(tmp_path / "c.png", [(1, 3), (2, 4)], random=0.5, xlabel="x", ylabel="y"),
+    for save in (lambda: save_gif(tmp_path / "a.gif", video), lambda: save_png(tmp_path / "a.png", video[0]),
+                 lambda: figures.save_curve(tmp_path / "c.png", [(1, 3), (2, 4)], random=0.5, xlabel="x", ylabel="y"),
                  lambda: log.truncate(0)):  # fmt: skip
         with pytest.raises(UserError, match=os.strerror(code)):
             save()

@@ -5,10 +5,11 @@ import pytest
 import torch
 from PIL import Image
 
-from tokenworld import cli, viz
+from tokenworld import cli
 from tokenworld.evaluation.probes.film import Film, film_of, title_of
 from tokenworld.evaluation.report import film_drawing
 from tokenworld.training.resume import opened
+from tokenworld.viz import figures
 
 
 def film(T: int = 14, **changes) -> Film:
@@ -110,10 +111,10 @@ def test_a_film_holds_what_the_replay_holds(tmp_path_factory, monkeypatch):
 
 def test_a_learning_curve_has_intervals(tmp_path, monkeypatch):
     made = []
-    plain = viz.curves
-    monkeypatch.setattr(viz, "curves", lambda *a, **k: made.append(plain(*a, **k)) or made[-1])
+    plain = figures.curves
+    monkeypatch.setattr(figures, "curves", lambda *a, **k: made.append(plain(*a, **k)) or made[-1])
     points = [(10, 1.0), (20, 2.0, 1.5, 2.75), (30, 3.0, 2.0, 3.5)]  # the first was saved by an older version
-    viz.save_curve(tmp_path / "c.png", points, random=0.5, xlabel="real steps", ylabel="return", title="a game")
+    figures.save_curve(tmp_path / "c.png", points, random=0.5, xlabel="real steps", ylabel="return", title="a game")
     (axes,) = made[0].axes
     band, bars = axes.collections
     assert {tuple(p) for p in band.get_paths()[0].vertices.tolist()} >= {(20, 1.5), (20, 2.75), (30, 2.0), (30, 3.5)}
@@ -122,6 +123,6 @@ def test_a_learning_curve_has_intervals(tmp_path, monkeypatch):
 
 
 def test_a_curve_whose_interval_does_not_hold_its_mean_is_drawn(tmp_path):
-    viz.save_curve(tmp_path / "c.png", [(1, 3.0, 4.0, 5.0), (2, 4.0, 1.0, 2.0)], random=0.5, xlabel="x", ylabel="y")
-    viz.bars({"a": 1.0}, intervals={"a": (2.0, 3.0)})
+    figures.save_curve(tmp_path / "c.png", [(1, 3.0, 4.0, 5.0), (2, 4.0, 1.0, 2.0)], random=0.5, xlabel="x", ylabel="y")
+    figures.bars({"a": 1.0}, intervals={"a": (2.0, 3.0)})
     assert (tmp_path / "c.png").stat().st_size > 0

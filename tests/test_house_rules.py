@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = [
     ["cli"],
     ["commands"],
-    ["play", "benchmark", "sweep", "studies"],
+    ["play", "bench", "sweep", "studies"],
     ["training.resume"],
     ["training.build"],
     ["training.restore", "training.loop", "training.phases", "training.settings"],
@@ -32,7 +32,7 @@ LAYERS = [
     ["evaluation.assess", "dream_env"],
     ["evaluation.tiers"],
     ["evaluation.report"],
-    ["evaluation.probes", "evaluation.metrics", "evaluation.figures", "scores"],
+    ["evaluation.probes", "evaluation.metrics", "scores"],
     ["evaluation.simulators"],
     ["evaluation.statistics"],
     ["evaluation.records"],

@@ -176,7 +176,7 @@ train.train_dynamics = functools.wraps(train.train_dynamics)(deaf)
         (["dream", "RUN", "steps=3", "out=new.gif"], "tokenworld.files", "sync"),
         (["export", "RUN", "out=new"], "tokenworld.storage.model_folder", "save"),
         (["score", "RUN", "episodes=3"], "tokenworld.scores.score", "score"),
-        (["bench", "imagine", "overlay=debug", "repeats=1", "--json", "new.json"], "tokenworld.benchmark", "bench"),
+        (["bench", "imagine", "overlay=debug", "repeats=1", "--json", "new.json"], "tokenworld.bench.rows", "bench"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else value,
 )

@@ -12,7 +12,6 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from tokenworld import viz
 from tokenworld.backbones.gpt import GPT
 from tokenworld.data.collect import play_episode
 from tokenworld.envs import known_world
@@ -20,6 +19,8 @@ from tokenworld.errors import UserError
 from tokenworld.evaluation.probes.attention import attention
 from tokenworld.imagination import Actor
 from tokenworld.training.build import temporary_run
+from tokenworld.viz import figures
+from tokenworld.viz.frames import code_colours
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -90,8 +91,8 @@ def test_a_filmstrip_shows_frames_words_heat_and_marks():
     long, short = frames(3), frames(2, 1)
     heat, marks = np.zeros((2, 2, 3)), np.zeros((2, 2, 3), bool)
     heat[1, 0, 2], marks[0, 1, 0] = 4.0, True
-    figure = viz.filmstrip({"a": long, "b": short}, titles=["x", "y", "z"], captions={"a": ["left", "right"]}, heat={"b": heat},
-                           marks={"b": marks}, heat_label="bits", title="all")  # fmt: skip
+    figure = figures.filmstrip({"a": long, "b": short}, titles=["x", "y", "z"], captions={"a": ["left", "right"]},
+                               heat={"b": heat}, marks={"b": marks}, heat_label="bits", title="all")  # fmt: skip
     drawn(figure)
     *cells, bar = figure.axes
     assert len(cells) == 6 and not cells[5].axison  # the short row has no third frame
@@ -108,7 +109,7 @@ def test_a_filmstrip_shows_frames_words_heat_and_marks():
 
 def test_tokens_stand_between_their_frame_and_its_reconstruction():
     indices = np.array([[[7, 7, 3]], [[7, 12, 7]]])
-    figure = viz.tokens(frames(2), indices, frames(2, 1) / 255)
+    figure = figures.tokens(frames(2), indices, frames(2, 1) / 255)
     drawn(figure)
     assert [axes.get_ylabel() for axes in figure.axes[::2]] == ["frame", "codes", "decoded"]
     assert [text.get_text() for text in figure.axes[3].texts] == ["7", "12", "7"]
@@ -116,17 +117,17 @@ def test_tokens_stand_between_their_frame_and_its_reconstruction():
 
 
 def test_codes_have_a_colour_each_and_the_commonest_is_grey():
-    colours = viz.code_colours(np.array([[5, 5, 5, 2], [2, 9, 40, 5]]))
+    colours = code_colours(np.array([[5, 5, 5, 2], [2, 9, 40, 5]]))
     assert colours.shape == (2, 4, 3) and colours.dtype == np.uint8
     assert (colours[0, :3] == 236).all() and (colours[1, 3] == 236).all() and (colours[0, 3] == colours[1, 0]).all()
     assert len(np.unique(colours.reshape(-1, 3), axis=0)) == 4
-    many = viz.code_colours(np.arange(40))
+    many = code_colours(np.arange(40))
     assert len(np.unique(many, axis=0)) == 40  # also beyond the palette
 
 
 def test_a_token_map_counts_the_changes():
     indices = np.array([[1, 1, 1], [1, 2, 1], [3, 4, 1]])
-    figure = viz.token_map(indices)
+    figure = figures.token_map(indices)
     drawn(figure)
     above, below = figure.axes
     assert above.images[0].get_array().shape == (3, 3, 3)  # K, T, colour
@@ -136,7 +137,7 @@ def test_a_token_map_counts_the_changes():
 
 def test_numbers_stand_below_the_frames_that_they_belong_to():
     panels = {"reward": {"real": [0, -1, 2], "expected": [0.1, np.nan, 1.5, 0]}, "value": {"v": [1, 2, 3]}}
-    figure = viz.along(frames(4), panels, bars=["real"], captions=["up", "down"])
+    figure = figures.along(frames(4), panels, bars=["real"], captions=["up", "down"])
     drawn(figure)
     film, reward, value = figure.axes
     assert len(film.images) == 4 and film.images[2].get_extent()[:2] == [1.54, 2.46]
@@ -149,26 +150,26 @@ def test_numbers_stand_below_the_frames_that_they_belong_to():
 
 
 def test_curves_bars_fan_and_shares_hold_their_numbers():
-    figure = viz.curves({"a": [1, 2], "b": [3, 4]}, x=[10, 20], bands={"a": ([0, 1], [2, 3])}, xlabel="x", ylabel="y")
+    figure = figures.curves({"a": [1, 2], "b": [3, 4]}, x=[10, 20], bands={"a": ([0, 1], [2, 3])}, xlabel="x", ylabel="y")
     drawn(figure)
     (axes,) = figure.axes
     assert [line.get_ydata().tolist() for line in axes.lines] == [[1, 2], [3, 4]] and len(axes.collections) == 1
     assert axes.lines[0].get_linestyle() != axes.lines[1].get_linestyle() and axes.lines[0].get_xdata().tolist() == [10, 20]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["a", "b"]
 
-    figure = viz.bars({"a": 2.0, "b": 3.0}, intervals={"b": (2.5, 4.5)}, ylabel="return")
+    figure = figures.bars({"a": 2.0, "b": 3.0}, intervals={"b": (2.5, 4.5)}, ylabel="return")
     drawn(figure)
     assert [bar.get_height() for bar in figure.axes[0].patches] == [2, 3]
     (whisker,) = [c for c in figure.axes[0].collections if hasattr(c, "get_segments")]
     assert whisker.get_segments()[0].tolist() == [[1, 2.5], [1, 4.5]]
 
-    figure = viz.fan([[0, 1], [0, 2], [0, 3]], {"best": [0, 3]})
+    figure = figures.fan([[0, 1], [0, 2], [0, 3]], {"best": [0, 3]})
     drawn(figure)
     assert [line.get_ydata().tolist() for line in figure.axes[0].lines] == [[0, 1], [0, 2], [0, 3], [0, 3]]
     assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["best"]
 
     table = np.array([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]])  # three steps, two actions
-    figure = viz.shares({"before": table, "after": table}, ["left", "right"])
+    figure = figures.shares({"before": table, "after": table}, ["left", "right"])
     drawn(figure)
     assert (figure.axes[0].images[0].get_array() == table.T).all() and figure.axes[1].get_title() == "after"
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ["left", "right"]

@@ -11,7 +11,6 @@ import pytest
 import torch
 from play_world import ACTIONS, played, same
 
-from tokenworld import viz
 from tokenworld.errors import UserError
 from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes, Steps
@@ -315,8 +314,8 @@ def test_what_is_told_adds_up(counted):
         told, pictures = session.view()
         assert (told["dream"]["return"], told["branch"]["return"], told["real"]["return"]) == (mine, other, t)
         assert told["panes"] == ["dream", "branch", "real"] and len(pictures) == 3
-        assert np.array_equal(pictures[2], viz.to_rgb(session.real[t][0].frame, scale=1))
-        assert np.array_equal(pictures[1], viz.to_rgb(session.second.moments[t].frame, scale=1))
+        assert np.array_equal(pictures[2], pictures.to_rgb(session.real[t][0].frame, scale=1))
+        assert np.array_equal(pictures[1], pictures.to_rgb(session.second.moments[t].frame, scale=1))
     lines = told["timeline"]
     assert lines["dream"]["reward"] == [1, 2, 2, 1] and lines["branch"]["reward"] == [1, 1, 2, 1]
     bits = [m.surprise.sum() for m in session.second.moments[1:]]

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenworld import cli, viz
+from tokenworld import cli
 from tokenworld.errors import UserError
 from tokenworld.log import Log
 from tokenworld.sinks.opening import SHORT, check, open_sinks, run_name
+from tokenworld.viz.frames import save_png
 
 ROOT = Path(__file__).resolve().parent.parent
 DEBUG = ["train", "overlay=debug", "device=cpu", "train.collect.held_out=2"]
@@ -154,7 +155,7 @@ def test_a_run_is_looked_at_without_its_sinks(tmp_path, monkeypatch, capsys):
 
 def test_tensorboard_shows_numbers_and_pictures_over_steps(tmp_path):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    viz.save_png(tmp_path / "a.png", np.zeros((4, 6, 3), np.uint8))
+    save_png(tmp_path / "a.png", np.zeros((4, 6, 3), np.uint8))
 
     def logged(start: int, steps: list[int]) -> None:
         log = Log(tmp_path)

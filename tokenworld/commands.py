@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld import benchmark, distributed, files, run_summary, signals, viz
+from tokenworld import distributed, files, run_summary, signals
+from tokenworld.bench import rows as benching
 from tokenworld.config import saved as saved_config
 from tokenworld.config import schema, values
 from tokenworld.data import collection
@@ -33,6 +34,7 @@ from tokenworld.training import folders, loop, restore
 from tokenworld.training.build import built, device_of, env_of, meta_of, with_loaded_sections
 from tokenworld.training.resume import new_run, opened, resumed
 from tokenworld.training.run import Run
+from tokenworld.viz.frames import save_gif, save_png
 
 STARTS = 64  # real moments that an exported model brings along
 
@@ -232,9 +234,9 @@ def dream(out: str, keys: dict) -> Path:
         title=title_of(run),
     )  # fmt: skip
     if path.suffix == ".gif":
-        files.rescued(path, lambda place: viz.save_gif(place, film_drawing.video(film), fps=4))
+        files.rescued(path, lambda place: save_gif(place, film_drawing.video(film), fps=4))
     else:
-        files.rescued(path, lambda place: viz.save_png(place, film_drawing.strip(film)))
+        files.rescued(path, lambda place: save_png(place, film_drawing.strip(film)))
     run.log.say(f"{' | '.join(film.rows)}, {len(film)} frames: {path}")
     return path
 
@@ -323,16 +325,16 @@ def play(out: str, keys: dict) -> None:
 def bench(what: str, cfg: dict, cli: dict, json_file: str | None = None) -> dict[str, Any]:
     """How fast a recipe runs on this machine, and how far from the best this machine could do. json_file: "-" is stdout, where
     the figures then take the place of the table."""
-    benchmark.check(what)
+    benching.check(what)
     if json_file not in (None, "-"):
         files.check_replaceable(json_file)
         json_file = files.followed(json_file)
     with tempfile.TemporaryDirectory() as folder:
         run = built(Path(folder), cfg, cli, schema.PHASES, log=Log(None))
-        run.phases["collect"](run, False, steps=benchmark.REAL_STEPS, first_steps=benchmark.REAL_STEPS, random=True)
+        run.phases["collect"](run, False, steps=benching.REAL_STEPS, first_steps=benching.REAL_STEPS, random=True)
         run.collector.cut()
-        result = benchmark.bench(what, run, cli.get("repeats", 5))
-    print(json.dumps(result, indent=1) if json_file == "-" else benchmark.table(result), flush=True)
+        result = benching.bench(what, run, cli.get("repeats", 5))
+    print(json.dumps(result, indent=1) if json_file == "-" else benching.table(result), flush=True)
     if json_file not in (None, "-"):
         files.rescued(json_file, lambda place: files.write(place, json.dumps(result, indent=1) + "\n"))
         run.log.say(f"written: {json_file}")

@@ -16,12 +16,13 @@ from gymnasium.spaces import Box, Discrete
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from tokenworld import arguments, files, register, viz
+from tokenworld import arguments, files, register
 from tokenworld.data.episodes import read_episodes
 from tokenworld.data.replay import Replay
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.storage import hub, model_folder
+from tokenworld.viz.frames import side_by_side, to_rgb
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 Starts = Steps | Replay | str | Path
@@ -136,8 +137,8 @@ class DreamEnv(VectorEnv):
         """The dreams side by side, (H', W', 3) uint8. Raises UserError before the first reset."""
         if self._state is None:
             raise UserError("no dream was begun: call reset() before render()")
-        pictures = viz.to_rgb(self._obs(self._codes[:, -1]))
-        return viz.side_by_side(list(pictures[:, None]))[0]
+        pictures = to_rgb(self._obs(self._codes[:, -1]))
+        return side_by_side(list(pictures[:, None]))[0]
 
     def _begin(self, rows: np.ndarray, frames: torch.Tensor | None = None) -> None:
         """New starts into the histories of these rows: drawn ones, or given frames (N, C, H, W)."""

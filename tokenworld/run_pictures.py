@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from tokenworld import files, viz
+from tokenworld import files
 from tokenworld.errors import UserError
 from tokenworld.evaluation.probes.film import film_of, title_of
 from tokenworld.evaluation.report import film_drawing
+from tokenworld.viz import figures
+from tokenworld.viz.frames import save_gif, save_png
 
 FOLDER = "pictures"
 MOST = 24  # strips that are kept
@@ -32,7 +34,7 @@ def update(run, steps: int) -> None:
             if is_afforded:
                 path = run.out / FOLDER / f"epoch_{run.epoch + 1:06d}.png"
                 film = film_of(run, held_out, steps=steps, seed=run.seed, dynamics=has_dynamics(run), title=title_of(run))
-                viz.save_png(path, film_drawing.strip(film))
+                save_png(path, film_drawing.strip(film))
                 thin_out(path.parent)
                 run.log.picture("film", path)
     if run.curve:
@@ -49,7 +51,7 @@ def has_dynamics(run) -> bool:
 def save_learning_curve(run) -> None:
     """RUN/learning_curve.png: the return of every evaluation so far, with its 95 % interval."""
     path = run.out / "learning_curve.png"
-    viz.save_curve(
+    figures.save_curve(
         path, run.curve, random=run.results.get("random"), xlabel="real steps", ylabel="return, with 95 % interval",
         title=str(run.meta.get("env_id")),
     )  # fmt: skip
@@ -61,8 +63,8 @@ def save_film(run) -> None:
     held_out = run.held_out if run.held_out.rows else run.replay
     if run.count["tokenizer"] and held_out.rows:
         film = film_of(run, held_out, steps=24, seed=run.seed, dynamics=has_dynamics(run), title=title_of(run))
-        viz.save_png(run.out / "dream.png", film_drawing.strip(film))
-        viz.save_gif(run.out / "dream.gif", film_drawing.video(film), fps=4)
+        save_png(run.out / "dream.png", film_drawing.strip(film))
+        save_gif(run.out / "dream.gif", film_drawing.video(film), fps=4)
         run.log.picture("film", run.out / "dream.png")
 
 

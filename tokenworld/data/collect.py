@@ -19,7 +19,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from tokenworld.data.records import Episode, longest
+from tokenworld.data.record_format import Episode, longest
 from tokenworld.data.replay import Replay
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Steps

@@ -25,7 +25,7 @@ from tokenworld import files
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode, EpisodeWriter, load_episodes
 from tokenworld.data.meta import META, read_json
-from tokenworld.data.records import SPLITS
+from tokenworld.data.record_format import SPLITS
 from tokenworld.errors import UserError
 from tokenworld.exploration import random_act
 from tokenworld.log import Log

@@ -11,7 +11,7 @@ import numpy as np
 from tokenworld.data import collection
 from tokenworld.data.episodes import read_numbered
 from tokenworld.data.meta import read_meta
-from tokenworld.data.records import SPLITS
+from tokenworld.data.record_format import SPLITS
 from tokenworld.data.shards import Damages, find_shards, shard_number
 
 

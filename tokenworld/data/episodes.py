@@ -41,7 +41,7 @@ from typing import Any
 
 from tokenworld import files
 from tokenworld.data.meta import META, as_json, make_meta, read_meta
-from tokenworld.data.records import HEADER, RECORD_BYTES, SPLITS, Episode, longest, pack, unpack, unpack_number
+from tokenworld.data.record_format import HEADER, RECORD_BYTES, SPLITS, Episode, longest, pack, unpack, unpack_number
 from tokenworld.data.shards import Damage, Damages, Payload, find_shards, pieces, scan, shard_number, shard_path
 from tokenworld.errors import UserError
 

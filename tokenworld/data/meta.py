@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenworld import files
-from tokenworld.data.records import longest
+from tokenworld.data.record_format import longest
 from tokenworld.errors import UserError
 
 FORMAT = "tokenworld-episodes"

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tokenworld.data.records import Episode
+from tokenworld.data.record_format import Episode
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Steps
 

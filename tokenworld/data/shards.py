@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tokenworld.data.checksums import Checksums
-from tokenworld.data.records import CHUNK, HEADER, MAGIC, VERSION
+from tokenworld.data.record_format import CHUNK, HEADER, MAGIC, VERSION
 
 BEGIN = MAGIC + VERSION.to_bytes(4, "little")
 SHOWN = 3  # damages that are described one by one

@@ -22,12 +22,13 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from tokenworld import private, viz
+from tokenworld import private
 from tokenworld.errors import UserError
 from tokenworld.play.future import Dream
 from tokenworld.play.hints import FASTEST
 from tokenworld.play.session import Session
 from tokenworld.play.starts import IDLE_STEPS
+from tokenworld.viz.frames import PALETTE, to_rgb
 
 PORT = 8642
 HOST = "127.0.0.1"
@@ -218,7 +219,7 @@ def _hello(dream: Dream) -> bytes:
         "drivers": [name for name in ("policy", "planner") if getattr(dream, name) is not None],
         "idle": dream.idle,
         "idle_steps": IDLE_STEPS,
-        "channels": [[name, _hex(viz.PALETTE[i % len(viz.PALETTE)])] for i, name in enumerate(dream.channels)],
+        "channels": [[name, _hex(PALETTE[i % len(PALETTE)])] for i, name in enumerate(dream.channels)],
         "fps": dream.fps,
         "fastest": FASTEST,
         "temperature": dream.temperature,
@@ -226,7 +227,7 @@ def _hello(dream: Dream) -> bytes:
         "starts": [{"name": s.name, "real": s.game is not None, "seeds": list(s.seeds)} for s in dream.starts],
         "panes": ["start"] * len(dream.starts),
     }
-    pictures = [viz.to_rgb(start.steps.obs[0, -1].numpy(), scale=1).tobytes() for start in dream.starts]
+    pictures = [to_rgb(start.steps.obs[0, -1].numpy(), scale=1).tobytes() for start in dream.starts]
     return _packed(told, *pictures)
 
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld import viz
 from tokenworld.errors import UserError
 from tokenworld.play.future import Dream, Future, Moment
 from tokenworld.play.starts import RealGame
+from tokenworld.viz.frames import save_gif, side_by_side, to_rgb
 
 LONGEST = 5000  # steps of one dream
 HOTTEST = 5.0  # temperature
@@ -173,7 +173,7 @@ class Session:
         told["script"] = self.script() if whole else {"last": list(self.log[-1])}
         if whole:
             told["timeline"] = {name: _timeline(f) for name, f in zip(("dream", "branch"), self._futures(), strict=False)}
-        return told, [viz.to_rgb(picture, scale=1) for picture in pictures]
+        return told, [to_rgb(picture, scale=1) for picture in pictures]
 
     def _told(self, future: Future) -> dict[str, Any]:
         moment, i = future.at(self.t), min(self.t, len(future.moments) - 1)
@@ -196,10 +196,10 @@ class Session:
         columns = [[f.at(t).frame for t in range(self.length + 1)] for f in self._futures()]
         if self.real:
             columns.append([self.real[min(t, len(self.real) - 1)][0].frame for t in range(self.length + 1)])
-        video = viz.side_by_side([viz.to_rgb(np.stack(column)) for column in columns])
+        video = side_by_side([to_rgb(np.stack(column)) for column in columns])
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "dream.gif"
-            viz.save_gif(path, video, fps)
+            save_gif(path, video, fps)
             return path.read_bytes()
 
     def npz(self) -> bytes:

@@ -113,7 +113,7 @@ def built(
     if not shard or distributed.world() == 1:  # else it need not fit
         world_model.to(device)
     section = {key: value for key, value in cfg["train"]["loop"].items() if key != "_target_"}
-    run.config, run.loop = cfg | {"recipe": cli["recipe"]}, functools.partial(loop.loop, run, **section)
+    run.config, run.loop = cfg | {"recipe": cli["recipe"]}, functools.partial(loop.run_epochs, run, **section)
     for key in loaded:
         run.count["tokenizer"] = 1  # trained elsewhere: prepared, and its codes are version 1
         run.count["dynamics"] += key == "load.world_model"

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld import viz
+from tokenworld.viz.frames import to_rgb
 
 SHOWN = 8  # states
 BRANCHES, SAMPLES, CONTEXT = 5, 4, 4  # frames of a row, at most
@@ -49,7 +49,7 @@ def strips(branchings: Sequence[Branching]) -> str:
 def picture(frame: np.ndarray, words: str) -> str:
     """A frame (C, H, W) uint8 as an image in the page, its longer side at most 96 pixels; words for who cannot see it."""
     step = max(1, -(-max(frame.shape[-2:]) // SIDE))
-    return _image(viz.to_rgb(np.asarray(frame)[:, ::step, ::step], scale=1), words)
+    return _image(to_rgb(np.asarray(frame)[:, ::step, ::step], scale=1), words)
 
 
 def _strip(one: Branching) -> str:

@@ -1,0 +1,140 @@
+"""The best that this machine does (products, convolutions, reading memory), and counted FLOPs and bytes of a model."""
+
+from __future__ import annotations
+
+import copy
+import os
+import platform
+import resource
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tokenworld.bench.clocks import timed
+from tokenworld.imagination import imagine
+from tokenworld.interfaces import Codes, Steps
+from tokenworld.training.run import Run
+
+
+def product_ceiling(run: Run, rows: int, dim: int) -> float:
+    """FLOP/s of (rows, D) x (D, 4D) in the run's precision: the widest product of a transformer block."""
+    a, b = (torch.randn(shape, device=run.device, dtype=precision(run)) for shape in ((rows, dim), (dim, 4 * dim)))
+    return 8 * rows * dim * dim / min(timed(run.device, lambda: a @ b, 5))
+
+
+def picture_ceiling(run: Run, frames: int) -> float | None:
+    """FLOP/s of the tokenizer's own 3x3 convolution at full size, channels last; None if it has none."""
+    convolutions = [m for m in run.world_model.tokenizer.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
+    if not convolutions:
+        return None
+    C, (_, H, W) = convolutions[0].out_channels, run.world_model.shapes.frame
+    conv = nn.Conv2d(C, C, 3, padding=1, device=run.device, dtype=precision(run)).to(memory_format=torch.channels_last)
+    best = 0.0
+    for n in {min(frames, 16), frames}:  # small batches stay in a CPU's cache
+        x = torch.randn(n, C, H, W, device=run.device, dtype=precision(run)).contiguous(memory_format=torch.channels_last)
+        with torch.no_grad():
+            best = max(best, 18 * C * C * H * W * n / min(timed(run.device, lambda x=x: conv(x), 5)))
+    return best
+
+
+def read_bandwidth(device: torch.device) -> float:
+    """Bytes per second of a sum over 256 MB."""
+    x = torch.ones(2**26, device=device)
+    return 4 * x.numel() / min(timed(device, x.sum, 5))
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the device if it counts them, of the whole process otherwise."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+
+
+def precision(run: Run) -> torch.dtype:
+    return torch.bfloat16 if run.precision == "bf16" else torch.float32
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    if os.path.exists("/proc/cpuinfo"):
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), name)
+    return f"{device.type} ({name})"
+
+
+class Dice:
+    """A policy that rolls dice: the dream alone, with or without pixels."""
+
+    def __init__(self, actions: int, needs_pixels: bool):
+        self.actions, self.needs_pixels = actions, needs_pixels
+
+    def start(self, batch: int) -> None:
+        return None
+
+    def act(self, view, carry, noise: Tensor) -> tuple[Tensor, None]:
+        return (noise * self.actions).long(), None
+
+    def to(self, device) -> Dice:
+        return self
+
+
+def count_flops(call: Callable, *arguments: Any) -> int:
+    """FLOPs of call(*arguments), the arguments taken to the meta device first: shapes without numbers."""
+    with FlopCounterMode(display=False) as counter:
+        call(*(_meta(argument) for argument in arguments))
+    return counter.get_total_flops()
+
+
+def _meta(x: Any) -> Any:
+    if isinstance(x, nn.Module):
+        return copy.deepcopy(x).to("meta")
+    if isinstance(x, Codes):
+        return Codes(x.indices.to("meta"))
+    return x.to("meta") if isinstance(x, (Tensor, Steps)) else x
+
+
+def _dream_flops(model, policy, steps, codes, noise, horizon: int) -> int:
+    def begin(model, policy, steps, codes):
+        with torch.no_grad():
+            return (*model.start(steps, codes), policy.start(len(steps.obs)))
+
+    def whole(model, policy, steps, codes, noise):
+        prediction, state, carry = begin(model, policy, steps, codes)
+        imagine(model, prediction, state, policy, horizon, noise, carry)
+
+    start = count_flops(begin, model, policy, steps, codes)
+    return count_flops(whole, model, policy, steps, codes, noise) - start
+
+
+@torch.no_grad()
+def _dream_bytes(run: Run, model, steps, codes, noise) -> float:
+    """Weights once per pass, and in each pass what the cache holds: what a dream of codes must read."""
+    size = torch.finfo(precision(run)).bits // 8
+    weights = sum(p.numel() for p in run.world_model.dynamics_modules().parameters()) * size
+    _, state = model.start(steps, codes)
+    K, total = model.shapes.codes, 0.0
+    for t in range(noise.shape[1]):
+        _, state = model.step(state, torch.zeros_like(steps.action[:, 0]), noise[:, t, :K])
+        total += model.decoding.passes * (weights + getattr(getattr(state, "cache", None), "bytes", 0))
+    return total
+
+
+def _encode_flops(run: Run, steps: Steps) -> float:
+    """Of one frame, counted on a real one: the quantisers do not run on the meta device."""
+    with FlopCounterMode(display=False) as counter:
+        run.world_model.encode(steps[:1, :1].to(run.device))
+    return counter.get_total_flops()
+
+
+@torch.no_grad()
+def _decode_flops(run: Run) -> float:
+    codes = torch.zeros(1, 1, run.world_model.shapes.codes, dtype=torch.int64, device=run.device)
+    run.world_model.decode(Codes(codes))  # a tokenizer of patches draws its dictionary once
+    with FlopCounterMode(display=False) as counter:
+        run.world_model.decode(Codes(codes))
+    return counter.get_total_flops()
