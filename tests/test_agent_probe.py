@@ -7,6 +7,8 @@ import pytest
 import torch
 from test_branch_probe import A, Dial, tiny
 
+from tokenworld.evaluation import tiers
+from tokenworld.evaluation.metrics import agents
 from tokenworld.evaluation.probes import branches, other_agent
 from tokenworld.evaluation.probes.policies import Constant, Mixed
 from tokenworld.interfaces import Codes, Steps
@@ -69,9 +71,11 @@ def test_gaps_of_a_policy_that_plays_at_random_are_none():
         def follow(self, view, carry):
             return carry
 
-    more, drawn = other_agent.gaps(model, Random(Constant(0), 1.0, A), simulator, other, count=40, context=2, deadline=math.inf,
-                                   support=lambda codes: np.ones((len(codes), A)))  # fmt: skip
-    found = {metric.id: metric for metric in more}
+    mine = other_agent.branches_of_policy(
+        model, Random(Constant(0), 1.0, A), simulator, count=40, context=2, deadline=math.inf,
+        support=lambda codes: np.ones((len(codes), A)),
+    )  # fmt: skip
+    found = {metric.id: metric for metric in tiers._of_two_agents(mine, other)}
     assert abs(found["M8.do_gap"].value) < 0.05 and found["M8.kl_behaviour"].value > 0
     low, high = found["M8.transfer_gap"].ci
-    assert low <= 0.05 and high >= -0.05 and drawn["support"]["count"].sum() == 40 * A
+    assert low <= 0.05 and high >= -0.05 and agents.by_support(mine, parts=5)["count"].sum() == 40 * A

@@ -9,9 +9,8 @@ import pytest
 from tokenworld import cli
 from tokenworld.evaluation import assess
 from tokenworld.evaluation.probes import policies
-from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.records import Branching, Metric
 from tokenworld.evaluation.report import files, partial
-from tokenworld.evaluation.report.filmstrips import Branching
 
 TIERS = ("A", "B", "C")
 

@@ -56,11 +56,6 @@ LAYERS = [
     ["errors", "threads"],
 ]
 UPWARD = {  # imports that still point up
-    ("evaluation.probes.filmstrips", "evaluation.report.filmstrips"),
-    ("evaluation.probes.other_agent", "evaluation.metrics.agents"),
-    ("evaluation.probes.known_world", "evaluation.metrics.memory"),
-    ("evaluation.probes.known_world", "evaluation.metrics.arrow_of_time"),
-    ("evaluation.simulators.lookup", "evaluation.probes.known_world"),
     ("evaluation.metrics.run_dynamics", "evaluation.probes.lookahead"),
     ("evaluation.metrics.run_summary", "evaluation.assess"),
 }

@@ -30,11 +30,11 @@ from tokenworld.evaluation.metrics import (
     state_identity,
     tokenizer,
 )
-from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.records import Branching, Metric
 from tokenworld.evaluation.report import explained, files, svg
 from tokenworld.evaluation.report import page as pages
 from tokenworld.evaluation.report.drawings import DRAWINGS
-from tokenworld.evaluation.report.filmstrips import MOST, Branching
+from tokenworld.evaluation.report.filmstrips import MOST
 from tokenworld.evaluation.report.findings import findings
 from tokenworld.evaluation.report.rules import RULES
 from tokenworld.evaluation.report.verdict import verdict

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 Array = np.ndarray
+SHOWN, SAMPLES = 8, 4  # branch states that are drawn as pictures, frames of the model for each
 
 
 @dataclass(frozen=True)
@@ -191,3 +192,17 @@ class PolicyValues:
     model_planner: Array | None = None  # of the same planner, planning in the model
     random: Array | None = None  # of the random policy
     planner_in_model: Array | None = None  # what the model promised its planner
+
+
+@dataclass(frozen=True)
+class Branching:
+    """A branch state and an action as pictures: frames (n, C, H, W) uint8."""
+
+    words: str  # which state, which action
+    kl: float  # bits
+    context: Any  # (T, C, H, W)
+    frames: Any  # (J, C, H, W): what can come, the likeliest first
+    p: Any  # (J,) true probabilities
+    q: Any  # (J,) the model's
+    samples: Any  # (M, C, H, W): the model's own frames
+    changed: Any = None  # (h, w) bool: the codes that differ between what can come

@@ -16,14 +16,17 @@ import torch
 
 from tokenworld.data.episodes import read_episodes, read_meta
 from tokenworld.data.replay import Replay
+from tokenworld.envs.known_world import World
 from tokenworld.errors import UserError
 from tokenworld.evaluation.metrics import arrow_of_time, baselines, proxies, rewards_and_terminations
 from tokenworld.evaluation.metrics.action_effects import counterfactual_effects, effect_matrices
 from tokenworld.evaluation.metrics.action_sensitivity import action_sensitivity
-from tokenworld.evaluation.metrics.agents import causal_gap
+from tokenworld.evaluation.metrics.agents import by_support, causal_gap
+from tokenworld.evaluation.metrics.arrow_of_time import irreversibility
 from tokenworld.evaluation.metrics.calibration import calibration, dispersion
 from tokenworld.evaluation.metrics.code_length import code_length
 from tokenworld.evaluation.metrics.confusions import confused_actions, confused_effects
+from tokenworld.evaluation.metrics.memory import recall, recall_by_delay
 from tokenworld.evaluation.metrics.next_frame import branch_fidelity, frame_distance
 from tokenworld.evaluation.metrics.planning import planning
 from tokenworld.evaluation.metrics.policies import policy_agreement
@@ -34,10 +37,9 @@ from tokenworld.evaluation.metrics.tokenizer import tokenizer_ceiling
 from tokenworld.evaluation.probes import branches as branch_probe
 from tokenworld.evaluation.probes import filmstrips as film_probe
 from tokenworld.evaluation.probes import held_out as held_out_probe
-from tokenworld.evaluation.probes import histories, other_agent, policies
+from tokenworld.evaluation.probes import histories, known_world, other_agent, policies
 from tokenworld.evaluation.probes.stages import Stages, Tick, unseen
-from tokenworld.evaluation.records import Metric, Scored
-from tokenworld.evaluation.report import filmstrips
+from tokenworld.evaluation.records import SHOWN, Branches, Metric, Scored
 from tokenworld.evaluation.statistics import intervals  # fmt: skip
 from tokenworld.evaluation.statistics.measured import absent
 from tokenworld.evaluation.statistics.reliability import reliability
@@ -129,8 +131,9 @@ def tier_b(
     world_model: WorldModel, simulator, *, states: int, budget: float, seed: int = 0, names: Sequence[str] = (), policy=None,
     support: Callable[[np.ndarray], np.ndarray] | None = None, stages: Stages | None = None,
 ) -> tuple[list[Metric], dict[str, Any]]:  # fmt: skip
-    """Metrics at `states` branch states of a simulator (see `branchable.py`), under random play, and arrays for pictures.
-    `names`: of the actions · policy: with it a quarter as many states of its play, for M8 · support: as `agent_probe.gaps`.
+    """Metrics at `states` branch states of a simulator (see `simulators/interface.py`), under random play, and arrays for
+    pictures. names: of the actions · policy: with it a quarter as many states of its play, for M8 · support: as in
+    `other_agent.branches_of_policy`.
 
     Two thirds of `budget` seconds are for the branches, the rest for rollouts; what does not fit is left out, and counted.
     """
@@ -156,7 +159,7 @@ def tier_b(
         stages, "metrics of branches", [lambda measure=m: _at(branches.hash, measure(branches)) for m in of_branches]
     )
     pictures: dict[str, Any] = {"effects": effect_matrices(branches) | {"actions": names}, "plane": _plane(metrics)}
-    with stages.probe("pictures of the worst branch states", filmstrips.SHOWN) as tick:
+    with stages.probe("pictures of the worst branch states", SHOWN) as tick:
         pictures["filmstrips"] = film_probe.worst(
             world_model, simulator, places, branches, names, began + budget * 0.75, seed, tick
         )
@@ -176,21 +179,31 @@ def tier_b(
     else:
         count = max(8, states // 4)
         with stages.probe("every action at states of the run's policy", count, "states") as tick:
-            more, drawn = other_agent.gaps(
-                world_model, policy, simulator, branches, count=count, context=context, deadline=began + budget,
-                support=support, seed=seed, tick=tick,
+            mine = other_agent.branches_of_policy(
+                world_model, policy, simulator, count=count, context=context, deadline=began + budget, support=support,
+                seed=seed, tick=tick,
             )  # fmt: skip
-        metrics, pictures = metrics + more, pictures | drawn
+        metrics += _of_two_agents(mine, branches)
+        if mine is not None and mine.support is not None:
+            pictures["support"] = by_support(mine, parts=5)
     with stages.probe("pairs of histories", 2 * histories.PAIRS) as tick:
         two = histories.pairs(world_model, simulator, places, branches, began + budget, seed, tick=tick)
     if two is not None:
         metrics += _timed(lambda: state_identity(two))
-    scripted = getattr(simulator, "scripted", None)  # questions that only this simulator can be asked
-    if scripted is not None:
-        with stages.probe("questions to the scripted world"):
-            more, drawn = scripted(world_model, simulator, began + budget, seed)
-        metrics, pictures = metrics + more, pictures | drawn
+    if isinstance(getattr(simulator, "world", None), World):  # questions that only the known world answers
+        with stages.probe("questions to the known world"):
+            asked = known_world.recalls(world_model, simulator.world, seed)
+            undone = irreversibility(known_world.undos(world_model, simulator, began + budget, seed))
+        metrics += recall(asked) + [metric for metric in undone if metric.id == "M11.undo"]  # its arrow: from rollouts
+        pictures["memory"] = recall_by_delay(asked)
     return metrics, pictures
+
+
+def _of_two_agents(mine: Branches | None, other: Branches) -> list[Metric]:
+    """M8 at branches of the run's policy, and at those of random play."""
+    if mine is None:
+        return causal_gap(other)
+    return causal_gap(mine, replace(other, behaviour=np.full(other.p.shape[:2], 1 / other.p.shape[1])))
 
 
 def _signs_only(world_model: WorldModel) -> bool:

@@ -1,4 +1,4 @@
-"""The worst branch states as pictures: frames for `filmstrips`, made again from the snapshots of the scored places."""
+"""The worst branch states as pictures for `report/filmstrips.py`, made again from the snapshots of the scored places."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import torch
 
 from tokenworld.evaluation.probes import branches as branch_probe
 from tokenworld.evaluation.probes.stages import Tick, unseen
-from tokenworld.evaluation.records import Branches
-from tokenworld.evaluation.report import filmstrips
-from tokenworld.evaluation.report.filmstrips import Branching
+from tokenworld.evaluation.records import SAMPLES, SHOWN, Branches, Branching
 from tokenworld.evaluation.statistics.divergences import kl
 from tokenworld.world_model import WorldModel
 
@@ -23,13 +21,13 @@ def worst(
     world_model: WorldModel, simulator, places: Sequence[branch_probe.Place], branches: Branches,
     names: Sequence[str] = (), deadline: float = math.inf, seed: int = 0, tick: Tick = unseen,
 ) -> list[Branching]:  # fmt: skip
-    """Of the states with the largest KL(p || q) their worst action, at most `filmstrips.SHOWN`: what was seen, a frame for each
+    """Of the states with the largest KL(p || q) their worst action, at most `SHOWN`: what was seen, a frame for each
     branch with the world's probability and the model's, frames that the model draws. places[s] is where branches[s] begins;
     fewer once time.monotonic() passes `deadline`."""
     device = next(iter(world_model.dynamics_modules().parameters())).device
     generator = torch.Generator(device).manual_seed(seed)
     divergence, found = kl(branches), []  # (S, A)
-    for s in np.argsort(-divergence.max(1), kind="stable")[: filmstrips.SHOWN].tolist():
+    for s in np.argsort(-divergence.max(1), kind="stable")[:SHOWN].tolist():
         if time.monotonic() > deadline:
             break
         tick()
@@ -40,7 +38,7 @@ def worst(
         there = branches.p[s, a] > 0
         codes = branches.codes[s, a][there]  # (J, K)
         shown = [int(np.flatnonzero((tokens == code).all(1))[0]) for code in codes]
-        n = filmstrips.SAMPLES
+        n = SAMPLES
         many = branch_probe._read(world_model, place, device).select(torch.zeros(n, dtype=torch.int64, device=device))
         noise = torch.rand(n, world_model.shapes.codes, generator=generator, device=device)
         prediction, _ = world_model.step(many, torch.full((n,), a, device=device), noise)

@@ -10,24 +10,15 @@ import numpy as np
 import torch
 
 from tokenworld.envs.known_world import LEFT, RIGHT, STATE, STAY, World, choose
-from tokenworld.evaluation.metrics import arrow_of_time, memory
 from tokenworld.evaluation.probes import branches
 from tokenworld.evaluation.probes.branches import Place
-from tokenworld.evaluation.records import Metric, Recalls, Undos
+from tokenworld.evaluation.records import Recalls, Undos
 from tokenworld.evaluation.simulators.tabular import Tabular
 from tokenworld.world_model import WorldModel
 
 DELAYS = (2, 5, 10)  # steps for which the colour is hidden
 TRIALS = 20  # of each delay and colour
 VASES = 40  # states with a broken vase, at most
-
-
-def scripted(world_model: WorldModel, simulator: Tabular, deadline: float, seed: int = 0) -> tuple[list[Metric], dict]:
-    """M10 and M11 of a model of the known world, and the arrays of their pictures."""
-    asked = recalls(world_model, simulator.world, seed)
-    undone = arrow_of_time.irreversibility(undos(world_model, simulator, deadline, seed))
-    undone = [metric for metric in undone if metric.id == "M11.undo"]  # the arrow itself is measured on rollouts
-    return memory.recall(asked) + undone, {"memory": memory.recall_by_delay(asked)}
 
 
 def recalls(world_model: WorldModel, world: World, seed: int = 0) -> Recalls:

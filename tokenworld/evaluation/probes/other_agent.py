@@ -1,19 +1,16 @@
-"""M8 on a real model: is it right about its own agent only? Branches at the states that the run's policy visits, weighted by
-that policy and by actions set at random, beside those of another agent, random play."""
+"""Branches at the states that the run's policy visits, weighted by that policy: what M8 compares with those of random play."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
 
-from tokenworld.evaluation.metrics import agents
 from tokenworld.evaluation.probes import branches
 from tokenworld.evaluation.probes.stages import Tick, unseen
-from tokenworld.evaluation.records import Branches, Metric
+from tokenworld.evaluation.records import Branches
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import Codes, Steps, View
 from tokenworld.world_model import WorldModel
@@ -21,12 +18,12 @@ from tokenworld.world_model import WorldModel
 NOISE = 144  # evenly spread uniform numbers: an action's share of them is its probability; most numbers of actions divide it
 
 
-def gaps(
-    world_model: WorldModel, policy, simulator, other: Branches, *, count: int, context: int, deadline: float,
+def branches_of_policy(
+    world_model: WorldModel, policy, simulator, *, count: int, context: int, deadline: float,
     support: Callable[[np.ndarray], np.ndarray] | None = None, seed: int = 0, tick: Tick = unseen,
-) -> tuple[list[Metric], dict[str, Any]]:  # fmt: skip
-    """M8 at `count` states that the policy visits; `other`: branches under random play. support: codes (S, K) of frames ->
-    (S, A), how often training data hold them with each action."""
+) -> Branches | None:  # fmt: skip
+    """Branches at `count` states that the policy visits, weighted by its own probabilities of actions; None where it has no
+    such states. support: codes (S, K) of frames -> (S, A), how often training data hold them with each action."""
     device = next(iter(world_model.dynamics_modules().parameters())).device
     actor = Actor(world_model, policy, generator=torch.Generator(device).manual_seed(seed))
 
@@ -36,16 +33,13 @@ def gaps(
     places = branches.places(simulator, count, context, deadline, seed + 1, act)
     mine = branches.branches(world_model, simulator, places, deadline, tick=tick) if places else None
     if mine is None:
-        return agents.causal_gap(other), {}
+        return None
     used = places[: len(mine.p)]
     mine = replace(mine, behaviour=np.stack([_probabilities(world_model, policy, place) for place in used]))
-    pictures = {}
-    if support is not None:
-        last = branches._tokens(world_model, np.stack([place.obs[-1] for place in used]), device).cpu().numpy()
-        mine = replace(mine, support=support(last))
-        pictures["support"] = agents.by_support(mine, parts=5)
-    uniform = np.full(other.p.shape[:2], 1 / other.p.shape[1])
-    return agents.causal_gap(mine, replace(other, behaviour=uniform)), pictures
+    if support is None:
+        return mine
+    last = branches._tokens(world_model, np.stack([place.obs[-1] for place in used]), device).cpu().numpy()
+    return replace(mine, support=support(last))
 
 
 @torch.no_grad()

@@ -5,32 +5,16 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from html import escape
-from typing import Any
 
 import numpy as np
 
+from tokenworld.evaluation.records import SAMPLES, SHOWN, Branching
 from tokenworld.viz.frames import to_rgb
 
-SHOWN = 8  # states
-BRANCHES, SAMPLES, CONTEXT = 5, 4, 4  # frames of a row, at most
+BRANCHES, CONTEXT = 5, 4  # frames of a row, at most
 SIDE = 96  # pixels of a picture, at most
 MOST = 3_500_000  # characters of all pictures: the page stays below 5 MB
-
-
-@dataclass(frozen=True)
-class Branching:
-    """One state and action: frames (n, C, H, W) uint8."""
-
-    words: str  # which state, which action
-    kl: float  # bits
-    context: Any  # (T, C, H, W)
-    frames: Any  # (J, C, H, W): what can come, the likeliest first
-    p: Any  # (J,) true probabilities
-    q: Any  # (J,) the model's
-    samples: Any  # (M, C, H, W): the model's own frames
-    changed: Any = None  # (h, w) bool: the codes that differ between what can come
 
 
 def strips(branchings: Sequence[Branching]) -> str:

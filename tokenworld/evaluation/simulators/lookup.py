@@ -6,7 +6,6 @@ from typing import Any
 
 from tokenworld.envs.known_world import World
 from tokenworld.errors import UserError
-from tokenworld.evaluation.probes import known_world
 from tokenworld.evaluation.simulators.atari import Atari
 from tokenworld.evaluation.simulators.interface import Branchable, self_test
 from tokenworld.evaluation.simulators.minatar import MinAtar
@@ -18,7 +17,7 @@ def simulator_of(env: dict[str, Any]) -> Branchable:
     """The simulator of a recipe's `env` section, tested. Raises UserError where there is none."""
     settings, target = {key: value for key, value in env.items() if key != "_target_"}, env["_target_"]
     if target == "tokenworld.envs.known_world.make":
-        return _tested(Tabular(World(**settings), known_world.scripted), env["id"])
+        return _tested(Tabular(World(**settings)), env["id"])
     if target == "tokenworld.envs.gym.make" and not str(env["id"]).startswith("ALE/"):
         settings.pop("processes", None)
         return _tested(Replay(**settings), env["id"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -24,14 +23,13 @@ class World(Protocol):
 
 
 class Tabular:
-    """A world as a simulator to branch (see `branchable.py` for its methods); a snapshot is the state's number and the random
-    stream, so that there is nothing a clone could lose. scripted: questions of its own, (world model, this simulator, deadline,
-    seed) -> metrics, pictures."""
+    """A world as a simulator to branch (see `interface.py` for its methods); a snapshot is the state's number and the random
+    stream, so that there is nothing a clone could lose."""
 
     exact = True
 
-    def __init__(self, world: World, scripted: Callable | None = None):
-        self.world, self.actions, self.scripted = world, world.actions, scripted
+    def __init__(self, world: World):
+        self.world, self.actions = world, world.actions
         self.state, self._rng = world.starts()[0][1], np.random.default_rng(0)
 
     def reset(self, seed: int) -> np.ndarray:
