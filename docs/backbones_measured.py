@@ -23,13 +23,13 @@ import numpy as np
 import torch
 
 from tokenworld import commands
-from tokenworld.training.build import built, with_loaded_sections
 from tokenworld.config import compose
 from tokenworld.errors import UserError
-pass
 from tokenworld.evaluation.assess import code_counts
+from tokenworld.evaluation.metrics import baselines
 from tokenworld.interfaces import Codes
 from tokenworld.log import Log
+from tokenworld.training.build import built, with_loaded_sections
 
 ALPHABET = 128  # bytes; the rare others are left out
 BATCH = 32  # windows in an update of the dynamics
@@ -145,7 +145,7 @@ def held_out_bits(run, length: int = 16) -> tuple[float, dict[str, float]]:
     real = steps.acted[:, :-1] & steps.valid[:, 1:]
     before, after, counts = codes.indices[:, :-1][real], codes.indices[:, 1:][real], code_counts(run)
     simple = {
-        name: getattr(codelength, f"bits_{name}")(counts, before, after).sum(1).mean().item()
+        name: getattr(baselines, f"bits_{name}")(counts, before, after).sum(1).mean().item()
         for name in ("copy_last", "unigram", "bigram")
     }
     return torch.cat(nats)[real].mean().item() * model.shapes.codes / math.log(2), simple

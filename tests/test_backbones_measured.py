@@ -82,7 +82,7 @@ def test_a_small_measurement_can_be_gone_on_with(measured, source):
 def test_bits_are_those_of_the_evaluation(measured):
     """Scored by the loss here, step by step there."""
     folder, _ = measured
-    cfg, cli = script.config.compose(
+    cfg, cli = script.compose.compose(
         ["recipe=quickstart", f"data={folder / 'data'}", f"load.tokenizer={folder / 'tokenizer'}", "device=cpu"]
     )
     run = script.built(

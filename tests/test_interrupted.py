@@ -146,7 +146,7 @@ def test_a_process_that_obeys_no_signal_ends_too(server, tmp_path, nobody):
     """One long call of a library, during which Python runs no handler; a bare except, which swallows what a handler raises."""
     patch = waits("tokenworld.training.phases.policy", "train_policy", "False") + f"""
 import hashlib
-from tokenworld import train
+from tokenworld.training.phases import dynamics
 def swallow():
     while True:
         try:
@@ -156,7 +156,7 @@ def swallow():
 def deaf(run, last, **keywords):
     pathlib.Path("at").touch()
     {nobody}
-train.train_dynamics = functools.wraps(train.train_dynamics)(deaf)
+dynamics.train_dynamics = functools.wraps(dynamics.train_dynamics)(deaf)
 """
     command = server.start(tmp_path, "train", *DEBUG, *PHASES, "out=run", patch=patch)
     command.until(tmp_path / "at")

@@ -18,6 +18,7 @@ from tokenworld.play.future import KEPT, Future, _tempered
 from tokenworld.play.session import Session
 from tokenworld.policies.actor_critic import ActorCritic
 from tokenworld.policies.planner import Planner
+from tokenworld.viz.frames import to_rgb
 
 pytest.importorskip("minatar")
 
@@ -314,8 +315,8 @@ def test_what_is_told_adds_up(counted):
         told, pictures = session.view()
         assert (told["dream"]["return"], told["branch"]["return"], told["real"]["return"]) == (mine, other, t)
         assert told["panes"] == ["dream", "branch", "real"] and len(pictures) == 3
-        assert np.array_equal(pictures[2], pictures.to_rgb(session.real[t][0].frame, scale=1))
-        assert np.array_equal(pictures[1], pictures.to_rgb(session.second.moments[t].frame, scale=1))
+        assert np.array_equal(pictures[2], to_rgb(session.real[t][0].frame, scale=1))
+        assert np.array_equal(pictures[1], to_rgb(session.second.moments[t].frame, scale=1))
     lines = told["timeline"]
     assert lines["dream"]["reward"] == [1, 2, 2, 1] and lines["branch"]["reward"] == [1, 1, 2, 1]
     bits = [m.surprise.sum() for m in session.second.moments[1:]]

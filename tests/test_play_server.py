@@ -15,6 +15,7 @@ from play_world import ACTIONS, Served, free_port, played
 from tokenworld import cli
 from tokenworld.play import server
 from tokenworld.play.session import Session
+from tokenworld.viz.frames import to_rgb
 
 pytest.importorskip("minatar")
 
@@ -134,7 +135,7 @@ def test_two_tabs_are_two_dreams(client, dream):
             told_b, _ = asked(b, op="step", action=2 - action, temperature=0.5)
         assert told_a["t"] == told_b["t"] == 5 and (told_a["seed"], told_b["seed"]) == (4, 5)
         expected = played(dream, ACTIONS[:5], seed=4)
-        assert body[: 10 * 10 * 3] == pictures.to_rgb(expected.first.moments[-1].frame, scale=1).tobytes()
+        assert body[: 10 * 10 * 3] == to_rgb(expected.first.moments[-1].frame, scale=1).tobytes()
         assert told_a["dream"]["bits"] == pytest.approx(float(expected.first.moments[-1].surprise.sum()), abs=1e-3)
         for wrong in ("{", "[]", '{"op":"quit"}', '{"op":"step","action":99}', "[" * 100000, '{"op":"save","kind":"exe"}'):
             a.send_text(wrong)

@@ -111,11 +111,9 @@ class Toy:
     def __init__(self, total=(0.0,)):
         self.total = torch.as_tensor(total)
 
-    def dynamics_modules(self):
-        return self
-
-    def parameters(self):
-        return iter([self.total])
+    @property
+    def device(self):
+        return self.total.device
 
     def select(self, index):
         return Toy(self.total[index])

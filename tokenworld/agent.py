@@ -37,7 +37,7 @@ class Agent:
             what = arguments.shown(temperature)
             raise UserError(f"temperature must be a number from 0 (the most probable action) to {HOTTEST:g}, got {what}")
         self.world_model, self.policy, self.temperature = world_model.eval(), policy.eval(), temperature
-        self.device = next(iter(world_model.dynamics_modules().parameters())).device
+        self.device = world_model.device
         self.reset(arguments.seed(seed))
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What each command of the command line does: build what a config names (`building.py`) and hand it to the phases."""
+"""What each command of the command line does: build what a config names (`training/build.py`) and hand it to the phases."""
 
 from __future__ import annotations
 

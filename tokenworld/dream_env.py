@@ -54,7 +54,7 @@ class DreamEnv(VectorEnv):
         if autoreset not in ("next_step", "same_step"):
             raise UserError(f"autoreset must be next_step or same_step, got {autoreset!r}: choose one of these")
         self.world_model, self.horizon, self.expected_reward = world_model.eval(), horizon, expected_reward
-        self.device = next(iter(world_model.dynamics_modules().parameters())).device
+        self.device = world_model.device
         self.starts = _windows_of(starts, world_model)
         C, H, W = world_model.shapes.frame
         self.num_envs = num_envs
@@ -171,8 +171,7 @@ class DreamEnv(VectorEnv):
     @torch.no_grad()
     def _obs(self, codes: torch.Tensor) -> np.ndarray:
         """codes (N, K) -> (N, C, H, W) uint8."""
-        frames = self.world_model.decode(Codes(codes.unsqueeze(1)))[:, 0].float()
-        return (frames.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        return self.world_model.frames(Codes(codes.unsqueeze(1)))[:, 0].cpu().numpy()
 
     def _frames(self, obs) -> torch.Tensor:
         frames, shape = arguments.array("obs", obs), self.single_observation_space.shape

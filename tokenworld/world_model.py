@@ -123,6 +123,11 @@ class WorldModel(nn.Module):
 
     # --- its parts ---
 
+    @property
+    def device(self) -> torch.device:
+        """Where the dynamics' weights are."""
+        return next(iter(self.dynamics_modules().parameters())).device
+
     def dynamics_modules(self) -> nn.ModuleList:
         """Everything but the tokenizer: what the dynamics' optimiser trains."""
         return nn.ModuleList([self.backbone, self.decoding, self.reward, self.termination])
@@ -131,8 +136,7 @@ class WorldModel(nn.Module):
         """Pass the tokenizer's code vectors to a decoding that uses them: call it whenever the tokenizer has changed."""
         if hasattr(self.decoding, "set_codebook"):
             tokenizer = self.tokenizer
-            device = next(self.decoding.parameters()).device
-            vectors = tokenizer.embed(torch.arange(tokenizer.V, device=device).view(1, 1, -1))[0, 0]  # (V, E)
+            vectors = tokenizer.embed(torch.arange(tokenizer.V, device=self.device).view(1, 1, -1))[0, 0]  # (V, E)
             self.decoding.set_codebook(vectors, int(getattr(tokenizer, "used", tokenizer.V)))
 
     def in_bf16(self) -> WorldModel:
@@ -167,6 +171,10 @@ class WorldModel(nn.Module):
     def view(self, prediction: Prediction) -> View:
         """What a policy may look at; pixels are decoded only if it asks."""
         return self.view_of(prediction.codes, prediction.h)
+
+    def frames(self, codes: Codes) -> Tensor:
+        """codes (B, T, K) -> obs (B, T, C, H, W) uint8, as the environment gives them."""
+        return (self.decode(codes).float().clamp(0, 1) * 255).round().to(torch.uint8)
 
     def view_of(self, codes: Codes, h: Tensor | None = None) -> View:
         """A view of codes with T = 1 that no prediction came with."""

@@ -77,7 +77,7 @@ def tier_a(
     if held_out.steps == 0:
         raise UserError("there is no held-out step to measure on: add data=DIR, a folder that `tokenworld collect` wrote")
     world_model.eval()
-    device = next(iter(world_model.dynamics_modules().parameters())).device
+    device = world_model.device
     everything = held_out.gather(np.arange(held_out.rows)[None], frames=False)[0]
     first = everything.first.numpy()
     episode, data = np.cumsum(first), fingerprint(everything)
@@ -275,8 +275,7 @@ def held_out_of(data: str, meta: dict) -> Replay:
 def _tokenizer(world_model: WorldModel, held_out: Replay, codes_of, episode: np.ndarray, frames: int) -> list[Metric]:
     rows = np.arange(min(frames, held_out.rows))
     steps, codes = held_out.gather(rows[None]), codes_of(rows[None])
-    decoded = torch.cat([world_model.decode(Codes(part)).cpu()[0] for part in codes.indices.split(256, 1)])
-    decoded = (decoded.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    decoded = torch.cat([world_model.frames(Codes(part)).cpu()[0] for part in codes.indices.split(256, 1)])
     indices = codes.indices[0].cpu()
     return tokenizer_ceiling(steps.obs[0], decoded, steps.first[0], episode[rows], indices, world_model.shapes.vocab_size)
 
@@ -309,7 +308,7 @@ def _drift(world_model, held_out, codes_of, first, episode, data, most, seed, ti
     starts = [b + rng.integers(s + 1) for _ in range(-(-most // len(begins))) for b, s in zip(begins, spare, strict=True)]
     chosen = np.sort(rng.permutation(np.unique(starts))[:most])
     rows = chosen[:, None] + np.arange(context + T)
-    device = next(iter(world_model.dynamics_modules().parameters())).device
+    device = world_model.device
     steps = held_out.gather(rows, frames=False).to(device)
     return held_out_probe.drift(
         world_model, steps, codes_of(rows), episode[rows], context=context, futures=FUTURES, state_of=data + chosen,

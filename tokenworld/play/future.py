@@ -85,7 +85,7 @@ class Future:
     @classmethod
     @torch.no_grad()
     def begin(cls, dream: Dream, start: Start, seed: int) -> Future:
-        model, device = dream.world_model, device_of(dream.world_model)
+        model, device = dream.world_model, dream.world_model.device
         steps = start.steps.to(device)
         codes = model.encode(steps)
         prediction, state = model.start(steps, codes)
@@ -172,7 +172,7 @@ class Future:
 
     def _noise(self, t: int) -> torch.Tensor:
         """(1, K + 3) uniform, as `draws`."""
-        return draws(self.seed, t, self.dream.world_model.shapes.codes).to(device_of(self.dream.world_model))
+        return draws(self.seed, t, self.dream.world_model.shapes.codes).to(self.dream.world_model.device)
 
 
 def draws(seed: int, t: int, K: int) -> torch.Tensor:
@@ -192,8 +192,4 @@ def _tempered(world_model: WorldModel, temperature: float) -> WorldModel:
 
 def _frame(world_model: WorldModel, codes: Codes) -> np.ndarray:
     """codes with T = 1 -> (C, H, W) uint8."""
-    return (world_model.decode(codes)[0, 0].clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-
-
-def device_of(world_model: WorldModel) -> torch.device:
-    return next(iter(world_model.dynamics_modules().parameters())).device
+    return world_model.frames(codes)[0, 0].cpu().numpy()

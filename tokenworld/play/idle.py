@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from tokenworld.play.future import device_of, draws
+from tokenworld.play.future import draws
 from tokenworld.play.starts import IDLE_STEPS, Start
 from tokenworld.world_model import WorldModel
 
@@ -42,7 +42,7 @@ def gallery(world_model: WorldModel, starts: list[Start], idle: int, count: int 
 @torch.no_grad()
 def steps_survived(world_model: WorldModel, start: Start, idle: int) -> torch.Tensor:
     """(A, SEEDS) int64: how many of IDLE_STEPS steps pass without an end, for each first action and each seed."""
-    A, K, device = world_model.shapes.actions, world_model.shapes.codes, device_of(world_model)
+    A, K, device = world_model.shapes.actions, world_model.shapes.codes, world_model.device
     steps = start.steps.to(device)
     _, origin = world_model.start(steps)
     noise = torch.cat([torch.stack([draws(seed, t, K)[0] for t in range(IDLE_STEPS)])[None] for seed in range(SEEDS)])

@@ -22,7 +22,8 @@ from tokenworld.data.replay import UNCODED
 from tokenworld.errors import UserError
 from tokenworld.forms import flag, listed, mapped, maybe, number, plain, positive, record, tensor, whole
 from tokenworld.interfaces import Shapes
-from tokenworld.storage import checkpoint, shards
+from tokenworld.storage import checkpoint
+from tokenworld.storage import shards as sharding
 from tokenworld.storage.weights import Stored, not_finite
 from tokenworld.training.run import COUNTED, Run
 from tokenworld.world_model import PARTS_OF_MODEL, WorldModel
@@ -116,7 +117,7 @@ class Saved:
             self.model.load_into(world_model)
         else:
             self.put_tokenizer(world_model)
-            shards.read(self.shards, world_model.dynamics_modules())
+            sharding.read(self.shards, world_model.dynamics_modules())
             _stored(world_model.state_dict(), self.model.source).check_finite()
         if policy is not None:
             self.policy.load_into(policy)
@@ -142,7 +143,7 @@ def load(out: Path | str) -> Saved:
     if any(writers) != all(writers):
         raise UserError(f"{source / checkpoint.STATE} is damaged, only some processes wrote episodes: restore it from a copy")
     shards = checkpoint.shards(source)
-    dynamics = modules.get("dynamics", {}) if shards is None else shards.sizes(shards)
+    dynamics = modules.get("dynamics", {}) if shards is None else sharding.sizes(shards)
     tensors = {f"tokenizer.{key}": x for key, x in modules.get("tokenizer", {}).items()}
     names = {str(i): name for i, name in enumerate(PARTS_OF_MODEL[1:])}  # as in `WorldModel.dynamics_modules`
     for key, x in dynamics.items():
@@ -216,7 +217,7 @@ def put_optimizers(run: Run, saved: Saved) -> None:
         groups = _groups(optimizer, saved.state["groups"], "dynamics", where)
         for group, each in zip(optimizer.param_groups, groups, strict=True):
             group.update({key: each[key] for key in HYPER})
-        shards.read(saved.shards, modules["dynamics"], optimizer)
+        sharding.read(saved.shards, modules["dynamics"], optimizer)
 
 
 def _groups(optimizer: torch.optim.Optimizer, saved: list[dict], name: str, where: Path) -> list[dict]:

@@ -25,8 +25,7 @@ def tokenizer_metrics(run, limit: int = 4096, kmeans: bool = False) -> dict[str,
     steps = run.held_out.gather(rows[None])
     codes = run.codes(run.held_out, rows[None])
     frames = steps.obs[0]
-    decoded = torch.cat([model.decode(Codes(part)).cpu()[0] for part in codes.indices.split(256, 1)])
-    decoded = (decoded.clamp(0, 1) * 255).round().to(torch.uint8)
+    decoded = torch.cat([model.frames(Codes(part)).cpu()[0] for part in codes.indices.split(256, 1)])
     tokenizer = model.tokenizer
     result = {
         **fidelity(frames, decoded, steps.first[0]),

@@ -119,7 +119,7 @@ def branches(
 
 def _branch(world_model: WorldModel, simulator, place: Place) -> dict[str, np.ndarray]:
     """All actions at one place: p, bits, reward, terminated (A, J), codes (A, J, K), what the model says of itself."""
-    A, K, device = simulator.actions, world_model.shapes.codes, next(iter(world_model.dynamics_modules().parameters())).device
+    A, K, device = simulator.actions, world_model.shapes.codes, world_model.device
     futures = [_futures(simulator, place, a) for a in range(A)]
     z = _tokens(world_model, np.stack([obs for future in futures for _, obs, _, _ in future]), device).cpu().numpy()
     merged, at = [], 0
@@ -203,7 +203,7 @@ def _own(world_model: WorldModel, state, A: int, key: int, stream: int = 0) -> d
     """Of DRAWS frames after each action: entropy (A,), mean distribution of each code (A, K, V), reward and hazard (A,).
 
     key: of the place, from which the draws follow · stream: another one gives independent draws."""
-    device, K = next(iter(world_model.dynamics_modules().parameters())).device, world_model.shapes.codes
+    device, K = world_model.device, world_model.shapes.codes
     noise = draws.uniform(np.array([key]), (A * DRAWS, K), stream, device)[0]
     found: dict[str, list] = {"entropy": [], "mean": [], "reward": [], "hazard": []}
     group = max(1, ROWS // DRAWS)
@@ -240,7 +240,7 @@ def rollouts(
 ) -> Rollouts | None:
     """From each place, `each` real, `each` other real and `each` imagined futures of `steps` steps under the same random
     actions. Features: frames shrunk to at most 16 x 16 pixels, each pixel weighted by how often it changes in random play."""
-    device, K = next(iter(world_model.dynamics_modules().parameters())).device, world_model.shapes.codes
+    device, K = world_model.device, world_model.shapes.codes
     real, model, alive, alive_model, copy = [], [], [], [], []
     for place in places:
         if real and time.monotonic() > deadline:
@@ -255,7 +255,7 @@ def rollouts(
         for t in range(steps):
             action = torch.full((each,), int(actions[t]), device=device)
             prediction, many = world_model.step(many, action, noise[t, :, :-1])
-            frames.append((world_model.decode(prediction.codes)[:, 0].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu())
+            frames.append(world_model.frames(prediction.codes)[:, 0].cpu())
             lived.append(lived[-1] & ~prediction.terminated.sample(noise[t, :, -1]))
         model.append(_shrunk(torch.stack(frames, 1).numpy()))
         alive_model.append(torch.stack(lived[:-1], 1).cpu().numpy())

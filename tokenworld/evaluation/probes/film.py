@@ -53,7 +53,7 @@ def film_of(run, replay: Replay, *, steps: int, seed: int, dynamics: bool = True
     real, _ = min(candidates, key=lambda c: int(c[0].first[0, 1:].sum()))
     start = T - steps if T > steps else 1
     codes = model.encode(real.to(run.device))  # not those that the replay keeps: a picture leaves no trace in a checkpoint
-    frames = {"real": real.obs[0, start:].numpy(), "reconstructed": _bytes(model.decode(codes)[0, start:])}
+    frames = {"real": real.obs[0, start:].numpy(), "reconstructed": model.frames(codes)[0, start:].cpu().numpy()}
     acted = real.acted[0, start - 1 : -1].numpy()  # (T - start,): of the step that led to each frame
     reward = {"real": np.where(acted, real.reward[0, start - 1 : -1].numpy(), 0.0)}
     ended = {"real": acted & real.terminated[0, start - 1 : -1].numpy()}
@@ -63,7 +63,7 @@ def film_of(run, replay: Replay, *, steps: int, seed: int, dynamics: bool = True
         generator = torch.Generator(run.device).manual_seed(seed)
         noise = torch.rand(1, 1, T - start, model.shapes.codes, generator=generator, device=run.device)
         predictions = model.rollout(state, steps_on.action[:, None, start - 1 : -1], noise)
-        frames["imagined"] = _bytes(torch.cat([model.decode(p.codes)[0] for p in predictions]))
+        frames["imagined"] = torch.cat([model.frames(p.codes)[0] for p in predictions]).cpu().numpy()
         reward["imagined"] = torch.cat([p.reward.mean for p in predictions]).float().cpu().numpy()
         ended["imagined"] = torch.cat([p.terminated.mean for p in predictions]).cpu().numpy() > 0.5
     names = run.meta.get("action_meanings")
@@ -77,11 +77,6 @@ def title_of(run) -> str:
     """Which game and how far a run is, as the title of a film."""
     count = run.count
     return f"{run.meta.get('env_id')}, epoch {run.epoch}, {count['env_steps']:,} real steps, {count['dynamics']:,} updates"
-
-
-def _bytes(frames: torch.Tensor) -> np.ndarray:
-    """Decoded frames (..., C, H, W) in 0..1 -> uint8."""
-    return (frames.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
 
 
 VISIBLE = 32  # of 255: what a pixel must differ by

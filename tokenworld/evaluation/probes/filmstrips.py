@@ -24,7 +24,7 @@ def worst(
     """Of the states with the largest KL(p || q) their worst action, at most `SHOWN`: what was seen, a frame for each
     branch with the world's probability and the model's, frames that the model draws. places[s] is where branches[s] begins;
     fewer once time.monotonic() passes `deadline`."""
-    device = next(iter(world_model.dynamics_modules().parameters())).device
+    device = world_model.device
     generator = torch.Generator(device).manual_seed(seed)
     divergence, found = kl(branches), []  # (S, A)
     for s in np.argsort(-divergence.max(1), kind="stable")[:SHOWN].tolist():
@@ -42,7 +42,7 @@ def worst(
         many = branch_probe._read(world_model, place, device).select(torch.zeros(n, dtype=torch.int64, device=device))
         noise = torch.rand(n, world_model.shapes.codes, generator=generator, device=device)
         prediction, _ = world_model.step(many, torch.full((n,), a, device=device), noise)
-        drawn = (world_model.decode(prediction.codes)[:, 0].float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        drawn = world_model.frames(prediction.codes)[:, 0].cpu().numpy()
         name = f"action {names[a]}" if len(names) > a else f"action {a}"
         found.append(
             Branching(

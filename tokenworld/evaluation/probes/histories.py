@@ -33,7 +33,7 @@ def pairs(
     tick: Tick = unseen,
 ) -> Pairs | None:  # fmt: skip
     """Pairs of one state and of different states among the places of `branches`; None if there is neither."""
-    device, rows = next(iter(world_model.dynamics_modules().parameters())).device, []
+    device, rows = world_model.device, []
     used = [int(i) for i in np.random.default_rng(seed).permutation(len(branches.p))]
 
     def told(place: Place, stream: int) -> np.ndarray:  # (A, K, V)

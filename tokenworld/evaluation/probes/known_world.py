@@ -41,7 +41,7 @@ def recalls(world_model: WorldModel, world: World, seed: int = 0) -> Recalls:
 
 def _expects(world_model: WorldModel, world: World, states: list[int], actions: list[int]) -> float:
     """The model's probability of colour 1, given that the last frame is one of the two."""
-    device, context = _device(world_model), world_model.backbone.context
+    device, context = world_model.device, world_model.backbone.context
     seen = np.stack([world.render(s) for s in states[:-1]])[-context:]
     place = Place(None, 0, 0, seen, np.array(actions[:-1])[-(len(seen) - 1) :] if len(seen) > 1 else np.zeros(0, int))
     both = [world.index(*world.states[states[-1], :4], colour) for colour in (0, 1)]
@@ -53,7 +53,7 @@ def _expects(world_model: WorldModel, world: World, states: list[int], actions: 
 
 def undos(world_model: WorldModel, simulator: Tabular, deadline: float, seed: int = 0) -> Undos:
     """The model's mass, after every action, on a whole vase where it is broken."""
-    world, device = simulator.world, _device(world_model)
+    world, device = simulator.world, world_model.device
     found = branches.places(simulator, 8 * VASES, min(world_model.backbone.context, 8), deadline, seed)
     broken = [place for place in found if world.states[place.hash, 2] == 1][:VASES]
     rows: list[tuple[int, float]] = []
@@ -67,7 +67,3 @@ def undos(world_model: WorldModel, simulator: Tabular, deadline: float, seed: in
         rows += [(place.episode, m) for m in mass]
     cluster, mass = np.array(rows).reshape(-1, 2).T
     return Undos(cluster.astype(int), mass)
-
-
-def _device(world_model: WorldModel) -> torch.device:
-    return next(iter(world_model.dynamics_modules().parameters())).device

@@ -24,7 +24,7 @@ def branches_of_policy(
 ) -> Branches | None:  # fmt: skip
     """Branches at `count` states that the policy visits, weighted by its own probabilities of actions; None where it has no
     such states. support: codes (S, K) of frames -> (S, A), how often training data hold them with each action."""
-    device = next(iter(world_model.dynamics_modules().parameters())).device
+    device = world_model.device
     actor = Actor(world_model, policy, generator=torch.Generator(device).manual_seed(seed))
 
     def act(obs: np.ndarray, first: bool) -> int:
@@ -45,7 +45,7 @@ def branches_of_policy(
 @torch.no_grad()
 def _probabilities(world_model: WorldModel, policy, place: branches.Place) -> np.ndarray:
     """(A,): of the policy's actions after the frames of a place."""
-    device, T = next(iter(world_model.dynamics_modules().parameters())).device, len(place.obs)
+    device, T = world_model.device, len(place.obs)
     actor = Actor(world_model, policy, generator=torch.Generator(device))
     obs = torch.from_numpy(place.obs).unsqueeze(0)
     zero, false = torch.zeros(1, T), torch.zeros(1, T, dtype=torch.bool)

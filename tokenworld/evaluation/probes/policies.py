@@ -99,7 +99,7 @@ def policy_values(
 
 def _played(world_model: WorldModel, policy, env, seed: int) -> np.ndarray:
     """(N,) real returns over the horizon, one episode of each row."""
-    device = next(iter(world_model.dynamics_modules().parameters())).device
+    device = world_model.device
     actor = Actor(world_model, policy, generator=torch.Generator(device).manual_seed(seed))
     obs, _ = env.reset(seed=seed)
     first, alive = np.ones(env.num_envs, bool), np.ones(env.num_envs, bool)
@@ -118,7 +118,7 @@ def _played(world_model: WorldModel, policy, env, seed: int) -> np.ndarray:
 @torch.no_grad()
 def _dreamt(world_model: WorldModel, policy, starts: Tensor, seed: int) -> np.ndarray:
     """(N,) returns of dreams from the first frames (N, C, H, W) of episodes."""
-    device = next(iter(world_model.dynamics_modules().parameters())).device
+    device = world_model.device
     generator = torch.Generator(device).manual_seed(seed)
     prediction, state = world_model.start(frames_as_steps(starts.to(device), torch.ones(len(starts), dtype=bool)))
     noise = torch.rand(len(starts), HORIZON, world_model.shapes.codes + 3, generator=generator, device=device)
@@ -185,7 +185,7 @@ class InModel:
 
     def __init__(self, world_model: WorldModel, rng: np.random.Generator):
         self.world_model, self.rng = world_model, rng
-        self.device = next(iter(world_model.dynamics_modules().parameters())).device
+        self.device = world_model.device
         self.state, self.action = None, None
 
     @torch.no_grad()
@@ -201,7 +201,7 @@ class InModel:
 
 def shoot(world_model: WorldModel, state, rng: np.random.Generator) -> int:
     """The first action of the best of some random sequences, dreamt from a state of one row."""
-    device, K = next(iter(world_model.dynamics_modules().parameters())).device, world_model.shapes.codes
+    device, K = world_model.device, world_model.shapes.codes
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
     plans = torch.from_numpy(rng.integers(world_model.shapes.actions, size=(CANDIDATES, DEPTH))).to(device)
     many = state.select(torch.zeros(CANDIDATES, dtype=torch.int64, device=device))
@@ -218,7 +218,7 @@ def shoot(world_model: WorldModel, state, rng: np.random.Generator) -> int:
 @torch.no_grad()
 def _planned_dream(world_model: WorldModel, obs: np.ndarray, rng: np.random.Generator) -> float:
     """The return of one dream in which the planner plans: what the model promises it."""
-    device, K = next(iter(world_model.dynamics_modules().parameters())).device, world_model.shapes.codes
+    device, K = world_model.device, world_model.shapes.codes
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
     _, state = world_model.start(frames_as_steps(torch.from_numpy(obs[None]).to(device), torch.tensor([True])))
     total = 0.0

@@ -1,7 +1,7 @@
 """Two evaluations beside each other: `tokenworld compare A B`.
 
 Where both measured the same states, their difference is taken state by state and episodes are resampled, so that what is
-hard for both cancels. A value of a state depends on that state alone (`evaluate.tier_a`, `branch_probe.py`): evaluations of
+hard for both cancels. A value of a state depends on that state alone (`tiers.tier_a`, `probes/branches.py`): evaluations of
 the same weights with other frames, seeds or budgets agree wherever they meet, up to the rounding of batches of other sizes.
 Where they measured other states, or where a number is a ratio and has no value per state, the two are compared as
 independent, and it is said so: by resampling both, or, if only their intervals are known, by recovering the variances from

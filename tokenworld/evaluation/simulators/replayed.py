@@ -16,7 +16,7 @@ Event = tuple[str, int]  # ("action", a) or ("seed", k)
 
 
 class Replay:
-    """One environment; a snapshot is its seed and all that was done to it (see `branchable.py` for the methods).
+    """One environment; a snapshot is its seed and all that was done to it (see `interface.py` for the methods).
 
     Raises UserError as `tokenworld.envs.gym.make`.
     """

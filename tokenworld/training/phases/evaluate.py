@@ -36,7 +36,7 @@ def evaluate(
     `env`: what differs from the training environment, e.g. {"life_loss_ends": False}. `kmeans`: measure a plain k-means
     dictionary of patches beside a patch tokenizer, on the same frames. `frames`: held-out frames that the world model is
     evaluated on each time, five times as many in the end; within a tenth of the time that the training has taken; 0: never.
-    `pictures`: steps of the strip of real and imagined frames that is drawn each time, see `album.py`; 0: never.
+    `pictures`: steps of the strip of real and imagined frames that is drawn each time, see `run_pictures.py`; 0: never.
     """
     if distributed.rank() > 0:
         return distributed.wait()  # the first rank measures
