@@ -89,7 +89,7 @@ def test_flops_are_those_counted_by_hand():
     K = model.shapes.codes
     steps = frames_as_steps(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
     codes, noise = Codes(torch.zeros(1, 1, K, dtype=torch.int64)), torch.rand(1, 1, K + 3)
-    counted = ceilings._dream_flops(model.eval(), ceilings.Dice(A, False), steps, codes, noise, 1)
+    counted = ceilings.dream_flops(model.eval(), ceilings.Dice(A, False), steps, codes, noise, 1)
 
     positions = K + 1  # the waiting code and the action, then each code but the last
     seen = 2 * (K + 1)  # keys that each position reads: rings grow by two steps

@@ -85,16 +85,16 @@ def by_frame(steps):
 def test_what_the_model_says_is_what_it_would_draw(decoding, monkeypatch):
     model = tiny(decoding)
     place = branches.places(Dial(), 1, 2, math.inf)[0]
-    state = branches._read(model, place, torch.device("cpu"))
+    state = branches.read_state(model, place, torch.device("cpu"))
     frames = torch.tensor(list(itertools.product(range(V), repeat=K)))  # all of them
     exact = {}
     for a in range(A):
-        bits = branches._score(model, state, torch.full((len(frames),), a), frames)
+        bits = branches.score_frames(model, state, torch.full((len(frames),), a), frames)
         exact[a] = np.exp2(-bits)
         assert exact[a].sum() == pytest.approx(1, abs=1e-4)
     assert abs(exact[0] - exact[1]).max() > 1e-3
     monkeypatch.setattr(branches, "DRAWS", 256)
-    own = branches._own(model, state, A, key=0)
+    own = branches.own_distribution(model, state, A, key=0)
     for a in range(A):
         entropy = -(exact[a] * np.log2(exact[a])).sum()
         assert own["entropy"][a] == pytest.approx(entropy, abs=0.1)

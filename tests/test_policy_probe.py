@@ -94,10 +94,7 @@ class Row:
 class Dream:
     """The same walk as a world model."""
 
-    shapes = SimpleNamespace(codes=1, actions=3)
-
-    def dynamics_modules(self):
-        return torch.nn.Linear(1, 1)
+    shapes, device = SimpleNamespace(codes=1, actions=3), torch.device("cpu")
 
     def step(self, state, action, noise):
         at = state.at + action - 1

@@ -98,7 +98,7 @@ def _meta(x: Any) -> Any:
     return x.to("meta") if isinstance(x, (Tensor, Steps)) else x
 
 
-def _dream_flops(model, policy, steps, codes, noise, horizon: int) -> int:
+def dream_flops(model, policy, steps, codes, noise, horizon: int) -> int:
     def begin(model, policy, steps, codes):
         with torch.no_grad():
             return (*model.start(steps, codes), policy.start(len(steps.obs)))
@@ -112,7 +112,7 @@ def _dream_flops(model, policy, steps, codes, noise, horizon: int) -> int:
 
 
 @torch.no_grad()
-def _dream_bytes(run: Run, model, steps, codes, noise) -> float:
+def dream_bytes(run: Run, model, steps, codes, noise) -> float:
     """Weights once per pass, and in each pass what the cache holds: what a dream of codes must read."""
     size = torch.finfo(precision(run)).bits // 8
     weights = sum(p.numel() for p in run.world_model.dynamics_modules().parameters()) * size
@@ -124,7 +124,7 @@ def _dream_bytes(run: Run, model, steps, codes, noise) -> float:
     return total
 
 
-def _encode_flops(run: Run, steps: Steps) -> float:
+def encode_flops(run: Run, steps: Steps) -> float:
     """Of one frame, counted on a real one: the quantisers do not run on the meta device."""
     with FlopCounterMode(display=False) as counter:
         run.world_model.encode(steps[:1, :1].to(run.device))
@@ -132,7 +132,7 @@ def _encode_flops(run: Run, steps: Steps) -> float:
 
 
 @torch.no_grad()
-def _decode_flops(run: Run) -> float:
+def decode_flops(run: Run) -> float:
     codes = torch.zeros(1, 1, run.world_model.shapes.codes, dtype=torch.int64, device=run.device)
     run.world_model.decode(Codes(codes))  # a tokenizer of patches draws its dictionary once
     with FlopCounterMode(display=False) as counter:

@@ -21,12 +21,12 @@ from torch import Tensor
 
 from tokenworld.bench.ceilings import (
     Dice,
-    _decode_flops,
-    _dream_bytes,
-    _dream_flops,
-    _encode_flops,
     count_flops,
+    decode_flops,
     device_name,
+    dream_bytes,
+    dream_flops,
+    encode_flops,
     peak_memory,
     picture_ceiling,
     product_ceiling,
@@ -109,9 +109,9 @@ def bench_imagine(run: Run, repeats: int) -> list[Row]:
     made = []
     for name, who in (("codes", blind), ("codes and pixels", seeing), ("with the policy", run.policy.eval())):
         seconds = [_dream_seconds(model, who, steps, codes, noise) for _ in range(WARMUP + repeats)][WARMUP:]
-        flops = _dream_flops(run.world_model, who, steps, codes, noise, horizon) / (batch * horizon)
+        flops = dream_flops(run.world_model, who, steps, codes, noise, horizon) / (batch * horizon)
         row = Row(name, "imagined frames", batch * horizon, seconds, passes, flops)
-        row.bytes = _dream_bytes(run, model, steps, codes, noise) / (batch * horizon)
+        row.bytes = dream_bytes(run, model, steps, codes, noise) / (batch * horizon)
         row.ceiling = product_ceiling(run, batch * math.ceil((K + 1) / passes), run.world_model.backbone.D)
         if who.needs_pixels:
             row.ceiling = picture_ceiling(run, batch) or row.ceiling
@@ -151,7 +151,7 @@ def bench_tokenizer(run: Run, repeats: int) -> list[Row]:
     flops = None
     if any(True for _ in tokenizer.parameters()):
         steps, _ = run.replay.sample(1, 1, run.rng)
-        flops = 3 * (_encode_flops(run, steps) + _decode_flops(run))  # backward costs twice the forward
+        flops = 3 * (encode_flops(run, steps) + decode_flops(run))  # backward costs twice the forward
     return [Row("tokenizer updates", "frames", batch, seconds, None, flops, None, picture_ceiling(run, batch))]
 
 
@@ -161,7 +161,7 @@ def bench_encode(run: Run, repeats: int) -> list[Row]:
     steps = run.replay.sample(batch, 1, run.rng)[0].to(run.device)
     model = run.world_model.eval()
     seconds = timed(run.device, lambda: model.encode(steps), repeats)
-    flops = _encode_flops(run, steps)
+    flops = encode_flops(run, steps)
     return [Row("encode", "frames", batch, seconds, None, flops, None, picture_ceiling(run, batch))]
 
 
@@ -172,7 +172,7 @@ def bench_decode(run: Run, repeats: int) -> list[Row]:
     _, rows = run.replay.sample(batch, 1, run.rng)
     codes, model = run.codes(run.replay, rows), run.dreamer()
     seconds = timed(run.device, lambda: model.decode(codes), repeats)
-    return [Row("decode", "frames", batch, seconds, None, _decode_flops(run), None, picture_ceiling(run, batch))]
+    return [Row("decode", "frames", batch, seconds, None, decode_flops(run), None, picture_ceiling(run, batch))]
 
 
 def bench_collect(run: Run, repeats: int) -> list[Row]:

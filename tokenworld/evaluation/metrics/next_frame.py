@@ -15,11 +15,11 @@ import numpy as np
 from tokenworld.evaluation.records import Branches, Metric, Rollouts
 from tokenworld.evaluation.statistics.divergences import (
     ESTIMATED,
-    _kl,
     energy_distance,
     entropy_p,
     finite_bits,
     kl,
+    kl_of,
     pair_distances,
     spread,
     total_correlation_p,
@@ -42,7 +42,7 @@ def branch_fidelity(branches: Branches, baselines: dict[str, np.ndarray] | None 
     q = np.where(p > 0, np.exp2(-np.where(p > 0, branches.bits, 0.0)), 0.0)  # (S, A, J)
     missed = (p * (q < MISSED * p)).sum(-1)
     floors = [
-        float((weight * _kl(p, finite_bits(branches, bits), entropy_p(branches))).sum(1).mean())
+        float((weight * kl_of(p, finite_bits(branches, bits), entropy_p(branches))).sum(1).mean())
         for bits in (baselines or {}).values()
     ]
     estimated = "" if branches.exact else ESTIMATED

@@ -120,8 +120,8 @@ def branches(
 def _branch(world_model: WorldModel, simulator, place: Place) -> dict[str, np.ndarray]:
     """All actions at one place: p, bits, reward, terminated (A, J), codes (A, J, K), what the model says of itself."""
     A, K, device = simulator.actions, world_model.shapes.codes, world_model.device
-    futures = [_futures(simulator, place, a) for a in range(A)]
-    z = _tokens(world_model, np.stack([obs for future in futures for _, obs, _, _ in future]), device).cpu().numpy()
+    futures = [list_futures(simulator, place, a) for a in range(A)]
+    z = encode_frames(world_model, np.stack([obs for future in futures for _, obs, _, _ in future]), device).cpu().numpy()
     merged, at = [], 0
     for future in futures:  # frames that tokenise alike are one branch
         rows: dict[bytes, list] = {}
@@ -137,12 +137,13 @@ def _branch(world_model: WorldModel, simulator, place: Place) -> dict[str, np.nd
     for a, rows in enumerate(merged):
         for j, (code, probability, r, end) in enumerate(rows):
             codes[a, j], p[a, j], reward[a, j], ends[a, j] = code, probability, r / probability, end / probability
-    state = _read(world_model, place, device)
+    state = read_state(world_model, place, device)
     which = np.argwhere(p > 0)  # (n, 2)
     bits = np.zeros((A, J))
-    scored = _score(world_model, state, torch.from_numpy(which[:, 0]).to(device), torch.from_numpy(codes[p > 0]).to(device))
+    action, come = torch.from_numpy(which[:, 0]).to(device), torch.from_numpy(codes[p > 0]).to(device)
+    scored = score_frames(world_model, state, action, come)
     bits[p > 0] = scored
-    own = _own(world_model, state, A, place.key)
+    own = own_distribution(world_model, state, A, place.key)
     candidates = _candidates(codes, p, own["mean"])
     picked = np.maximum(candidates, 0)  # (K, C)
     marginal_q = np.take_along_axis(own["mean"], np.broadcast_to(picked, (A, *picked.shape)), -1) * (candidates >= 0)
@@ -156,7 +157,7 @@ def _branch(world_model: WorldModel, simulator, place: Place) -> dict[str, np.nd
     }  # fmt: skip
 
 
-def _futures(simulator, place: Place, a: int) -> list[tuple[float, np.ndarray, float, bool]]:
+def list_futures(simulator, place: Place, a: int) -> list[tuple[float, np.ndarray, float, bool]]:
     listed = simulator.branches(place.snapshot, a)
     if listed is not None:
         return listed
@@ -168,13 +169,13 @@ def _futures(simulator, place: Place, a: int) -> list[tuple[float, np.ndarray, f
     return drawn
 
 
-def _tokens(world_model: WorldModel, obs: np.ndarray, device) -> Tensor:
+def encode_frames(world_model: WorldModel, obs: np.ndarray, device) -> Tensor:
     """obs (n, C, H, W) -> codes (n, K)."""
     return world_model.encode(frames_as_steps(torch.from_numpy(obs).to(device))).indices[:, 0]
 
 
 @torch.no_grad()
-def _read(world_model: WorldModel, place: Place, device):
+def read_state(world_model: WorldModel, place: Place, device):
     """The model's state, of one row, after the frames that led to a place."""
     T = len(place.obs)
     obs = torch.from_numpy(place.obs).unsqueeze(0).to(device)
@@ -187,7 +188,7 @@ def _read(world_model: WorldModel, place: Place, device):
 
 
 @torch.no_grad()
-def _score(world_model: WorldModel, state, action: Tensor, codes: Tensor) -> np.ndarray:
+def score_frames(world_model: WorldModel, state, action: Tensor, codes: Tensor) -> np.ndarray:
     """Bits (n,) of the frames codes (n, K) after action (n,) in a state of one row."""
     parts = []
     for i in range(0, len(action), ROWS):
@@ -199,7 +200,7 @@ def _score(world_model: WorldModel, state, action: Tensor, codes: Tensor) -> np.
 
 
 @torch.no_grad()
-def _own(world_model: WorldModel, state, A: int, key: int, stream: int = 0) -> dict[str, np.ndarray]:
+def own_distribution(world_model: WorldModel, state, A: int, key: int, stream: int = 0) -> dict[str, np.ndarray]:
     """Of DRAWS frames after each action: entropy (A,), mean distribution of each code (A, K, V), reward and hazard (A,).
 
     key: of the place, from which the draws follow · stream: another one gives independent draws."""
@@ -250,7 +251,7 @@ def rollouts(
         played = [_play(simulator, place, actions, k) for k in range(2 * each)]
         real.append(_shrunk(np.stack([frames for frames, _ in played])))
         alive.append(np.stack([lived for _, lived in played]))
-        many = _read(world_model, place, device).select(torch.zeros(each, dtype=torch.int64, device=device))
+        many = read_state(world_model, place, device).select(torch.zeros(each, dtype=torch.int64, device=device))
         frames, lived = [], [torch.ones(each, dtype=torch.bool, device=device)]
         for t in range(steps):
             action = torch.full((each,), int(actions[t]), device=device)

@@ -32,14 +32,14 @@ def worst(
             break
         tick()
         a, place = int(divergence[s].argmax()), places[s]
-        listed = branch_probe._futures(simulator, place, a)  # the same as when they were scored: draws are seeded by number
+        listed = branch_probe.list_futures(simulator, place, a)  # the same as when they were scored: draws are seeded by number
         frames = np.stack([obs for _, obs, _, _ in listed])
-        tokens = branch_probe._tokens(world_model, frames, device).cpu().numpy()  # (n, K)
+        tokens = branch_probe.encode_frames(world_model, frames, device).cpu().numpy()  # (n, K)
         there = branches.p[s, a] > 0
         codes = branches.codes[s, a][there]  # (J, K)
         shown = [int(np.flatnonzero((tokens == code).all(1))[0]) for code in codes]
         n = SAMPLES
-        many = branch_probe._read(world_model, place, device).select(torch.zeros(n, dtype=torch.int64, device=device))
+        many = branch_probe.read_state(world_model, place, device).select(torch.zeros(n, dtype=torch.int64, device=device))
         noise = torch.rand(n, world_model.shapes.codes, generator=generator, device=device)
         prediction, _ = world_model.step(many, torch.full((n,), a, device=device), noise)
         drawn = world_model.frames(prediction.codes)[:, 0].cpu().numpy()

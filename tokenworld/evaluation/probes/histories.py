@@ -37,8 +37,8 @@ def pairs(
     used = [int(i) for i in np.random.default_rng(seed).permutation(len(branches.p))]
 
     def told(place: Place, stream: int) -> np.ndarray:  # (A, K, V)
-        state = branch_probe._read(world_model, place, device)
-        return branch_probe._own(world_model, state, simulator.actions, place.key, stream)["mean"]
+        state = branch_probe.read_state(world_model, place, device)
+        return branch_probe.own_distribution(world_model, state, simulator.actions, place.key, stream)["mean"]
 
     for i in used[:PAIRS]:
         if rows and time.monotonic() > deadline:

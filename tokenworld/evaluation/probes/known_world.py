@@ -45,9 +45,9 @@ def _expects(world_model: WorldModel, world: World, states: list[int], actions: 
     seen = np.stack([world.render(s) for s in states[:-1]])[-context:]
     place = Place(None, 0, 0, seen, np.array(actions[:-1])[-(len(seen) - 1) :] if len(seen) > 1 else np.zeros(0, int))
     both = [world.index(*world.states[states[-1], :4], colour) for colour in (0, 1)]
-    codes = branches._tokens(world_model, np.stack([world.render(s) for s in both]), device)
+    codes = branches.encode_frames(world_model, np.stack([world.render(s) for s in both]), device)
     last = torch.full((2,), actions[-1], device=device)
-    bits = branches._score(world_model, branches._read(world_model, place, device), last, codes)
+    bits = branches.score_frames(world_model, branches.read_state(world_model, place, device), last, codes)
     return float(1 / (1 + np.exp2(np.clip(bits[1] - bits[0], -60, 60))))
 
 
@@ -60,9 +60,10 @@ def undos(world_model: WorldModel, simulator: Tabular, deadline: float, seed: in
     for place in broken:
         whole = np.ravel_multi_index(world.states[place.hash] * [1, 1, 0, 1, 1], STATE)
         pair = np.stack([world.render(place.hash), world.render(int(whole))])
-        codes = branches._tokens(world_model, pair, device).cpu().numpy()  # (2, K)
+        codes = branches.encode_frames(world_model, pair, device).cpu().numpy()  # (2, K)
         at = np.flatnonzero(codes[0] != codes[1])  # the codes that show the vase
-        own = branches._own(world_model, branches._read(world_model, place, device), simulator.actions, place.key)
+        state = branches.read_state(world_model, place, device)
+        own = branches.own_distribution(world_model, state, simulator.actions, place.key)
         mass = own["mean"][:, at, codes[1, at]].mean(-1) if len(at) else np.zeros(simulator.actions)
         rows += [(place.episode, m) for m in mass]
     cluster, mass = np.array(rows).reshape(-1, 2).T

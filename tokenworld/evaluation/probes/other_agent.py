@@ -38,7 +38,7 @@ def branches_of_policy(
     mine = replace(mine, behaviour=np.stack([_probabilities(world_model, policy, place) for place in used]))
     if support is None:
         return mine
-    last = branches._tokens(world_model, np.stack([place.obs[-1] for place in used]), device).cpu().numpy()
+    last = branches.encode_frames(world_model, np.stack([place.obs[-1] for place in used]), device).cpu().numpy()
     return replace(mine, support=support(last))
 
 

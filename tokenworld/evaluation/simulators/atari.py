@@ -21,7 +21,7 @@ import numpy as np
 
 from tokenworld.envs import atari
 from tokenworld.errors import UserError
-from tokenworld.evaluation.simulators.hashing import _hash
+from tokenworld.evaluation.simulators.hashing import hash_of
 from tokenworld.evaluation.simulators.interface import ENDED, Array, Branch, self_test
 
 
@@ -138,7 +138,7 @@ class Atari:
     def state_hash(self) -> int:
         """Of the RAM, the screen (it shows what a few games keep in the video chip), the held action and the end."""
         state = [self.ale.getRAM(), self._shown, np.array([self._held if self.sticky > 0 else 0, self._lives, self._ended])]
-        return _hash(b"".join(part.tobytes() for part in state))
+        return hash_of(b"".join(part.tobytes() for part in state))
 
     def _number(self, a: int, ended: bool) -> int:
         if ended:

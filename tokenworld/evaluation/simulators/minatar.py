@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tokenworld.envs import minatar
-from tokenworld.evaluation.simulators.hashing import _hash
+from tokenworld.evaluation.simulators.hashing import hash_of
 from tokenworld.evaluation.simulators.interface import ENDED, Array, self_test
 
 
@@ -72,7 +72,7 @@ class MinAtar:
         """Of all that the game holds but its generator, and of the action that a sticky step repeats."""
         state = {name: value for name, value in vars(self.game.env).items() if name != "random"}
         held = self.game.last_action if self.game.sticky_action_prob > 0 else 0
-        return _hash(repr((_plain(state), held, self._ended)).encode())
+        return hash_of(repr((_plain(state), held, self._ended)).encode())
 
 
 def _plain(value: Any) -> Any:

@@ -44,7 +44,7 @@ def entropy_p(branches: Branches) -> np.ndarray:
 
 def kl(branches: Branches) -> np.ndarray:
     """KL(p || q) in bits, (S, A)."""
-    return _kl(branches.p, finite_bits(branches), entropy_p(branches))
+    return kl_of(branches.p, finite_bits(branches), entropy_p(branches))
 
 
 def total_correlation_p(branches: Branches) -> np.ndarray:
@@ -74,7 +74,7 @@ def pair_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.stack([np.sqrt(np.square(x.astype(float) - y[..., j, None, :]).sum(-1)) for j in range(y.shape[-2])], -1)
 
 
-def _kl(p: np.ndarray, bits: np.ndarray, entropy: np.ndarray) -> np.ndarray:
+def kl_of(p: np.ndarray, bits: np.ndarray, entropy: np.ndarray) -> np.ndarray:
     return (p * bits).sum(-1) - entropy
 
 
