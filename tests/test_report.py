@@ -9,27 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from test_findings import FAMILIES
 
 from tokenworld.errors import UserError
-from tokenworld.evaluation.metrics import (
-    action_effects,
-    action_sensitivity,
-    agents,
-    arrow_of_time,
-    calibration,
-    code_length,
-    confusions,
-    information,
-    memory,
-    next_frame,
-    planning,
-    policies,
-    proxies,
-    rewards_and_terminations,
-    rollouts,
-    state_identity,
-    tokenizer,
-)
 from tokenworld.evaluation.records import Branching, Metric
 from tokenworld.evaluation.report import explained, files, svg
 from tokenworld.evaluation.report import page as pages
@@ -303,12 +285,6 @@ def test_every_picture_and_number_is_drawn_and_explained():
     charted = read.tags.count("svg")
     assert charted == read.tags.count("desc") == read.tags.count("title") - 1 and charted >= 18
     assert read.tags.count("img") == sum(key == "alt" and bool(value) for _, key, value in read.attributes)
-
-
-FAMILIES = (
-    action_effects, action_sensitivity, agents, arrow_of_time, calibration, code_length, confusions, information,
-    memory, next_frame, planning, policies, proxies, rewards_and_terminations, rollouts, state_identity, tokenizer,
-)
 
 
 def test_every_metric_has_a_sentence():

@@ -88,7 +88,7 @@ class _GroupNorm(torch.autograd.Function):
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose bf16 weight lies as oneDNN wants it: `nn.Linear` lays it out anew in every call, which for the
+    """A linear layer whose bf16 weight lies as oneDNN wants it: `nn.Linear` lays it out again in every call, which for the
     64 rows of one pass takes as long as the product. `then`: an activation that it applies on the way."""
 
     def __init__(self, linear: nn.Linear):

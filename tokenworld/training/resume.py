@@ -30,7 +30,7 @@ def new_run(cfg: dict, cli: dict, phases: tuple[str, ...], out: Path | None = No
         return resumed(out, cfg, cli, phases)
     with folders.emptied_on_error(out):
         if distributed.rank() == 0:
-            saved_config.save(out / "config.yaml", cfg, cli)  # first: a run that is killed from here on can be gone on with
+            saved_config.save(out / "config.yaml", cfg, cli)  # first: a run killed from here on can be resumed
         run = built(out, cfg, cli, phases)
         if "collect" in phases:
             run.writer = EpisodeWriter(replay_folder(out), run.meta)
@@ -87,7 +87,7 @@ def _opened_model(folder: Path, keys: dict) -> tuple[Run, dict, dict]:
 
 def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
     """A run as its last checkpoint has it. With as many ranks as wrote it, it goes on bit for bit (on a CPU); with another
-    number the episodes on disk are dealt out anew, games in progress are lost, and what each rank draws is drawn anew."""
+    number the episodes on disk are redistributed, games in progress are lost, and each rank draws from a new seed."""
     if "data" in cli and not Path(cli["data"]).is_dir():
         raise UserError(f"{out} learns from episodes in {cli['data']}, which is not there now: tell where they are,"
                         f" tokenworld train --resume {out} data=DIR")  # fmt: skip

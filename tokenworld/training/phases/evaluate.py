@@ -62,7 +62,10 @@ def evaluate(
             run.results["tokenizer"] = tokenizer_metrics(run, kmeans=kmeans and "tokenizer" in run.phases)
             report(run, "tokenizer_eval", ("psnr", "event_recall"), **run.results["tokenizer"])
         if run.sharded:
-            run.log.say(f"no process holds the dynamics whole, so it is not measured: go on with load.world_model={run.out}")
+            run.log.say(
+                "The dynamics model is sharded, so it was not evaluated."
+                f" Evaluate it in one process: add load.world_model={run.out}"
+            )
         elif run.count["dynamics"] and run.held_out.rows:
             run.results["dynamics"] = measure_dynamics(run)
             report(run, "dynamics_eval", ("bits_per_frame",), **run.results["dynamics"])
