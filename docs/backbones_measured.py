@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokenworld import commands
+from tokenworld.cli.verbs import collect as collect_verb
+from tokenworld.cli.verbs import train as train_verb
 from tokenworld.config import compose
 from tokenworld.errors import UserError
 from tokenworld.evaluation.assess import code_counts
@@ -107,10 +108,10 @@ def experience(folder: Path, steps: int) -> None:
     """Episodes of random play and the tokenizer that all share: FOLDER/data and FOLDER/tokenizer."""
     data, out = folder / "data", folder / "tokenizer"
     if not data.exists():
-        commands.collect(*compose.compose(["recipe=quickstart", f"out={data}", f"steps={steps}"]))
+        collect_verb.run(*compose.compose(["recipe=quickstart", f"out={data}"]), steps=steps)
     if not out.exists():
         words = ["recipe=quickstart", f"data={data}", f"out={out}", "train.loop.epochs=1", "train.tokenizer.updates=40"]
-        commands.train_phase("tokenizer", *compose.compose(words))
+        train_verb.run_phase("tokenizer", *compose.compose(words))
 
 
 def learn(folder: Path, backbone: tuple[str, ...], seed: int, at: tuple[int, ...], lr: float) -> dict:

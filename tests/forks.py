@@ -70,7 +70,7 @@ class Command:
 
 
 def serve() -> None:
-    for name in ("cli", "commands", "sweep", "tokenizers.nearest", "data.collection"):  # what takes long to import
+    for name in ("cli.main", "training.export", "sweep", "tokenizers.nearest", "data.collection"):  # what takes long to import
         importlib.import_module(f"tokenworld.{name}")
     for line in sys.stdin:
         request = json.loads(line)
@@ -95,7 +95,7 @@ def watch(words: list[str], folder: str, patch: str) -> None:
 
 
 def run(words: list[str], folder: str, patch: str) -> None:
-    from tokenworld import cli
+    from tokenworld.cli import main as cli
 
     os.chdir(folder)
     for name, number in (("out", 1), ("err", 2)):

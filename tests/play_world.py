@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from browser import wait_for
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.play.future import Dream
 from tokenworld.play.idle import gallery
 from tokenworld.play.session import Session

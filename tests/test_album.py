@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from test_recipes import assert_same_weights
 
-from tokenworld import cli, run_pictures
+from tokenworld import run_pictures
+from tokenworld.cli import main as cli
 from tokenworld.errors import UserError
 from tokenworld.storage import checkpoint
 from tokenworld.training.phases import evaluate

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
 from tokenworld.evaluation.assess import code_counts

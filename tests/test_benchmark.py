@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from tokenworld import cli
 from tokenworld.bench import ceilings, clocks, rows
+from tokenworld.cli import main as cli
 from tokenworld.config import compose, schema
 from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes

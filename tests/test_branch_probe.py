@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.errors import UserError
 from tokenworld.evaluation.probes import branches, filmstrips
 from tokenworld.evaluation.report import compare

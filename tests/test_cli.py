@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-import types
 
 import pytest
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
+from tokenworld.cli import verbs
 from tokenworld.config import compose, saved, schema
 from tokenworld.errors import LONGEST, UserError
 
@@ -18,12 +18,11 @@ def calls(monkeypatch):
     seen = []
 
     def record(name):
-        return lambda *args: seen.append((name, *args))
+        return lambda *args, **keys: seen.append((name, *args, *([keys] if keys else [])))
 
-    module = types.ModuleType("tokenworld.commands")
-    for name in ("train", "train_phase", "collect", "score", "dream", "resume"):
-        setattr(module, name, record(name))
-    monkeypatch.setattr(cli, "_commands", lambda: module)
+    for name, function in (("train", "run"), ("train", "run_phase"), ("train", "resume"), ("collect", "run"), ("score", "run"),
+                           ("dream", "run")):  # fmt: skip
+        monkeypatch.setattr(verbs.load(name), function, record(name if function == "run" else function))
     monkeypatch.setattr(schema, "check", lambda cfg: None)
     return seen
 
@@ -61,13 +60,13 @@ def test_train_one_phase_goes_on_with_the_recipe_of_what_it_loads(calls, phase, 
     for word, recipe in (("seed=1", "atari_small"), ("recipe=iris", "iris")):
         assert cli.main(["train", phase, "data=d", f"load.tokenizer={tmp_path}", word]) == 0
         (name, which, _, keys) = calls.pop()
-        assert (name, which) == ("train_phase", phase)
+        assert (name, which) == ("run_phase", phase)
         assert keys["load.tokenizer"] == str(tmp_path) and keys["recipe"] == recipe
 
 
 def test_collect(calls):
     assert cli.main(["collect", "recipe=atari_small", "steps=5000", "out=data/breakout"]) == 0
-    assert calls[0][0] == "collect" and calls[0][2]["steps"] == 5000
+    assert calls[0][0] == "collect" and calls[0][3] == {"steps": 5000}
 
 
 def test_commands_on_a_run(calls, run_folder):
@@ -152,14 +151,14 @@ def test_ctrl_c_is_130_and_other_faults_keep_their_traceback(monkeypatch, calls)
         return command
 
     for error, code in ((KeyboardInterrupt(), 130), (UserError("x"), 2)):
-        monkeypatch.setattr(cli._commands(), "train", raising(error))
+        monkeypatch.setattr(verbs.load("train"), "run", raising(error))
         assert cli.main(["train"]) == code
-    monkeypatch.setattr(cli._commands(), "train", raising(ZeroDivisionError()))
+    monkeypatch.setattr(verbs.load("train"), "run", raising(ZeroDivisionError()))
     with pytest.raises(ZeroDivisionError):
         cli.main(["train"])
 
 
-@pytest.mark.parametrize("command", cli.COMMAND_HELP)
+@pytest.mark.parametrize("command", verbs.names())
 def test_help_teaches_with_examples(capsys, command):
     assert cli.main([command, "--help"]) == 0
     text = capsys.readouterr().out
@@ -195,7 +194,7 @@ def test_show_counts_parameters_and_cost(capsys):
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["--version"]])
 def test_help_imports_no_torch(words):
-    code = f"import sys; from tokenworld.cli import main; main({words!r}); "
+    code = f"import sys; from tokenworld.cli.main import main; main({words!r}); "
     code += "print('torch' in sys.modules, 'hydra' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.splitlines()[-1] == "False False"

@@ -15,7 +15,11 @@ import numpy as np
 import pytest
 from test_data import equal, offsets, read
 
-from tokenworld import cli, commands, files
+from tokenworld import files
+from tokenworld.cli import main as cli
+from tokenworld.cli.verbs import collect as collect_verb
+from tokenworld.cli.verbs import data as data_verb
+from tokenworld.cli.verbs import train as train_verb
 from tokenworld.config import compose, schema, values
 from tokenworld.data import collection
 from tokenworld.data.collect import Collector
@@ -34,7 +38,7 @@ def composed(*words):
 
 
 def collect(folder: Path, *words: str) -> dict:
-    return commands.collect(*composed(f"out={folder}", "steps=1200", *words))
+    return collect_verb.run(*composed(f"out={folder}", *words), steps=1200)
 
 
 def interrupt(monkeypatch, folder: Path, after: int, error: BaseException, *words: str) -> None:
@@ -98,7 +102,7 @@ def test_a_killed_process_leaves_what_the_same_command_continues(tmp_path):
     process.wait()
     held = describe(tmp_path / "data")
     assert held["episodes"] > 10 and held["problems"][0].startswith("unfinished: ")
-    cfg, keys = composed(f"out={tmp_path / 'data'}", "steps=3000000")
+    cfg, _ = composed(f"out={tmp_path / 'data'}")
     command = values.flatten({"env": cfg["env"], "seed": 0, "steps": 3000000})
     assert collection.check_folder(tmp_path / "data", command).attempts == 1
     with pytest.raises(UserError, match="steps=3000000, got 1200"):
@@ -123,11 +127,11 @@ def test_a_finished_collection_is_left_as_it_is(whole, tmp_path, capsys):
 def test_data_info_says_intact_of_nothing_else(whole, tmp_path, capsys):
     folder = tmp_path / "data"
     shutil.copytree(whole, folder)
-    commands.data_info(str(folder))
+    data_verb.run(str(folder))
     assert capsys.readouterr().out.rstrip().endswith("files, intact")
     plan = json.loads((folder / "collect.json").read_text())
     (folder / "collect.json").write_text(json.dumps(plan | {"finished": None}))
-    commands.data_info(str(folder))
+    data_verb.run(str(folder))
     last = capsys.readouterr().out.splitlines()[-1]
     assert "files, unfinished: " in last and "intact" not in last
 
@@ -179,7 +183,7 @@ def test_a_finished_collection_that_lost_its_end_is_incomplete(whole, tmp_path, 
     there = info["episodes"]
     assert info["damage"] == [] and info["problems"][0].startswith(f"incomplete: {there:,} of {there + 3:,} episodes")
     shard.unlink()
-    commands.data_info(str(tmp_path / "data"))
+    data_verb.run(str(tmp_path / "data"))
     assert "incomplete: 0 of " in capsys.readouterr().out
     (tmp_path / "data" / "collect.json").unlink()  # an older folder, or one of another program
     assert describe(tmp_path / "data")["problems"] == []
@@ -187,7 +191,7 @@ def test_a_finished_collection_that_lost_its_end_is_incomplete(whole, tmp_path, 
 
 def test_any_seed_collects(tmp_path):
     for seed in (2147, 2**32, 1764180000000000000, 2**64 - 1):
-        commands.collect(*composed(f"out={tmp_path / str(seed)}", "steps=20", f"seed={seed}"))
+        collect_verb.run(*composed(f"out={tmp_path / str(seed)}", f"seed={seed}"), steps=20)
         assert describe(tmp_path / str(seed))["problems"] == []
 
 
@@ -223,13 +227,13 @@ def gym_words(game: str) -> list[str]:
 
 def test_games_that_no_seed_repeats_do_not_stop_a_resumed_run(tmp_path, capsys):
     out = tmp_path / "run"
-    commands.train(*composed(*gym_words("Own"), f"out={out}", "train.loop.epochs=2", "train.policy.start=9"))
+    train_verb.run(*composed(*gym_words("Own"), f"out={out}", "train.loop.epochs=2", "train.policy.start=9"))
     episodes = describe(out / "replay")["episodes"]
-    commands.resume(str(out), {}, {"train.loop.epochs": 3})
+    train_verb.resume(str(out), {}, {"train.loop.epochs": 3})
     assert "the games in progress are dropped and new ones begin" in capsys.readouterr().err
     info = describe(out / "replay")
     assert info["episodes"] > episodes and info["problems"] == [] and info["damage"] == []
-    commands.resume(str(out), {}, {"train.loop.epochs": 4})
+    train_verb.resume(str(out), {}, {"train.loop.epochs": 4})
 
 
 def test_pythons_random_is_seeded(tmp_path):
@@ -244,7 +248,7 @@ def test_pythons_random_is_seeded(tmp_path):
 
 def test_games_that_never_end_enter_as_truncated_parts_and_resume_bit_for_bit(tmp_path, capsys, monkeypatch):
     words = [*gym_words("Endless"), "train.collect.cut=null", "train.collect.held_out=20"]
-    commands.train(*composed(*words, f"out={tmp_path / 'whole'}"))
+    train_verb.run(*composed(*words, f"out={tmp_path / 'whole'}"))
     said = capsys.readouterr().err
     assert said.count("no episode ended in 80 steps of 2 games: they enter as truncated parts; set train.collect.cut=40") == 1
     parts = read(tmp_path / "whole" / "replay")[0]
@@ -252,8 +256,8 @@ def test_games_that_never_end_enter_as_truncated_parts_and_resume_bit_for_bit(tm
     assert [(one.steps, one.split, bool(one.truncated[-1])) for one in parts] == [
         (40, "train", True), (40, "test", True), (40, "train", True), (40, "train", True)
     ]  # fmt: skip
-    commands.train(*composed(*words, f"out={tmp_path / 'half'}", "train.loop.epochs=2"))
-    commands.resume(str(tmp_path / "half"), {}, {"train.loop.epochs": 3})
+    train_verb.run(*composed(*words, f"out={tmp_path / 'half'}", "train.loop.epochs=2"))
+    train_verb.resume(str(tmp_path / "half"), {}, {"train.loop.epochs": 3})
     again = read(tmp_path / "half" / "replay")[0]
     assert len(again) == len(parts) and all(equal(a, b) for a, b in zip(again, parts, strict=True))
 
@@ -261,7 +265,7 @@ def test_games_that_never_end_enter_as_truncated_parts_and_resume_bit_for_bit(tm
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run") / "run"
-    commands.train(*composed(f"out={out}", "train.loop.epochs=2", "train.collect.held_out=3"))
+    train_verb.run(*composed(f"out={out}", "train.loop.epochs=2", "train.collect.held_out=3"))
     return out
 
 
@@ -293,7 +297,7 @@ def test_lost_episodes_do_not_stop_a_run_whose_weights_are_whole(lose, run, tmp_
     lose(out)
     opened, *_ = resume.opened(str(out), {})
     assert opened.count["dynamics"] and "skipped: " in capsys.readouterr().err or lose is lose_the_shard
-    commands.resume(str(out), {}, {"train.loop.epochs": 3})
+    train_verb.resume(str(out), {}, {"train.loop.epochs": 3})
     said = capsys.readouterr().err
     assert ("the frames are encoded again" in said) == (lose is not lose_the_meta) and "epoch 3/3" in said
     info = describe(out / "replay")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import rouse
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.evaluation import assess
 from tokenworld.evaluation.metrics import action_sensitivity
 from tokenworld.evaluation.report import compare, files

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 
 from tokenworld import origins
-from tokenworld.cli import main
+from tokenworld.cli.main import main
 from tokenworld.config import compose, saved, schema, targets
 from tokenworld.errors import UserError
 

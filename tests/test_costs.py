@@ -2,7 +2,7 @@
 
 import pytest
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 
 WORDS = ["train", "overlay=debug", "device=cpu", "train.tokenizer.updates=20", "train.tokenizer.batch=64"]
 

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from test_data import META, episode, equal, offsets, read, write
 
-from tokenworld import cli, commands
+from tokenworld.cli import main as cli
+from tokenworld.cli.verbs import data as data_verb
+from tokenworld.cli.verbs import train as train_verb
 from tokenworld.config import compose, schema
 from tokenworld.data import record_format, shards
 from tokenworld.data.checksums import Checksums
@@ -189,7 +191,7 @@ def body(action=(0, 1), reward=(0.0, 1.0), terminated=(0, 1)) -> bytes:
 def test_values_that_no_episode_can_have_are_damage(content, reason, tmp_path, capsys):
     there, damages = read(put(tmp_path, stored(HEADER, content)))
     assert len(there) == 1 and len(damages) == 1 and re.search(reason, str(damages[0])), damages
-    commands.data_info(str(tmp_path))
+    data_verb.run(str(tmp_path))
     assert "1 corrupt" in (out := capsys.readouterr().out) and "intact" not in out and re.search(reason, out)
 
 
@@ -280,7 +282,7 @@ def test_many_damages_are_summarized(tmp_path, capsys):
     put(tmp_path, hostile("claims to the next", 100_000))
     info = describe(tmp_path)
     assert info["corrupt"] == 5000 and len(info["damage"]) < 6 and info["damage"][-1] == "4,997 more damaged records"
-    commands.data_info(str(tmp_path))
+    data_verb.run(str(tmp_path))
     assert len(out := capsys.readouterr().out.splitlines()) < 9 and "5,000 corrupt" in "".join(out)
     said = []
     assert load_episodes(tmp_path, [].append, said.append)["damaged"] == 5000 and len(said) == 4
@@ -388,7 +390,7 @@ def minatar_data(folder: Path, reward: float, split: str) -> Path:
 def test_a_data_set_without_anything_to_learn_from_is_refused(reward, split, said, tmp_path):
     data = minatar_data(tmp_path / "data", reward, split)
     with pytest.raises(UserError, match=f"no episode to train on.*{said}"):
-        commands.train_phase("tokenizer", *composed(f"data={data}", f"out={tmp_path / 'run'}"))
+        train_verb.run_phase("tokenizer", *composed(f"data={data}", f"out={tmp_path / 'run'}"))
     assert not (tmp_path / "run").exists()
     counts = {"train": 0, "test": 3, "damaged": 0}
     check_trainable(data, counts, collects=True)  # test episodes, and training episodes will come
@@ -486,7 +488,7 @@ def test_missing_shards_and_repeated_or_missing_records_are_named(tmp_path, caps
     paths[1].unlink()
     found = describe(tmp_path)["problems"]
     assert found[0] == "missing: episodes-00001.bin" and "record numbers do not occur" in found[1]
-    commands.data_info(str(tmp_path))
+    data_verb.run(str(tmp_path))
     assert "missing: episodes-00001.bin" in capsys.readouterr().out
 
 

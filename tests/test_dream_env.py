@@ -10,7 +10,8 @@ import torch
 from conftest import rouse
 from gymnasium.utils.env_checker import check_env
 
-from tokenworld import DreamEnv, WorldModel, cli, dream_env, origins
+from tokenworld import DreamEnv, WorldModel, dream_env, origins
+from tokenworld.cli import main as cli
 from tokenworld.data.episodes import Episode
 from tokenworld.data.replay import Replay
 from tokenworld.errors import UserError

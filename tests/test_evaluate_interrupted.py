@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.evaluation import assess
 from tokenworld.evaluation.probes import policies
 from tokenworld.evaluation.records import Branching, Metric

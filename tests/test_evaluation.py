@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.errors import UserError
 from tokenworld.evaluation.metrics import action_sensitivity, calibration, code_length, rewards_and_terminations, rollouts
 from tokenworld.evaluation.probes import held_out

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.data.episodes import EpisodeWriter, read_episodes, read_meta
 from tokenworld.decoding.parallel import Parallel
 from tokenworld.evaluation.report import files

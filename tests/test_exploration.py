@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.exploration import RandomActions, random_act
 from tokenworld.training import build
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenworld import cli, files
+from tokenworld import files
+from tokenworld.cli import main as cli
 from tokenworld.errors import UserError
 from tokenworld.log import Log
 from tokenworld.viz import figures

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.evaluation.probes.film import Film, film_of, title_of
 from tokenworld.evaluation.report import film_drawing
 from tokenworld.training.resume import opened

@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
+from tokenworld.cli import verbs
 from tokenworld.config import compose
 from tokenworld.training.run import Run
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
 MODE = os.environ.get("TOKENWORLD_GOLDEN", "close")
 UPDATES = 3  # of each phase: later ones amplify what machines round differently
-COMMANDS = [*cli.COMMAND_HELP]
+COMMANDS = verbs.names()
 
 
 @pytest.fixture(autouse=True)

@@ -6,20 +6,29 @@ import typing
 
 import pytest
 
-from tokenworld import cli, keys, origins
+from tokenworld import origins
+from tokenworld.cli import main as cli
+from tokenworld.cli import verbs
+from tokenworld.cli.arguments import SETTINGS, Key
+from tokenworld.cli.help import keys_of, of_command
+from tokenworld.cli.verbs.score import PLANNER
+from tokenworld.cli.verbs.train import RESUME_KEYS
 from tokenworld.config import compose, saved
 from tokenworld.errors import UserError
-from tokenworld.help import COMMAND_HELP, SETTINGS, TRAINING_SETTINGS, keys_of
 from tokenworld.policies.planner import Planner
 from tokenworld.storage import model_folder
 
+VERBS = {name: verbs.load(name) for name in verbs.names()}
+RECIPES = [name for name, verb in VERBS.items() if SETTINGS.keys() <= verb.HELP.settings.keys()]  # they take settings
+KEYS: dict[str, Key] = {name: key for verb in VERBS.values() for name, key in verb.KEYS.items()} | RESUME_KEYS
+TRAINING_SETTINGS = VERBS["train"].HELP.settings.keys() - SETTINGS.keys()
 START = {  # the words that a command needs before its keys
     "train": [], "sweep": ["out=a"], "collect": [], "bench": ["imagine"], "show": [], "data": ["info", "a"],
     "compare": ["a", "b"],
-    **{command: ["a"] for command in keys.RUN_KEYS if command != "--resume"},
+    **{name: ["a"] for name, verb in VERBS.items() if verb.HELP.place.startswith("RUN")},
 }  # fmt: skip
 FLAGS = [[origins.FLAG], ["--json", "a.json"], ["--yaml"]]
-NAMES = [*keys.KEYS, *keys.PLANNER, *keys.RESUMED, "policy.method", "policy.temperature", "port", "version"]
+NAMES = [*KEYS, "policy.method", "policy.temperature", "port", "version"]
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +40,7 @@ def _runs_and_recipes_are_taken_as_given(monkeypatch):
 
 def value_of(name: str) -> str:
     """A value that fits a key."""
-    kind = (keys.KEYS | keys.PLANNER | keys.RESUMED).get(name, keys.Key(int, "", "")).kind
+    kind = KEYS.get(name, Key(int, "", "")).kind
     if typing.get_origin(kind) is typing.Literal:
         return typing.get_args(kind)[0]
     return {int: "3", float: "0.5", str: {"recipe": "iris", "overlay": "debug", "against": "iris"}.get(name, "a")}[kind]
@@ -47,26 +56,26 @@ def accepts(words: list[str]) -> bool:
 def listed(text: str) -> set[str]:
     """The keys and flags of a help text: they begin its indented lines."""
     found = {match[1] for match in re.finditer(r"^  (--[\w-]+|[a-z][\w.]*(?==))", text, re.MULTILINE)}
-    return found - {"key", *(word.partition("=")[0] for word in SETTINGS | TRAINING_SETTINGS)}
+    return found - {"key", *(word.partition("=")[0] for word in (*SETTINGS, *TRAINING_SETTINGS))}
 
 
-@pytest.mark.parametrize("command", COMMAND_HELP)
+@pytest.mark.parametrize("command", VERBS)
 def test_help_lists_what_the_parser_accepts(command):
-    start = [word for word in START[command] if word.partition("=")[0] not in keys.TAKES[command]]
+    start = [word for word in START[command] if word.partition("=")[0] not in VERBS[command].KEYS]
     found = set()
     for name in NAMES:
         extra = ["policy=cem"] if name.startswith("policy.") else ["out=a"] * (command == "sweep" and name != "out")
-        is_setting = command in (*keys.RECIPE_KEYS, "sweep") and name.split(".")[0] in ("policy", "train")
+        is_setting = command in RECIPES and name.split(".")[0] in ("policy", "train")
         if not is_setting and accepts([command, *start, *extra, f"{name}={value_of(name)}"]):
             found.add(name)
     found |= {flag[0] for flag in FLAGS if accepts([command, *START[command], *flag])}
-    text = COMMAND_HELP[command]
+    text = of_command(command)
     assert listed(keys_of(command)) == found
     assert all(keys_of(command) in text for _ in found)
 
 
 def test_help_lists_what_resume_accepts():
-    text = COMMAND_HELP["train"].split("settings of --resume RUN")[1]
+    text = of_command("train").split("settings of --resume RUN")[1]
     found = {name for name in NAMES if accepts(["train", "--resume", "a", f"{name}={value_of(name)}"])}
     assert listed(text) == found == {"data", "device", "train.loop.epochs", "train.loop.checkpoint_every"}
 
@@ -74,11 +83,11 @@ def test_help_lists_what_resume_accepts():
 def test_help_lists_the_keywords_of_the_planner_with_their_defaults():
     defaults = {f"policy.{name}": str(p.default) for name, p in inspect.signature(Planner).parameters.items()
                 if name not in ("shapes", "method")}  # fmt: skip
-    assert {name: key.value for name, key in keys.PLANNER.items()} == defaults
+    assert {name: key.value for name, key in PLANNER.items()} == defaults
 
 
 def test_settings_that_help_names_are_accepted():
-    for command in (*keys.RECIPE_KEYS, "sweep"):
+    for command in RECIPES:
         named = re.findall(r"\b(?:env|train|backbone)(?:\.[a-z_]+)+=[\w/:.-]+", keys_of(command).replace("env.id=ID", ""))
         assert len(named) >= 4
         for word in named:
@@ -89,9 +98,9 @@ def test_settings_that_help_names_are_accepted():
         assert accepts([command, *START[command], *words])
 
 
-@pytest.mark.parametrize("command", COMMAND_HELP)
+@pytest.mark.parametrize("command", VERBS)
 def test_lines_of_help_fit_a_terminal_and_have_their_columns(command):
-    for line in COMMAND_HELP[command].splitlines():
+    for line in of_command(command).splitlines():
         assert len(line) <= 128, line
     for line in keys_of(command).splitlines():
         assert re.match(r"  \S[^ ]*( FILE)? +\S| {24}\S|  \S{22,}$", line), line

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
-from tokenworld import Agent, WorldModel, cli
+from tokenworld import Agent, WorldModel
+from tokenworld.cli import main as cli
 from tokenworld.config import compose
 from tokenworld.errors import UserError
 from tokenworld.imagination import Actor

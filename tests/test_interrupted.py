@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 from forks import Server
 
-from tokenworld import cli, commands, files, signals
+from tokenworld import files, signals
+from tokenworld.cli import main as cli
+from tokenworld.cli.verbs import data as data_verb
+from tokenworld.cli.verbs import train as train_verb
 from tokenworld.config import compose, saved, schema
 from tokenworld.data import collect
 from tokenworld.errors import UserError
@@ -19,6 +22,7 @@ from tokenworld.evaluation.records import Metric
 from tokenworld.evaluation.report import files as report
 from tokenworld.storage import checkpoint
 from tokenworld.training import folders, resume
+from tokenworld.training.run import Run
 
 DEBUG = ["overlay=debug", "device=cpu"]
 PHASES = ["train.tokenizer.start=0", "train.dynamics.start=0", "train.policy.start=0"]
@@ -79,7 +83,7 @@ def unfinished(folder: Path) -> list[str]:
 def train(*words):
     cfg, cli = compose.compose([*DEBUG, *words])
     schema.check(cfg)
-    return commands.train(cfg, cli)
+    return train_verb.run(cfg, cli)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -226,7 +230,7 @@ def test_a_lost_process_is_one_sentence_with_the_resume_command(tmp_path, monkey
     assert "a process of the environment MinAtar/Breakout-v1 has ended" in str(caught.value)
     assert str(caught.value).endswith(f"; resume with: tokenworld train --resume {tmp_path / 'run'}")
     monkeypatch.undo()
-    assert commands.resume(str(tmp_path / "run"), {}, {})["env_steps"] > 0
+    assert train_verb.resume(str(tmp_path / "run"), {}, {})["env_steps"] > 0
 
 
 def test_a_sentence_gets_the_resume_command_once_there_is_something_to_resume(tmp_path, monkeypatch):
@@ -286,7 +290,7 @@ def test_a_second_collect_is_refused(server, tmp_path):
     assert code == 2 and "data is being written by another process" in err
     code, err = first.ended()
     assert code == 0, err
-    assert commands.data_info(str(tmp_path / "data"))["splits"]["train"]["steps"] <= 310
+    assert data_verb.run(str(tmp_path / "data"))["splits"]["train"]["steps"] <= 310
 
 
 def test_two_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
@@ -429,7 +433,7 @@ def test_a_training_that_cannot_write_says_how_to_resume(tmp_path, monkeypatch, 
     words = [*DEBUG, *PHASES, "train.loop.epochs=2", "train.collect.held_out=3", f"out={tmp_path / 'run'}"]
     cfg, cli = compose.compose(words)
     with pytest.raises(UserError) as caught:
-        commands.train(cfg, cli)
+        train_verb.run(cfg, cli)
     said = str(caught.value)
     assert said.startswith(f"{tmp_path / 'run'}") and name in said and os.strerror(code) in said and "\n" not in said
     if name == "config.yaml":
@@ -437,23 +441,23 @@ def test_a_training_that_cannot_write_says_how_to_resume(tmp_path, monkeypatch, 
         return
     assert said.endswith(f"; resume with: tokenworld train --resume {tmp_path / 'run'}") and not unfinished(tmp_path)
     monkeypatch.undo()
-    assert commands.resume(str(tmp_path / "run"), {}, {})["env_steps"] > 0 and not unfinished(tmp_path)
+    assert train_verb.resume(str(tmp_path / "run"), {}, {})["env_steps"] > 0 and not unfinished(tmp_path)
 
 
 def test_metrics_that_cannot_be_written_end_a_training_and_lose_nothing(tmp_path, monkeypatch):
     if not Path("/dev/full").exists():
         pytest.skip("no device that is always full")
-    save = commands.Run.save
+    save = Run.save
 
     def full(self):
         save(self)
         self.log._file = open("/dev/full", "a")
 
-    monkeypatch.setattr(commands.Run, "save", full)
+    monkeypatch.setattr(Run, "save", full)
     with pytest.raises(UserError, match="metrics.jsonl cannot be written.*No space left.*resume with: tokenworld train"):
         train(f"out={tmp_path / 'run'}")
     monkeypatch.undo()
-    assert commands.resume(str(tmp_path / "run"), {}, {})["env_steps"] > 0 and epochs(tmp_path / "run") == [0, 1, 2]
+    assert train_verb.resume(str(tmp_path / "run"), {}, {})["env_steps"] > 0 and epochs(tmp_path / "run") == [0, 1, 2]
 
 
 @pytest.mark.parametrize("name", ["report.json", "report.html"])
@@ -477,7 +481,7 @@ def test_an_evaluation_that_cannot_be_written_is_said_and_kept(tmp_path, monkeyp
 def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch, capsys, whole, command):
     (tmp_path / "file").write_text("x")
     out = f"out={tmp_path / 'file' / 'x'}" + (".gif" if command == "dream" else "")
-    monkeypatch.setattr(commands, "opened", lambda *_: pytest.fail("the work was begun"))
+    monkeypatch.setattr(resume, "opened", lambda *_: pytest.fail("the work was begun"))
     monkeypatch.setattr(collect.Collector, "collect", lambda *_: pytest.fail("the work was begun"))
     words = [str(whole)] if command in ("evaluate", "dream", "export") else ["overlay=debug"]
     assert cli.main([command, *words, out]) == 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.envs import known_world
 from tokenworld.envs.known_world import DOOR, LEFT, RIGHT, STAY, TILES, USE, World
 from tokenworld.evaluation.probes import branches, histories

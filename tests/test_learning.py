@@ -1,6 +1,6 @@
 """Learning itself, end to end: the quick start, cut short, must dream well enough that its policy beats a random one."""
 
-from tokenworld import commands
+from tokenworld.cli.verbs import train as train_verb
 from tokenworld.config import compose, schema
 
 
@@ -8,7 +8,7 @@ def test_the_quick_start_learns_in_its_dream(tmp_path):
     """The first part of the quick start; a broken part leaves the policy at random's 0.3 to 0.5."""
     cfg, cli = compose.compose([f"out={tmp_path / 'run'}", "seed=1", "device=cpu", "train.loop.epochs=10"])
     schema.check(cfg)
-    result = commands.train(cfg, cli)
+    result = train_verb.run(cfg, cli)
     tokenizer, dynamics, returns = result["tokenizer"], result["dynamics"], result["eval"]
     assert tokenizer["psnr"] > 60 and tokenizer["event_recall"] > 0.999, tokenizer
     assert dynamics["bits_per_frame"] < 0.2 * dynamics["bits_per_frame_bigram"], dynamics

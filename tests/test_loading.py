@@ -14,7 +14,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from tokenworld import Agent, WorldModel, cli, dream_env
+from tokenworld import Agent, WorldModel, dream_env
+from tokenworld.cli import main as cli
 from tokenworld.config import compose
 from tokenworld.errors import UserError
 from tokenworld.storage import model_folder

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.config import compose, saved, schema
 from tokenworld.errors import UserError
 

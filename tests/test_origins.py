@@ -10,7 +10,8 @@ import sys
 import pytest
 import yaml
 
-from tokenworld import Agent, DreamEnv, WorldModel, cli, dream_env, origins, sweep
+from tokenworld import Agent, DreamEnv, WorldModel, dream_env, origins, sweep
+from tokenworld.cli import main as cli
 from tokenworld.config import compose, saved
 from tokenworld.errors import UserError
 from tokenworld.training import build, resume

@@ -8,7 +8,7 @@ import pytest
 import torch
 from own_env import DRAWN, PROCESSES, play, refusal, same
 
-from tokenworld import commands
+from tokenworld.cli.verbs import train as train_verb
 from tokenworld.config import compose, schema
 from tokenworld.envs import gym
 from tokenworld.evaluation.simulators.lookup import simulator_of
@@ -202,5 +202,5 @@ def test_own_environments_train(name, own_folder):
         pytest.importorskip("crafter" if name == "Crafter" else "minigrid")
     cfg, cli = compose.compose(["overlay=debug", f"out={own_folder / 'run'}", "device=cpu", *TRAINED[name]])
     schema.check(cfg)
-    summary = commands.train(cfg, cli)
+    summary = train_verb.run(cfg, cli)
     assert summary["updates"]["policy"] > 0

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.errors import UserError
 from tokenworld.evaluation.records import Metric
 from tokenworld.evaluation.report import compare, files

@@ -5,7 +5,7 @@ import torch
 from conftest import discover, dynamics, shapes, steps_of
 
 from tokenworld.actions import DiscreteAction
-from tokenworld.cli import main
+from tokenworld.cli.main import main
 from tokenworld.decoding.parallel import GRAIN, Parallel
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes

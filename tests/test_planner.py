@@ -9,7 +9,8 @@ import pytest
 import torch
 from conftest import shapes
 
-from tokenworld import cli, commands
+from tokenworld.cli import main as cli
+from tokenworld.cli.verbs import train as train_verb
 from tokenworld.config import compose
 from tokenworld.errors import UserError
 from tokenworld.interfaces import View
@@ -158,7 +159,7 @@ def test_score_plays_by_a_planner(tmp_path, capsys):
     cfg, keys = compose.compose(
         ["overlay=debug", f"out={out}", "device=cpu", "train.policy.start=99", "train.evaluate.every=99"]
     )
-    commands.train(cfg, keys)
+    train_verb.run(cfg, keys)
     capsys.readouterr()
     small = ["policy.horizon=2", "policy.samples=4", "policy.elites=2", "policy.iterations=1", "episodes=1", "device=cpu"]
     for method in ("cem", "shooting"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from play_world import ACTIONS, Served, free_port, played
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.play import server
 from tokenworld.play.session import Session
 from tokenworld.viz.frames import to_rgb

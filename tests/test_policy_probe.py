@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.evaluation import tiers
 from tokenworld.evaluation.metrics import policies
 from tokenworld.evaluation.probes import policies as probe

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from tokenworld import Agent, WorldModel, cli, dream_env
+from tokenworld import Agent, WorldModel, dream_env
+from tokenworld.cli import main as cli
 from tokenworld.errors import UserError
 from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 
 README = Path(__file__).resolve().parent.parent / "README.md"
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tokenworld import Agent, WorldModel, cli, commands, dream_env
+from tokenworld import Agent, WorldModel, dream_env
+from tokenworld.cli import main as cli
+from tokenworld.cli.verbs import train as train_verb
 from tokenworld.config import compose
 from tokenworld.errors import UserError
 
@@ -121,7 +123,7 @@ def test_training_on_an_unfinished_collection_says_so(sent, capsys):
     plan = (sent / "data" / "collect.json").read_text()
     (sent / "data" / "collect.json").write_text(plan[: plan.index(' "finished"')] + ' "finished": null}')
     cfg, keys = compose.compose([*DEBUG, f"data={sent / 'data'}", f"out={sent / 'tok'}"])
-    commands.train_phase("tokenizer", cfg, keys)
+    train_verb.run_phase("tokenizer", cfg, keys)
     assert f"{sent / 'data'} is an unfinished collection: the same `tokenworld collect` command" in capsys.readouterr().err
 
 

@@ -11,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tokenworld import commands
+from tokenworld.cli.verbs import train as train_verb
 from tokenworld.config import compose, schema
+from tokenworld.errors import UserError
 from tokenworld.training.phases import evaluate
+from tokenworld.training.run import Run
 
 RECIPES = compose.recipes()
 
@@ -25,7 +27,7 @@ class Killed(BaseException):
 def run(recipe, out, *words):
     cfg, cli = compose.compose([f"recipe={recipe}", "overlay=debug", f"out={out}", "seed=3", "device=cpu", *words])
     schema.check(cfg)
-    return commands.train(cfg, cli)
+    return train_verb.run(cfg, cli)
 
 
 def weights(out):
@@ -59,7 +61,7 @@ def test_a_killed_run_resumes_bit_for_bit(recipe, words, tmp_path, monkeypatch):
         assert (whole / name).stat().st_size > 0, name
 
     # Killed once while the policy is being trained, once just before a checkpoint.
-    step, save, calls = commands.Run.update, commands.Run.save, {"policy": 0, "save": 0}
+    step, save, calls = Run.update, Run.save, {"policy": 0, "save": 0}
 
     def dying_update(self, name, *args):
         step(self, name, *args)
@@ -74,13 +76,13 @@ def test_a_killed_run_resumes_bit_for_bit(recipe, words, tmp_path, monkeypatch):
             raise Killed
         save(self)
 
-    monkeypatch.setattr(commands.Run, "update", dying_update)
-    monkeypatch.setattr(commands.Run, "save", dying_save)
+    monkeypatch.setattr(Run, "update", dying_update)
+    monkeypatch.setattr(Run, "save", dying_save)
     with pytest.raises(Killed):
         run(recipe, killed, *words)
     with pytest.raises(Killed):
-        commands.resume(str(killed), {}, {})
-    commands.resume(str(killed), {}, {})
+        train_verb.resume(str(killed), {}, {})
+    train_verb.resume(str(killed), {}, {})
     assert_same_weights(whole, killed)
 
     def lines(out):
@@ -119,6 +121,6 @@ def test_sigkill_at_five_random_moments(tmp_path):
 def test_an_existing_run_is_never_overwritten(tmp_path):
     run("quickstart", tmp_path / "a")
     before = (tmp_path / "a" / "checkpoint" / "manifest.json").read_text()
-    with pytest.raises(commands.UserError, match="nothing is overwritten"):
+    with pytest.raises(UserError, match="nothing is overwritten"):
         run("quickstart", tmp_path / "a", "policy.gamma=0.5")
     assert (tmp_path / "a" / "checkpoint" / "manifest.json").read_text() == before

@@ -10,7 +10,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.errors import UserError
 from tokenworld.evaluation.records import Metric
 from tokenworld.evaluation.report import compare, files

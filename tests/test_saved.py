@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tokenworld import Agent, cli
+from tokenworld import Agent
+from tokenworld.cli import main as cli
 
 SAVED = sorted((Path(__file__).resolve().parent / "saved").iterdir())
 

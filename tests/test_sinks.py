@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tokenworld import cli
+from tokenworld.cli import main as cli
 from tokenworld.errors import UserError
 from tokenworld.log import Log
 from tokenworld.sinks.opening import SHORT, check, open_sinks, run_name
@@ -246,7 +246,7 @@ def refuse(self, address, *_):
         raise OSError(f"no network here: {{address}}")
 
 socket.socket.connect = refuse
-from tokenworld import cli
+from tokenworld.cli import main as cli
 for words in ({DEBUG!r} + ["train.loop.sinks=[trackio]", "out=run"], ["train", "--resume", "run", "train.loop.epochs=5"]):
     assert cli.main(words) == 0
 """

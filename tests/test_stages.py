@@ -6,10 +6,11 @@ import time
 
 import pytest
 
-from tokenworld import cli, commands
 from tokenworld import log as log_module
+from tokenworld.cli import main as cli
 from tokenworld.evaluation.probes import policies, stages
 from tokenworld.evaluation.probes.stages import Stages
+from tokenworld.evaluation.report import files as report
 from tokenworld.log import Log
 
 LINE = re.compile(r"tier ([ABC]), (.+?)(?:: (\d+) of (\d+) [\w ]+)? in \d+:\d\d; \d+:\d\d of the budget left")
@@ -86,7 +87,7 @@ def test_every_probe_of_all_tiers_has_its_line(run, tmp_path, monkeypatch, capsy
     def killed(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "write", killed)  # after the last tier: the same command takes what was measured
+    monkeypatch.setattr(report, "write", killed)  # after the last tier: the same command takes what was measured
     capsys.readouterr()
     assert cli.main(words) == 130
     found: dict[str, list] = {}

@@ -12,7 +12,8 @@ import time
 
 import pytest
 
-from tokenworld import cli, files, sweep
+from tokenworld import files, sweep
+from tokenworld.cli import main as cli
 from tokenworld.scores.comparison import compare, markdown
 
 DEBUG = ["overlay=debug", "device=cpu"]

@@ -6,12 +6,17 @@ import signal
 import pytest
 import torch
 
-from tokenworld import commands
+from tokenworld.cli.verbs import collect as collect_verb
+from tokenworld.cli.verbs import data as data_verb
+from tokenworld.cli.verbs import dream as dream_verb
+from tokenworld.cli.verbs import score as score_verb
+from tokenworld.cli.verbs import train as train_verb
 from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
 from tokenworld.storage import checkpoint
 from tokenworld.training import batches, resume
 from tokenworld.training.phases import dynamics
+from tokenworld.training.run import Run
 
 
 def composed(*words):
@@ -21,25 +26,25 @@ def composed(*words):
 
 
 def train(*words):
-    return commands.train(*composed(*words))
+    return train_verb.run(*composed(*words))
 
 
 def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
     train(f"out={tmp_path / 'whole'}")
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
-    update = commands.Run.update
+    update = Run.update
 
     def interrupted(self, name, *args):
         update(self, name, *args)
         if name == "dynamics" and self.count[name] == 3:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(commands.Run, "update", interrupted)
+    monkeypatch.setattr(Run, "update", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(f"out={tmp_path / 'stopped'}")
     monkeypatch.undo()
     assert signal.signal(signal.SIGINT, before) is signal.default_int_handler
-    commands.resume(str(tmp_path / "stopped"), {}, {})
+    train_verb.resume(str(tmp_path / "stopped"), {}, {})
     for name in ("tokenizer", "dynamics", "policy"):
         file = f"checkpoint/{name}.safetensors"
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "stopped" / file).read_bytes()
@@ -55,25 +60,25 @@ def test_a_diverged_loss_stops_before_it_is_saved(tmp_path, monkeypatch):
 
 def test_the_phases_one_by_one(tmp_path):
     data, tok, dyn, pol = (str(tmp_path / name) for name in ("data", "tok", "dyn", "pol"))
-    commands.collect(*composed(f"out={data}", "steps=200"))
-    assert commands.data_info(data)["splits"]["test"]["steps"] >= 1000
-    result = commands.train_phase("tokenizer", *composed(f"data={data}", f"out={tok}"))
+    collect_verb.run(*composed(f"out={data}"), steps=200)
+    assert data_verb.run(data)["splits"]["test"]["steps"] >= 1000
+    result = train_verb.run_phase("tokenizer", *composed(f"data={data}", f"out={tok}"))
     assert result["tokenizer"]["psnr"] > 0 and result["dynamics"]["bits_per_frame"] is None
-    result = commands.train_phase("dynamics", *composed(f"data={data}", f"load.tokenizer={tok}", f"out={dyn}"))
+    result = train_verb.run_phase("dynamics", *composed(f"data={data}", f"load.tokenizer={tok}", f"out={dyn}"))
     assert result["dynamics"]["bits_per_frame"] > 0 and result["updates"]["tokenizer"] == 1
-    result = commands.train_phase("policy", *composed(f"load.world_model={dyn}", f"out={pol}"))
+    result = train_verb.run_phase("policy", *composed(f"load.world_model={dyn}", f"out={pol}"))
     assert result["eval"]["episodes"] == 2 and result["env_steps"] == 0 and result["imagined_steps"] > 0
-    assert commands.dream(dyn, {"out": str(tmp_path / "dream.gif"), "steps": 5}).stat().st_size > 0
-    assert commands.score(pol, {"episodes": 3})["episodes"] == 3
+    assert dream_verb.run(dyn, {"out": str(tmp_path / "dream.gif"), "steps": 5}).stat().st_size > 0
+    assert score_verb.run(pol, {"episodes": 3})["episodes"] == 3
     with pytest.raises(UserError, match="no trained policy"):
-        commands.score(dyn, {})
+        score_verb.run(dyn, {})
 
 
 def test_a_run_made_with_relative_paths_opens_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    commands.collect(*composed("out=data", "steps=200"))
-    commands.train_phase("tokenizer", *composed("data=data", "out=tok"))
-    commands.train_phase("dynamics", *composed("data=data", "load.tokenizer=tok", "out=dyn"))
+    collect_verb.run(*composed("out=data"), steps=200)
+    train_verb.run_phase("tokenizer", *composed("data=data", "out=tok"))
+    train_verb.run_phase("dynamics", *composed("data=data", "load.tokenizer=tok", "out=dyn"))
     monkeypatch.chdir("/")
     run, *_ = resume.opened(str(tmp_path / "dyn"), {})
     assert run.replay.steps >= 200
@@ -81,9 +86,9 @@ def test_a_run_made_with_relative_paths_opens_from_any_folder(tmp_path, monkeypa
 
 def test_a_setting_that_the_data_contradicts_is_refused(tmp_path):
     data = str(tmp_path / "data")
-    commands.collect(*composed(f"out={data}", "steps=50"))
+    collect_verb.run(*composed(f"out={data}"), steps=50)
     with pytest.raises(UserError, match="env.id=MinAtar/Asterix-v1 contradicts data=.*MinAtar/Breakout-v1"):
-        commands.train_phase("tokenizer", *composed("env.id=MinAtar/Asterix-v1", f"data={data}", f"out={tmp_path / 'x'}"))
+        train_verb.run_phase("tokenizer", *composed("env.id=MinAtar/Asterix-v1", f"data={data}", f"out={tmp_path / 'x'}"))
     assert not (tmp_path / "x").exists()
 
 
@@ -95,14 +100,14 @@ def test_a_comparison_that_cannot_be_made_is_refused_before_the_run_is(tmp_path)
 
 def test_damaged_episodes_are_named_counted_and_left_out(tmp_path, capsys):
     data = tmp_path / "data"
-    commands.collect(*composed(f"out={data}", "steps=200"))
+    collect_verb.run(*composed(f"out={data}"), steps=200)
     shard = data / "episodes-00000.bin"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 255
     shard.write_bytes(content)
-    commands.train_phase("tokenizer", *composed(f"data={data}", f"out={tmp_path / 'tok'}"))
+    train_verb.run_phase("tokenizer", *composed(f"data={data}", f"out={tmp_path / 'tok'}"))
     assert str(shard) in capsys.readouterr().err
-    assert commands.data_info(str(data))["corrupt"] == 1
+    assert data_verb.run(str(data))["corrupt"] == 1
 
 
 def test_controls(tmp_path):

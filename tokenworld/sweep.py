@@ -81,7 +81,7 @@ def plan(words: Sequence[str], compose: Callable[[list[str]], tuple[dict, dict]]
     own, grid = expand(words)
     if not own.get("out"):
         raise UserError("sweep writes its runs to a folder, got no out: add out=DIR, for example out=sweeps/breakout")
-    out, jobs = Path(own["out"]), cli_keys([f"jobs={own.get('jobs', 1)}"])["jobs"]
+    out, jobs = Path(own["out"]), cli_keys([f"jobs={own.get('jobs', 1)}"], {"jobs": int})["jobs"]
     composed = [compose(words_of(settings)) for settings in grid]
     names = name_runs(out, [(settings, cfg["env"]["id"]) for settings, (cfg, _) in zip(grid, composed, strict=True)])
     members = [

@@ -266,7 +266,7 @@ def _end(code: object) -> None:
 
 def _child(argv: list[str]) -> None:
     """Run a command line as `python -m tokenworld.cli` does; `-c CODE` is Python, whose UserError ends as a command's does."""
-    from tokenworld import cli
+    from tokenworld.cli import main as cli
     from tokenworld.errors import UserError
 
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,8 +78,8 @@ def split_paths(text: str) -> list[str]:
     return found
 
 
-def cli_keys(words: list[str], kinds: dict[str, Any] = CLI_KEYS) -> dict:
-    """The command line's own keys where no recipe is composed (`score RUN episodes=100`). Raises UserError."""
+def cli_keys(words: list[str], kinds: Mapping[str, Any]) -> dict:
+    """`name=value` words of a command that are no settings of a recipe (`score RUN episodes=100`). Raises UserError."""
     return {key: _cli_value(key, value, kinds) for key, _, value in (word.partition("=") for word in words)}
 
 
@@ -87,7 +88,7 @@ def _example_override(word: str) -> str:
     return f"{near[0]}=..." if near else "recipe=iris or tokenizer.vocab_size=512"
 
 
-def _cli_value(key: str, text: str, kinds: dict[str, Any] = CLI_KEYS) -> Any:
+def _cli_value(key: str, text: str, kinds: Mapping[str, Any] = CLI_KEYS) -> Any:
     value: Any = text
     if kinds[key] is int:
         try:

@@ -10,18 +10,28 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from tokenworld import origins
 from tokenworld.config.targets import MOVED, PARTS, is_part, resolve
 from tokenworld.config.values import as_annotated, check_values, did_you_mean, fits, flatten, words_for, yaml_word
 from tokenworld.errors import UserError, first_line
-from tokenworld.keys import KEYS
 
 PHASES = ("collect", "tokenizer", "dynamics", "policy", "evaluate")
 TRAIN = ("loop", *PHASES)  # the sections of `train`
-# Keys that belong to one command, not to a recipe; the annotations are checked like those of a constructor.
-CLI_KEYS: dict[str, Any] = {name: key.kind for name, key in KEYS.items() if name != "policy"}  # a section of a recipe
+TOP = (*PARTS, "train", "meta")  # the sections of a recipe; what made it is no setting
+# Keys of the command line that config.yaml stores beside the recipe; the annotations are checked like those of a constructor.
+CLI_KEYS: dict[str, Any] = {
+    "recipe": str,
+    "overlay": str,
+    "seed": int,
+    "device": Literal["auto", "cpu", "cuda", "mps"],
+    "precision": Literal["fp32", "bf16"],
+    "out": str,
+    "data": str,
+    "load.tokenizer": str,
+    "load.world_model": str,
+}
 # Keywords that code passes although they have a default.
 BY_CODE = frozenset({"num_envs"})
 
@@ -30,7 +40,7 @@ def check(cfg: dict) -> None:
     """Refuse a recipe that cannot be right before anything is created: UserError, one sentence for the first fault."""
     check_values(cfg, "the recipe")
     for key in cfg:
-        if key not in PARTS and key not in ("train", "meta"):
+        if key not in TOP:
             raise UserError(_unknown(cfg, key, "", [*PARTS, "train", *CLI_KEYS]))
     for name in PARTS:
         check_section(cfg, name)

@@ -1,0 +1,75 @@
+"""`tokenworld collect out=DIR`: random play, written to a folder of episodes."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenworld.cli.arguments import SETTINGS, Help, Key, recipe_of, shared
+from tokenworld.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenworld.data import collection
+    from tokenworld.log import Log
+
+HELP = Help(
+    summary="play a game and write the episodes to a folder",
+    place="out=DIR",
+    settings=SETTINGS,
+    about="""\
+Plays `env` of the recipe with random actions: N steps to train on and a fifth as many (at least 1,000), from games with
+other seeds, to test on. What is in progress at the end is written as truncated episodes.
+
+examples
+  tokenworld collect recipe=atari_small env.id=ALE/Breakout-v5 steps=5000 out=data/breakout""",
+)
+KEYS = shared(
+    "recipe overlay seed out",
+    out=("DIR", "a new folder; the same command continues a collection that was interrupted"),
+) | {"steps": Key(int, "5000", "environment steps to write")}
+
+
+def parse(words: list[str]) -> Callable[[], Any]:
+    cfg, cli, own = recipe_of("collect", words, KEYS)
+    return lambda: run(cfg, cli, **own)
+
+
+def run(cfg: dict, cli: dict, steps: int = 5000) -> dict[str, Any]:
+    """Random play into a folder of episodes: `steps` for training and a fifth as many (at least 1,000) from other seeds to
+    test on. The same command continues a collection that was interrupted, and leaves a finished one as it is."""
+    from tokenworld.config import values
+    from tokenworld.data import collection
+    from tokenworld.log import Log
+    from tokenworld.training.build import env_of, meta_of
+
+    if "out" not in cli:
+        raise UserError("collect writes to a folder, got no out: add out=DIR, for example out=data/breakout")
+    out, seed = Path(cli["out"]), cli.get("seed", 0)
+    command = json.loads(json.dumps(values.flatten({"env": cfg["env"], "seed": seed, "steps": steps})))
+    log, plan = Log(None), collection.check_folder(out, command)
+    if plan is not None and plan.finished is not None:
+        return _collected_before(out, plan, log)
+    make_env = functools.partial(env_of, cfg)
+    env = make_env(1)
+    meta = meta_of(cfg, env, seed)
+    env.close()
+    wanted = {"train": steps, "test": max(1000, steps // 5)}
+    held = collection.collect_episodes(out, make_env, meta, command, wanted, log)
+    log.say(f"collected {held['train']} training and {held['test']} test steps of {cfg['env']['id']}: {out}")
+    return wanted
+
+
+def _collected_before(out: Path, plan: collection.Plan, log: Log) -> dict[str, int]:
+    """What a finished collection holds. Raises UserError if that is no longer all of it."""
+    from tokenworld.data.describe import describe
+
+    found = describe(out)
+    if found["damage"] or found["problems"]:
+        what = "; ".join([*found["problems"], *found["damage"]][:2])
+        raise UserError(f"{out} was collected by this command and is damaged since ({what}): choose another out=DIR")
+    steps = plan.finished
+    log.say(f"collected before, by the same command: {steps['train']} training and {steps['test']} test steps: {out}")
+    return plan.wanted

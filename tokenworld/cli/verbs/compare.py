@@ -1,0 +1,55 @@
+"""`tokenworld compare A B`: two evaluations, state by state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from tokenworld.cli.arguments import Help, Key, folders_of
+from tokenworld.config import compose
+from tokenworld.errors import UserError
+
+HELP = Help(
+    summary="two evaluations, state by state, with an exit code",
+    place="A B",
+    about="""\
+Compares two folders that `tokenworld evaluate` wrote, B against A. Where both measured the same states the difference is
+taken state by state, with a 95 % interval over episodes; elsewhere the two intervals are compared. Models with different
+tokenizers are compared in what does not depend on their codes.
+
+Lists the metrics that differ (rows=all: every metric); the last line counts in how many B is better, worse or equal.
+
+Exit code 0: B is nowhere shown to be worse; 1: it is, in one of metrics= (default: all); 2: they cannot be compared.
+
+examples
+  tokenworld compare old/evaluation new/evaluation
+  tokenworld compare old/evaluation new/evaluation metrics=M1.bits,M5.hazard_loss""",
+)
+KEYS = {
+    "metrics": Key(str, "ID,ID", "only these decide the exit code; default: all"),
+    "rows": Key(Literal["all"], "all", "also list the metrics in which no difference is shown"),
+}
+
+
+def parse(words: list[str]) -> Callable[[], Any]:
+    compose.refuse_repeats([word for word in words if word.partition("=")[0] in KEYS])
+    folders, settings = folders_of(words, 2, KEYS)
+    keys = dict(word.split("=", 1) for word in settings if word.startswith(tuple(f"{key}=" for key in KEYS)))
+    if len(folders) != 2 or len(keys) != len(settings):
+        raise UserError(f"compare takes two folders of reports, metrics= and rows=, got {' '.join(words) or 'nothing'}: "
+                        f"write tokenworld compare runs/A/evaluation runs/B/evaluation")  # fmt: skip
+    if keys.get("rows", "all") != "all":
+        raise UserError(f"rows={keys['rows']}: expected rows=all, which also lists the metrics in which no difference is shown")
+    metrics = keys["metrics"].split(",") if "metrics" in keys else None
+    return lambda: run(*folders, metrics, "rows" in keys)
+
+
+def run(a: str, b: str, metrics: list[str] | None = None, every: bool = False) -> int:
+    """Two evaluations beside each other, every: also where no difference is shown; the exit code."""
+    from tokenworld.evaluation.report import compare
+
+    rows, remarks = compare.compare(Path(a), Path(b))
+    code = compare.exit_code(rows, metrics)
+    print(compare.table(rows, remarks, every))
+    return code

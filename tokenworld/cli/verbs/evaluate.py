@@ -1,0 +1,127 @@
+"""`tokenworld evaluate RUN`: measure a world model, and write a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tokenworld import files
+from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared
+from tokenworld.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenworld.evaluation.report.files import Report
+    from tokenworld.training.run import Run
+
+HELP = Help(
+    summary="how good a world model is, measured without reinforcement learning: a verdict, numbers, a page",
+    place="RUN",
+    flags=TRUST,
+    about="""\
+Measures the world model of a run, or of an exported model, on held-out episodes (the run's own, or the test episodes of
+data=DIR; where there are none, all of them), without a policy and without the real environment: what the tokenizer loses,
+code lengths beside simple predictors, calibration, sensitivity to actions, rewards, terminations, and how long a dream
+stays with what really came. Every number has a 95 % interval over episodes; what could not be measured is in the report
+with the reason. Writes report.json, states.npz and report.html, one file that opens without a network.
+
+tier=B also branches the simulator (Atari, MinAtar, the known world; others are played again from their seed): from the same
+states every action is taken, and what can come of it is held against what the model says: impossible frames, missed ones, the
+effects of actions, whole futures, the run's policy beside another agent.
+tier=C also lets some twenty policies play (the run's own, mixed with random actions in many shares, and constant ones), really
+and in dreams: does the model order them as the world does, and what does a planner without learning lose by planning in it?
+
+examples
+  tokenworld evaluate runs/NAME
+  tokenworld evaluate runs/NAME tier=B
+  tokenworld evaluate runs/NAME tier=C metrics=M5,M12,M13.planner_regret
+  tokenworld evaluate dyn data=data/breakout frames=5000 out=reports/breakout""",
+)
+KEYS = {
+    "tier": Key(Literal["A", "B", "C"], "A", "A: held-out episodes; B: also branches of the simulator; C: also policies"),
+    "frames": Key(int, "2000", "held-out frames to measure on"),
+    "states": Key(int, "200", "states to branch from (tier B)"),
+    "budget": Key(int, "3", "minutes (10 with a simulator); what does not fit is reported as skipped, or done at fewer states"),
+    "metrics": Key(str, "ID,ID", "only these metrics, or rows of them; default: all of the tier"),
+    "policies": Key(str, "RUN,RUN", "runs whose policies play along (tier C); they must look at pixels, or share this run's"
+                    " tokenizer"),
+} | shared(
+    "data seed out device",
+    data=("DIR", "held-out episodes: the test episodes of this folder, or all where none is one"),
+    seed=("0", "chooses the frames and states"),
+    out=("RUN/evaluation", "the folder of the report"),
+    device=DEVICE,
+)  # fmt: skip
+
+
+def parse(words: list[str]) -> Callable[[], Any]:
+    run_folder, keys = run_and_keys("evaluate", words, KEYS)
+    return lambda: run(run_folder, keys)
+
+
+def run(out: str, keys: dict) -> Report:
+    """Measure a run's world model on held-out episodes, with tier=B also at branches of its simulator, with tier=C also on what
+    policies earn: report.json, states.npz, report.html and one line."""
+    from tokenworld.evaluation import assess
+    from tokenworld.evaluation.report import partial
+    from tokenworld.evaluation.report.files import check_folder, write
+    from tokenworld.log import Log
+
+    tier = keys.get("tier", "A")
+    only = assess.chosen_ids(keys["metrics"]) if "metrics" in keys else None
+    if "policies" in keys and tier != "C":
+        raise UserError(f"policies= play in tier C, got tier={tier}: add tier=C")
+    folder = Path(keys.get("out", Path(out) / "evaluation"))
+    with files.locked(folder):
+        check_folder(folder)
+        report = _measured(out, keys, tier, only, folder)
+        print(report.verdict, flush=True)
+        files.rescued(folder, lambda place: write(report, place))
+        partial.remove(folder)
+    measured = sum(metric.value is not None for metric in report.metrics)
+    Log(None).say(f"{measured} of {len(report.metrics)} numbers measured: {folder}/report.html")
+    return report
+
+
+def _measured(out: str, keys: dict, tier: str, only: list[str] | None, folder: Path) -> Report:
+    from tokenworld.evaluation import assess
+    from tokenworld.evaluation.simulators.lookup import simulator_of
+    from tokenworld.training.resume import opened
+
+    run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "data"})
+    if not run.count["dynamics"]:
+        raise UserError(f"{out} has no trained dynamics to evaluate: expected a run of `train` or `train dynamics`")
+    others = _policies(run, keys["policies"]) if "policies" in keys else {}
+    simulator = None
+    try:
+        simulator = simulator_of(cfg["env"]) if tier in "BC" else None
+    except UserError as error:
+        if tier == "B":
+            raise
+        run.log.say(f"{error}; policies are measured all the same")
+    minutes, frames, seed = keys.get("budget", 10 if simulator else 3), keys.get("frames", 2000), keys.get("seed", 0)
+    return assess.assess(
+        run, frames=frames, budget=60.0 * minutes, seed=seed, data=keys.get("data"), simulator=simulator,
+        states=keys.get("states", 200), policies=others if tier == "C" else None,
+        only=only, folder=folder,
+    )  # fmt: skip
+
+
+def _policies(run: Run, folders: str) -> dict[str, Any]:
+    """The policies of other runs, by name. Raises UserError for one that could not see this run's frames."""
+    from tokenworld.evaluation.report.files import fingerprint
+    from tokenworld.training.resume import opened
+
+    found = {}
+    for folder in folders.split(","):
+        other, *_ = opened(folder, {})
+        if not other.count["policy"]:
+            raise UserError(f"policies={folder} has no trained policy: expected a run of `tokenworld train` or `train policy`")
+        same = fingerprint(other.world_model.tokenizer) == fingerprint(run.world_model.tokenizer)
+        if other.world_model.shapes.actions != run.world_model.shapes.actions or other.policy.needs_h:
+            why = "reads its own world model's summary" if other.policy.needs_h else "has other actions"
+            raise UserError(f"policies={folder} cannot play here, its policy {why}: expected one that looks at codes or pixels")
+        if not (same or other.policy.needs_pixels):
+            raise UserError(f"policies={folder} reads codes of another tokenizer: expected this run's, or a policy on pixels")
+        found[folder] = other.policy
+    return found

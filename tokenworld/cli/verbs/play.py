@@ -1,0 +1,72 @@
+"""`tokenworld play RUN`: a page on which a person plays in a world model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared
+from tokenworld.errors import UserError
+
+HELP = Help(
+    summary="play inside the dream yourself, in a page of your browser",
+    place="RUN",
+    flags=TRUST,
+    about="""\
+Opens the run's world model to be played in: a page on this machine, its address is printed. You choose the actions by keyboard,
+mouse or touch, or let the policy or a planner choose; the world model imagines what comes of them. The first action key begins
+the game, at a recorded moment from which it lasts at least ten steps without a further key, if the model has such moments
+(looking for them takes up to six seconds). Pause, step, rewind; branch into a second future with the same random draws; see
+what surprised the model; on MinAtar the real game gets the same actions. Needs the extra `play`: pip install tokenworld[play].
+Nobody but you can connect: the address holds a secret, and only this machine may ask.
+
+examples
+  tokenworld play runs/NAME
+  tokenworld play runs/NAME port=9000""",
+)
+KEYS = {"port": Key(int, "8642", "of the address")} | shared(
+    "data device", data=("DIR", "more episodes to begin from"), device=DEVICE
+)
+
+
+def parse(words: list[str]) -> Callable[[], Any]:
+    run_folder, keys = run_and_keys("play", words, KEYS)
+    return lambda: run(run_folder, keys)
+
+
+def run(out: str, keys: dict) -> None:
+    """Serve the page on which a person plays in a run's world model, until Ctrl-C."""
+    from tokenworld.play import server  # its packages are an extra
+    from tokenworld.play.future import Dream
+    from tokenworld.play.hints import play_hints
+    from tokenworld.play.idle import gallery
+    from tokenworld.play.starts import idle_action, moments
+    from tokenworld.policies.planner import Planner
+    from tokenworld.storage import checkpoint
+    from tokenworld.training import restore
+    from tokenworld.training.resume import opened
+
+    port = keys.get("port", server.PORT)
+    server.check(port)
+    run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "port"})
+    if not run.count["dynamics"]:
+        raise UserError(f"{out} has no trained dynamics to dream with: expected a run of `train` or `train dynamics`")
+    A, C, saved = run.world_model.shapes.actions, run.world_model.shapes.frame[0], Path(out) / "checkpoint"
+    collected = restore.collector_of(out, A) if checkpoint.exists(saved) else None
+    actions = run.meta["action_meanings"] or [f"action {a}" for a in range(A)]
+    idle, world_model, env = idle_action(actions), run.world_model.eval(), run.make_env(1)
+    fps, channels = play_hints(env.metadata, C)
+    env.close()
+    dream = Dream(
+        world_model,
+        gallery(world_model, moments(run, collected, idle), idle),
+        actions,
+        run.policy if run.count["policy"] else None,
+        Planner(shapes=run.world_model.shapes, horizon=8, samples=32, iterations=2, elites=4).to(run.device),
+        expected_reward=cfg["train"]["policy"].get("expected_reward", False),
+        name=f"{cfg['env']['id']}, {out}",
+        fps=fps,
+        channels=channels,
+    )
+    server.serve(dream, port)

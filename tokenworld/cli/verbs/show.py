@@ -1,0 +1,65 @@
+"""`tokenworld show`: a recipe resolved, and what its parts cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from tokenworld.cli.arguments import SETTINGS, Help, Key, recipe_of, shared
+from tokenworld.errors import UserError
+
+HELP = Help(
+    summary="a recipe resolved: its settings, parameters and cost; or how two recipes differ",
+    settings=SETTINGS,
+    flags={"--yaml": "the recipe alone, as a file to start your own from"},
+    about="""\
+The recipe as it will run, parameters per part, passes and FLOPs per imagined frame; with against=, what differs; with
+--yaml, the recipe alone, as a file to start your own from.
+
+examples
+  tokenworld show recipe=iris
+  tokenworld show recipe=iris against=quickstart
+  tokenworld show recipe=iris env.id=ALE/Pong-v5 backbone.layers=4
+  tokenworld show recipe=quickstart --yaml   > mine.yaml""",
+)
+KEYS = shared("recipe overlay") | {"against": Key(str, "NAME", "another recipe: print only what differs")}
+
+
+def parse(words: list[str]) -> Callable[[], Any]:
+    from tokenworld.config import saved
+
+    cfg, cli, own = recipe_of("show", [word for word in words if word != "--yaml"], KEYS)
+    against = own.get("against")
+    if "--yaml" in words and against:
+        raise UserError(f"--yaml prints one recipe, got against={against} too: leave one of them out")
+    if "--yaml" in words:
+        return lambda: print(_yaml(cfg), end="")
+    if not against:
+        return lambda: run(cfg)
+    other, *_ = recipe_of("show", [f"recipe={against}"], KEYS)
+    return lambda: print(_table([("", cli["recipe"], against),
+                                 *((k, _word(a), _word(b)) for k, a, b in saved.difference(cfg, other))]))  # fmt: skip
+
+
+def run(cfg: dict) -> None:
+    """Print a recipe and what its parts cost."""
+    from tokenworld.bench.costs import costs
+
+    print(_yaml(cfg))
+    print(_table(costs(cfg)))
+
+
+def _yaml(cfg: dict) -> str:
+    import yaml
+
+    return yaml.safe_dump(cfg, sort_keys=False)
+
+
+def _table(rows: list[tuple[str, ...]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+                     for row in rows)
+
+
+def _word(value) -> str:
+    return "-" if value is None else str(value)

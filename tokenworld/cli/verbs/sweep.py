@@ -1,0 +1,64 @@
+"""`tokenworld sweep out=DIR`: many runs of `train`, and one table of their results."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from tokenworld.cli.arguments import Help, Key, recipe_of, shared
+from tokenworld.cli.verbs import train
+
+HELP = Help(
+    summary="many runs of train, over seeds, games or any setting, and one table of their results",
+    place="out=DIR",
+    first={"key=A,B": "any setting below, with one or several values; [8,16] is one value"},
+    settings=train.HELP.settings,
+    flags=train.HELP.flags,
+    about="""\
+Runs `tokenworld train` for every combination of the values given, each in a process of its own: DIR/NAME is a run like any
+other, DIR/NAME.log what it said. All settings are checked before anything is created. The same command again skips what is
+finished, goes on with what is not and tries again what failed; it may name more values than before. Ctrl-C lets every run
+save and stop. DIR/results.md and results.json compare the runs, also while the sweep lasts: the return of each seed, their
+mean with a 95 % bootstrap interval and random play; on Atari also human-normalised scores beside published ones, and their
+mean, median and interquartile mean over games. The exit code is 1 if a run failed.
+
+examples
+  tokenworld sweep seed=0,1,2 out=sweeps/breakout
+  tokenworld sweep seed=0,1,2 env.id=MinAtar/Breakout-v1,MinAtar/Asterix-v1 jobs=2 out=sweeps/minatar
+  tokenworld sweep recipe=iris seed=0,1,2,3,4 env.id=ALE/Pong-v5,ALE/Boxing-v5 jobs=4 out=sweeps/iris
+  tokenworld sweep backbone.layers=1,2,4 out=sweeps/layers""",
+)
+KEYS = (
+    shared("out", out=("DIR", "where to write; a folder of another sweep is never overwritten"))
+    | {"jobs": Key(int, "1", "runs at once: each has its share of the cores (unless you set OMP_NUM_THREADS), and of several"
+                   " GPUs one")}
+    | {name: key for name, key in train.KEYS.items() if name != "out"}
+)  # fmt: skip
+
+
+def parse(words: list[str]) -> Callable[[], Any]:
+    from tokenworld import sweep
+
+    out, jobs, members = sweep.plan(words, lambda settings: recipe_of("train", settings, train.KEYS)[:2])
+    return lambda: run(out, members, jobs, words)
+
+
+def run(out: Path, members: list, jobs: int, words: list[str]) -> int:
+    """Train every run of a grid, after each of its settings has been built once as a trial; the exit code."""
+    from tokenworld import sweep  # needs POSIX, which the rest does not
+    from tokenworld.config import schema
+    from tokenworld.log import Log
+    from tokenworld.training.build import built, device_of, with_loaded_sections
+
+    tried: list[dict] = []
+    for i, member in enumerate(members):
+        cfg, cli = with_loaded_sections(member.cfg, member.cli)
+        members[i] = replace(member, cfg=cfg, cli=cli)
+        device_of(cli.get("device", "auto"))
+        if cfg not in tried:
+            tried.append(cfg)
+            keys = {key: value for key, value in cli.items() if key != "data"} | {"device": "cpu"}
+            built(member.out, cfg, keys, schema.PHASES, log=Log(None))
+    return sweep.sweep(out, members, jobs, words)

@@ -1,0 +1,210 @@
+"""`tokenworld train`: the whole loop, one phase of it, or the rest of a run that stopped."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tokenworld import files, signals
+from tokenworld.cli.arguments import SETTINGS, TRUST, Help, Key, near, recipe_of, run_of, shared, values_of
+from tokenworld.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenworld.training.run import Run
+
+PHASES = ("tokenizer", "dynamics", "policy")
+KEYS = shared(
+    "recipe overlay seed device precision out data load.tokenizer load.world_model",
+    data=("DIR", "episodes to learn from (phases tokenizer, dynamics, policy; the whole loop starts with them)"),
+)
+# Settings that a run may change on its way
+CHANGES = {
+    "train.loop.epochs": Key(int, "N", "epochs in all: trains a finished run longer"),
+    "train.loop.checkpoint_every": Key(int, "1", "epochs from one checkpoint to the next"),
+}
+RESUME_KEYS = (
+    shared(
+        "data device",
+        data=("DIR", "where its episodes are now"),
+        device=("auto", "where it runs this time: auto, cpu, cuda or mps"),
+    )
+    | CHANGES
+)
+HELP = Help(
+    summary="the whole loop (collect, tokenizer, dynamics, policy), or one phase of it",
+    place="[tokenizer|dynamics|policy]",
+    usages=("tokenworld train --resume RUN [key=value ...]",),
+    settings=SETTINGS | {
+        "train.loop.sinks=[NAME]": "where numbers and pictures go too: tensorboard, trackio or wandb (each an extra), or a"
+                                   ' sink of your own, "train.loop.sinks=[{_target_:PACKAGE.Sink,KEY:VALUE}]"',
+        "train.evaluate.pictures=12": "steps of real, reconstructed and imagined frames that RUN/pictures shows of each"
+                                      " evaluation; 0: none",
+    },
+    flags=TRUST,
+    sections={"settings of --resume RUN, which continues a run, bit for bit on a CPU": RESUME_KEYS},
+    about="""\
+Without a phase: the whole loop, from an empty replay to a policy scored in the real environment. With a phase: that
+part alone, on episodes that `tokenworld collect` wrote. Ctrl-C (or SIGTERM, SIGUSR1) once saves and stops; the command
+that continues is printed.
+
+examples
+  tokenworld train seed=1
+  tokenworld train recipe=iris env.id=ALE/Breakout-v5
+  tokenworld train env.id=my_game:Mine-v0 env.height=32 env.width=32 tokenizer.patch=8 out=mine
+  tokenworld train --resume runs/NAME train.loop.epochs=40
+  tokenworld collect recipe=atari_small env.id=ALE/Pong-v5 steps=5000 out=data/pong
+  tokenworld train tokenizer recipe=atari_small data=data/pong out=tok
+  tokenworld train dynamics recipe=atari_small data=data/pong load.tokenizer=tok out=dyn
+  tokenworld train policy load.world_model=dyn""",
+)  # fmt: skip
+
+
+def parse(words: list[str]) -> Callable[[], Any]:
+    if "--resume" in words:
+        return _parse_resume(words)
+    phase = None
+    if words and "=" not in words[0] and not words[0].startswith(("-", "~")):
+        phase, *words = words
+        if phase not in PHASES:
+            raise UserError(f"there is no phase {phase!r} to train: {near(phase, PHASES)}expected {', '.join(PHASES)}, "
+                            f"or none for the whole loop")  # fmt: skip
+    cfg, cli, _ = recipe_of("train", words, KEYS)
+    if phase is not None:
+        return lambda: run_phase(phase, cfg, cli)
+    return lambda: run(cfg, cli)
+
+
+def _parse_resume(words: list[str]) -> Callable[[], Any]:
+    """train --resume RUN: the run's own config, where its episodes are now, on which device, and how long it shall train."""
+    folder, words = run_of([word for word in words if word != "--resume"], RESUME_KEYS)
+    for key in (word.partition("=")[0] for word in words):
+        if key not in RESUME_KEYS:
+            raise UserError(f"a resumed run keeps its settings, got {key!r}: expected some of {', '.join(RESUME_KEYS)}; "
+                            f"to change others, start a new run with load.world_model={folder}")  # fmt: skip
+    given = values_of(words, RESUME_KEYS)
+    keys = {name: value for name, value in given.items() if name not in CHANGES}
+    changes = {name: value for name, value in given.items() if name in CHANGES}
+    return lambda: resume(folder, keys, changes)
+
+
+def run(cfg: dict, cli: dict) -> dict[str, Any]:
+    """The whole loop. With `data`, the replay starts from a folder of episodes."""
+    from tokenworld.config import schema
+    from tokenworld.training.build import with_loaded_sections
+
+    cfg, cli = with_loaded_sections(cfg, cli)
+    return _begun(cfg, cli, schema.PHASES)
+
+
+def run_phase(phase: str, cfg: dict, cli: dict) -> dict[str, Any]:
+    """One phase alone, for all of the recipe's epochs, on episodes from disk."""
+    from tokenworld.training.build import with_loaded_sections
+
+    cfg, cli = with_loaded_sections(cfg, cli)
+    if "data" not in cli:
+        raise UserError(f"train {phase} learns from episodes on disk, got no data: add data=DIR, a folder that `collect` wrote")
+    if phase == "dynamics" and not {"load.tokenizer", "load.world_model"} & set(cli):
+        raise UserError("train dynamics needs a trained tokenizer: add load.tokenizer=RUN, the out= of `train tokenizer`, or"
+                        " load.world_model=RUN to continue a trained dynamics")  # fmt: skip
+    if phase == "policy" and "load.world_model" not in cli:
+        raise UserError("train policy needs a trained world model: add load.world_model=RUN, the out= of `train dynamics`")
+    return _begun(cfg, cli | {"phase": phase}, (phase, "evaluate"))
+
+
+def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Continue a run from its last checkpoint. keys: where its episodes are now (data), and another device, for this time.
+    changes: settings of the recipe that the run keeps from now on."""
+    from tokenworld import distributed
+    from tokenworld.config import saved, schema
+    from tokenworld.training import folders
+    from tokenworld.training.build import device_of
+    from tokenworld.training.resume import resumed
+
+    keys, changes = keys or {}, changes or {}
+    cfg, cli = saved.load(out)
+    if "data" in keys:
+        cli["data"] = str(Path(keys["data"]).resolve())
+    if changes:
+        cfg = saved.with_settings(cfg, changes)
+        cli["given"] = sorted({*cli.get("given", []), *changes})
+    schema.check(cfg)
+    phases = (cli["phase"], "evaluate") if "phase" in cli else schema.PHASES
+    device = {"device": keys["device"]} if "device" in keys else {}
+    advice = f"add device=cpu: tokenworld train --resume {out} device=cpu"
+    device_of((cli | device).get("device", "auto"), advice)  # joins the other processes, if there are any
+    with folders.locked(Path(out)):
+        run = resumed(Path(out), cfg, cli | device, phases)
+        run.resume_keys = device
+        epochs = cfg["train"]["loop"].get("epochs")
+        if "train.loop.epochs" in changes and epochs < run.epoch:
+            raise UserError(f"{out} has trained {run.epoch} epochs, got train.loop.epochs={epochs}: give at least {run.epoch}")
+        if ("data" in keys or changes) and distributed.rank() == 0:
+            saved.save(Path(out) / "config.yaml", cfg, cli)
+        return _fit(run)
+
+
+def _begun(cfg: dict, cli: dict, phases: tuple[str, ...]) -> dict[str, Any]:
+    """Train in the folder that the command line names, or in a new one."""
+    from tokenworld.training import folders
+    from tokenworld.training.build import device_of
+    from tokenworld.training.resume import new_run
+
+    device_of(cli.get("device", "auto"))  # joins the other processes, if there are any
+    with folders.claimed(cfg, cli) as out:
+        return _fit(new_run(cfg, cli, phases, out))
+
+
+def _fit(run: Run) -> dict[str, Any]:
+    """Run the loop to its end, then write summary and pictures. Whatever ends it says how to resume."""
+    from tokenworld import distributed, run_summary
+    from tokenworld.training import loop
+
+    try:
+        run.loop()
+        result = run_summary.write_summary(run, run.config) if distributed.rank() == 0 else {}
+    except KeyboardInterrupt:
+        run.log.say(f"stopped after epoch {run.epoch}; resume with: {loop.resume_command(run)}")
+        raise
+    except (UserError, OSError, EOFError, RuntimeError) as error:
+        reason = _reason(run, error)
+        if reason is None:
+            raise
+        raise UserError(reason) from error
+    finally:
+        with contextlib.suppress(OSError, UserError):  # what a checkpoint counts on is on the disk since then
+            if run.writer is not None:
+                run.writer.close()
+        run.log.close()
+    distributed.stop()
+    if not result:
+        return {}
+    measured = result["eval"]["return_mean"]
+    what = "" if measured is None else (
+        f"return {measured:.2f} [{result['eval']['return_ci95'][0]:.2f}, {result['eval']['return_ci95'][1]:.2f}],"
+        f" random {result['eval']['random_return_mean']:.2f}; "
+    )
+    print(f"{what}{result['wall_seconds']['total']:.0f} s; weights, metrics and pictures: {run.out}/summary.json")
+    return result
+
+
+def _reason(run: Run, error: Exception) -> str | None:
+    """Why a training ended and how to resume it, in one sentence; None for an error of the program's own."""
+    from tokenworld import distributed
+    from tokenworld.storage import checkpoint
+    from tokenworld.training import loop
+
+    if isinstance(error, UserError):
+        reason = str(error)
+    elif distributed.is_lost(error):
+        reason = "another process of this training has ended"
+    elif signals.is_lost_process(error):
+        reason = f"a process of the environment {run.meta['env_id']} has ended (out of memory, or killed)"
+    elif isinstance(error, OSError):
+        reason = files.explain(error)
+    else:
+        return None
+    # without a checkpoint, the sentence of a setting that does not work is its own advice
+    is_resumable = not isinstance(error, UserError) or checkpoint.exists(run.out / "checkpoint")
+    return f"{reason}; resume with: {loop.resume_command(run)}" if is_resumable else reason
