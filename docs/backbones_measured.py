@@ -17,6 +17,7 @@ import math
 import sys
 import sysconfig
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -108,19 +109,19 @@ def experience(folder: Path, steps: int) -> None:
     """Episodes of random play and the tokenizer that all share: FOLDER/data and FOLDER/tokenizer."""
     data, out = folder / "data", folder / "tokenizer"
     if not data.exists():
-        collect_verb.run(*compose.compose(["recipe=quickstart", f"out={data}"]), steps=steps)
+        collect_verb.run(compose.compose(["recipe=quickstart", f"out={data}"]), steps=steps)
     if not out.exists():
         words = ["recipe=quickstart", f"data={data}", f"out={out}", "train.loop.epochs=1", "train.tokenizer.updates=40"]
-        train_verb.run_phase("tokenizer", *compose.compose(words))
+        train_verb.run_phase("tokenizer", compose.compose(words))
 
 
 def learn(folder: Path, backbone: tuple[str, ...], seed: int, at: tuple[int, ...], lr: float) -> dict:
     """Train the dynamics with a backbone; bits per held-out frame after each number of updates in `at`, and what it cost."""
     words = ["recipe=quickstart", f"data={folder / 'data'}", f"load.tokenizer={folder / 'tokenizer'}", f"seed={seed}"]
     words += [f"train.dynamics.lr={lr}", f"train.dynamics.batch={BATCH}", "train.dynamics.recent=0", "device=cpu"]
-    cfg, cli = compose.compose([*words, *(word.replace("TEXT", str(folder / "text")) for word in backbone)])
-    cfg, cli = with_loaded_sections(cfg, cli)
-    run = built(folder / "none", cfg, cli | {"phase": "dynamics"}, ("dynamics",), log=Log(None, silent=True))
+    spec = compose.compose([*words, *(word.replace("TEXT", str(folder / "text")) for word in backbone)])
+    spec = replace(with_loaded_sections(spec), phase="dynamics")
+    run = built(folder / "none", spec, ("dynamics",), log=Log(None, silent=True))
     parameters = list(run.world_model.backbone.parameters())
     found = {
         "bits": {},

@@ -43,7 +43,7 @@ def collected(out: Path) -> dict:
 
 
 def make_dream(out: Path) -> Dream:
-    run, _, _ = opened(str(out), {"device": "cpu"})
+    run = opened(str(out), {"device": "cpu"})
     model = run.world_model.eval()
     starts = gallery(model, moments(run, collected(out), 0), 0)
     return Dream(model, starts, run.meta["action_meanings"], run.policy, name="a run")

@@ -82,11 +82,11 @@ def test_a_small_measurement_can_be_gone_on_with(measured, source):
 def test_bits_are_those_of_the_evaluation(measured):
     """Scored by the loss here, step by step there."""
     folder, _ = measured
-    cfg, cli = script.compose.compose(
+    spec = script.compose.compose(
         ["recipe=quickstart", f"data={folder / 'data'}", f"load.tokenizer={folder / 'tokenizer'}", "device=cpu"]
     )
     run = script.built(
-        folder / "none", *script.with_loaded_sections(cfg, cli), ("dynamics",), log=script.Log(None, silent=True)
+        folder / "none", script.with_loaded_sections(spec), ("dynamics",), log=script.Log(None, silent=True)
     )
     run.phases["dynamics"](run, False, updates=3)
     bits, simple = script.held_out_bits(run)
@@ -107,7 +107,7 @@ def test_the_commands_of_the_page_parse():
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
         assert callable(cli.parse(words)), line
-        cfg, _ = compose.compose(words[1:])
+        cfg = compose.compose(words[1:]).cfg
         schema.check(cfg)
         given = [key for key in ("name", "path", "config") if cfg["backbone"][key] is not None]
         assert len(given) == 1, line

@@ -7,7 +7,7 @@ import torch
 
 from tokenworld.bench import ceilings, clocks, rows
 from tokenworld.cli import main as cli
-from tokenworld.config import compose, schema
+from tokenworld.config import compose
 from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes
 from tokenworld.log import Log
@@ -37,8 +37,8 @@ def runs(tmp_path_factory):
 
     def of(recipe, precision):
         if (recipe, precision) not in made:
-            cfg, cli_keys = compose.compose([f"recipe={recipe}", "overlay=debug", "device=cpu", f"precision={precision}"])
-            run = built(tmp_path_factory.mktemp(recipe), cfg, cli_keys, schema.PHASES, log=Log(None))
+            spec = compose.compose([f"recipe={recipe}", "overlay=debug", "device=cpu", f"precision={precision}"])
+            run = built(tmp_path_factory.mktemp(recipe), spec, log=Log(None))
             run.phases["collect"](run, False, steps=60, first_steps=60, random=True)
             run.collector.cut()
             made[recipe, precision] = run

@@ -29,8 +29,8 @@ def calls(monkeypatch):
 
 @pytest.fixture
 def run_folder(tmp_path):
-    cfg, keys = compose.compose([])
-    saved.save(tmp_path / "config.yaml", cfg, keys)
+    spec = compose.compose([])
+    saved.save(tmp_path / "config.yaml", spec)
     return str(tmp_path)
 
 
@@ -43,30 +43,30 @@ def fails(capsys, *words: str) -> str:
 
 def test_train_composes_a_recipe(calls):
     assert cli.main(["train", "recipe=iris", "overlay=debug", "seed=3", "out=a", "env.id=ALE/Pong-v5"]) == 0
-    (name, cfg, keys), = calls
-    assert name == "train" and cfg["env"]["id"] == "ALE/Pong-v5" and cfg["backbone"]["layers"] == 1
-    assert keys == {"recipe": "iris", "overlay": "debug", "seed": 3, "out": "a", "given": ["env.id"]}
+    (name, spec), = calls
+    assert name == "train" and spec.parts["env"]["id"] == "ALE/Pong-v5" and spec.parts["backbone"]["layers"] == 1
+    assert spec.command == {"recipe": "iris", "overlay": "debug", "seed": 3, "out": "a", "given": ["env.id"]}
 
 
 def test_the_quick_start_needs_no_word(calls):
     assert cli.main(["train"]) == 0
-    assert calls[0][2] == {"recipe": "quickstart"}
+    assert calls[0][1].command == {"recipe": "quickstart"}
 
 
 @pytest.mark.parametrize("phase", ["tokenizer", "dynamics", "policy"])
 def test_train_one_phase_goes_on_with_the_recipe_of_what_it_loads(calls, phase, tmp_path):
-    cfg, keys = compose.compose(["recipe=atari_small"])
-    saved.save(tmp_path / "config.yaml", cfg, keys)
+    spec = compose.compose(["recipe=atari_small"])
+    saved.save(tmp_path / "config.yaml", spec)
     for word, recipe in (("seed=1", "atari_small"), ("recipe=iris", "iris")):
         assert cli.main(["train", phase, "data=d", f"load.tokenizer={tmp_path}", word]) == 0
-        (name, which, _, keys) = calls.pop()
+        (name, which, spec) = calls.pop()
         assert (name, which) == ("run_phase", phase)
-        assert keys["load.tokenizer"] == str(tmp_path) and keys["recipe"] == recipe
+        assert spec.load_tokenizer == str(tmp_path) and spec.recipe == recipe
 
 
 def test_collect(calls):
     assert cli.main(["collect", "recipe=atari_small", "steps=5000", "out=data/breakout"]) == 0
-    assert calls[0][0] == "collect" and calls[0][3] == {"steps": 5000}
+    assert calls[0][0] == "collect" and calls[0][2] == {"steps": 5000}
 
 
 def test_commands_on_a_run(calls, run_folder):

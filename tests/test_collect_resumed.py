@@ -32,13 +32,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def composed(*words):
-    cfg, keys = compose.compose(["overlay=debug", "device=cpu", *words])
-    schema.check(cfg)
-    return cfg, keys
+    spec = compose.compose(["overlay=debug", "device=cpu", *words])
+    schema.check(spec.cfg)
+    return spec
 
 
 def collect(folder: Path, *words: str) -> dict:
-    return collect_verb.run(*composed(f"out={folder}", *words), steps=1200)
+    return collect_verb.run(composed(f"out={folder}", *words), steps=1200)
 
 
 def interrupt(monkeypatch, folder: Path, after: int, error: BaseException, *words: str) -> None:
@@ -102,8 +102,8 @@ def test_a_killed_process_leaves_what_the_same_command_continues(tmp_path):
     process.wait()
     held = describe(tmp_path / "data")
     assert held["episodes"] > 10 and held["problems"][0].startswith("unfinished: ")
-    cfg, _ = composed(f"out={tmp_path / 'data'}")
-    command = values.flatten({"env": cfg["env"], "seed": 0, "steps": 3000000})
+    spec = composed(f"out={tmp_path / 'data'}")
+    command = values.flatten({"env": spec.parts["env"], "seed": 0, "steps": 3000000})
     assert collection.check_folder(tmp_path / "data", command).attempts == 1
     with pytest.raises(UserError, match="steps=3000000, got 1200"):
         collect(tmp_path / "data")
@@ -191,7 +191,7 @@ def test_a_finished_collection_that_lost_its_end_is_incomplete(whole, tmp_path, 
 
 def test_any_seed_collects(tmp_path):
     for seed in (2147, 2**32, 1764180000000000000, 2**64 - 1):
-        collect_verb.run(*composed(f"out={tmp_path / str(seed)}", f"seed={seed}"), steps=20)
+        collect_verb.run(composed(f"out={tmp_path / str(seed)}", f"seed={seed}"), steps=20)
         assert describe(tmp_path / str(seed))["problems"] == []
 
 
@@ -227,7 +227,7 @@ def gym_words(game: str) -> list[str]:
 
 def test_games_that_no_seed_repeats_do_not_stop_a_resumed_run(tmp_path, capsys):
     out = tmp_path / "run"
-    train_verb.run(*composed(*gym_words("Own"), f"out={out}", "train.loop.epochs=2", "train.policy.start=9"))
+    train_verb.run(composed(*gym_words("Own"), f"out={out}", "train.loop.epochs=2", "train.policy.start=9"))
     episodes = describe(out / "replay")["episodes"]
     train_verb.resume(str(out), {}, {"train.loop.epochs": 3})
     assert "the games in progress are dropped and new ones begin" in capsys.readouterr().err
@@ -241,14 +241,14 @@ def test_pythons_random_is_seeded(tmp_path):
 
     drawn = []
     for seed in (1, 1, 2):
-        build.built(tmp_path, *composed(f"seed={seed}"), phases=("collect",))
+        build.built(tmp_path, composed(f"seed={seed}"), phases=("collect",))
         drawn.append(random.random())
     assert drawn[0] == drawn[1] != drawn[2]
 
 
 def test_games_that_never_end_enter_as_truncated_parts_and_resume_bit_for_bit(tmp_path, capsys, monkeypatch):
     words = [*gym_words("Endless"), "train.collect.cut=null", "train.collect.held_out=20"]
-    train_verb.run(*composed(*words, f"out={tmp_path / 'whole'}"))
+    train_verb.run(composed(*words, f"out={tmp_path / 'whole'}"))
     said = capsys.readouterr().err
     assert said.count("no episode ended in 80 steps of 2 games: they enter as truncated parts; set train.collect.cut=40") == 1
     parts = read(tmp_path / "whole" / "replay")[0]
@@ -256,7 +256,7 @@ def test_games_that_never_end_enter_as_truncated_parts_and_resume_bit_for_bit(tm
     assert [(one.steps, one.split, bool(one.truncated[-1])) for one in parts] == [
         (40, "train", True), (40, "test", True), (40, "train", True), (40, "train", True)
     ]  # fmt: skip
-    train_verb.run(*composed(*words, f"out={tmp_path / 'half'}", "train.loop.epochs=2"))
+    train_verb.run(composed(*words, f"out={tmp_path / 'half'}", "train.loop.epochs=2"))
     train_verb.resume(str(tmp_path / "half"), {}, {"train.loop.epochs": 3})
     again = read(tmp_path / "half" / "replay")[0]
     assert len(again) == len(parts) and all(equal(a, b) for a, b in zip(again, parts, strict=True))
@@ -265,7 +265,7 @@ def test_games_that_never_end_enter_as_truncated_parts_and_resume_bit_for_bit(tm
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("run") / "run"
-    train_verb.run(*composed(f"out={out}", "train.loop.epochs=2", "train.collect.held_out=3"))
+    train_verb.run(composed(f"out={out}", "train.loop.epochs=2", "train.collect.held_out=3"))
     return out
 
 
@@ -295,7 +295,7 @@ def test_lost_episodes_do_not_stop_a_run_whose_weights_are_whole(lose, run, tmp_
     shutil.copytree(run, out)
     before = describe(out / "replay")["episodes"]
     lose(out)
-    opened, *_ = resume.opened(str(out), {})
+    opened = resume.opened(str(out), {})
     assert opened.count["dynamics"] and "skipped: " in capsys.readouterr().err or lose is lose_the_shard
     train_verb.resume(str(out), {}, {"train.loop.epochs": 3})
     said = capsys.readouterr().err

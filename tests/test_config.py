@@ -57,7 +57,7 @@ def recipe(tmp_path, plugin):
 
 def refusal(words) -> str:
     with pytest.raises(UserError) as caught:
-        cfg, _ = compose.compose(words)
+        cfg = compose.compose(words).cfg
         schema.check(cfg)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -65,15 +65,15 @@ def refusal(words) -> str:
 
 def test_overrides_and_own_keys_are_told_apart(recipe):
     words = ["tokenizer.vocab_size=7", "seed=3", "load.tokenizer=runs/a=b", "tokenizer.kind=fsq"]
-    cfg, cli = compose.compose([recipe, *words])
-    schema.check(cfg)
-    assert cfg["tokenizer"] == {"_target_": "somebodys_package.Part", "vocab_size": 7, "kind": "fsq"}
-    assert cli["seed"] == 3 and cli["load.tokenizer"] == "runs/a=b" and "steps" not in cli
-    assert set(cfg) == {*targets.PARTS, "train"}
+    spec = compose.compose([recipe, *words])
+    schema.check(spec.cfg)
+    assert spec.parts["tokenizer"] == {"_target_": "somebodys_package.Part", "vocab_size": 7, "kind": "fsq"}
+    assert spec.seed == 3 and spec.loads == {"load.tokenizer": "runs/a=b"} and spec.out is None
+    assert set(spec.cfg) == {*targets.PARTS, "train"}
 
 
 def test_a_key_can_be_removed(recipe):
-    cfg, _ = compose.compose([recipe, "~tokenizer.vocab_size"])
+    cfg = compose.compose([recipe, "~tokenizer.vocab_size"]).cfg
     assert "vocab_size" not in cfg["tokenizer"]
     assert "removes nothing" in refusal([recipe, "~tokenizer.nothing"])
 
@@ -83,7 +83,7 @@ def test_a_key_can_be_removed(recipe):
     ["lr=2", "lr=1e-4", "kind=fsq", "path=null", "path=a/b", "heights=[8]", "heights=null", "levels=[3,4]", "on=false"],
 )
 def test_right_types_pass(recipe, word):
-    cfg, _ = compose.compose([recipe, f"tokenizer.{word}"])
+    cfg = compose.compose([recipe, f"tokenizer.{word}"]).cfg
     schema.check(cfg)
 
 
@@ -130,7 +130,7 @@ def test_an_overlay_changes_only_what_is_there(recipe, tmp_path):
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text("policy: {horizon: 2}\ntrain: {loop: {lr: 7.0}}")
     bad.write_text("train: {loop: {rl: 7.0}}")
-    cfg, _ = compose.compose([recipe, f"overlay={good}", "policy.horizon=3"])
+    cfg = compose.compose([recipe, f"overlay={good}", "policy.horizon=3"]).cfg
     assert cfg["train"]["loop"]["lr"] == 7.0 and cfg["policy"]["horizon"] == 3, "the command line comes last"
     message = refusal([recipe, f"overlay={bad}"])
     assert "sets train.loop.rl, which the recipe lacks: did you mean train.loop.lr?" in message
@@ -139,13 +139,13 @@ def test_an_overlay_changes_only_what_is_there(recipe, tmp_path):
 def test_a_recipe_may_start_from_a_shipped_one(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text("defaults: [quickstart, _self_]\nbackbone: {layers: 7}")
-    cfg, _ = compose.compose([f"recipe={path}"])
-    shipped, _ = compose.compose(["recipe=quickstart"])
+    cfg = compose.compose([f"recipe={path}"]).cfg
+    shipped = compose.compose(["recipe=quickstart"]).cfg
     assert cfg["backbone"]["layers"] == 7 and cfg["tokenizer"] == shipped["tokenizer"]
 
 
 def test_build_passes_values_and_what_code_knows(recipe):
-    cfg, _ = compose.compose([recipe, "tokenizer.levels=[3,4]", "tokenizer.heights=[1]"])
+    cfg = compose.compose([recipe, "tokenizer.levels=[3,4]", "tokenizer.heights=[1]"]).cfg
     part = schema.build(cfg["tokenizer"], K=9, unknown_to_this_part=1)
     assert part.values["K"] == 9 and part.values["vocab_size"] == 64
     assert part.values["levels"] == (3, 4) and part.values["heights"] == [1], "lists become tuples where asked for"
@@ -191,9 +191,9 @@ def test_a_target_that_is_not_there(recipe):
 
 
 def test_saved_and_loaded_again(recipe, tmp_path):
-    cfg, cli = compose.compose([recipe, "tokenizer.lr=1e-5", "seed=2"])
-    saved.save(tmp_path / "config.yaml", cfg, cli)
-    assert saved.load(tmp_path) == (cfg, cli) == saved.load(tmp_path / "config.yaml")
+    spec = compose.compose([recipe, "tokenizer.lr=1e-5", "seed=2"])
+    saved.save(tmp_path / "config.yaml", spec)
+    assert saved.load(tmp_path) == spec == saved.load(tmp_path / "config.yaml")
     assert "torch" in (tmp_path / "config.yaml").read_text(), "package versions"
 
 
@@ -212,7 +212,7 @@ def test_difference_lists_both_sides():
 @pytest.mark.parametrize("name", compose.recipes())
 @pytest.mark.parametrize("overlay", [[], ["overlay=debug"]], ids=["full", "debug"])
 def test_every_shipped_recipe_is_right(name, overlay):
-    cfg, _ = compose.compose([f"recipe={name}", *overlay])
+    cfg = compose.compose([f"recipe={name}", *overlay]).cfg
     schema.check(cfg)
 
 
@@ -236,5 +236,17 @@ def test_names_that_were_moved_name_the_same_things():
             "sinks": [{"_target_": "tokenworld.training.phases.collect.collect"}],
         }
     }
-    recipe, _ = compose.compose(["train.collect._target_=tokenworld.train.collect"])
+    recipe = compose.compose(["train.collect._target_=tokenworld.train.collect"]).cfg
     schema.check(recipe)
+
+
+def test_a_spec_has_the_same_file_whatever_the_order_of_its_words(tmp_path):
+    words = ["recipe=quickstart", "overlay=debug", "seed=2", "device=cpu", "out=a", "tokenizer.lr=1e-5"]
+    for name, order in (("a.yaml", words), ("b.yaml", words[::-1])):
+        saved.save(tmp_path / name, compose.compose(order))
+    assert (tmp_path / "a.yaml").read_bytes() == (tmp_path / "b.yaml").read_bytes()
+    spec = saved.load(tmp_path / "a.yaml")
+    assert list(spec.command) == ["recipe", "overlay", "seed", "device", "out", "given"]
+    changed = spec.with_settings({"train.loop.epochs": 99})
+    assert changed.train["loop"]["epochs"] == 99 != spec.train["loop"]["epochs"]
+    assert changed.given == ("tokenizer.lr", "train.loop.epochs") and changed.seed == 2

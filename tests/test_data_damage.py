@@ -370,9 +370,9 @@ def test_names_of_actions_that_do_not_fit_are_not_used(names):
 
 
 def composed(*words):
-    cfg, keys = compose.compose(["overlay=debug", "device=cpu", *words])
-    schema.check(cfg)
-    return cfg, keys
+    spec = compose.compose(["overlay=debug", "device=cpu", *words])
+    schema.check(spec.cfg)
+    return spec
 
 
 def minatar_data(folder: Path, reward: float, split: str) -> Path:
@@ -390,7 +390,7 @@ def minatar_data(folder: Path, reward: float, split: str) -> Path:
 def test_a_data_set_without_anything_to_learn_from_is_refused(reward, split, said, tmp_path):
     data = minatar_data(tmp_path / "data", reward, split)
     with pytest.raises(UserError, match=f"no episode to train on.*{said}"):
-        train_verb.run_phase("tokenizer", *composed(f"data={data}", f"out={tmp_path / 'run'}"))
+        train_verb.run_phase("tokenizer", composed(f"data={data}", f"out={tmp_path / 'run'}"))
     assert not (tmp_path / "run").exists()
     counts = {"train": 0, "test": 3, "damaged": 0}
     check_trainable(data, counts, collects=True)  # test episodes, and training episodes will come

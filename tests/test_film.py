@@ -83,7 +83,7 @@ def test_a_film_holds_what_the_replay_holds(tmp_path_factory, monkeypatch):
     out = tmp_path_factory.mktemp("film") / "run"
     words = ["train", "overlay=debug", "device=cpu", "train.collect.held_out=2", "train.collect.first_steps=300", f"out={out}"]
     assert cli.main(words) == 0
-    run, *_ = opened(str(out), {"device": "cpu"})
+    run = opened(str(out), {"device": "cpu"})
     run.meta["action_meanings"] = None
     state = torch.get_rng_state(), run.rng.bit_generator.state, run.generator.get_state()
     T = run.held_out.rows

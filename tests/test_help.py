@@ -33,8 +33,8 @@ NAMES = [*KEYS, "policy.method", "policy.temperature", "port", "version"]
 
 @pytest.fixture(autouse=True)
 def _runs_and_recipes_are_taken_as_given(monkeypatch):
-    cfg, cli_keys = compose.compose([])
-    monkeypatch.setattr(saved, "load", lambda run: (cfg, cli_keys))
+    spec = compose.compose([])
+    monkeypatch.setattr(saved, "load", lambda run: spec)
     monkeypatch.setattr(model_folder, "is_model", lambda folder: False)
 
 

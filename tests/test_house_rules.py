@@ -242,8 +242,8 @@ def documents() -> list[Path]:
 @pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
 def test_documented_commands_parse(document, tmp_path, monkeypatch):
     """Every `tokenworld ...` line asks for something that exists; runs that it names are taken as given."""
-    cfg, keys = compose.compose([])
-    monkeypatch.setattr(saved, "load", lambda run: (cfg, keys))
+    spec = compose.compose([])
+    monkeypatch.setattr(saved, "load", lambda run: spec)
     for line in bash_lines(document.read_text(encoding="utf-8")):
         for call in re.split(r"&&|\|\||;|\|", line):
             words = shlex.split(call)
@@ -253,8 +253,8 @@ def test_documented_commands_parse(document, tmp_path, monkeypatch):
 
 def test_help_commands_parse(monkeypatch):
     """The examples of --help are held to the same."""
-    cfg, keys = compose.compose([])
-    monkeypatch.setattr(saved, "load", lambda run: (cfg, keys))
+    spec = compose.compose([])
+    monkeypatch.setattr(saved, "load", lambda run: spec)
     texts = [help_text.overview(), *map(help_text.of_command, verbs.names())]
     lines = [line.strip() for line in "\n".join(texts).splitlines() if line.startswith("  tokenworld ")]
     assert len(lines) > 15
@@ -327,7 +327,7 @@ def test_installed_command_works_and_finds_its_recipes(way, tmp_path):
         built = subprocess.run([python, "-c", code], **run | {"cwd": source}).stdout.split()[-1]
         subprocess.run([*pip, str(tmp_path / built)], **run)
     code = ("import tokenworld.config.compose as c, tokenworld.tokenizers.vqvae as v, tokenworld.envs, tokenizers; "
-            "print(c.recipes(), c.compose(['recipe=iris', 'overlay=debug'])[0]['backbone']['layers'], v.__file__)")
+            "print(c.recipes(), c.compose(['recipe=iris', 'overlay=debug']).cfg['backbone']['layers'], v.__file__)")
     found = subprocess.run([python, "-c", code], **run).stdout
     assert "['atari100k_fast', 'atari_small', 'iris', 'known_world', 'quickstart'] 1" in found
     assert (str(source) in found) == (way == "editable"), found

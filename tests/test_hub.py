@@ -111,7 +111,7 @@ def test_an_exported_agent_acts_as_its_run(folder):
     agent = Agent.from_pretrained(folder)
     from tokenworld.training.resume import opened
 
-    opened_run, *_ = opened(str(run), {"device": "cpu"})
+    opened_run = opened(str(run), {"device": "cpu"})
     played = []
     for world_model, policy in ((agent.world_model, agent.policy), (opened_run.world_model.eval(), opened_run.policy.eval())):
         actor = Actor(world_model, policy, generator=torch.Generator().manual_seed(1))
@@ -268,7 +268,7 @@ def test_an_export_has_what_was_trained_and_held_out(folder, tmp_path, capsys):
     assert cli.main(["export", str(tmp_path / "run"), f"out={tmp_path / 'model'}"]) == 0
     assert "world model of" in capsys.readouterr().out and not (tmp_path / "model" / "policy.safetensors").exists()
     assert "without a policy" in refusal(Agent.from_pretrained, tmp_path / "model")
-    run, *_ = opened(str(tmp_path / "run"), {"device": "cpu"})
+    run = opened(str(tmp_path / "run"), {"device": "cpu"})
     seen, unseen = ({frame.tobytes() for frame in r.frames(np.arange(r.rows)).numpy()} for r in (run.replay, run.held_out))
     last = [frame.tobytes() for frame in model_folder.read_starts(tmp_path / "model").obs[:, -1].numpy()]
     assert set(last) <= unseen and not set(last) <= seen

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,9 +82,9 @@ def unfinished(folder: Path) -> list[str]:
 
 
 def train(*words):
-    cfg, cli = compose.compose([*DEBUG, *words])
-    schema.check(cfg)
-    return train_verb.run(cfg, cli)
+    spec = compose.compose([*DEBUG, *words])
+    schema.check(spec.cfg)
+    return train_verb.run(spec)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -296,8 +297,8 @@ def test_a_second_collect_is_refused(server, tmp_path):
 def test_two_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(folders.time, "strftime", lambda _: "20250101-000000")
-    cfg, cli = compose.compose(DEBUG)
-    with folders.claimed(cfg, cli) as one, folders.claimed(cfg, cli) as two:
+    spec = compose.compose(DEBUG)
+    with folders.claimed(spec) as one, folders.claimed(spec) as two:
         assert [one.name, two.name] == ["20250101-000000-quickstart-0", "20250101-000000-quickstart-0-2"]
         (two / "kept").touch()
     assert [path.name for path in Path("runs").iterdir()] == [two.name], "a run that never began leaves no folder"
@@ -310,8 +311,8 @@ def test_two_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch)
 def begun(out: Path, epoch: int | None = 0) -> tuple[str, ...]:
     """A run that was killed before its first checkpoint: its words."""
     words = (*DEBUG, *PHASES, "train.collect.held_out=3", f"out={out}")
-    cfg, cli = compose.compose(list(words))
-    run = resume.new_run(cfg, cli, schema.PHASES)
+    spec = compose.compose(list(words))
+    run = resume.new_run(spec)
     if epoch is not None:
         run.phases["collect"](run, False)
         run.log.metrics("collect", epoch=epoch)
@@ -351,8 +352,7 @@ def test_a_run_that_has_lost_its_checkpoint_is_refused_and_unchanged(tmp_path, w
         words = begun(out, epoch=2)
     else:
         shutil.copytree(whole, out)
-        cfg, keys = saved.load(out)
-        saved.save(out / "config.yaml", cfg, keys | {"out": str(out)})
+        saved.save(out / "config.yaml", replace(saved.load(out), out=str(out)))
         words = (*DEBUG, *PHASES, "train.collect.held_out=3", f"out={out}")
         if lost == "summary":
             shutil.rmtree(out / "checkpoint")
@@ -381,8 +381,8 @@ def test_checkpoints_that_are_seldom_are_not_missed(tmp_path):
 def test_a_kill_while_a_run_is_made_leaves_a_folder_that_counts_as_empty(tmp_path, left):
     for name in left:
         (tmp_path / name).write_text("half")
-    cfg, cli = compose.compose([*DEBUG, f"out={tmp_path}"])
-    with folders.claimed(cfg, cli) as out:
+    spec = compose.compose([*DEBUG, f"out={tmp_path}"])
+    with folders.claimed(spec) as out:
         assert [path.name for path in out.iterdir()] == [files.LOCK]
 
 
@@ -431,9 +431,9 @@ def refused(monkeypatch):
 def test_a_training_that_cannot_write_says_how_to_resume(tmp_path, monkeypatch, refused, code, name):
     refused(name, code)
     words = [*DEBUG, *PHASES, "train.loop.epochs=2", "train.collect.held_out=3", f"out={tmp_path / 'run'}"]
-    cfg, cli = compose.compose(words)
+    spec = compose.compose(words)
     with pytest.raises(UserError) as caught:
-        train_verb.run(cfg, cli)
+        train_verb.run(spec)
     said = str(caught.value)
     assert said.startswith(f"{tmp_path / 'run'}") and name in said and os.strerror(code) in said and "\n" not in said
     if name == "config.yaml":

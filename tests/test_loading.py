@@ -151,7 +151,7 @@ def test_frames_actions_and_shapes_are_bounded(model, key, value):
 
 def with_language_model(folder: Path, **sizes) -> WorldModel:
     """A world model around a tiny GPT-2, saved to a folder."""
-    cfg, _ = compose.compose(["recipe=quickstart", "overlay=debug"])
+    cfg = compose.compose(["recipe=quickstart", "overlay=debug"]).cfg
     sizes = {"model_type": "gpt2", "n_layer": 1, "n_positions": 256} | sizes
     cfg["backbone"] = {"_target_": "tokenworld.backbones.pretrained.Pretrained", "config": sizes, "context": 2}
     world = WorldModel.from_config(cfg, frame=(4, 10, 10), actions=3)
@@ -234,7 +234,7 @@ def test_building_without_memory_draws_nothing(folders):
 def test_every_recipe_can_be_built_without_memory(recipe):
     frame = {"known_world": (3, 10, 10), "quickstart": (4, 10, 10)}.get(recipe, (3, 64, 64))
     for words in ([], ["overlay=pretrained"]):
-        cfg, _ = compose.compose([f"recipe={recipe}", *words])
+        cfg = compose.compose([f"recipe={recipe}", *words]).cfg
         model = sketch(lambda cfg=cfg: WorldModel.from_config(cfg, frame=frame, actions=3), 1)
         assert all(x.is_meta for x in model.state_dict().values())
 

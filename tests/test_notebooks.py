@@ -19,6 +19,7 @@ from tokenworld.errors import UserError
 from tokenworld.evaluation.probes.attention import attention
 from tokenworld.imagination import Actor
 from tokenworld.training.build import temporary_run
+from tokenworld.training.run import run_training
 from tokenworld.viz import figures
 from tokenworld.viz.frames import code_colours
 
@@ -202,7 +203,7 @@ def test_a_small_run_learns_plays_and_tells_where_it_looks():
     words = ("recipe=known_world", "overlay=debug", "device=cpu", "train.collect.first_steps=200")
     run = temporary_run(*words)
     assert set(run.phases) == {"collect", "tokenizer", "dynamics", "policy"}
-    run.loop()
+    run_training(run)
     assert run.count["policy"] > 0 and (run.out / "checkpoint").exists()
     act = Actor(run.world_model, run.policy, generator=torch.Generator().manual_seed(0))
     game = play_episode(run.make_env(2), act, seed=0)

@@ -3,6 +3,7 @@
 import json
 import shlex
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -58,8 +59,7 @@ def moved(here, monkeypatch):
     """The episodes that dyn and pol name are gone; they lie in `elsewhere` now."""
     for run in ("tok", "dyn", "pol"):
         path = here / run / "config.yaml"
-        cfg, keys = saved.load(path)
-        saved.save(path, cfg, keys | {"data": str(here / "data")})
+        saved.save(path, replace(saved.load(path), data=str(here / "data")))
     shutil.move("data", "elsewhere")
     return here
 
@@ -82,7 +82,7 @@ def test_a_resumed_run_is_told_once_where_its_episodes_are(moved, capsys, run):
     assert f"tokenworld train --resume {run} data=DIR" in said and str(moved / "data") in said
     works(f"train --resume {run} data=elsewhere")
     works(f"train --resume {run}")
-    assert saved.load(run)[1]["data"] == str(moved / "elsewhere")
+    assert saved.load(run).data == str(moved / "elsewhere")
 
 
 def test_what_needs_episodes_asks_for_them(moved, capsys):
@@ -97,8 +97,8 @@ def test_what_needs_episodes_asks_for_them(moved, capsys):
 @pytest.fixture
 def from_a_gpu(here):
     for run in ("run", "dyn"):
-        cfg, keys = saved.load(run)
-        saved.save(here / run / "config.yaml", cfg, keys | {"device": "mps" if torch.cuda.is_available() else "cuda"})
+        other = "mps" if torch.cuda.is_available() else "cuda"
+        saved.save(here / run / "config.yaml", replace(saved.load(run), device=other))
     return here
 
 
@@ -134,7 +134,7 @@ def test_a_folder_may_have_any_name(here, name):
     (here / name / f"my {name}.yaml").write_text("defaults: [quickstart, _self_]\nbackbone: {layers: 3}\n")
     (here / name / "over.yaml").write_text("backbone: {layers: 3}\n")
     for word in (f"recipe={name}/my {name}.yaml", f"overlay={name}/over.yaml"):
-        cfg, _ = compose.compose([word])
+        cfg = compose.compose([word]).cfg
         schema.check(cfg)
         assert cfg["backbone"]["layers"] == 3
 
@@ -170,17 +170,17 @@ def test_overlays_are_merged_in_their_order(tmp_path):
     for name, layers in (("a", 3), ("b", 5)):
         (tmp_path / f"{name}.yaml").write_text(f"backbone: {{layers: {layers}}}\n" + ("seeds: 1\n" if name == "c" else ""))
     a, b = (f"overlay={tmp_path}/{name}.yaml" for name in "ab")
-    cfg, keys = compose.compose([a, "overlay=debug", b])
-    assert cfg["backbone"]["layers"] == 5 and cfg["backbone"]["dim"] == 32
-    assert compose.compose([b, a])[0]["backbone"]["layers"] == 3
-    assert compose.compose([f"overlay={keys['overlay']}"])[0] == cfg
+    spec = compose.compose([a, "overlay=debug", b])
+    assert spec.parts["backbone"]["layers"] == 5 and spec.parts["backbone"]["dim"] == 32
+    assert compose.compose([b, a]).cfg["backbone"]["layers"] == 3
+    assert compose.compose([f"overlay={spec.overlay}"]).cfg == spec.cfg
     with pytest.raises(UserError, match="no overlay 'debgu'"):
         compose.compose([a, "overlay=debgu"])
 
 
 def test_an_overlay_may_change_the_environment(tmp_path):
     (tmp_path / "a.yaml").write_text("env: {id: ALE/Pong-v5, frameskip: 2}\n")
-    cfg, _ = compose.compose([f"overlay={tmp_path}/a.yaml"])
+    cfg = compose.compose([f"overlay={tmp_path}/a.yaml"]).cfg
     schema.check(cfg)
     assert cfg["env"] == {"_target_": "tokenworld.envs.atari.make", "id": "ALE/Pong-v5", "sticky": 0.1, "frameskip": 2}
 
@@ -188,7 +188,7 @@ def test_an_overlay_may_change_the_environment(tmp_path):
 @pytest.mark.parametrize("recipe", compose.recipes())
 @pytest.mark.parametrize("id", ["MinAtar/Asterix-v1", "ALE/Pong-v5", "CartPole-v1", "somewhere:Mine-v0", "KnownWorld-v0"])
 def test_the_id_says_how_an_environment_is_made(recipe, id):
-    cfg, _ = compose.compose([f"recipe={recipe}", f"env.id={id}"])
+    cfg = compose.compose([f"recipe={recipe}", f"env.id={id}"]).cfg
     schema.check(cfg)
     maker = {"MinAtar": "minatar", "ALE": "atari", "KnownWorld": "known_world"}.get(id.replace("-v0", "").split("/")[0], "gym")
     assert cfg["env"]["_target_"] == f"tokenworld.envs.{maker}.make" and cfg["env"]["id"] == id
@@ -196,11 +196,11 @@ def test_the_id_says_how_an_environment_is_made(recipe, id):
 
 def test_the_users_own_choice_of_maker_and_keys_stays(capsys):
     gym = "tokenworld.envs.gym.make"
-    assert compose.compose([f"env._target_={gym}", "env.id=ALE/Pong-v5"])[0]["env"] == {"_target_": gym, "id": "ALE/Pong-v5"}
-    cfg, _ = compose.compose(["env.id=CartPole-v1", "env.sticky=0.2"])
+    assert compose.compose([f"env._target_={gym}", "env.id=ALE/Pong-v5"]).cfg["env"] == {"_target_": gym, "id": "ALE/Pong-v5"}
+    cfg = compose.compose(["env.id=CartPole-v1", "env.sticky=0.2"]).cfg
     with pytest.raises(UserError, match="unknown key env.sticky"):
         schema.check(cfg)
-    assert "sticky" not in compose.compose(["env.id=CartPole-v1", "~env.sticky"])[0]["env"]
+    assert "sticky" not in compose.compose(["env.id=CartPole-v1", "~env.sticky"]).cfg["env"]
 
 
 @pytest.mark.parametrize("word", ["train.evaluate.env={life_loss_ends: false}", "train.evaluate.env={_target_: a.b}"])
@@ -211,8 +211,8 @@ def test_the_first_evaluation_cannot_fail_for_a_setting(capsys, word):
 def test_show_prints_a_recipe_to_start_from(here, capsys):
     works("show recipe=iris overlay=debug env.id=ALE/Pong-v5 --yaml")
     (here / "mine.yaml").write_text(capsys.readouterr().out)
-    again = compose.compose(["recipe=mine.yaml"])[0]
-    assert again == compose.compose(["recipe=iris", "overlay=debug", "env.id=ALE/Pong-v5"])[0]
+    again = compose.compose(["recipe=mine.yaml"]).cfg
+    assert again == compose.compose(["recipe=iris", "overlay=debug", "env.id=ALE/Pong-v5"]).cfg
 
 
 # ---------------------------------------------------------------------------------------------------------------- going on
@@ -225,10 +225,10 @@ def epochs_of(run):
 def test_a_finished_run_trains_on(here, capsys):
     works("train --resume run train.loop.epochs=5 train.loop.checkpoint_every=2")
     assert epochs_of("run") == [0, 1, 2, 3, 4]
-    cfg, keys = saved.load("run")
-    assert cfg["train"]["loop"]["epochs"] == 5 and "train.loop.epochs" in keys["given"]
+    spec = saved.load("run")
+    assert spec.train["loop"]["epochs"] == 5 and "train.loop.epochs" in spec.given
     assert "has trained 5 epochs" in refused(capsys, "train --resume run train.loop.epochs=4")
-    assert saved.load("run")[0]["train"]["loop"]["epochs"] == 5, "a refused change is not kept"
+    assert saved.load("run").cfg["train"]["loop"]["epochs"] == 5, "a refused change is not kept"
 
 
 def test_a_longer_run_is_what_it_would_have_been(here):
@@ -255,7 +255,7 @@ def test_a_dynamics_is_moved_to_another_game_where_its_shapes_fit(here, capsys):
     works("collect overlay=debug env.sticky=0.3 steps=60 out=sticky")
     works("train dynamics overlay=debug load.world_model=dyn data=sticky out=y")
     works("train overlay=debug load.world_model=run env.sticky=0.3 out=z")
-    assert saved.load("z")[0]["env"]["sticky"] == 0.3
+    assert saved.load("z").cfg["env"]["sticky"] == 0.3
 
 
 # ------------------------------------------------------------------------------------------------------- damaged or edited
@@ -279,7 +279,7 @@ def test_a_line_too_much_or_too_little_is_refused_or_read(here):
     for text in changed + [lines[:i] + lines[i + 1 :] for i in range(len(lines))]:
         (here / "x.yaml").write_text("\n".join(text))
         try:
-            cfg, _ = saved.load(here / "x.yaml")
+            cfg = saved.load(here / "x.yaml").cfg
             schema.check(cfg)
         except UserError:
             refused += 1

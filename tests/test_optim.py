@@ -1,6 +1,7 @@
 """Optimizers: which parameters Muon moves, the average of the weights, and both in a checkpoint."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -98,11 +99,11 @@ def test_rates_follow_the_warmup_whatever_the_rate_an_optimizer_was_made_with():
 
 
 def test_a_sharded_dynamics_refuses_them(tmp_path, monkeypatch):
-    cfg, cli = compose.compose(["overlay=debug", f"out={tmp_path / 'run'}", "train.dynamics.optimizer={muon: 0.02}"])
-    cfg["train"]["loop"]["shard"] = True
+    spec = compose.compose(["overlay=debug", f"out={tmp_path / 'run'}", "train.dynamics.optimizer={muon: 0.02}"])
+    spec.train["loop"]["shard"] = True
     monkeypatch.setattr(distributed, "world", lambda: 2)
     with pytest.raises(UserError, match="train.dynamics.optimizer needs whole matrices"):
-        build.built(tmp_path / "run", cfg, cli | {"phase": "dynamics"}, ("dynamics",))
+        build.built(tmp_path / "run", replace(spec, phase="dynamics"), ("dynamics",))
 
 
 @pytest.mark.parametrize("settings, expected", [
@@ -110,6 +111,6 @@ def test_a_sharded_dynamics_refuses_them(tmp_path, monkeypatch):
     ("{muon: often}", "must be"),
 ])  # fmt: skip
 def test_settings_of_a_recipe_are_checked(settings, expected):
-    cfg, _ = compose.compose([f"train.dynamics.optimizer={settings}"])
+    cfg = compose.compose([f"train.dynamics.optimizer={settings}"]).cfg
     with pytest.raises(UserError, match=expected):
         schema.check(cfg)

@@ -104,13 +104,13 @@ def test_nothing_in_a_config_leads_to_an_import(here, capsys, poison):
     with pytest.raises(UserError, match="trust_remote_code=True"):
         resume.opened("gift/run", {})
     with contextlib.suppress(UserError):  # it plays in no other environment yet
-        build.built(here, *read("gift/run"), ("evaluate",))
+        build.built(here, read("gift/run"), ("evaluate",))
     assert not (here / "executed").exists()
 
 
 def read(run):
     cfg = yaml.safe_load(open(f"{run}/config.yaml"))
-    return cfg, cfg.pop("command")
+    return saved.RunSpec.of(cfg, cfg.pop("command"))
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_the_current_folder_is_searched_last_and_only_for_what_was_named(tmp_pat
 
 def test_names_of_a_shipped_recipe_lead_nowhere():
     for recipe in compose.recipes():
-        assert list(origins.names(compose.compose([f"recipe={recipe}"])[0])) == []
+        assert list(origins.names(compose.compose([f"recipe={recipe}"]).cfg)) == []
 
 
 @pytest.mark.parametrize("flag, has_config, id, expected", [
@@ -199,11 +199,11 @@ def test_names_of_a_shipped_recipe_lead_nowhere():
     (False, True, "MinAtar/Breakout-v1", False), (False, True, "mine:X-v0", True), (False, False, "mine:X-v0", False),
 ])  # fmt: skip
 def test_runs_of_a_sweep_get_the_flag_where_they_need_it(tmp_path, monkeypatch, flag, has_config, id, expected):
-    cfg, keys = compose.compose([f"env.id={id}"])
-    member = sweep.Member(tmp_path / "run", {"seed": "0"}, cfg, keys)
+    spec = compose.compose([f"env.id={id}"])
+    member = sweep.Member(tmp_path / "run", {"seed": "0"}, spec)
     if has_config:
         member.out.mkdir()
-        saved.save(member.out / "config.yaml", cfg, keys)
+        saved.save(member.out / "config.yaml", spec)
     started = []
     monkeypatch.setattr(sweep.subprocess, "Popen", lambda words, **_: started.append(words))
     with origins.command_line(["sweep", *([origins.FLAG] if flag else [])]):

@@ -137,7 +137,7 @@ def test_wrappers_and_kwargs_reach_each_copy():
 def test_advice_on_wrappers_is_what_yaml_takes():
     """The command line that the refusal of float images gives is read as the list that makes them fit."""
     advice = re.search(r"'(env\.wrappers=.*)'", refusal(id="my_env:Floating-v0"))[1]
-    cfg, _ = compose.compose(["env._target_=tokenworld.envs.gym.make", advice])
+    cfg = compose.compose(["env._target_=tokenworld.envs.gym.make", advice]).cfg
     assert cfg["env"]["wrappers"] == RESCALED
 
 
@@ -200,7 +200,7 @@ def test_own_environments_train(name, own_folder):
     """From the words of a command line, the id among them, to a trained policy."""
     if not name.startswith(("own", "CartPole")):
         pytest.importorskip("crafter" if name == "Crafter" else "minigrid")
-    cfg, cli = compose.compose(["overlay=debug", f"out={own_folder / 'run'}", "device=cpu", *TRAINED[name]])
-    schema.check(cfg)
-    summary = train_verb.run(cfg, cli)
+    spec = compose.compose(["overlay=debug", f"out={own_folder / 'run'}", "device=cpu", *TRAINED[name]])
+    schema.check(spec.cfg)
+    summary = train_verb.run(spec)
     assert summary["updates"]["policy"] > 0

@@ -156,10 +156,10 @@ def test_impossible_settings_are_refused(keywords, words):
 
 def test_score_plays_by_a_planner(tmp_path, capsys):
     out = tmp_path / "run"
-    cfg, keys = compose.compose(
+    spec = compose.compose(
         ["overlay=debug", f"out={out}", "device=cpu", "train.policy.start=99", "train.evaluate.every=99"]
     )
-    train_verb.run(cfg, keys)
+    train_verb.run(spec)
     capsys.readouterr()
     small = ["policy.horizon=2", "policy.samples=4", "policy.elites=2", "policy.iterations=1", "episodes=1", "device=cpu"]
     for method in ("cem", "shooting"):

@@ -609,14 +609,14 @@ def test_transformers_is_never_told_to_trust_code():
 
 @pytest.mark.parametrize("recipe", compose.recipes())
 def test_the_overlay_swaps_the_backbone_of_every_recipe(recipe):
-    plain, _ = compose.compose([f"recipe={recipe}"])
-    cfg, _ = compose.compose([f"recipe={recipe}", "overlay=pretrained", "backbone.config.num_hidden_layers=1"])
+    plain = compose.compose([f"recipe={recipe}"]).cfg
+    cfg = compose.compose([f"recipe={recipe}", "overlay=pretrained", "backbone.config.num_hidden_layers=1"]).cfg
     schema.check(cfg)
     assert cfg["backbone"]["_target_"].endswith("Pretrained") and "heads" not in cfg["backbone"]
     assert {key: value for key, value in cfg.items() if key != "backbone"} == {
         key: value for key, value in plain.items() if key != "backbone"
     }
-    cfg, _ = compose.compose([f"recipe={recipe}", "overlay=pretrained", "backbone.config=null", "backbone.name=gpt2"])
+    cfg = compose.compose([f"recipe={recipe}", "overlay=pretrained", "backbone.config=null", "backbone.name=gpt2"]).cfg
     schema.check(cfg)
     assert cfg["backbone"]["config"] is None
 

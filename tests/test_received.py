@@ -122,8 +122,8 @@ def test_what_cannot_be_read_is_blamed_not_what_is_written(sent, monkeypatch, ca
 def test_training_on_an_unfinished_collection_says_so(sent, capsys):
     plan = (sent / "data" / "collect.json").read_text()
     (sent / "data" / "collect.json").write_text(plan[: plan.index(' "finished"')] + ' "finished": null}')
-    cfg, keys = compose.compose([*DEBUG, f"data={sent / 'data'}", f"out={sent / 'tok'}"])
-    train_verb.run_phase("tokenizer", cfg, keys)
+    spec = compose.compose([*DEBUG, f"data={sent / 'data'}", f"out={sent / 'tok'}"])
+    train_verb.run_phase("tokenizer", spec)
     assert f"{sent / 'data'} is an unfinished collection: the same `tokenworld collect` command" in capsys.readouterr().err
 
 

@@ -25,9 +25,9 @@ class Killed(BaseException):
 
 
 def run(recipe, out, *words):
-    cfg, cli = compose.compose([f"recipe={recipe}", "overlay=debug", f"out={out}", "seed=3", "device=cpu", *words])
-    schema.check(cfg)
-    return train_verb.run(cfg, cli)
+    spec = compose.compose([f"recipe={recipe}", "overlay=debug", f"out={out}", "seed=3", "device=cpu", *words])
+    schema.check(spec.cfg)
+    return train_verb.run(spec)
 
 
 def weights(out):

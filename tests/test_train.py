@@ -2,6 +2,7 @@
 
 import json
 import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,19 +15,19 @@ from tokenworld.cli.verbs import train as train_verb
 from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
 from tokenworld.storage import checkpoint
-from tokenworld.training import batches, resume
+from tokenworld.training import batches, build, resume
 from tokenworld.training.phases import dynamics
-from tokenworld.training.run import Run
+from tokenworld.training.run import Run, run_training
 
 
 def composed(*words):
-    cfg, cli = compose.compose(["overlay=debug", "device=cpu", *words])
-    schema.check(cfg)
-    return cfg, cli
+    spec = compose.compose(["overlay=debug", "device=cpu", *words])
+    schema.check(spec.cfg)
+    return spec
 
 
 def train(*words):
-    return train_verb.run(*composed(*words))
+    return train_verb.run(composed(*words))
 
 
 def test_ctrl_c_saves_and_the_run_goes_on_to_the_same_end(tmp_path, monkeypatch):
@@ -60,13 +61,13 @@ def test_a_diverged_loss_stops_before_it_is_saved(tmp_path, monkeypatch):
 
 def test_the_phases_one_by_one(tmp_path):
     data, tok, dyn, pol = (str(tmp_path / name) for name in ("data", "tok", "dyn", "pol"))
-    collect_verb.run(*composed(f"out={data}"), steps=200)
+    collect_verb.run(composed(f"out={data}"), steps=200)
     assert data_verb.run(data)["splits"]["test"]["steps"] >= 1000
-    result = train_verb.run_phase("tokenizer", *composed(f"data={data}", f"out={tok}"))
+    result = train_verb.run_phase("tokenizer", composed(f"data={data}", f"out={tok}"))
     assert result["tokenizer"]["psnr"] > 0 and result["dynamics"]["bits_per_frame"] is None
-    result = train_verb.run_phase("dynamics", *composed(f"data={data}", f"load.tokenizer={tok}", f"out={dyn}"))
+    result = train_verb.run_phase("dynamics", composed(f"data={data}", f"load.tokenizer={tok}", f"out={dyn}"))
     assert result["dynamics"]["bits_per_frame"] > 0 and result["updates"]["tokenizer"] == 1
-    result = train_verb.run_phase("policy", *composed(f"load.world_model={dyn}", f"out={pol}"))
+    result = train_verb.run_phase("policy", composed(f"load.world_model={dyn}", f"out={pol}"))
     assert result["eval"]["episodes"] == 2 and result["env_steps"] == 0 and result["imagined_steps"] > 0
     assert dream_verb.run(dyn, {"out": str(tmp_path / "dream.gif"), "steps": 5}).stat().st_size > 0
     assert score_verb.run(pol, {"episodes": 3})["episodes"] == 3
@@ -76,19 +77,19 @@ def test_the_phases_one_by_one(tmp_path):
 
 def test_a_run_made_with_relative_paths_opens_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    collect_verb.run(*composed("out=data"), steps=200)
-    train_verb.run_phase("tokenizer", *composed("data=data", "out=tok"))
-    train_verb.run_phase("dynamics", *composed("data=data", "load.tokenizer=tok", "out=dyn"))
+    collect_verb.run(composed("out=data"), steps=200)
+    train_verb.run_phase("tokenizer", composed("data=data", "out=tok"))
+    train_verb.run_phase("dynamics", composed("data=data", "load.tokenizer=tok", "out=dyn"))
     monkeypatch.chdir("/")
-    run, *_ = resume.opened(str(tmp_path / "dyn"), {})
+    run = resume.opened(str(tmp_path / "dyn"), {})
     assert run.replay.steps >= 200
 
 
 def test_a_setting_that_the_data_contradicts_is_refused(tmp_path):
     data = str(tmp_path / "data")
-    collect_verb.run(*composed(f"out={data}"), steps=50)
+    collect_verb.run(composed(f"out={data}"), steps=50)
     with pytest.raises(UserError, match="env.id=MinAtar/Asterix-v1 contradicts data=.*MinAtar/Breakout-v1"):
-        train_verb.run_phase("tokenizer", *composed("env.id=MinAtar/Asterix-v1", f"data={data}", f"out={tmp_path / 'x'}"))
+        train_verb.run_phase("tokenizer", composed("env.id=MinAtar/Asterix-v1", f"data={data}", f"out={tmp_path / 'x'}"))
     assert not (tmp_path / "x").exists()
 
 
@@ -100,12 +101,12 @@ def test_a_comparison_that_cannot_be_made_is_refused_before_the_run_is(tmp_path)
 
 def test_damaged_episodes_are_named_counted_and_left_out(tmp_path, capsys):
     data = tmp_path / "data"
-    collect_verb.run(*composed(f"out={data}"), steps=200)
+    collect_verb.run(composed(f"out={data}"), steps=200)
     shard = data / "episodes-00000.bin"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 255
     shard.write_bytes(content)
-    train_verb.run_phase("tokenizer", *composed(f"data={data}", f"out={tmp_path / 'tok'}"))
+    train_verb.run_phase("tokenizer", composed(f"data={data}", f"out={tmp_path / 'tok'}"))
     assert str(shard) in capsys.readouterr().err
     assert data_verb.run(str(data))["corrupt"] == 1
 
@@ -122,14 +123,42 @@ def test_controls(tmp_path):
     assert saved["updates"]["dynamics"] == result["updates"]["dynamics"]
 
 
+def test_the_loop_that_the_recipe_names_trains_the_run(tmp_path, monkeypatch):
+    """Here one that runs the phases in another order, each once; its settings are those of train.loop and its own defaults."""
+    (tmp_path / "my_loop.py").write_text(
+        "def once(run, *, epochs: int = 600, order: str = 'dynamics tokenizer'):\n"
+        "    run.phases['collect'](run, False)\n"
+        "    for name in order.split():\n"
+        "        run.phases[name](run, True, start=0)\n"
+        "    run.results['loop'] = (epochs, list(run.count.items()))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    loop = ["~train.loop", "train.loop._target_=my_loop.once", "train.loop.epochs=7", "train.dynamics.updates=3"]
+    run = resume.new_run(composed(*loop, "train.tokenizer.updates=2", f"out={tmp_path / 'run'}"))
+    run_training(run)
+    epochs, counts = run.results["loop"]
+    assert epochs == 7 and dict(counts)["tokenizer"] == 2 and dict(counts)["dynamics"] == 3 and dict(counts)["policy"] == 0
+    with pytest.raises(UserError, match="unknown key train.loop.order_: did you mean train.loop.order"):
+        composed(*loop, "train.loop.order_=x")
+
+
+def test_a_phase_has_all_of_its_settings(tmp_path):
+    spec = composed("train.dynamics.batch=3", "train.dynamics.start=2", f"out={tmp_path}")
+    phase = build.phase_of(spec, "dynamics")
+    assert phase.settings["batch"] == 3 and phase.settings["accumulate"] == 1 and phase.settings["start"] == 2
+    alone = build.phase_of(replace(spec, phase="dynamics"), "dynamics")
+    assert alone.settings == phase.settings | {"start": 0, "stop": None}
+    assert "stop" not in build.phase_of(replace(spec, phase="policy"), "policy").settings
+
+
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path):
     """Three uneven parts, of which some steps do not count, move the weights as the whole batch does."""
     moved = []
     for accumulate in (1, 3):
         words = [f"train.{phase}.accumulate={accumulate}" for phase in ("tokenizer", "dynamics")]
         words += ["recipe=iris", "backbone.dropout=0", "train.dynamics.batch=7", "train.tokenizer.batch=7"]
-        cfg, cli = composed(*words, f"out={tmp_path / str(accumulate)}")
-        run = resume.new_run(cfg, cli, schema.PHASES)
+        spec = composed(*words, f"out={tmp_path / str(accumulate)}")
+        run = resume.new_run(spec)
         run.phases["collect"](run, False, first_steps=120, random=True)
         run.collector.cut()
         for name in ("tokenizer", "dynamics"):

@@ -238,8 +238,8 @@ def test_only_linear_weights_decay(model):
 def prepared(out):
     """A tiny run with a trained tokenizer and dynamics, about to train its policy."""
     pytest.importorskip("minatar")
-    cfg, cli = compose.compose(["recipe=quickstart", "overlay=debug", "seed=1", "device=cpu", f"out={out}"])
-    run = resume.new_run(cfg, cli, ("collect", "tokenizer", "dynamics", "policy"))
+    spec = compose.compose(["recipe=quickstart", "overlay=debug", "seed=1", "device=cpu", f"out={out}"])
+    run = resume.new_run(spec)
     for name in ("collect", "tokenizer", "dynamics"):
         run.phases[name](run, False)
     run.epoch = 1

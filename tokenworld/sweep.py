@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ import torch
 from tokenworld import files, origins, signals
 from tokenworld.config import saved
 from tokenworld.config.compose import cli_keys
+from tokenworld.config.saved import RunSpec
 from tokenworld.errors import UserError
 from tokenworld.log import Log
 from tokenworld.scores.comparison import compare, markdown
@@ -43,8 +44,7 @@ class Member:
 
     out: Path
     settings: Settings
-    cfg: dict
-    cli: dict
+    spec: RunSpec
 
     @property
     def name(self) -> str:
@@ -65,7 +65,7 @@ class Member:
 
     @property
     def epochs(self) -> int:
-        return self.cfg["train"]["loop"].get("epochs", 1)
+        return self.spec.train["loop"].get("epochs", 1)
 
     @property
     def epochs_done(self) -> int:
@@ -76,17 +76,17 @@ class Member:
 # The grid
 
 
-def plan(words: Sequence[str], compose: Callable[[list[str]], tuple[dict, dict]]) -> tuple[Path, int, list[Member]]:
+def plan(words: Sequence[str], compose: Callable[[list[str]], RunSpec]) -> tuple[Path, int, list[Member]]:
     """Command line -> out, jobs, and every run of the grid, composed and checked by `compose`. Raises UserError."""
     own, grid = expand(words)
     if not own.get("out"):
         raise UserError("sweep writes its runs to a folder, got no out: add out=DIR, for example out=sweeps/breakout")
     out, jobs = Path(own["out"]), cli_keys([f"jobs={own.get('jobs', 1)}"], {"jobs": int})["jobs"]
     composed = [compose(words_of(settings)) for settings in grid]
-    names = name_runs(out, [(settings, cfg["env"]["id"]) for settings, (cfg, _) in zip(grid, composed, strict=True)])
+    names = name_runs(out, [(settings, spec.parts["env"]["id"]) for settings, spec in zip(grid, composed, strict=True)])
     members = [
-        Member(out / name, settings, cfg, cli | {"out": str(out / name)})
-        for name, settings, (cfg, cli) in zip(names, grid, composed, strict=True)
+        Member(out / name, settings, replace(spec, out=str(out / name)))
+        for name, settings, spec in zip(names, grid, composed, strict=True)
     ]
     return out, jobs, members
 
@@ -177,7 +177,7 @@ def sweep(out: Path, members: Sequence[Member], jobs: int, words: Sequence[str])
     """
     for member in members:
         _ = member.summary
-        if (member.out / "config.yaml").is_file() and not _same(saved.load(member.out), (member.cfg, member.cli)):
+        if (member.out / "config.yaml").is_file() and not _same(saved.load(member.out), member.spec):
             raise UserError(f"{member.out} was begun with other settings than its recipe has now: choose another out=DIR")
     with files.locked(out):
         return _sweep(out, members, jobs, words)
@@ -279,7 +279,7 @@ def _started(member: Member, place: int, jobs: int) -> subprocess.Popen | None:
         except BlockingIOError:
             return None
         if (member.out / "config.yaml").is_file():  # it is what the command line says, which its user vouches for
-            words = ["--resume", str(member.out), *_trust(any(origins.names(member.cfg)))]
+            words = ["--resume", str(member.out), *_trust(any(origins.names(member.spec.cfg)))]
         else:
             words = [*words_of(member.settings), f"out={member.out}", *_trust()]
         return subprocess.Popen(
@@ -287,7 +287,7 @@ def _started(member: Member, place: int, jobs: int) -> subprocess.Popen | None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=environment(place, jobs, member.cli.get("device", "auto")),
+            env=environment(place, jobs, member.spec.device or "auto"),
             start_new_session=True,  # a terminal's Ctrl-C reaches the sweep alone, which passes on exactly one
         )
 
@@ -371,8 +371,8 @@ def results_of(members: Sequence[Member], failed: dict[str, int]) -> tuple[dict[
     runs = [
         {
             "name": member.name,
-            "env_id": member.cfg["env"]["id"],
-            "seed": member.cli["seed"],
+            "env_id": member.spec.parts["env"]["id"],
+            "seed": member.spec.seed,
             "settings": member.settings,
             "state": "failed" if member.name in failed else "finished" if member.finished else "unfinished",
             "last_line": last_line(member.log),
@@ -389,7 +389,6 @@ def write_results(out: Path, results: dict[str, Any], text: str) -> None:
     files.write(out / "results.md", text)
 
 
-def _same(one: tuple[dict, dict], other: tuple[dict, dict]) -> bool:
-    """Are two (cfg, cli) the same run? `out` may be written in another way, from another folder."""
-    (cfg, cli), (their_cfg, their_cli) = one, other
-    return cfg == their_cfg and {**cli, "out": ""} == {**their_cli, "out": ""}
+def _same(one: RunSpec, other: RunSpec) -> bool:
+    """Are two the same run? `out` may be written in another way, from another folder."""
+    return replace(one, out=None) == replace(other, out=None)

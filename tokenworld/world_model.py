@@ -64,8 +64,7 @@ class WorldModel(nn.Module):
         but the recipe."""
         from tokenworld.config.compose import compose
 
-        config, _ = compose([f"recipe={recipe}", *overrides])
-        return cls.from_config(config, frame=frame, actions=actions)
+        return cls.from_config(compose([f"recipe={recipe}", *overrides]).cfg, frame=frame, actions=actions)
 
     @classmethod
     def check_sizes(

@@ -33,6 +33,7 @@ from tokenworld.bench.ceilings import (
     read_bandwidth,
 )
 from tokenworld.bench.clocks import WARMUP, clock, timed
+from tokenworld.config import schema
 from tokenworld.errors import UserError
 from tokenworld.imagination import Actor, burned_in, imagine
 from tokenworld.interfaces import Codes, Steps
@@ -97,7 +98,7 @@ def bench(what: str, run: Run, repeats: int) -> dict[str, Any]:
 
 def bench_imagine(run: Run, repeats: int) -> list[Row]:
     """Dreams as `train_policy` has them: codes only, with pixels, and with the recipe's policy."""
-    settings = run.phases["policy"].keywords
+    settings = run.phases["policy"].settings
     batch, horizon, burn_in = settings["batch"], settings["horizon"], settings["burn_in"]
     model = run.dreamer()
     steps, rows = run.replay.sample(batch, burn_in, run.rng, ends="acted")
@@ -129,7 +130,7 @@ def _dream_seconds(model, policy, steps: Steps, codes: Codes, noise: Tensor) -> 
 
 def bench_dynamics(run: Run, repeats: int) -> list[Row]:
     """Updates of the dynamics: the phase itself, replay and optimiser included."""
-    settings = run.phases["dynamics"].keywords
+    settings = run.phases["dynamics"].settings
     batch, length = settings["batch"], settings["length"]
     seconds = _phase(run, "dynamics", repeats)
     steps, rows = run.replay.sample(1, length, run.rng)
@@ -145,7 +146,7 @@ def bench_dynamics(run: Run, repeats: int) -> list[Row]:
 
 def bench_tokenizer(run: Run, repeats: int) -> list[Row]:
     """Updates of the tokenizer: the phase itself, replay and optimiser included."""
-    batch = run.phases["tokenizer"].keywords["batch"]
+    batch = run.phases["tokenizer"].settings["batch"]
     tokenizer = run.world_model.tokenizer
     seconds = _phase(run, "tokenizer", repeats)
     flops = None
@@ -157,7 +158,7 @@ def bench_tokenizer(run: Run, repeats: int) -> list[Row]:
 
 def bench_encode(run: Run, repeats: int) -> list[Row]:
     """Frames to codes."""
-    batch = run.phases["tokenizer"].keywords["batch"]
+    batch = run.phases["tokenizer"].settings["batch"]
     steps = run.replay.sample(batch, 1, run.rng)[0].to(run.device)
     model = run.world_model.eval()
     seconds = timed(run.device, lambda: model.encode(steps), repeats)
@@ -168,7 +169,7 @@ def bench_encode(run: Run, repeats: int) -> list[Row]:
 @torch.no_grad()
 def bench_decode(run: Run, repeats: int) -> list[Row]:
     """Codes to frames."""
-    batch = run.phases["policy"].keywords["batch"]
+    batch = run.phases["policy"].settings["batch"]
     _, rows = run.replay.sample(batch, 1, run.rng)
     codes, model = run.codes(run.replay, rows), run.dreamer()
     seconds = timed(run.device, lambda: model.decode(codes), repeats)
@@ -194,13 +195,13 @@ def bench_collect(run: Run, repeats: int) -> list[Row]:
 def bench_loop(run: Run, repeats: int) -> list[Row]:
     """What one epoch costs when all phases run, and the whole schedule; test episodes are not in it."""
     rows = bench_collect(run, repeats)[1:] + bench_tokenizer(run, repeats) + bench_dynamics(run, repeats)
-    settings = run.phases["policy"].keywords
+    settings = run.phases["policy"].settings
     seconds = _phase(run, "policy", repeats)
     rows.append(Row("policy updates, dreams included", "imagined frames", settings["batch"] * settings["horizon"], seconds))
-    epochs = run.loop.keywords["epochs"]
+    epochs = schema.settings_of(run.config["train"]["loop"])["epochs"]
     total = 0.0
     for row, name in zip(rows, ("collect", "tokenizer", "dynamics", "policy"), strict=True):
-        settings = run.phases[name].keywords
+        settings = run.phases[name].settings
         active = max(0, min(settings.get("stop") or epochs, epochs) - settings.get("start", 0))
         each = settings["steps"] if name == "collect" else settings["updates"] * row.units
         total += active * each / row.rate

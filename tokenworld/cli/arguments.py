@@ -10,6 +10,7 @@ from typing import Any
 
 from tokenworld import origins
 from tokenworld.config import compose, saved, schema
+from tokenworld.config.saved import RunSpec
 from tokenworld.config.schema import CLI_KEYS, TOP
 from tokenworld.errors import UserError
 
@@ -92,9 +93,9 @@ def values_of(words: list[str], keys: Mapping[str, Key]) -> dict[str, Any]:
     return compose.cli_keys(words, {name: key.kind for name, key in keys.items()})
 
 
-def recipe_of(command: str, words: list[str], keys: Mapping[str, Key]) -> tuple[dict, dict, dict]:
-    """The recipe that the words of a command describe, checked; the shared keys among them; the command's own. keys: all that
-    the command takes besides settings of the recipe. Raises UserError."""
+def recipe_of(command: str, words: list[str], keys: Mapping[str, Key]) -> tuple[RunSpec, dict[str, Any]]:
+    """The recipe that the words of a command describe, checked, with the shared keys among them; the command's own keys. keys:
+    all that the command takes besides settings of the recipe. Raises UserError."""
     compose.refuse_repeats([word for word in words if not word.startswith("overlay=")])
     names = [word.partition("=")[0] for word in words]
     for name, word in zip(names, words, strict=True):
@@ -108,11 +109,11 @@ def recipe_of(command: str, words: list[str], keys: Mapping[str, Key]) -> tuple[
     given, recipe = dict(word.partition("=")[::2] for word in words), compose.DEFAULT_RECIPE
     for key in ("load.tokenizer", "load.world_model"):
         if key in given:  # what was trained with one recipe goes on with it; a file that a run names is not opened
-            theirs = saved.load(given[key])[1]["recipe"]
+            theirs = saved.load(given[key]).recipe
             recipe = theirs if theirs in compose.recipes() else recipe
-    cfg, cli = compose.compose(words, recipe)
-    schema.check(cfg)
-    return cfg, cli, own
+    spec = compose.compose(words, recipe)
+    schema.check(spec.cfg)
+    return spec, own
 
 
 def run_and_keys(command: str, words: list[str], keys: Mapping[str, Key]) -> tuple[str, dict[str, Any]]:

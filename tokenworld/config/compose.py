@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from tokenworld import files, origins
 from tokenworld.config import env_section
+from tokenworld.config.saved import RunSpec
 from tokenworld.config.schema import CLI_KEYS
 from tokenworld.config.targets import PARTS
 from tokenworld.config.values import did_you_mean, fits, flatten, words_for
@@ -28,8 +29,8 @@ def recipes() -> list[str]:
     return sorted(path.stem for path in recipe_dir().glob("*.yaml"))
 
 
-def compose(words: list[str], recipe: str = DEFAULT_RECIPE) -> tuple[dict, dict]:
-    """`key=value` words -> the resolved recipe (a nested dict), the command line's own keys (those given, and recipe).
+def compose(words: list[str], recipe: str = DEFAULT_RECIPE) -> RunSpec:
+    """`key=value` words -> the resolved recipe, and the keys of the command line that a run stores.
 
     `recipe=` names a shipped recipe or a YAML file of the user's. `overlay=` merges a file over it, several in their order; it
     may only set keys that the recipe has, but where it names another class for a part, its section replaces the recipe's.
@@ -55,7 +56,7 @@ def compose(words: list[str], recipe: str = DEFAULT_RECIPE) -> tuple[dict, dict]
         cli["given"] = sorted(given)  # so that nothing the user set is silently replaced by what is loaded
     cfg, maker, overlaid = _hydra(cli["recipe"], split_paths(cli.get("overlay", "")), overrides)
     origins.trust(cfg)
-    return env_section.choose(cfg, maker, [*given, *overlaid]), cli
+    return RunSpec.of(env_section.choose(cfg, maker, [*given, *overlaid]), cli)
 
 
 def refuse_repeats(words: list[str]) -> None:

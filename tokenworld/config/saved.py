@@ -5,30 +5,90 @@ from __future__ import annotations
 import copy
 import functools
 import subprocess
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 from tokenworld import files, origins
-from tokenworld.config.schema import CLI_KEYS
+from tokenworld.config.schema import CLI_KEYS, PHASES
 from tokenworld.config.targets import with_new_names
 from tokenworld.config.values import MOST_BYTES, check_values, fits, flatten, words_for
 from tokenworld.errors import UserError, first_line
 
 
-def save(path: Path | str, cfg: dict, cli: dict) -> None:
+@dataclass(frozen=True)
+class RunSpec:
+    """What a run shall be: a resolved recipe, and the keys of the command line that config.yaml stores (None: not given)."""
+
+    recipe: str  # the name of a shipped recipe, or the path of a file
+    parts: dict[str, Any]  # the section of each part, env among them
+    train: dict[str, Any]  # the sections of the loop and of the phases
+    overlay: str | None = None
+    seed: int | None = None
+    device: str | None = None
+    precision: str | None = None
+    out: str | None = None
+    data: str | None = None
+    load_tokenizer: str | None = None
+    load_world_model: str | None = None
+    given: tuple[str, ...] = ()  # the settings that the user set, which nothing that is loaded replaces
+    phase: str | None = None  # the only phase that is trained
+
+    @classmethod
+    def of(cls, cfg: dict, command: dict[str, Any]) -> RunSpec:
+        """From a recipe, and the keys of the command line by their names there."""
+        parts = {name: section for name, section in cfg.items() if name not in ("train", "meta")}
+        keys = {name.replace(".", "_"): value for name, value in command.items()}
+        return cls(parts=parts, train=cfg.get("train"), **keys | {"given": tuple(keys.get("given", ()))})
+
+    @property
+    def cfg(self) -> dict[str, Any]:
+        """The recipe: the sections of the parts, and `train`."""
+        return self.parts | {"train": self.train}
+
+    @property
+    def command(self) -> dict[str, Any]:
+        """The keys of the command line that were given, by their names there."""
+        keys = {name: getattr(self, name.replace(".", "_")) for name in CLI_KEYS}
+        keys |= {"given": list(self.given) or None, "phase": self.phase}
+        return {name: value for name, value in keys.items() if value is not None}
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """The phases that an epoch has."""
+        return PHASES if self.phase is None else (self.phase, "evaluate")
+
+    @property
+    def loads(self) -> dict[str, str]:
+        """What is loaded: "load.tokenizer", "load.world_model" -> the run."""
+        return {key: folder for key, folder in self.command.items() if key.startswith("load.")}
+
+    def with_cfg(self, cfg: dict) -> RunSpec:
+        """The same run of another recipe."""
+        return RunSpec.of(cfg, self.command)
+
+    def with_settings(self, settings: dict[str, Any]) -> RunSpec:
+        """The same run with some settings of its recipe changed, {"train.loop.epochs": 40}."""
+        cfg = copy.deepcopy(self.cfg)
+        for key, value in settings.items():
+            *sections, last = key.split(".")
+            functools.reduce(dict.__getitem__, sections, cfg)[last] = value
+        return replace(self.with_cfg(cfg), given=tuple(sorted({*self.given, *settings})))
+
+
+def save(path: Path | str, spec: RunSpec) -> None:
     """Write the resolved recipe, the command line's own keys (`command`) and where it ran (`meta`) as YAML.
 
     Raises UserError where the disk refuses.
     """
     import yaml
 
-    body = {key: value for key, value in cfg.items() if key != "meta"} | {"command": cli, "meta": meta()}
-    files.write(path, yaml.safe_dump(body, sort_keys=False))
+    files.write(path, yaml.safe_dump(spec.cfg | {"command": spec.command, "meta": meta()}, sort_keys=False))
 
 
-def load(path: Path | str) -> tuple[dict, dict]:
-    """(cfg, cli) as `save` wrote them; `path` is the file or its folder; the recipe is not checked yet (see `check`).
+def load(path: Path | str) -> RunSpec:
+    """What `save` wrote; `path` is the file or its folder; the recipe is not checked yet (see `schema.check`).
 
     Raises UserError for a damaged file, and for one that names code from outside tokenworld that is not trusted.
     """
@@ -51,7 +111,7 @@ def load(path: Path | str) -> tuple[dict, dict]:
     if "recipe" not in cli:
         raise UserError(f"{file} says no command.recipe: restore it from a copy")
     origins.check(cfg, file)
-    return cfg, cli
+    return RunSpec.of(cfg, cli)
 
 
 def _read_yaml(file: Path) -> Any:
@@ -103,15 +163,6 @@ def _git_hash() -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return answer.stdout.strip() or None
-
-
-def with_settings(cfg: dict, settings: dict[str, Any]) -> dict:
-    """A copy of a recipe with some settings changed, {"train.loop.epochs": 40}."""
-    cfg = copy.deepcopy(cfg)
-    for key, value in settings.items():
-        *sections, last = key.split(".")
-        functools.reduce(dict.__getitem__, sections, cfg)[last] = value
-    return cfg
 
 
 def difference(cfg: dict, other: dict) -> list[tuple[str, Any, Any]]:

@@ -118,6 +118,13 @@ def check_keywords(cfg: dict, name: str, section: dict, build: Callable) -> None
             raise UserError(f"{name}.{key} must be {words_for(keywords[key].annotation)}, got {value!r}{hint}")
 
 
+def settings_of(section: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a section of `train`, with the defaults of what it names where it says nothing."""
+    keywords = inspect.signature(resolve(section["_target_"])).parameters.values()
+    defaults = {keyword.name: keyword.default for keyword in keywords if keyword.default is not keyword.empty}
+    return defaults | {key: value for key, value in section.items() if key != "_target_"}
+
+
 def _is_by_code(keyword: inspect.Parameter) -> bool:
     """A keyword without a default follows from other parts (shapes, frame_shape, ...): a recipe cannot set it."""
     return keyword.default is keyword.empty or keyword.name in BY_CODE

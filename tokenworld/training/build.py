@@ -7,6 +7,8 @@ import random
 import shutil
 import tempfile
 import weakref
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from tokenworld import distributed, origins
 from tokenworld.config import compose, env_section, schema, targets, values
 from tokenworld.config import saved as saved_config
+from tokenworld.config.saved import RunSpec
 from tokenworld.data import collection
 from tokenworld.data.episodes import check_trainable, load_episodes, make_meta, read_meta
 from tokenworld.data.meta import meanings_of
@@ -23,23 +26,26 @@ from tokenworld.errors import UserError
 from tokenworld.kernels.memory import keep_freed_memory
 from tokenworld.log import Log
 from tokenworld.sinks import opening as sinks
-from tokenworld.training import loop, restore, settings
+from tokenworld.training import restore, settings
 from tokenworld.training.restore import Saved
-from tokenworld.training.run import Run
+from tokenworld.training.run import Phase, Run
 from tokenworld.world_model import WorldModel
 
-MODEL_SECTIONS = ("tokenizer", "backbone", "decoding", "action", "reward", "termination")
+LOADED_SECTIONS = {
+    "load.tokenizer": ("tokenizer",),
+    "load.world_model": ("tokenizer", "backbone", "decoding", "action", "reward", "termination"),
+}
 
 
 def temporary_run(*words: str) -> Run:
-    """A run to look at while it learns, in a folder that goes with it, without evaluation: `run.loop()` trains it.
+    """A run to look at while it learns, in a folder that goes with it, without evaluation: `run_training(run)` trains it.
 
     `words` are those of the command line: `temporary_run("recipe=quickstart", "overlay=minute", "device=cpu")`.
     """
-    cfg, cli = compose.compose(list(words))
-    schema.check(cfg)
+    spec = compose.compose(list(words))
+    schema.check(spec.cfg)
     out = tempfile.mkdtemp(prefix="tokenworld-")
-    run = built(Path(out), cfg, cli, tuple(name for name in schema.PHASES if name != "evaluate"), log=Log(None))
+    run = built(Path(out), spec, [name for name in schema.PHASES if name != "evaluate"], log=Log(None))
     weakref.finalize(run, shutil.rmtree, out, ignore_errors=True)
     return run
 
@@ -56,19 +62,20 @@ def open_log(out: Path, wall: float = 0.0) -> Log:
 
 
 def built(
-    out: Path, cfg: dict, cli: dict, phases: tuple[str, ...], log: Log | None = None, saved: Saved | None = None
+    out: Path, spec: RunSpec, phases: Sequence[str] | None = None, log: Log | None = None, saved: Saved | None = None
 ) -> Run:
-    """The parts of a run, untrained or with what load.* names, and with the episodes of `data`. saved: whose weights the run
-    will have, which are compared with its parts before these are built."""
-    seed = cli.get("seed", 0) % 2**48  # any whole number is a seed; what is derived from it stays within 64 bits
+    """The parts of a run, untrained or with what load.* names, and with the episodes of `data`. phases: those of an epoch, if
+    not the run's own. saved: whose weights the run will have, which are compared with its parts before these are built."""
+    cfg, phases = spec.cfg, spec.phases if phases is None else phases
+    seed = (spec.seed or 0) % 2**48  # any whole number is a seed; what is derived from it stays within 64 bits
     if saved is None:
         sinks.check(cfg["train"]["loop"].get("sinks"))
     settings.check_settings(cfg["train"])
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    device, shard = device_of(cli.get("device", "auto")), cfg["train"]["loop"].get("shard", False)
-    if shard and cli.get("phase") != "dynamics":
+    device, shard = device_of(spec.device or "auto"), cfg["train"]["loop"].get("shard", False)
+    if shard and spec.phase != "dynamics":
         raise UserError("train.loop.shard keeps a part of the dynamics in each process, and a policy needs it whole: use"
                         " `tokenworld train dynamics`, then `tokenworld train policy load.world_model=RUN` without it")
     if shard and distributed.world() > 1 and cfg["train"]["dynamics"].get("optimizer"):
@@ -79,7 +86,7 @@ def built(
     frame, actions = tuple(env.single_observation_space.shape), int(env.single_action_space.n)
     meta = meta_of(cfg, env, seed)
     env.close()
-    loaded = restore.loaded(cfg, cli, frame, actions) if saved is None else {}
+    loaded = restore.loaded(spec, frame, actions) if saved is None else {}
     if saved is not None:
         saved.check_sizes(cfg, frame, actions)
     world_model = WorldModel.from_config(cfg, frame=frame, actions=actions)
@@ -91,12 +98,6 @@ def built(
         policy = schema.build(section, shapes=shapes) if saved is None else saved.build_policy(cfg, shapes)
     for key, found in loaded.items():
         (found.put_tokenizer if key == "load.tokenizer" else found.put)(world_model)
-    bound = {}
-    for name in phases:
-        section = {key: value for key, value in cfg["train"][name].items() if key != "_target_"}
-        if "phase" in cli and name == cli["phase"]:
-            section |= {"start": 0, "stop": None} if name != "policy" else {"start": 0}
-        bound[name] = functools.partial(targets.resolve(cfg["train"][name]["_target_"]), **section)
     run = Run(
         out=out,
         seed=seed,
@@ -104,24 +105,33 @@ def built(
         world_model=world_model.eval(),
         policy=policy.to(device).eval() if policy is not None else None,
         make_env=make_env,
-        phases=bound,
+        phases={name: phase_of(spec, name) for name in phases},
         log=open_log(out) if log is None else log,
         meta=meta,
-        precision=cli.get("precision", "fp32"),
+        precision=spec.precision or "fp32",
+        config=cfg | {"recipe": spec.recipe},
     )
     world_model.tokenizer.to(device)
     if not shard or distributed.world() == 1:  # else it need not fit
         world_model.to(device)
-    section = {key: value for key, value in cfg["train"]["loop"].items() if key != "_target_"}
-    run.config, run.loop = cfg | {"recipe": cli["recipe"]}, functools.partial(loop.run_epochs, run, **section)
     for key in loaded:
         run.count["tokenizer"] = 1  # trained elsewhere: prepared, and its codes are version 1
         run.count["dynamics"] += key == "load.world_model"
-    if "data" in cli:
-        counts = read_data(run, cli["data"])
+    if spec.data is not None:
+        counts = read_data(run, spec.data)
         if saved is None:
-            check_trainable(cli["data"], counts, collects="collect" in phases)
+            check_trainable(spec.data, counts, collects="collect" in phases)
     return run
+
+
+def phase_of(spec: RunSpec, name: str) -> Phase:
+    """A phase as the run has it: the only one that is trained begins at once and does not stop before the run."""
+    section = spec.train[name]
+    phase = Phase(name, targets.resolve(section["_target_"]), schema.settings_of(section))
+    if name != spec.phase:
+        return phase
+    return replace(phase, settings=phase.settings | {key: value for key, value in {"start": 0, "stop": None}.items()
+                                                     if key in phase.settings})  # fmt: skip
 
 
 def env_of(cfg: dict, num_envs: int, **changes):
@@ -163,33 +173,37 @@ def read_replay(run: Run, folder: Path) -> None:
             run.log.say(f"skipped: {error}")
 
 
-def with_loaded_sections(cfg: dict, cli: dict) -> tuple[dict, dict]:
+def with_loaded_sections(spec: RunSpec) -> RunSpec:
     """What is loaded brings its own architecture, and its environment and episodes unless others are given; episodes bring
     their environment; the rest is the recipe's. A setting of the user's that this would replace is refused."""
-    asked = values.flatten(cfg)
-    if "load.tokenizer" in cli and "load.world_model" in cli:
+    cfg, data = spec.cfg, spec.data
+    if len(spec.loads) > 1:
         raise UserError("load.world_model brings its own tokenizer: leave out load.tokenizer")
     meta = None
-    if "data" in cli:
-        meta = read_meta(cli["data"])
-        origins.check({"env": {"id": meta["env_id"], **meta["preprocessing"]}}, f"{cli['data']}/meta.json")
-    for key, sections in (("load.tokenizer", ("tokenizer",)), ("load.world_model", MODEL_SECTIONS)):
-        if key in cli:
-            theirs, their_cli = saved_config.load(cli[key])
-            schema.check(theirs)
-            cfg = cfg | {name: theirs[name] for name in sections}
-            cfg = _with_their_env(cfg, theirs, cli.get("given", []), meta)
-            if "data" not in cli and cfg["env"]["id"] == theirs["env"]["id"]:
-                cli = _with_their_data(cli, key, their_cli)
-    if meta is not None and (meta["env_id"] != cfg["env"]["id"] or not {"load.tokenizer", "load.world_model"} & set(cli)):
+    if data is not None:
+        meta = read_meta(data)
+        origins.check({"env": {"id": meta["env_id"], **meta["preprocessing"]}}, f"{data}/meta.json")
+    for key, folder in spec.loads.items():
+        theirs = saved_config.load(folder)
+        schema.check(theirs.cfg)
+        cfg = cfg | {name: theirs.parts[name] for name in LOADED_SECTIONS[key]}
+        cfg = _with_their_env(cfg, theirs.cfg, spec.given, meta)
+        if data is None and cfg["env"]["id"] == theirs.parts["env"]["id"]:
+            data = _their_data(key, folder, theirs)
+    if meta is not None and (meta["env_id"] != cfg["env"]["id"] or not spec.loads):
         cfg = env_section.of_data(cfg, meta)
-    _refuse_contradictions(asked, values.flatten(cfg), cli)
+    _refuse_contradictions(spec, cfg, data)
     # a run can be opened from any folder
-    folders = {key: str(Path(cli[key]).resolve()) for key in ("data", "load.tokenizer", "load.world_model") if key in cli}
-    return cfg, cli | {key: folder for key, folder in folders.items() if Path(folder).exists()}
+    loads = {key.replace(".", "_"): _absolute(folder) for key, folder in spec.loads.items()}
+    return replace(spec.with_cfg(cfg), data=data and _absolute(data), **loads)
 
 
-def _with_their_env(cfg: dict, theirs: dict, given: list[str], meta: dict | None) -> dict:
+def _absolute(folder: str) -> str:
+    path = Path(folder).resolve()
+    return str(path) if path.exists() else folder
+
+
+def _with_their_env(cfg: dict, theirs: dict, given: Sequence[str], meta: dict | None) -> dict:
     """The environment that a loaded part was trained in, with the user's changes to it; unless other episodes are given."""
     if meta is not None and meta["env_id"] != theirs["env"]["id"]:
         return cfg
@@ -199,22 +213,25 @@ def _with_their_env(cfg: dict, theirs: dict, given: list[str], meta: dict | None
     return env_section.choose(cfg, theirs["env"]["_target_"], given)
 
 
-def _with_their_data(cli: dict, key: str, their_cli: dict) -> dict:
-    """The episodes that a loaded part learned from. Raises UserError if they were moved."""
-    if "data" in their_cli:
-        if not Path(their_cli["data"]).is_dir():
-            raise UserError(f"{key}={cli[key]} learned from {their_cli['data']}, which is not there now: add data=DIR")
-        return {"data": their_cli["data"]} | cli
-    replay = Path(cli[key]) / "replay"
-    return {"data": str(replay)} | cli if replay.is_dir() else cli
+def _their_data(key: str, folder: str, theirs: RunSpec) -> str | None:
+    """The episodes that a loaded part learned from, if there are any. Raises UserError if they were moved."""
+    if theirs.data is not None:
+        if not Path(theirs.data).is_dir():
+            raise UserError(f"{key}={folder} learned from {theirs.data}, which is not there now: add data=DIR")
+        return theirs.data
+    replay = Path(folder) / "replay"
+    return str(replay) if replay.is_dir() else None
 
 
-def _refuse_contradictions(asked: dict, loaded: dict, cli: dict) -> None:
-    for key in cli.get("given", []):
+def _refuse_contradictions(spec: RunSpec, cfg: dict, data: str | None) -> None:
+    """Refuse settings that the user gave and that the recipe `cfg`, with what is loaded, has otherwise."""
+    asked, loaded = values.flatten(spec.cfg), values.flatten(cfg)
+    for key in spec.given:
         if asked.get(key) != loaded.get(key):
-            source = next(name for name in ("load.world_model", "load.tokenizer", "data") if name in cli)
+            sources = spec.loads | ({"data": data} if data is not None else {})
+            source = next(name for name in ("load.world_model", "load.tokenizer", "data") if name in sources)
             raise UserError(
-                f"{key}={asked.get(key)} contradicts {source}={cli[source]}, which has {loaded.get(key)}: leave out {key}"
+                f"{key}={asked.get(key)} contradicts {source}={sources[source]}, which has {loaded.get(key)}: leave out {key}"
             )
 
 

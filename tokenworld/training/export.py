@@ -16,7 +16,7 @@ STARTS = 64  # real moments that an exported model brings along
 
 def write_model(out: str, folder: Path, keys: dict) -> str:
     """Write a run's model with its figures and some real moments to begin dreams at; what it is, in words."""
-    run, cfg, _ = opened(out, {"device": "cpu"} | {key: keys[key] for key in ("device", "data") if key in keys})
+    run = opened(out, {"device": "cpu"} | {key: keys[key] for key in ("device", "data") if key in keys})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to export: expected a run of `train` or `train dynamics`")
     model, policy = run.world_model, run.policy if run.count["policy"] else None
@@ -30,12 +30,12 @@ def write_model(out: str, folder: Path, keys: dict) -> str:
             run.log.say(f"{error}; the model goes without these figures")
     model.config |= {
         "action_meanings": run.meta["action_meanings"],
-        "score_env": cfg["train"]["evaluate"].get("env") or {},
-        "training": cfg["train"],
+        "score_env": run.config["train"]["evaluate"].get("env") or {},
+        "training": run.config["train"],
         "figures": figures,
     }
     replay, starts = run.held_out if run.held_out.rows else run.replay, None
     if replay.rows:
         starts = replay.sample(STARTS, model.backbone.context, np.random.default_rng(run.seed), ends="acted")[0]
     model.save_pretrained(folder, policy=policy, starts=starts)
-    return f"world model{' and policy' if policy is not None else ''} of {cfg['env']['id']}"
+    return f"world model{' and policy' if policy is not None else ''} of {run.config['env']['id']}"

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from tokenworld import distributed, files, origins
 from tokenworld.config import saved
+from tokenworld.config.saved import RunSpec
 from tokenworld.errors import UserError
 from tokenworld.storage import checkpoint
 
@@ -23,16 +24,16 @@ WORK = ("replay", "metrics.jsonl", "checkpoint", "checkpoint.new", "checkpoint.o
 
 
 @contextlib.contextmanager
-def claimed(cfg: dict, cli: dict) -> Iterator[Path]:
+def claimed(spec: RunSpec) -> Iterator[Path]:
     """The locked folder of a training: `out`, or a new one under runs/. Raises UserError for a folder that holds anything else
     than a run of the same config."""
-    if distributed.world() > 1 and "out" not in cli:
+    if distributed.world() > 1 and spec.out is None:
         raise UserError("training on several processes needs a folder that a restart finds again, got no out: add out=DIR")
-    with _named(cli) as out, locked(out):
+    with _named(spec) as out, locked(out):
         there = saved.load(out) if (out / "config.yaml").is_file() else None
-        same = files.is_empty(out) or there == (cfg, cli)
+        same = files.is_empty(out) or there == spec
         if not distributed.agreed(same):
-            trust = f" {origins.FLAG}" if there and any(origins.names(there[0])) else ""
+            trust = f" {origins.FLAG}" if there and any(origins.names(there.cfg)) else ""
             resume = f", or resume that run by tokenworld train --resume {shlex.quote(str(out))}{trust}" if there else ""
             raise UserError(f"{out} exists and is not this run, nothing is overwritten: choose another out=DIR{resume}")
         yield out
@@ -58,12 +59,12 @@ def locked(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _named(cli: dict) -> Iterator[Path]:
+def _named(spec: RunSpec) -> Iterator[Path]:
     """`out`, or a new folder that no other process has, though two may start in the same second; removed if it stays empty."""
-    if cli.get("out"):
-        yield Path(cli["out"])
+    if spec.out:
+        yield Path(spec.out)
         return
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(cli['recipe']).stem}-{cli.get('seed', 0)}"
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}-{Path(spec.recipe).stem}-{spec.seed or 0}"
     for number in itertools.count(1):
         out = Path("runs") / (name if number == 1 else f"{name}-{number}")
         try:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tokenworld import forms
 from tokenworld.config import saved as saved_config
 from tokenworld.config import schema
+from tokenworld.config.saved import RunSpec
 from tokenworld.data.replay import UNCODED
 from tokenworld.errors import UserError
 from tokenworld.forms import flag, listed, mapped, maybe, number, plain, positive, record, tensor, whole
@@ -153,13 +154,13 @@ def load(out: Path | str) -> Saved:
     return Saved(_stored(tensors, source), policy, state, shards)
 
 
-def loaded(cfg: dict, cli: dict, frame: tuple[int, ...], actions: int) -> dict[str, Saved]:
+def loaded(spec: RunSpec, frame: tuple[int, ...], actions: int) -> dict[str, Saved]:
     """What load.* names, which must be trained and of the sizes that the config says. Raises UserError."""
-    found = {key: load(cli[key]) for key in ("load.tokenizer", "load.world_model") if key in cli}
+    cfg, found = spec.cfg, {key: load(folder) for key, folder in spec.loads.items()}
     for key, saved in found.items():
         part = "tokenizer" if key == "load.tokenizer" else "dynamics"
         if saved.state["count"][part] == 0:
-            raise UserError(f"{key}={cli[key]} has an untrained {part}: expected the out= of `train {part}`")
+            raise UserError(f"{key}={spec.loads[key]} has an untrained {part}: expected the out= of `train {part}`")
         try:
             if part == "dynamics":
                 saved.check_sizes(cfg, frame, actions)
@@ -167,12 +168,12 @@ def loaded(cfg: dict, cli: dict, frame: tuple[int, ...], actions: int) -> dict[s
                 section = cfg["tokenizer"]
                 saved.tokenizer().outline(lambda section=section: schema.build(section, frame_shape=frame), [section])
         except UserError as error:
-            source, here = saved_config.load(cli[key])[0]["env"]["id"], cfg["env"]["id"]
+            source, here = saved_config.load(spec.loads[key]).parts["env"]["id"], cfg["env"]["id"]
             if source == here:
                 raise
             reason = str(error).removesuffix(f": {MISMATCH}")
-            raise UserError(f"{key}={cli[key]} was trained on {source} and does not fit {here}, which has frames {frame} and"
-                            f" {actions} actions ({reason}): train a new one") from None  # fmt: skip
+            raise UserError(f"{key}={spec.loads[key]} was trained on {source} and does not fit {here}, which has frames {frame}"
+                            f" and {actions} actions ({reason}): train a new one") from None  # fmt: skip
     return found
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
+from dataclasses import replace
 from pathlib import Path
 
 from tokenworld import distributed
 from tokenworld.config import saved as saved_config
 from tokenworld.config import schema
+from tokenworld.config.saved import RunSpec
 from tokenworld.data.episodes import EpisodeWriter, read_episodes
 from tokenworld.errors import UserError
 from tokenworld.log import Log
@@ -22,44 +23,49 @@ from tokenworld.training.run import Run
 from tokenworld.world_model import WorldModel
 
 
-def new_run(cfg: dict, cli: dict, phases: tuple[str, ...], out: Path | None = None) -> Run:
-    """A run in the folder `out`, which is empty or holds a run of the same config: that one is resumed. None: as `cli` says."""
-    device_of(cli.get("device", "auto"))
-    out = Path(cli["out"]) if out is None else out
+def new_run(spec: RunSpec, out: Path | None = None) -> Run:
+    """A run in the folder `out`, which is empty or holds a run of the same config: that one is resumed. None: the spec's."""
+    device_of(spec.device or "auto")
+    out = Path(spec.out) if out is None else out
     if distributed.agreed((out / "config.yaml").is_file()):
-        return resumed(out, cfg, cli, phases)
+        return resumed(out, spec)
     with folders.emptied_on_error(out):
         if distributed.rank() == 0:
-            saved_config.save(out / "config.yaml", cfg, cli)  # first: a run killed from here on can be resumed
-        run = built(out, cfg, cli, phases)
-        if "collect" in phases:
+            saved_config.save(out / "config.yaml", spec)  # first: a run killed from here on can be resumed
+        run = built(out, spec)
+        if "collect" in run.phases:
             run.writer = EpisodeWriter(replay_folder(out), run.meta)
-        warn_of_costs(run, cfg["train"])
+        warn_of_costs(run, spec.train)
     return run
 
 
-def opened(out: str, keys: dict) -> tuple[Run, dict, dict]:
+def opened(out: str, keys: dict) -> Run:
     """A finished or stopped run, or an exported model, to look at: weights, counters and, of a run, held-out episodes.
     Nothing is written to its folder. Its own device, where it is not here, and its episodes, where they were moved, are done
     without; the log says so."""
     if model_folder.is_model(out):
         return _opened_model(Path(out), keys)
-    cfg, cli = saved_config.load(out)
-    schema.check(cfg)
+    spec = saved_config.load(out)
+    schema.check(spec.cfg)
     saved, log = restore.load(out), Log(None)
-    if "device" not in keys and not is_here(cli.get("device", "auto")):
-        log.say(f"{out} was trained with device={cli.pop('device')}, which is not here: using {device_of('auto')}")
-    if "data" not in keys and not Path(cli.get("data", ".")).is_dir():
-        log.say(f"{out} learned from {cli.pop('data')}, which is not there now: if its episodes are needed, add data=DIR")
-    cli = cli | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
-    phases = (cli["phase"], "evaluate") if "phase" in cli else schema.PHASES
-    run = built(Path(out), cfg, cli, phases, log=log, saved=saved)
+    if "device" not in keys and not is_here(spec.device or "auto"):
+        log.say(f"{out} was trained with device={spec.device}, which is not here: using {device_of('auto')}")
+        spec = replace(spec, device=None)
+    if "data" not in keys and spec.data is not None and not Path(spec.data).is_dir():
+        log.say(f"{out} learned from {spec.data}, which is not there now: if its episodes are needed, add data=DIR")
+        spec = replace(spec, data=None)
+    run = built(Path(out), replace(spec, **_of_run(keys)), log=log, saved=saved)
     restore.put_run(run, saved)
     read_replay(run, Path(out) / "replay")
-    return run, cfg, cli
+    return run
 
 
-def _opened_model(folder: Path, keys: dict) -> tuple[Run, dict, dict]:
+def _of_run(keys: dict) -> dict[str, str]:
+    """The keys of a command that change how a run is opened."""
+    return {key: keys[key] for key in ("device", "precision", "data") if key in keys}
+
+
+def _opened_model(folder: Path, keys: dict) -> Run:
     """An exported model as a run without episodes."""
     world_model = WorldModel.from_pretrained(folder)  # all that can be wrong with it is said here
     told = world_model.config
@@ -71,33 +77,33 @@ def _opened_model(folder: Path, keys: dict) -> tuple[Run, dict, dict]:
         schema.check_section(cfg, f"train.{phase}")
     # what it is scored in was checked when it was loaded; the training's own words for it were not
     cfg["train"] = cfg["train"] | {"evaluate": cfg["train"]["evaluate"] | {"env": told.get("score_env") or {}}}
-    cli = {"recipe": folder.name} | {key: keys[key] for key in ("device", "precision", "data") if key in keys}
     policy = model_folder.stored(folder / "policy.safetensors", "policy") if "policy" in cfg else None
     saved = Saved(model_folder.stored(folder / "model.safetensors"), policy)
-    run = built(folder, cfg, {key: value for key, value in cli.items() if key != "data"}, phases, log=Log(None), saved=saved)
+    spec = replace(RunSpec.of(cfg, {"recipe": folder.name}), **_of_run(keys) | {"data": None})
+    run = built(folder, spec, phases, log=Log(None), saved=saved)
     saved.put(run.world_model, run.policy)
     figures = told.get("figures") or {}
     run.count |= {"tokenizer": 1, "dynamics": 1, "policy": int(run.policy is not None)}
     run.count["env_steps"] = figures.get("env_steps") or 0
     run.results = {"eval": figures["score"]} if figures.get("score") else {}
-    if "data" in cli:
-        read_data(run, cli["data"])
-    return run, cfg, cli
+    if "data" in keys:
+        read_data(run, keys["data"])
+    return run
 
 
-def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
+def resumed(out: Path, spec: RunSpec) -> Run:
     """A run as its last checkpoint has it. With as many ranks as wrote it, it goes on bit for bit (on a CPU); with another
     number the episodes on disk are redistributed, games in progress are lost, and each rank draws from a new seed."""
-    if "data" in cli and not Path(cli["data"]).is_dir():
-        raise UserError(f"{out} learns from episodes in {cli['data']}, which is not there now: tell where they are,"
+    if spec.data is not None and not Path(spec.data).is_dir():
+        raise UserError(f"{out} learns from episodes in {spec.data}, which is not there now: tell where they are,"
                         f" tokenworld train --resume {out} data=DIR")  # fmt: skip
-    device_of(cli.get("device", "auto"), f"add device=cpu: tokenworld train --resume {out} device=cpu")
+    device_of(spec.device or "auto", f"add device=cpu: tokenworld train --resume {out} device=cpu")
     if not distributed.agreed(checkpoint.exists(out / "checkpoint")):
-        return _started_over(out, cfg, cli, phases)
-    sinks.check(cfg["train"]["loop"].get("sinks"))
+        return _started_over(out, spec)
+    sinks.check(spec.train["loop"].get("sinks"))
     saved = restore.load(out)
     state, where = saved.state, out / "checkpoint" / checkpoint.STATE
-    run = built(out, cfg, cli, phases, log=open_log(out, wall=state["wall"]), saved=saved)
+    run = built(out, spec, log=open_log(out, wall=state["wall"]), saved=saved)
     restore.put_run(run, saved)
     restore.put_optimizers(run, saved)
     restore.check_ranks(run, state["ranks"], where)
@@ -114,21 +120,21 @@ def resumed(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
     return run
 
 
-def _started_over(out: Path, cfg: dict, cli: dict, phases: tuple[str, ...]) -> Run:
+def _started_over(out: Path, spec: RunSpec) -> Run:
     """A run that was killed before its first checkpoint, from its start in the same folder."""
     aside, refused = None, None
     if distributed.rank() == 0:
         try:
-            aside = folders.start_over(out, cfg["train"]["loop"].get("checkpoint_every", 1))
+            aside = folders.start_over(out, spec.train["loop"].get("checkpoint_every", 1))
         except UserError as error:
             refused = str(error)
     refused = distributed.agreed(refused)
     if refused:
         raise UserError(refused)
-    run = built(out, cfg, cli, phases)
+    run = built(out, spec)
     if aside is not None:
         run.log.say(f"{out} had no checkpoint yet and starts over; what it had written is kept in {aside}")
-    if "collect" in phases:
+    if "collect" in run.phases:
         run.writer = EpisodeWriter(replay_folder(out), run.meta)
     return run
 
@@ -160,9 +166,8 @@ def _restore_rank(run: Run, own: dict) -> None:
     games = restore.collector_state(own)
     if games is not None and "collect" in run.phases:
         run.play_seed = games["seed"]
-        keywords = run.phases["collect"].keywords
-        defaults = inspect.signature(run.phases["collect"].func).parameters
-        collect.ensure_collector(run, **{k: keywords.get(k, defaults[k].default) for k in ("envs", "held_out")})
+        settings = run.phases["collect"].settings
+        collect.ensure_collector(run, envs=settings["envs"], held_out=settings["held_out"])
         if dropped := run.collector.load_state_dict(games):
             run.log.say(dropped)
     if not run.spread:

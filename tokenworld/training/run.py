@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from tokenworld import distributed, optim
+from tokenworld.config import schema, targets
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode, EpisodeWriter
 from tokenworld.data.replay import Replay
@@ -18,6 +19,19 @@ from tokenworld.interfaces import Codes, Steps
 from tokenworld.log import Log
 from tokenworld.storage import checkpoint, shards
 from tokenworld.world_model import WorldModel
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A phase of training with all of its settings: `phase(run, is_last, **changes)` runs it, with some of them changed."""
+
+    name: str
+    function: Callable[..., None]  # (run, is_last, **settings)
+    settings: dict[str, Any]
+
+    def __call__(self, run: Run, is_last: bool = False, **changes: Any) -> None:
+        self.function(run, is_last, **self.settings | changes)
+
 
 COUNTED = ("env_steps", "imagined_steps", "tokenizer", "dynamics", "policy")  # the last three are optimiser steps
 
@@ -32,7 +46,7 @@ class Run:
     world_model: WorldModel
     policy: Any
     make_env: Callable[..., Any]  # num_envs, changes to the recipe's env -> VectorEnv
-    phases: dict[str, Callable]  # name -> phase with its settings bound: phase(run)
+    phases: dict[str, Phase]  # by name, in the order of an epoch
     log: Log
     meta: dict  # what the episodes' folder says of itself
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -46,7 +60,6 @@ class Run:
     seconds: dict[str, float] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)  # the newest evaluation, by part
     config: dict = field(default_factory=dict)  # the recipe, as it goes into the summary
-    loop: Callable[[], None] | None = None  # the loop with its settings bound
     curve: list[list[float]] = field(default_factory=list)  # [env_steps, return_mean, low, high] of each evaluation
     learnt_rows: int = 0  # rows that the model-free control has learnt from
     resume_keys: dict[str, str] = field(default_factory=dict)  # what a resume of this run has to be told again
@@ -99,7 +112,7 @@ class Run:
     def optimizer(self, name: str, module, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
         """The optimizer of this name, made at the first call: with the settings `optimizer` of the phase of this name."""
         if name not in self.optimizers:
-            settings = getattr(self.phases.get(name), "keywords", {}).get("optimizer") or {}
+            settings = self.phases[name].settings.get("optimizer") or {} if name in self.phases else {}
             self.optimizers[name] = optim.make(module, lr=lr, weight_decay=weight_decay, **settings)
         return self.optimizers[name]
 
@@ -175,6 +188,12 @@ class Run:
 
     def _in_parts(self, name: str) -> bool:
         return self.sharded and name == "dynamics"
+
+
+def run_training(run: Run) -> None:
+    """Train a run to its end, by the loop that its recipe names (`train.loop._target_`)."""
+    section = run.config["train"]["loop"]
+    targets.resolve(section["_target_"])(run, **schema.settings_of(section))
 
 
 def tensors(state: dict[str, Any]) -> dict[str, Any]:

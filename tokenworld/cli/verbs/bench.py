@@ -10,6 +10,7 @@ from typing import Any
 
 from tokenworld import files
 from tokenworld.cli.arguments import SETTINGS, Help, Key, recipe_of, shared
+from tokenworld.config.saved import RunSpec
 from tokenworld.errors import UserError
 
 HELP = Help(
@@ -43,15 +44,14 @@ def parse(words: list[str]) -> Callable[[], Any]:
         del words[at : at + 2]
     if not words or "=" in words[0]:
         raise UserError("bench needs to know what to time: write for example tokenworld bench imagine recipe=iris")
-    cfg, cli, own = recipe_of("bench", words[1:], KEYS)
-    return lambda: run(words[0], cfg, cli, json_file=json_file, **own)
+    spec, own = recipe_of("bench", words[1:], KEYS)
+    return lambda: run(words[0], spec, json_file=json_file, **own)
 
 
-def run(what: str, cfg: dict, cli: dict, repeats: int = 5, json_file: str | None = None) -> dict[str, Any]:
+def run(what: str, spec: RunSpec, repeats: int = 5, json_file: str | None = None) -> dict[str, Any]:
     """How fast a recipe runs on this machine, and how far from the best this machine could do. json_file: "-" is stdout, where
     the figures then take the place of the table."""
     from tokenworld.bench import rows
-    from tokenworld.config import schema
     from tokenworld.log import Log
     from tokenworld.training.build import built
 
@@ -60,7 +60,7 @@ def run(what: str, cfg: dict, cli: dict, repeats: int = 5, json_file: str | None
         files.check_replaceable(json_file)
         json_file = files.followed(json_file)
     with tempfile.TemporaryDirectory() as folder:
-        run = built(Path(folder), cfg, cli, schema.PHASES, log=Log(None))
+        run = built(Path(folder), spec, log=Log(None))
         run.phases["collect"](run, False, steps=rows.REAL_STEPS, first_steps=rows.REAL_STEPS, random=True)
         run.collector.cut()
         result = rows.bench(what, run, repeats)

@@ -12,6 +12,7 @@ from tokenworld.cli.arguments import SETTINGS, Help, Key, recipe_of, shared
 from tokenworld.errors import UserError
 
 if TYPE_CHECKING:
+    from tokenworld.config.saved import RunSpec
     from tokenworld.data import collection
     from tokenworld.log import Log
 
@@ -33,11 +34,11 @@ KEYS = shared(
 
 
 def parse(words: list[str]) -> Callable[[], Any]:
-    cfg, cli, own = recipe_of("collect", words, KEYS)
-    return lambda: run(cfg, cli, **own)
+    spec, own = recipe_of("collect", words, KEYS)
+    return lambda: run(spec, **own)
 
 
-def run(cfg: dict, cli: dict, steps: int = 5000) -> dict[str, Any]:
+def run(spec: RunSpec, steps: int = 5000) -> dict[str, Any]:
     """Random play into a folder of episodes: `steps` for training and a fifth as many (at least 1,000) from other seeds to
     test on. The same command continues a collection that was interrupted, and leaves a finished one as it is."""
     from tokenworld.config import values
@@ -45,20 +46,20 @@ def run(cfg: dict, cli: dict, steps: int = 5000) -> dict[str, Any]:
     from tokenworld.log import Log
     from tokenworld.training.build import env_of, meta_of
 
-    if "out" not in cli:
+    if spec.out is None:
         raise UserError("collect writes to a folder, got no out: add out=DIR, for example out=data/breakout")
-    out, seed = Path(cli["out"]), cli.get("seed", 0)
-    command = json.loads(json.dumps(values.flatten({"env": cfg["env"], "seed": seed, "steps": steps})))
+    out, seed = Path(spec.out), spec.seed or 0
+    command = json.loads(json.dumps(values.flatten({"env": spec.parts["env"], "seed": seed, "steps": steps})))
     log, plan = Log(None), collection.check_folder(out, command)
     if plan is not None and plan.finished is not None:
         return _collected_before(out, plan, log)
-    make_env = functools.partial(env_of, cfg)
+    make_env = functools.partial(env_of, spec.cfg)
     env = make_env(1)
-    meta = meta_of(cfg, env, seed)
+    meta = meta_of(spec.cfg, env, seed)
     env.close()
     wanted = {"train": steps, "test": max(1000, steps // 5)}
     held = collection.collect_episodes(out, make_env, meta, command, wanted, log)
-    log.say(f"collected {held['train']} training and {held['test']} test steps of {cfg['env']['id']}: {out}")
+    log.say(f"collected {held['train']} training and {held['test']} test steps of {spec.parts['env']['id']}: {out}")
     return wanted
 
 

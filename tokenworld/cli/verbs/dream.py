@@ -49,7 +49,7 @@ def run(out: str, keys: dict) -> Path:
     if path.suffix not in (".gif", ".png"):
         raise UserError(f"out must end in .gif or .png, got {path}: write for example out=dream.gif")
     files.check_replaceable(path)
-    run, _, _ = opened(out, keys)
+    run = opened(out, keys)
     held_out = run.held_out if run.held_out.rows else run.replay
     if not held_out.rows:
         raise UserError(f"{out} has no episodes to start a dream from: add data=DIR, a folder that `collect` wrote")

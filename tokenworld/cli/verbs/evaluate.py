@@ -88,13 +88,13 @@ def _measured(out: str, keys: dict, tier: str, only: list[str] | None, folder: P
     from tokenworld.evaluation.simulators.lookup import simulator_of
     from tokenworld.training.resume import opened
 
-    run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "data"})
+    run = opened(out, {key: value for key, value in keys.items() if key != "data"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to evaluate: expected a run of `train` or `train dynamics`")
     others = _policies(run, keys["policies"]) if "policies" in keys else {}
     simulator = None
     try:
-        simulator = simulator_of(cfg["env"]) if tier in "BC" else None
+        simulator = simulator_of(run.config["env"]) if tier in "BC" else None
     except UserError as error:
         if tier == "B":
             raise
@@ -114,7 +114,7 @@ def _policies(run: Run, folders: str) -> dict[str, Any]:
 
     found = {}
     for folder in folders.split(","):
-        other, *_ = opened(folder, {})
+        other = opened(folder, {})
         if not other.count["policy"]:
             raise UserError(f"policies={folder} has no trained policy: expected a run of `tokenworld train` or `train policy`")
         same = fingerprint(other.world_model.tokenizer) == fingerprint(run.world_model.tokenizer)

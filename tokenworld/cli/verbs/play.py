@@ -49,7 +49,7 @@ def run(out: str, keys: dict) -> None:
 
     port = keys.get("port", server.PORT)
     server.check(port)
-    run, cfg, _ = opened(out, {key: value for key, value in keys.items() if key != "port"})
+    run = opened(out, {key: value for key, value in keys.items() if key != "port"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to dream with: expected a run of `train` or `train dynamics`")
     A, C, saved = run.world_model.shapes.actions, run.world_model.shapes.frame[0], Path(out) / "checkpoint"
@@ -64,8 +64,8 @@ def run(out: str, keys: dict) -> None:
         actions,
         run.policy if run.count["policy"] else None,
         Planner(shapes=run.world_model.shapes, horizon=8, samples=32, iterations=2, elites=4).to(run.device),
-        expected_reward=cfg["train"]["policy"].get("expected_reward", False),
-        name=f"{cfg['env']['id']}, {out}",
+        expected_reward=run.config["train"]["policy"].get("expected_reward", False),
+        name=f"{run.config['env']['id']}, {out}",
         fps=fps,
         channels=channels,
     )

@@ -82,19 +82,19 @@ def run(out: str, keys: dict) -> dict[str, Any]:
     from tokenworld.scores import score
     from tokenworld.training.resume import opened
 
-    run, cfg, _ = opened(out, keys)
+    run = opened(out, keys)
     if "policy" in keys:  # a planner, which needs the dynamics and no training of its own
         if not run.count["dynamics"]:
             raise UserError(f"{out} has no trained dynamics to plan in: expected a run of `train` or `train dynamics`")
         run.policy = schema.build(keys["policy"], shapes=run.world_model.shapes).to(run.device)
     elif run.policy is None or run.count["policy"] == 0:
         raise UserError(f"{out} has no trained policy to score: expected a run of `tokenworld train` or `train policy`")
-    env = (cfg["train"]["evaluate"].get("env") or {}) | {"max_steps": 10_000}
+    env = (run.config["train"]["evaluate"].get("env") or {}) | {"max_steps": 10_000}
     result = score.score(run, episodes=keys.get("episodes", 100), seed=keys.get("seed", 0) + 20_000, env=env)
     low, high = result["return_ci95"]
     print(json.dumps(result))
     run.log.say(
-        f"{cfg['env']['id']}: return {result['return_mean']:.2f} [{low:.2f}, {high:.2f}] over {result['episodes']} episodes;"
-        f" random {result['random_return_mean']:.2f}"
+        f"{run.config['env']['id']}: return {result['return_mean']:.2f} [{low:.2f}, {high:.2f}] over"
+        f" {result['episodes']} episodes; random {result['random_return_mean']:.2f}"
     )
     return result

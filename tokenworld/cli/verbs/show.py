@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tokenworld.cli.arguments import SETTINGS, Help, Key, recipe_of, shared
+from tokenworld.config import saved
+from tokenworld.config.saved import RunSpec
 from tokenworld.errors import UserError
 
 HELP = Help(
@@ -26,27 +28,25 @@ KEYS = shared("recipe overlay") | {"against": Key(str, "NAME", "another recipe: 
 
 
 def parse(words: list[str]) -> Callable[[], Any]:
-    from tokenworld.config import saved
-
-    cfg, cli, own = recipe_of("show", [word for word in words if word != "--yaml"], KEYS)
+    spec, own = recipe_of("show", [word for word in words if word != "--yaml"], KEYS)
     against = own.get("against")
     if "--yaml" in words and against:
         raise UserError(f"--yaml prints one recipe, got against={against} too: leave one of them out")
     if "--yaml" in words:
-        return lambda: print(_yaml(cfg), end="")
+        return lambda: print(_yaml(spec.cfg), end="")
     if not against:
-        return lambda: run(cfg)
-    other, *_ = recipe_of("show", [f"recipe={against}"], KEYS)
-    return lambda: print(_table([("", cli["recipe"], against),
-                                 *((k, _word(a), _word(b)) for k, a, b in saved.difference(cfg, other))]))  # fmt: skip
+        return lambda: run(spec)
+    other, _ = recipe_of("show", [f"recipe={against}"], KEYS)
+    return lambda: print(_table([("", spec.recipe, against),
+                                 *((k, _word(a), _word(b)) for k, a, b in saved.difference(spec.cfg, other.cfg))]))  # fmt: skip
 
 
-def run(cfg: dict) -> None:
+def run(spec: RunSpec) -> None:
     """Print a recipe and what its parts cost."""
     from tokenworld.bench.costs import costs
 
-    print(_yaml(cfg))
-    print(_table(costs(cfg)))
+    print(_yaml(spec.cfg))
+    print(_table(costs(spec.cfg)))
 
 
 def _yaml(cfg: dict) -> str:

@@ -41,24 +41,22 @@ KEYS = (
 def parse(words: list[str]) -> Callable[[], Any]:
     from tokenworld import sweep
 
-    out, jobs, members = sweep.plan(words, lambda settings: recipe_of("train", settings, train.KEYS)[:2])
+    out, jobs, members = sweep.plan(words, lambda settings: recipe_of("train", settings, train.KEYS)[0])
     return lambda: run(out, members, jobs, words)
 
 
 def run(out: Path, members: list, jobs: int, words: list[str]) -> int:
     """Train every run of a grid, after each of its settings has been built once as a trial; the exit code."""
     from tokenworld import sweep  # needs POSIX, which the rest does not
-    from tokenworld.config import schema
     from tokenworld.log import Log
     from tokenworld.training.build import built, device_of, with_loaded_sections
 
     tried: list[dict] = []
     for i, member in enumerate(members):
-        cfg, cli = with_loaded_sections(member.cfg, member.cli)
-        members[i] = replace(member, cfg=cfg, cli=cli)
-        device_of(cli.get("device", "auto"))
-        if cfg not in tried:
-            tried.append(cfg)
-            keys = {key: value for key, value in cli.items() if key != "data"} | {"device": "cpu"}
-            built(member.out, cfg, keys, schema.PHASES, log=Log(None))
+        spec = with_loaded_sections(member.spec)
+        members[i] = replace(member, spec=spec)
+        device_of(spec.device or "auto")
+        if spec.cfg not in tried:
+            tried.append(spec.cfg)
+            built(member.out, replace(spec, data=None, device="cpu"), log=Log(None))
     return sweep.sweep(out, members, jobs, words)

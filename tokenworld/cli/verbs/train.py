@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenworld import files, signals
 from tokenworld.cli.arguments import SETTINGS, TRUST, Help, Key, near, recipe_of, run_of, shared, values_of
+from tokenworld.config.saved import RunSpec
 from tokenworld.errors import UserError
 
 if TYPE_CHECKING:
@@ -70,10 +72,10 @@ def parse(words: list[str]) -> Callable[[], Any]:
         if phase not in PHASES:
             raise UserError(f"there is no phase {phase!r} to train: {near(phase, PHASES)}expected {', '.join(PHASES)}, "
                             f"or none for the whole loop")  # fmt: skip
-    cfg, cli, _ = recipe_of("train", words, KEYS)
+    spec, _ = recipe_of("train", words, KEYS)
     if phase is not None:
-        return lambda: run_phase(phase, cfg, cli)
-    return lambda: run(cfg, cli)
+        return lambda: run_phase(phase, spec)
+    return lambda: run(spec)
 
 
 def _parse_resume(words: list[str]) -> Callable[[], Any]:
@@ -89,28 +91,26 @@ def _parse_resume(words: list[str]) -> Callable[[], Any]:
     return lambda: resume(folder, keys, changes)
 
 
-def run(cfg: dict, cli: dict) -> dict[str, Any]:
+def run(spec: RunSpec) -> dict[str, Any]:
     """The whole loop. With `data`, the replay starts from a folder of episodes."""
-    from tokenworld.config import schema
     from tokenworld.training.build import with_loaded_sections
 
-    cfg, cli = with_loaded_sections(cfg, cli)
-    return _begun(cfg, cli, schema.PHASES)
+    return _begun(with_loaded_sections(spec))
 
 
-def run_phase(phase: str, cfg: dict, cli: dict) -> dict[str, Any]:
+def run_phase(phase: str, spec: RunSpec) -> dict[str, Any]:
     """One phase alone, for all of the recipe's epochs, on episodes from disk."""
     from tokenworld.training.build import with_loaded_sections
 
-    cfg, cli = with_loaded_sections(cfg, cli)
-    if "data" not in cli:
+    spec = with_loaded_sections(spec)
+    if spec.data is None:
         raise UserError(f"train {phase} learns from episodes on disk, got no data: add data=DIR, a folder that `collect` wrote")
-    if phase == "dynamics" and not {"load.tokenizer", "load.world_model"} & set(cli):
+    if phase == "dynamics" and not spec.loads:
         raise UserError("train dynamics needs a trained tokenizer: add load.tokenizer=RUN, the out= of `train tokenizer`, or"
                         " load.world_model=RUN to continue a trained dynamics")  # fmt: skip
-    if phase == "policy" and "load.world_model" not in cli:
+    if phase == "policy" and spec.load_world_model is None:
         raise UserError("train policy needs a trained world model: add load.world_model=RUN, the out= of `train dynamics`")
-    return _begun(cfg, cli | {"phase": phase}, (phase, "evaluate"))
+    return _begun(replace(spec, phase=phase))
 
 
 def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -123,46 +123,46 @@ def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = 
     from tokenworld.training.resume import resumed
 
     keys, changes = keys or {}, changes or {}
-    cfg, cli = saved.load(out)
+    spec = saved.load(out)
     if "data" in keys:
-        cli["data"] = str(Path(keys["data"]).resolve())
+        spec = replace(spec, data=str(Path(keys["data"]).resolve()))
     if changes:
-        cfg = saved.with_settings(cfg, changes)
-        cli["given"] = sorted({*cli.get("given", []), *changes})
-    schema.check(cfg)
-    phases = (cli["phase"], "evaluate") if "phase" in cli else schema.PHASES
+        spec = spec.with_settings(changes)
+    schema.check(spec.cfg)
     device = {"device": keys["device"]} if "device" in keys else {}
+    here = replace(spec, **device)
     advice = f"add device=cpu: tokenworld train --resume {out} device=cpu"
-    device_of((cli | device).get("device", "auto"), advice)  # joins the other processes, if there are any
+    device_of(here.device or "auto", advice)  # joins the other processes, if there are any
     with folders.locked(Path(out)):
-        run = resumed(Path(out), cfg, cli | device, phases)
+        run = resumed(Path(out), here)
         run.resume_keys = device
-        epochs = cfg["train"]["loop"].get("epochs")
+        epochs = spec.train["loop"].get("epochs")
         if "train.loop.epochs" in changes and epochs < run.epoch:
             raise UserError(f"{out} has trained {run.epoch} epochs, got train.loop.epochs={epochs}: give at least {run.epoch}")
         if ("data" in keys or changes) and distributed.rank() == 0:
-            saved.save(Path(out) / "config.yaml", cfg, cli)
+            saved.save(Path(out) / "config.yaml", spec)
         return _fit(run)
 
 
-def _begun(cfg: dict, cli: dict, phases: tuple[str, ...]) -> dict[str, Any]:
+def _begun(spec: RunSpec) -> dict[str, Any]:
     """Train in the folder that the command line names, or in a new one."""
     from tokenworld.training import folders
     from tokenworld.training.build import device_of
     from tokenworld.training.resume import new_run
 
-    device_of(cli.get("device", "auto"))  # joins the other processes, if there are any
-    with folders.claimed(cfg, cli) as out:
-        return _fit(new_run(cfg, cli, phases, out))
+    device_of(spec.device or "auto")  # joins the other processes, if there are any
+    with folders.claimed(spec) as out:
+        return _fit(new_run(spec, out))
 
 
 def _fit(run: Run) -> dict[str, Any]:
     """Run the loop to its end, then write summary and pictures. Whatever ends it says how to resume."""
     from tokenworld import distributed, run_summary
     from tokenworld.training import loop
+    from tokenworld.training.run import run_training
 
     try:
-        run.loop()
+        run_training(run)
         result = run_summary.write_summary(run, run.config) if distributed.rank() == 0 else {}
     except KeyboardInterrupt:
         run.log.say(f"stopped after epoch {run.epoch}; resume with: {loop.resume_command(run)}")
