@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from tokenworld.cli import main as cli
+from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
 from tokenworld.evaluation.probes import branches, filmstrips
 from tokenworld.evaluation.report import compare
 from tokenworld.evaluation.simulators import replayed
+from tokenworld.evaluation.simulators.interface import Branchable
 from tokenworld.evaluation.simulators.lookup import simulator_of
 from tokenworld.evaluation.simulators.minatar import MinAtar
 from tokenworld.evaluation.statistics import divergences
@@ -183,7 +185,7 @@ def test_a_simulator_that_forgets_is_refused():
 
     with pytest.raises(UserError, match="cannot be branched"):
         Leaky(id="MinAtar/Breakout-v1", sticky=0.9)
-    with pytest.raises(UserError, match="expected env._target_ tokenworld.envs.atari.make"):
+    with pytest.raises(UserError, match="env._target_=tokenworld.envs.atari.make"):
         simulator_of({"_target_": "tokenworld.envs.gym.make", "id": "ALE/Pong-v5"})
 
 
@@ -272,6 +274,63 @@ def test_an_environment_is_branched_by_playing_it_again():
     seen = [simulator.step(0)[0].copy() for _ in range(3)]
     later = simulator.snapshot()  # holds the reseeding
     assert np.array_equal(simulator.restore(later), seen[-1])
+
+
+class Counting(Branchable):
+    """A simulator of Counter-v0 that its environment offers itself; what a plug-in has to write."""
+
+    exact, actions = True, 2
+
+    def __init__(self, *, id, limit=9, kwargs=None):
+        self.id, self.limit, self.state = id, (kwargs or {}).get("limit", limit), 0
+
+    def _obs(self):
+        return np.full((1, 4, 4), self.state, np.uint8)
+
+    def reset(self, seed=None):
+        self.state = 0
+        return self._obs()
+
+    def snapshot(self):
+        return self.state
+
+    def restore(self, x):
+        self.state = x
+        return self._obs()
+
+    def step(self, a):
+        self.state = min(self.state + a, self.limit)
+        return self._obs(), 0.0, False
+
+    def reseed(self, k):
+        pass
+
+    def branches(self, x, a):
+        return [(1.0, np.full((1, 4, 4), min(x + a, self.limit), np.uint8), 0.0, False)]
+
+    def state_hash(self):
+        return self.state
+
+
+class Counter(Roll):
+    metadata = {"simulator": Counting}
+
+    def __init__(self, limit=9, offers=Counting):
+        super().__init__()
+        self.metadata = {"simulator": offers}
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_an_environment_offers_its_own_simulator(processes):
+    gymnasium.register("Counter-v0", Counter, max_episode_steps=50)
+    env = {"_target_": "tokenworld.envs.gym.make", "id": "Counter-v0", "kwargs": {"limit": 5}}
+    make_checked(env | {"processes": processes}, 2).close()
+    simulator = simulator_of(env)
+    assert isinstance(simulator, Counting) and simulator.limit == 5
+    for offered, words in (("os.system", "expected a function, or the name of one"), (None, "offers no simulator"),
+                           ("tokenworld.evaluation.simulators.minatar.no_such", "which is not there")):  # fmt: skip
+        with pytest.raises(UserError, match=words):
+            simulator_of(env | {"kwargs": {"offers": offered}})
 
 
 def test_what_no_seed_repeats_cannot_be_played_again():

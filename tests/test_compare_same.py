@@ -34,11 +34,11 @@ def reports(request, tmp_path_factory) -> dict[str, Path]:
     """Evaluations of one model by the name of their settings."""
     folder = tmp_path_factory.mktemp("same")
     assert cli.main(["train", *GAMES[request.param], f"out={folder / 'run'}"]) == 0
-    run, cfg, _ = opened(str(folder / "run"), {})
+    run = opened(str(folder / "run"), {})
     torch.manual_seed(0)
     rouse(run.world_model.dynamics_modules(), 0.2)  # away from what is nearly uniform
     rouse(run.policy, 0.2)
-    simulator = simulator_of(cfg["env"])
+    simulator = simulator_of(run.config["env"])
     found = {"training": folder / "run" / "evaluation"}
     for name, settings in SETTINGS.items():
         found[name] = folder / name

@@ -383,8 +383,8 @@ def trained(tmp_path_factory):
 
 def test_a_trained_model_approaches_the_kernel_and_a_wrong_one_is_caught(trained, tmp_path):
     """Against the exact branches: a model that learnt is near the truth; the same one under swapped actions is named."""
-    run, cfg, _ = opened(str(trained), {"device": "cpu"})
-    simulator = simulator_of(cfg["env"])
+    run = opened(str(trained), {"device": "cpu"})
+    simulator = simulator_of(run.config["env"])
     metrics, pictures = tier_b(run.world_model, simulator, states=60, budget=120.0)
     right = {metric.id: metric for metric in metrics}
     remembered = dict(zip(pictures["memory"]["delay"], pictures["memory"]["accuracy"], strict=True))

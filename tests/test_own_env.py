@@ -8,6 +8,7 @@ import pytest
 import torch
 from own_env import DRAWN, PROCESSES, play, refusal, same
 
+from tokenworld import origins
 from tokenworld.cli.verbs import train as train_verb
 from tokenworld.config import compose, schema
 from tokenworld.envs import gym
@@ -174,6 +175,7 @@ def test_kwargs_that_cannot_be(kwargs, words):
 
 def test_a_simulator_takes_wrappers_and_kwargs():
     env = {"_target_": "tokenworld.envs.gym.make", "id": "CartPole-v1", "height": 16, "width": 24, **DRAWN}
+    origins.trust({"env": env})
     simulator = simulator_of(env)
     assert simulator.reset(0).shape == (3, 16, 24)
 

@@ -109,7 +109,11 @@ class AtariVector(VectorEnv):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         meanings = [action.name for action in games.ale.get_action_set()]
-        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "action_meanings": meanings}
+        self.metadata = {
+            "autoreset_mode": AutoresetMode.NEXT_STEP,
+            "action_meanings": meanings,
+            "simulator": "tokenworld.evaluation.simulators.atari.of_env",
+        }
         self._begin()
 
     def _begin(self) -> None:

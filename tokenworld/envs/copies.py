@@ -41,9 +41,9 @@ class Copies(VectorEnv):
             Finalize(self, _end, (self.workers, 1.0), exitpriority=100)
         for row in range(num_envs):
             self.workers.append(Remote(make, row, id) if processes else Local(make(row)))
-        offers = self._each([("offer", {})] * num_envs)
+        offers = self._each([("offer", {"with_code": not processes})] * num_envs)
         self.single_observation_space, self.single_action_space, metadata = offers[0]
-        self.metadata = {**(metadata or {}), "autoreset_mode": AutoresetMode.NEXT_STEP}
+        self.metadata = {**metadata, "autoreset_mode": AutoresetMode.NEXT_STEP}
         for row, (space, actions, _) in enumerate(offers):
             if (space.shape, space.dtype, actions) != (offers[0][0].shape, offers[0][0].dtype, offers[0][1]):
                 self.close()

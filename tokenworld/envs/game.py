@@ -65,9 +65,10 @@ class Game(gymnasium.Wrapper):
         obs, reward, terminated, truncated, info = result
         return self._frame(obs, "step()"), self._reward(reward), self._flag(terminated), self._flag(truncated), info
 
-    def offer(self) -> tuple:
-        """Observation space, action space and metadata."""
-        return self.observation_space, self.action_space, self.metadata
+    def offer(self, *, with_code: bool) -> tuple:
+        """Observation space, action space and metadata; with_code: also functions in them, which no pipe can carry."""
+        metadata = {key: value for key, value in (self.metadata or {}).items() if with_code or not callable(value)}
+        return self.observation_space, self.action_space, metadata
 
     def close(self) -> None:
         """A game that fails to close has no more to say."""

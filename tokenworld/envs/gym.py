@@ -56,7 +56,10 @@ def make(
     try_out(one)
     one.close()
     copies = Copies(partial(_build_game, build_one, id), num_envs, id=id, processes=processes)
-    return ImageVector(copies, height=height, width=width)
+    vector = ImageVector(copies, height=height, width=width)
+    if not id.startswith("ALE/"):  # the only chance of an Atari game is outside of its random stream
+        vector.metadata = {"simulator": "tokenworld.evaluation.simulators.replayed.of_env"} | vector.metadata
+    return vector
 
 
 def _build_game(build_one: partial, id: str, row: int) -> Game:

@@ -181,7 +181,11 @@ class KnownWorldVector(VectorEnv):
         self.single_action_space = Discrete(world.actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP, "action_meanings": MEANINGS}
+        self.metadata = {
+            "autoreset_mode": AutoresetMode.NEXT_STEP,
+            "action_meanings": MEANINGS,
+            "simulator": "tokenworld.evaluation.simulators.tabular.of_known_world",
+        }
         self._rng = np.random.default_rng()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):

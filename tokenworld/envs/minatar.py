@@ -78,6 +78,7 @@ class MinAtarVector(VectorEnv):
             "autoreset_mode": AutoresetMode.NEXT_STEP,
             "action_meanings": meanings,
             "channels": [name.replace("_", " ") for name in games[0].env.channels],  # what each of the C shows, in their order
+            "simulator": "tokenworld.evaluation.simulators.minatar.of_env",
             "play_fps": 4,  # steps per second at which a person can follow: a ball crosses the frame in six
         }
         self._frames = np.zeros((self.num_envs, H, W, C), bool)

@@ -213,3 +213,8 @@ def _overlaps(source: int, size: int) -> tuple[Array, Array]:
     n = max(map(len, rows))
     padded = np.array([row + [(0, 0.0)] * (n - len(row)) for row in rows])  # (size, n, 2)
     return padded[..., 0].T.astype(np.int64), padded[..., 1].T.astype(np.float32)
+
+
+def of_env(*, max_steps: int | None = None, **settings: Any) -> Atari:
+    """The simulator of an environment of `tokenworld.envs.atari.make`; a branch is too short to be truncated."""
+    return Atari(**settings)

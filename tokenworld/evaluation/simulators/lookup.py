@@ -1,37 +1,45 @@
-"""The simulator of a recipe's environment, if it has one that can be branched."""
+"""The simulator that an environment offers, if it has one that can be branched."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
-from tokenworld.envs.known_world import World
+from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
-from tokenworld.evaluation.simulators.atari import Atari
 from tokenworld.evaluation.simulators.interface import Branchable, self_test
-from tokenworld.evaluation.simulators.minatar import MinAtar
-from tokenworld.evaluation.simulators.replayed import Replay
-from tokenworld.evaluation.simulators.tabular import Tabular
+
+FOLDER = __name__.rpartition(".")[0]
 
 
 def simulator_of(env: dict[str, Any]) -> Branchable:
-    """The simulator of a recipe's `env` section, tested. Raises UserError where there is none."""
-    settings, target = {key: value for key, value in env.items() if key != "_target_"}, env["_target_"]
-    if target == "tokenworld.envs.known_world.make":
-        return _tested(Tabular(World(**settings)), env["id"])
-    if target == "tokenworld.envs.gym.make" and not str(env["id"]).startswith("ALE/"):
-        settings.pop("processes", None)
-        return _tested(Replay(**settings), env["id"])
-    settings.pop("max_steps", None)  # a branch is a few steps long: nothing is truncated
-    if target == "tokenworld.envs.minatar.make":
-        return MinAtar(**settings)
-    if target == "tokenworld.envs.atari.make":
-        return Atari(**settings)
-    raise UserError(
-        f"{env['id']} cannot be branched through {target}, expected env._target_ tokenworld.envs.atari.make (whose sticky "
-        "actions can be listed), minatar.make, known_world.make or gym.make: evaluate with tier=A, which needs none"
-    )
+    """The simulator of a recipe's `env` section, tested: `metadata["simulator"]` of the environment, called with the keywords
+    of the section. It is the dotted name of a function in this folder or, of an environment outside of tokenworld, a function.
+
+    Raises UserError where there is none.
+    """
+    settings, name = {key: value for key, value in env.items() if key != "_target_"}, str(env.get("id", env["_target_"]))
+    one = make_checked(env, 1, **({"processes": False} if "processes" in env else {}))
+    offered = one.metadata.get("simulator")
+    one.close()
+    if offered is None:
+        raise UserError(
+            f"{name} offers no simulator that can be branched (Atari games do with env._target_=tokenworld.envs.atari.make),"
+            ' expected metadata["simulator"] of the environment: evaluate with tier=A, which needs none'
+        )
+    if callable(offered):
+        simulator = offered(**settings)
+        self_test(simulator, name)
+        return simulator
+    return _named(offered, name)(**settings)  # these test themselves
 
 
-def _tested(simulator: Branchable, name: str) -> Branchable:
-    self_test(simulator, name)
-    return simulator
+def _named(offered: Any, name: str) -> Callable[..., Branchable]:
+    module, _, function = str(offered).rpartition(".")
+    if module.rpartition(".")[0] != FOLDER:
+        raise UserError(f"{name} offers the simulator {offered!r}, expected a function, or the name of one in {FOLDER}")
+    try:
+        return getattr(import_module(module), function)
+    except (ImportError, AttributeError):
+        raise UserError(f"{name} offers the simulator {offered!r}, which is not there: correct its metadata") from None

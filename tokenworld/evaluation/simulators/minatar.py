@@ -84,3 +84,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return float(value) if isinstance(value, bool | int | float | np.generic) else repr(value)
+
+
+def of_env(*, max_steps: int | None = None, **settings: Any) -> MinAtar:
+    """The simulator of an environment of `tokenworld.envs.minatar.make`; a branch is too short to be truncated."""
+    return MinAtar(**settings)

@@ -7,10 +7,12 @@ environment's own random stream, `np_random`, and chance from elsewhere is not s
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import numpy as np
 
 from tokenworld.envs import gym
+from tokenworld.evaluation.simulators.interface import self_test
 
 Event = tuple[str, int]  # ("action", a) or ("seed", k)
 
@@ -60,3 +62,10 @@ class Replay:
     def state_hash(self) -> int:
         """Of the picture: what it hides is left out."""
         return int.from_bytes(hashlib.sha256(self.obs.tobytes()).digest()[:8], "big")
+
+
+def of_env(*, processes: bool = False, **settings: Any) -> Replay:
+    """The simulator of an environment of `tokenworld.envs.gym.make`, tested; it runs in this process."""
+    simulator = Replay(**settings)
+    self_test(simulator, str(settings.get("id")))
+    return simulator

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+
+from tokenworld.envs import known_world
+from tokenworld.evaluation.simulators.interface import self_test
 
 
 class World(Protocol):
@@ -61,3 +64,10 @@ class Tabular:
     def _drawn(self, outcomes: list[tuple]) -> tuple:
         p = np.array([outcome[0] for outcome in outcomes])
         return outcomes[self._rng.choice(len(outcomes), p=p / p.sum())]
+
+
+def of_known_world(**settings: Any) -> Tabular:
+    """The simulator of an environment of `tokenworld.envs.known_world.make`, tested."""
+    simulator = Tabular(known_world.World(**settings))
+    self_test(simulator, str(settings.get("id")))
+    return simulator
