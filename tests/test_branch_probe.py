@@ -312,12 +312,13 @@ class Counting(Branchable):
         return self.state
 
 
-class Counter(Roll):
-    metadata = {"simulator": Counting}
+OFFERED = (Counting, None, "os.system", "tokenworld.evaluation.simulators.minatar.no_such")
 
-    def __init__(self, limit=9, offers=Counting):
+
+class Counter(Roll):
+    def __init__(self, limit=9, offered=0):
         super().__init__()
-        self.metadata = {"simulator": offers}
+        self.metadata = {"simulator": OFFERED[offered]}
 
 
 @pytest.mark.parametrize("processes", [False, True])
@@ -327,10 +328,10 @@ def test_an_environment_offers_its_own_simulator(processes):
     make_checked(env | {"processes": processes}, 2).close()
     simulator = simulator_of(env)
     assert isinstance(simulator, Counting) and simulator.limit == 5
-    for offered, words in (("os.system", "expected a function, or the name of one"), (None, "offers no simulator"),
-                           ("tokenworld.evaluation.simulators.minatar.no_such", "which is not there")):  # fmt: skip
+    refusals = ("offers no simulator", "expected a function, or the name of one", "which is not there")
+    for offered, words in enumerate(refusals, start=1):
         with pytest.raises(UserError, match=words):
-            simulator_of(env | {"kwargs": {"offers": offered}})
+            simulator_of(env | {"kwargs": {"offered": offered}})
 
 
 def test_what_no_seed_repeats_cannot_be_played_again():
