@@ -155,6 +155,12 @@ def shapes(K: int = 3, V: int = 5, D: int = 16, A: int = 3, frame: tuple[int, in
     return Shapes(frame, A, (1, K), K, V, 4, D)
 
 
+def network(view: str, hidden: int = 16) -> dict:
+    """The section of a policy's network: pixels, frame, codes or codes_h."""
+    name = {"pixels": "PixelNetwork", "frame": "FrameNetwork", "codes": "CodesNetwork", "codes_h": "CodesAndHNetwork"}[view]
+    return {"_target_": f"tokenworld.policies.networks.{name}", "hidden": hidden}
+
+
 def rouse(module: torch.nn.Module, scale: float = 0.3) -> torch.nn.Module:
     """Move all parameters well away from their start, so that what depends on an input depends on it visibly."""
     with torch.no_grad():

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from conftest import network
 from test_branch_probe import A, Dial, tiny
 
 from tokenworld.evaluation import tiers
@@ -33,7 +34,7 @@ def test_probabilities_of_an_actor(view):
     """Against its softmax, whether it looks at codes, at h or, with a memory, at pixels: after all frames of the place."""
     torch.manual_seed(0)
     model, place = tiny(), branches.places(Dial(), 1, 3, math.inf)[0]
-    policy = ActorCritic(shapes=model.shapes, view=view, hidden=8).eval()
+    policy = ActorCritic(shapes=model.shapes, network=network(view, 8)).eval()
     for parameter in policy.parameters():
         torch.nn.init.normal_(parameter, std=1.0)
     found = other_agent._probabilities(model, policy, place)
@@ -43,15 +44,15 @@ def test_probabilities_of_an_actor(view):
     action[0, :-1] = torch.as_tensor(place.action)
     obs = torch.from_numpy(place.obs).unsqueeze(0)
     steps = Steps(obs, action, torch.zeros(1, T), none, none, first, ~none, ~none)
-    codes, network = model.encode(steps), policy.network
+    codes, net = model.encode(steps), policy.network
     carry = policy.start(1)
     for t in range(T):
         prediction, _ = model.start(steps[:, : t + 1])  # read anew, without a state
-        seen = network.look(model.view_of(Codes(codes.indices[:, t : t + 1]), prediction.h))
-        features, carry = network(seen, carry)
+        seen = net.look(model.view_of(Codes(codes.indices[:, t : t + 1]), prediction.h))
+        features, carry = net(seen, carry)
     expected = policy.actor(features)[0].softmax(-1).numpy()
     assert found == pytest.approx(expected, abs=0.01) and T > 1
-    blank, _ = network(seen, policy.start(1))
+    blank, _ = net(seen, policy.start(1))
     forgot = policy.actor(blank)[0].softmax(-1).numpy()
     assert view != "pixels" or np.abs(forgot - expected).max() > 0.02, "memory must matter, or this test says nothing"
 

@@ -1,5 +1,6 @@
 """Recipes: composed, refused in one sentence when wrong, built; a loaded config cannot name code outside tokenworld."""
 
+import dataclasses
 import sys
 import types
 from typing import Literal
@@ -8,7 +9,7 @@ import pytest
 
 from tokenworld import origins
 from tokenworld.cli.main import main
-from tokenworld.config import compose, saved, schema, targets
+from tokenworld.config import compose, renamed, saved, schema, targets
 from tokenworld.errors import UserError
 
 
@@ -250,3 +251,31 @@ def test_a_spec_has_the_same_file_whatever_the_order_of_its_words(tmp_path):
     changed = spec.with_settings({"train.loop.epochs": 99})
     assert changed.train["loop"]["epochs"] == 99 != spec.train["loop"]["epochs"]
     assert changed.given == ("tokenizer.lr", "train.loop.epochs") and changed.seed == 2
+
+
+def test_a_recipe_of_an_earlier_version_is_read_with_the_names_of_today(tmp_path):
+    spec = compose.compose(["recipe=quickstart"])
+    path = tmp_path / "config.yaml"
+    saved.save(path, spec)
+    text = path.read_text()
+    network = "  network:\n    _target_: tokenworld.policies.networks.FrameNetwork\n    hidden: 256\n"
+    old = text.replace(network, "  view: frame\n  hidden: 256\n").replace("  normalize: ", "  normalise: ")
+    old = old.replace("  update_epochs: ", "  passes: ").replace("command:\n", "command:\n  given:\n  - policy.view\n")
+    assert old.count("\n") == text.count("\n") + 1
+    path.write_text(old)
+    assert saved.load(path) == dataclasses.replace(spec, given=("policy.network._target_",))
+    mine = {"policy": {"_target_": "mine.Policy", "view": "frame", "passes": 2}}
+    assert renamed.with_new_keys(mine) == mine  # a plug-in's own
+
+
+@pytest.mark.parametrize("word, expected", [
+    ("policy.view=codes", "policy.view is now policy.network._target_"),
+    ("policy.network.hiden=3", "unknown key policy.network.hiden: did you mean policy.network.hidden"),
+    ("policy.network.hidden=x", "policy.network.hidden must be a whole number"),
+    ("policy.network._target_=tokenworld.heads.SignReward", "must name something in tokenworld.policies"),
+    ("policy.network._target_=os.system", "cannot be imported|must name a class|unknown key"),
+    ("policy.network._target_=3", "must name a class"),
+])  # fmt: skip
+def test_the_section_of_a_network_is_checked(word, expected):
+    with pytest.raises(UserError, match=expected):
+        schema.check(compose.compose(["recipe=quickstart", word]).cfg)

@@ -42,7 +42,7 @@ QUICK = ["overlay=debug", "device=cpu", "train.collect.envs=6", "train.collect.h
 SAME = {
     "iris": ["recipe=iris", "overlay=debug", "backbone.dropout=0", "tokenizer.channels=8", "tokenizer.blocks=1",
              "train.tokenizer.batch=6", "train.dynamics.batch=6",
-             "train.policy.batch=6", "policy.normalise=returns", "train.tokenizer.accumulate=1", "train.dynamics.accumulate=1"],
+             "train.policy.batch=6", "policy.normalize=returns", "train.tokenizer.accumulate=1", "train.dynamics.accumulate=1"],
     "quickstart": ["overlay=debug", "train.dynamics.batch=6", "train.policy.batch=8"],
     "atari_small": ["recipe=atari_small", "overlay=debug", "train.dynamics.batch=6", "train.policy.batch=6"],
 }  # fmt: skip

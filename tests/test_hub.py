@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import network
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
@@ -185,7 +186,7 @@ def test_which_rows_begin_an_episode(folder):
 def roused(folder: Path) -> tuple[WorldModel, torch.nn.Module]:
     """The model and a policy whose weights make memory and frames matter."""
     model = WorldModel.from_pretrained(folder)
-    policy = ActorCritic(shapes=model.shapes, view="pixels", hidden=8)
+    policy = ActorCritic(shapes=model.shapes, network=network("pixels", 8))
     with torch.no_grad():
         for p in (*policy.actor.parameters(), *policy.network.lstm.parameters()):
             p.normal_()

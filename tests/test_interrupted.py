@@ -22,7 +22,7 @@ from tokenworld.errors import UserError
 from tokenworld.evaluation.records import Metric
 from tokenworld.evaluation.report import files as report
 from tokenworld.storage import checkpoint
-from tokenworld.training import folders, resume
+from tokenworld.training import export, folders, resume
 from tokenworld.training.run import Run
 
 DEBUG = ["overlay=debug", "device=cpu"]
@@ -481,7 +481,8 @@ def test_an_evaluation_that_cannot_be_written_is_said_and_kept(tmp_path, monkeyp
 def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path, monkeypatch, capsys, whole, command):
     (tmp_path / "file").write_text("x")
     out = f"out={tmp_path / 'file' / 'x'}" + (".gif" if command == "dream" else "")
-    monkeypatch.setattr(resume, "opened", lambda *_: pytest.fail("the work was begun"))
+    for module in (resume, export):
+        monkeypatch.setattr(module, "opened", lambda *_: pytest.fail("the work was begun"))
     monkeypatch.setattr(collect.Collector, "collect", lambda *_: pytest.fail("the work was begun"))
     words = [str(whole)] if command in ("evaluate", "dream", "export") else ["overlay=debug"]
     assert cli.main([command, *words, out]) == 2

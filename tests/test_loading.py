@@ -103,6 +103,7 @@ def edited(folder: Path, key: str, value) -> None:
 
 # ---------------------------------------------------------------------------------------------------------------- sizes
 
+NETWORKS = "tokenworld.policies.networks."
 SIZES = [
     ("backbone.layers", 2_000_000),
     ("backbone.layers", 300_000_000),
@@ -123,7 +124,10 @@ def test_sizes_in_a_config_are_compared_with_the_weights_first(model, key, value
     assert "config.json" in bounded(LOADERS[loader], model)
 
 
-@pytest.mark.parametrize("key, value", [("policy.hidden", 3_000_000), ("policy.hidden", 2**33), ("policy.view", "codes_h")])
+@pytest.mark.parametrize("key, value", [
+    ("policy.network.hidden", 3_000_000), ("policy.network.hidden", 2**33),
+    ("policy.network._target_", NETWORKS + "CodesAndHNetwork"),
+])  # fmt: skip
 def test_sizes_of_a_policy_too(model, key, value):
     edited(model, f"parts.{key}", value)
     assert "policy" in bounded(Agent.from_pretrained, model) and WorldModel.from_pretrained(model).shapes.actions == 3
@@ -186,7 +190,7 @@ def test_masks_that_weights_do_not_have_are_bounded():
             assert "MB of masks and tables" in bounded(stored.fitted, lambda: Masked(70_000), sections)
 
 
-@pytest.mark.parametrize("key, value", [*SIZES[:4], ("policy.hidden", 3_000_000)])
+@pytest.mark.parametrize("key, value", [*SIZES[:4], ("policy.network.hidden", 3_000_000)])
 def test_sizes_in_the_config_of_a_run(run, key, value, capsys, tmp_path):
     edited(run, key, value)
     edited(run, "train.loop.epochs", 5)
@@ -209,8 +213,8 @@ def test_sizes_in_the_config_of_a_run(run, key, value, capsys, tmp_path):
         (("backbone.dim", 64), ("backbone: blocks.0.norm1.weight", "(32,)", "(64,)")),
         (("backbone.layers", 2), ("lacks", "backbone: blocks.1.")),
         (("tokenizer.vocab_size", 64), ("tokenizer: codebook", "(32, 16)", "(64, 16)")),
-        (("policy.view", "pixels"), ("policy: network.cnn.0.weight",)),
-        (("policy.hidden", 48), ("policy: ", "48")),
+        (("policy.network._target_", NETWORKS + "PixelNetwork"), ("policy: network.cnn.0.weight",)),
+        (("policy.network.hidden", 48), ("policy: ", "48")),
         (("env.id", "MinAtar/Asterix-v1"), ("decoding: action.table.weight", "(3, 32)", "(5, 32)")),
     ],
 )

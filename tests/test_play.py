@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import network
 from play_world import ACTIONS, played, same
 
 from tokenworld.errors import UserError
@@ -161,7 +162,7 @@ def test_each_search_of_a_planner_has_a_seed_of_its_own(dream):
 def test_the_policy_dreams_as_in_imagination(dream):
     """With the same noise `imagine` gives the same actions, codes, rewards and ends; the policy remembers what it saw."""
     model, K, H = copy.deepcopy(dream.world_model), dream.world_model.shapes.codes, 16
-    policy = ActorCritic(shapes=model.shapes, view="pixels", hidden=8).eval()
+    policy = ActorCritic(shapes=model.shapes, network=network("pixels", 8)).eval()
     with torch.no_grad():
         list(model.termination.parameters())[-1].add_(27)  # ends are probable, but not certain
         for parameter in (*policy.actor.parameters(), *policy.network.lstm.parameters()):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import close, each, rouse, shapes
+from conftest import close, each, network, rouse, shapes
 
 from tokenworld.errors import UserError
 from tokenworld.imagination import Trajectory
@@ -112,15 +112,16 @@ VIEWS = ["pixels", "frame", "codes", "codes_h"]
 
 
 def build(**keywords) -> ActorCritic:
-    return ActorCritic(shapes=shapes(), **{"hidden": 16, **keywords})
+    return ActorCritic(shapes=shapes(), **{"network": network("pixels"), **keywords})
 
 
 @pytest.mark.parametrize("view", VIEWS)
 @pytest.mark.parametrize("keywords", [
-    dict(passes=1), dict(passes=4, minibatches=2, normalise="advantages"), dict(normalise="returns", target_decay=0.9),
+    dict(update_epochs=1), dict(update_epochs=4, minibatches=2, normalize="advantages"),
+    dict(normalize="returns", target_decay=0.9),
 ], ids=["reinforce", "clipped", "scaled"])  # fmt: skip
 def test_the_better_arm_is_chosen_by_every_view(view, keywords):
-    policy = ActorCritic(shapes=shapes(A=2), hidden=16, view=view, **keywords).train()
+    policy = ActorCritic(shapes=shapes(A=2), network=network(view), **keywords).train()
     optimizer = torch.optim.Adam([p for p in policy.parameters() if p.requires_grad], lr=1e-2)
     for update in range(20):
         for losses in policy.updates(bandit(policy, update), torch.Generator().manual_seed(update)):
@@ -133,7 +134,7 @@ def test_the_better_arm_is_chosen_by_every_view(view, keywords):
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_sequence_equals_repeated_forward(view):
-    policy = rouse(build(view=view))
+    policy = rouse(build(network=network(view)))
     seen = dream(policy)
     carry = policy.start(6)
     for t in range(2):  # a burn-in, so that the carry is not the fresh one
@@ -150,7 +151,7 @@ def test_sequence_equals_repeated_forward(view):
 @pytest.mark.parametrize("view", VIEWS)
 def test_the_logp_of_a_lesson_is_that_of_the_action_taken(view):
     """Actions follow softmax of the same logits that `loss` scores: act and loss see the same step."""
-    policy = rouse(build(view=view), 0.5)
+    policy = rouse(build(network=network(view)), 0.5)
     one = dream(policy, batch=1)
     N = 2000
     seen = {name: getattr(one, name) for name in ("indices", "h", "frames")}
@@ -181,7 +182,7 @@ def test_a_lesson_is_without_gradient_and_right():
 
 
 def test_advantages_are_standardised_over_what_counts():
-    policy = rouse(build(view="codes", normalise="advantages"))
+    policy = rouse(build(network=network("codes"), normalize="advantages"))
     alive = torch.ones(6, H + 1, dtype=torch.bool)
     alive[2, 2:] = alive[4, 1:] = False
     trajectory = dream(policy, alive=alive)
@@ -194,7 +195,7 @@ def test_advantages_are_standardised_over_what_counts():
 @pytest.mark.parametrize("view", VIEWS)
 def test_places_are_told_apart(view):
     """The same codes, or pixels, in another order are another frame."""
-    policy = rouse(build(view=view))
+    policy = rouse(build(network=network(view)))
     seen = dream(policy)
     order = torch.tensor([1, 2, 0])
     other = replace(seen, indices=seen.indices[..., order], frames=seen.frames.flip(-1))
@@ -231,7 +232,7 @@ def test_the_entropy_loss_flattens_the_policy():
 ])  # fmt: skip
 def test_a_clipped_ratio_has_no_gradient(shift, advantage, flows):
     """ratio = new / old = e^shift, clip 0.2: nothing is gained by going further the same way, all by coming back."""
-    policy = rouse(build(view="codes", passes=4))
+    policy = rouse(build(network=network("codes"), update_epochs=4))
     lesson = policy.lesson(dream(policy))
     lesson = replace(lesson, logp=lesson.logp - shift, advantage=torch.full_like(lesson.advantage, advantage))
     loss = policy.loss(lesson)["actor"]
@@ -244,7 +245,7 @@ def test_a_clipped_ratio_has_no_gradient(shift, advantage, flows):
 def test_a_pass_raises_what_gained():
     """One clipped update on one action with a positive advantage makes it more probable, with a negative one less."""
     for sign in (1.0, -1.0):
-        policy = rouse(build(view="codes", passes=4))
+        policy = rouse(build(network=network("codes"), update_epochs=4))
         lesson = policy.lesson(dream(policy, batch=1))
         lesson = replace(lesson, advantage=torch.full_like(lesson.advantage, sign))
         policy.loss(lesson)["actor"].backward()
@@ -254,7 +255,7 @@ def test_a_pass_raises_what_gained():
 
 
 def test_minibatches_cover_the_dream_once_a_pass():
-    policy = rouse(build(view="codes_h", passes=2, minibatches=3))
+    policy = rouse(build(network=network("codes_h"), update_epochs=2, minibatches=3))
     trajectory = dream(policy)
     lesson, seen = policy.lesson(trajectory), []
     policy.loss = lambda part: seen.append(part) or {}
@@ -268,7 +269,7 @@ def test_minibatches_cover_the_dream_once_a_pass():
 
 
 def test_the_target_critic_follows():
-    policy = rouse(build(view="codes", target_decay=0.9))
+    policy = rouse(build(network=network("codes"), target_decay=0.9))
     before = copy.deepcopy(policy.slow[1].weight)
     with torch.no_grad():
         policy.critic.weight.add_(1)
@@ -278,7 +279,8 @@ def test_the_target_critic_follows():
 
 
 @pytest.mark.parametrize("keywords", [
-    dict(gamma=1.5), dict(lambda_=-0.1), dict(target_decay=1.0), dict(passes=0), dict(minibatches=0), dict(hidden=0),
+    dict(gamma=1.5), dict(lambda_=-0.1), dict(target_decay=1.0), dict(update_epochs=0), dict(minibatches=0),
+    dict(network=network("codes", 0)),
 ], ids=str)  # fmt: skip
 def test_bad_values_are_refused(keywords):
     with pytest.raises(UserError, match=f"policy.*{next(iter(keywords))}"):

@@ -46,7 +46,7 @@ def assert_same_weights(one, other):
 
 
 OPTIONS = ["train.dynamics.optimizer={muon: 0.02, average: 0.9}", "train.dynamics.warmup=0", "train.collect.zeta=2.0",
-           "policy.view=frame"]  # fmt: skip
+           "policy.network._target_=tokenworld.policies.networks.FrameNetwork"]  # fmt: skip
 
 
 @pytest.mark.parametrize("recipe, words", [*((recipe, ()) for recipe in RECIPES), ("quickstart", OPTIONS)])

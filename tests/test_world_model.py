@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import close, discover, rouse, steps_of
+from conftest import close, discover, network, rouse, steps_of
 
 from tokenworld import optim
 from tokenworld.actions import DiscreteAction
@@ -295,7 +295,7 @@ def test_the_bf16_copy_dreams_nearly_the_same():
 @torch.no_grad()
 def test_a_policys_memory_begins_with_the_episode(model):
     """Burnt in before a dream or in play: the memory of a row is that of its last episode alone."""
-    policy = ActorCritic(shapes=model.shapes, view="pixels", hidden=8).eval()
+    policy = ActorCritic(shapes=model.shapes, network=network("pixels", 8)).eval()
     for parameter in policy.network.lstm.parameters():
         parameter.normal_()
     steps = real([*FIRST, (3, T - 1)], rows=4)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tokenworld import files, origins
+from tokenworld.config.renamed import RENAMED_KEYS, with_new_keys
 from tokenworld.config.schema import CLI_KEYS, PHASES
 from tokenworld.config.targets import with_new_names
 from tokenworld.config.values import MOST_BYTES, check_values, fits, flatten, words_for
@@ -102,7 +103,7 @@ def load(path: Path | str) -> RunSpec:
     check_values(cfg, file)
     cli = cfg.pop("command")
     cfg.pop("meta", None)
-    cfg = with_new_names(cfg)
+    cfg = with_new_keys(with_new_names(cfg))
     kinds = CLI_KEYS | {"given": list[str], "phase": Literal["tokenizer", "dynamics", "policy"]}
     for key, value in cli.items():
         if key not in kinds or not fits(value, kinds[key]) or kinds[key] is int and value < 0:
@@ -111,6 +112,8 @@ def load(path: Path | str) -> RunSpec:
     if "recipe" not in cli:
         raise UserError(f"{file} says no command.recipe: restore it from a copy")
     origins.check(cfg, file)
+    if "given" in cli:
+        cli["given"] = [RENAMED_KEYS.get(key, key) for key in cli["given"]]
     return RunSpec.of(cfg, cli)
 
 

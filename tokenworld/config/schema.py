@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from tokenworld import origins
+from tokenworld.config.renamed import RENAMED_KEYS
 from tokenworld.config.targets import MOVED, PARTS, is_part, resolve
 from tokenworld.config.values import as_annotated, check_values, did_you_mean, fits, flatten, words_for, yaml_word
 from tokenworld.errors import UserError, first_line
@@ -96,6 +97,20 @@ def check_section(cfg: dict, name: str) -> None:
     if target.startswith("tokenworld.") and not is_part(build, (folder,)):
         raise UserError(f"{name}._target_ must name something in tokenworld.{folder}, got {target}")
     check_keywords(cfg, name, section, build)
+    for inner, value in section.items():
+        if name in PARTS and name != "env" and isinstance(value, dict) and "_target_" in value:
+            _check_inner(cfg, f"{name}.{inner}", value, PARTS[name])
+
+
+def _check_inner(cfg: dict, name: str, section: dict, folder: str) -> None:
+    """The section of something that a part is made of: `policy.network`."""
+    target = section["_target_"]
+    if not isinstance(target, str):
+        raise UserError(f"{name}._target_ must name a class, got {target!r}: for example tokenworld.{folder}...")
+    build = resolve(target)
+    if target.startswith("tokenworld.") and not is_part(build, (folder,)):
+        raise UserError(f"{name}._target_ must name something in tokenworld.{folder}, got {target}")
+    check_keywords(cfg, name, section, build)
 
 
 def check_keywords(cfg: dict, name: str, section: dict, build: Callable) -> None:
@@ -132,6 +147,8 @@ def _is_by_code(keyword: inspect.Parameter) -> bool:
 
 def _unknown(cfg: dict, key: str, prefix: str, valid: list[str], owner: str = "the recipe") -> str:
     """One sentence on a key that nothing reads: the same key elsewhere, else the nearest name here."""
+    if f"{prefix}{key}" in RENAMED_KEYS:
+        return f"{prefix}{key} is now {RENAMED_KEYS[prefix + key]}: {owner} takes {', '.join(valid)}"
     others = [path for path in flatten(cfg) if path.endswith(f".{key}") and path != f"{prefix}{key}"]
     if others and not difflib.get_close_matches(key, valid, n=1, cutoff=0.8):
         hint = f"did you mean {' or '.join(others)}? "

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld import distributed
+from tokenworld.config import schema
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Losses, Shapes, View
 from tokenworld.nn import categorical_entropy, log_prob, sample_categorical
-from tokenworld.policies.networks import NETWORKS
 from tokenworld.policies.returns import ReturnScale, lambda_return
 
 
@@ -39,20 +39,19 @@ class Lesson:
 
 
 class ActorCritic(nn.Module):
-    """A categorical policy and a value on one network. `view`: "pixels", "frame", "codes" or "codes_h"."""
+    """A categorical policy and a value on one network. `network`: its section (see `networks.py`), IRIS's if None."""
 
     def __init__(
         self,
         *,
         shapes: Shapes,
-        view: Literal["pixels", "frame", "codes", "codes_h"] = "pixels",
-        hidden: int = 512,
+        network: dict | None = None,
         gamma: float = 0.995,
         lambda_: float = 0.95,
         entropy: float = 0.001,
-        normalise: Literal["none", "returns", "advantages"] = "none",
+        normalize: Literal["none", "returns", "advantages"] = "none",
         target_decay: float = 0.0,
-        passes: int = 1,
+        update_epochs: int = 1,
         minibatches: int = 1,
         clip: float = 0.2,
     ):
@@ -61,11 +60,9 @@ class ActorCritic(nn.Module):
             raise UserError(f"policy.gamma and policy.lambda_ must lie in 0..1, got {gamma} and {lambda_}")
         if not 0 <= target_decay < 1:
             raise UserError(f"policy.target_decay must be at least 0 (no target critic) and below 1, got {target_decay}")
-        if passes < 1 or minibatches < 1 or hidden < 1:
-            raise UserError(
-                f"policy.passes, minibatches and hidden must be at least 1, got {passes}, {minibatches} and {hidden}"
-            )
-        self.network = NETWORKS[view](shapes, hidden)
+        if update_epochs < 1 or minibatches < 1:
+            raise UserError(f"policy.update_epochs and minibatches must be at least 1, got {update_epochs} and {minibatches}")
+        self.network = schema.build(network or {"_target_": "tokenworld.policies.networks.PixelNetwork"}, shapes=shapes)
         self.needs_pixels, self.needs_h = self.network.needs_pixels, self.network.needs_h
         self.actor = nn.Linear(self.network.features, shapes.actions)
         self.critic = nn.Linear(self.network.features, 1)
@@ -73,9 +70,9 @@ class ActorCritic(nn.Module):
             nn.init.zeros_(head.weight)
             nn.init.zeros_(head.bias)
         self.gamma, self.lambda_, self.entropy = gamma, lambda_, entropy
-        self.normalise, self.target_decay, self.clip = normalise, target_decay, clip
-        self.passes, self.minibatches = passes, minibatches
-        self.weights = {"actor": 1.0, "critic": 0.5 if passes > 1 else 1.0, "entropy": 1.0}
+        self.normalize, self.target_decay, self.clip = normalize, target_decay, clip
+        self.update_epochs, self.minibatches = update_epochs, minibatches
+        self.weights = {"actor": 1.0, "critic": 0.5 if update_epochs > 1 else 1.0, "entropy": 1.0}
         self.scale = ReturnScale()
         self.slow = None
         if target_decay > 0:
@@ -106,10 +103,10 @@ class ActorCritic(nn.Module):
         returns = lambda_return(imagined.reward, imagined.terminated, value, gamma=self.gamma, lambda_=self.lambda_)
         alive = imagined.alive[:, :-1]
         advantage = returns - value[:, :-1]
-        if self.normalise == "returns":
+        if self.normalize == "returns":
             self.scale.update(distributed.gathered(returns)[distributed.gathered(alive)])
             advantage = advantage / self.scale.scale()
-        elif self.normalise == "advantages":
+        elif self.normalize == "advantages":
             count = distributed.total(alive.sum()).clamp(min=1)
             mean = distributed.total(torch.where(alive, advantage, 0).sum()) / count
             spread = distributed.total(torch.where(alive, (advantage - mean) ** 2, 0).sum()) / count
@@ -123,7 +120,7 @@ class ActorCritic(nn.Module):
         features = self.network.sequence(lesson.seen, lesson.carry)[:, :-1]
         logits, value = self.actor(features), self.critic(features).squeeze(-1)
         logp = log_prob(logits, lesson.action)
-        if self.passes == 1:
+        if self.update_epochs == 1:
             gain = logp * lesson.advantage
         else:
             ratio = (logp - lesson.logp).exp()
@@ -136,12 +133,12 @@ class ActorCritic(nn.Module):
         }
 
     def updates(self, imagined, generator: torch.Generator, loss: Callable | None = None) -> Iterator[Losses]:
-        """Losses to step on, one after the other: `passes` times through the dream in `minibatches` parts, which on several
-        ranks are parts of all their dreams together. `loss`: what to call in place of self.loss."""
+        """Losses to step on, one after the other: `update_epochs` times through the dream in `minibatches` parts, which on
+        several ranks are parts of all their dreams together. `loss`: what to call in place of self.loss."""
         loss = self.loss if loss is None else loss
         lesson = self.lesson(imagined)
         B = lesson.action.shape[0]
-        for _ in range(self.passes):
+        for _ in range(self.update_epochs):
             if self.minibatches == 1:
                 yield loss(lesson)
                 continue
@@ -168,4 +165,4 @@ def _rows(x: Any, index: Tensor) -> Any:
     return None if x is None else x[index]
 
 
-TINY = dict(hidden=16)
+TINY = dict(network={"_target_": "tokenworld.policies.networks.PixelNetwork", "hidden": 16})

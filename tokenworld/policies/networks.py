@@ -1,6 +1,7 @@
 """What an actor-critic reads: decoded pixels through a CNN and an LSTM (IRIS) or without memory, or codes, or codes and h.
 
-Each network has `start(batch) -> carry`, `forward(seen, carry) -> features (B, F), carry` for one step and
+A network is built with `shapes` and its own keywords, the section `policy.network` of a recipe. It has `needs_pixels`,
+`needs_h`, `features` (F), `start(batch) -> carry`, `forward(seen, carry) -> features (B, F), carry` for one step and
 `sequence(seen, carry) -> features (B, T, F)` for a trajectory; `seen` is what `see(trajectory)` or `look(view)` returned.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tokenworld.errors import UserError
 from tokenworld.interfaces import Shapes, View
 
 
@@ -17,8 +19,9 @@ class PixelNetwork(nn.Module):
 
     needs_pixels, needs_h = True, False
 
-    def __init__(self, shapes: Shapes, hidden: int):
+    def __init__(self, *, shapes: Shapes, hidden: int = 512):
         super().__init__()
+        check_width(hidden)
         C, H, W = shapes.frame
         layers, width = [], C
         for out in (32, 32, 64, 64):
@@ -62,8 +65,9 @@ class FrameNetwork(nn.Module):
 
     needs_pixels, needs_h = True, False
 
-    def __init__(self, shapes: Shapes, hidden: int):
+    def __init__(self, *, shapes: Shapes, hidden: int = 512):
         super().__init__()
+        check_width(hidden)
         C, H, W = shapes.frame
         stride = max(1, min(H, W) // 10)
         size, padding = 2 + stride, max(0, 3 - min(H, W))
@@ -100,8 +104,9 @@ class CodesNetwork(nn.Module):
 
     needs_pixels, needs_h = False, False
 
-    def __init__(self, shapes: Shapes, hidden: int):
+    def __init__(self, *, shapes: Shapes, hidden: int = 512):
         super().__init__()
+        check_width(hidden)
         K, V = shapes.codes, shapes.vocab_size
         self.table = nn.EmbeddingBag(K * V, hidden, mode="sum")
         nn.init.normal_(self.table.weight, std=K**-0.5)
@@ -130,9 +135,10 @@ class CodesAndHNetwork(nn.Module):
 
     needs_pixels, needs_h = False, True
 
-    def __init__(self, shapes: Shapes, hidden: int):
+    def __init__(self, *, shapes: Shapes, hidden: int = 512):
         super().__init__()
-        self.codes = CodesNetwork(shapes, hidden)
+        check_width(hidden)
+        self.codes = CodesNetwork(shapes=shapes, hidden=hidden)
         self.h = nn.Sequential(nn.Linear(shapes.dim, hidden), nn.LayerNorm(hidden), nn.SiLU())
         self.features = 2 * hidden
 
@@ -152,7 +158,10 @@ class CodesAndHNetwork(nn.Module):
         return torch.cat([self.codes.sequence(seen[0], None), self.h(seen[1])], -1)
 
 
-NETWORKS = {"pixels": PixelNetwork, "frame": FrameNetwork, "codes": CodesNetwork, "codes_h": CodesAndHNetwork}
+def check_width(hidden: int) -> None:
+    """Raise UserError for a layer without units."""
+    if hidden < 1:
+        raise UserError(f"policy.network.hidden must be at least 1, got {hidden}: choose e.g. 256")
 
 
 def _split(carry: Tensor) -> tuple[Tensor, Tensor]:

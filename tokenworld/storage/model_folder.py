@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from tokenworld import files, origins
 from tokenworld.config import saved, schema, targets
+from tokenworld.config.renamed import with_new_keys
 from tokenworld.errors import UserError, first_line
 from tokenworld.forms import check, listed, mapped, maybe, number, plain, record, tensor, text, whole
 from tokenworld.interfaces import Steps
@@ -184,7 +185,7 @@ def read(folder: Path) -> dict[str, Any]:
     if config["format"] != FORMAT:
         raise UserError(f"{path} has format {config['format']}, this version reads {FORMAT}: update tokenworld")
     check(config, TOLD, path)
-    return config
+    return config | {"parts": with_new_keys(config["parts"])}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

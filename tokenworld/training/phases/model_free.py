@@ -33,7 +33,8 @@ def train_policy_model_free(
     fresh, run.learnt_rows = replay.rows - run.learnt_rows, replay.rows
     count = fresh // (horizon + 1)
     if policy.needs_h or policy.start(1) is not None:
-        raise UserError("train_policy_model_free learns without memory: set policy.view=codes or frame")
+        raise UserError("train_policy_model_free learns without memory: set policy.network._target_ to"
+                        " tokenworld.policies.networks.CodesNetwork or .FrameNetwork")
     if distributed.world() > 1:
         raise UserError(f"train_policy_model_free learns in one process, got {distributed.world()}: run it without torchrun")
     if count == 0:
