@@ -101,7 +101,7 @@ def tier_a(
         lambda: calibration(scored),
         lambda: _at(forked(scored).state, action_sensitivity(forked(scored), taken)),
         lambda: _at(forked(scored).state, confused_actions(forked(scored), taken, names)),
-        lambda: rewards_and_terminations.rewards(scored, _signs_only(world_model)),
+        lambda: rewards_and_terminations.rewards(scored, world_model.reward.signs_only),
         lambda: rewards_and_terminations.terminations(scored),
     )
     metrics += _measured(stages, "metrics of held-out frames", measures)
@@ -145,7 +145,7 @@ def tier_b(
     if not places:
         reason = f"no episode of random play is longer than the {context} frames that are read before a branch"
         return [absent("M3.kl", "KL divergence of the next frame", reason, tier="B")], {}
-    signs = _signs_only(world_model)
+    signs = world_model.reward.signs_only
     with stages.probe("every action at branch states", len(places), "states") as tick:
         branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3, tick=tick)
     of_branches = (
@@ -204,11 +204,6 @@ def _of_two_agents(mine: Branches | None, other: Branches) -> list[Metric]:
     if mine is None:
         return causal_gap(other)
     return causal_gap(mine, replace(other, behaviour=np.full(other.p.shape[:2], 1 / other.p.shape[1])))
-
-
-def _signs_only(world_model: WorldModel) -> bool:
-    """Does the reward head learn the signs of rewards alone?"""
-    return getattr(world_model.reward, "signs_only", False)
 
 
 def _told_apart(rolled) -> list[Metric]:

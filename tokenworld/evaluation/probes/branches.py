@@ -26,6 +26,7 @@ from tokenworld.evaluation.probes.stages import Tick, unseen
 from tokenworld.evaluation.records import Branches, Rollouts
 from tokenworld.evaluation.statistics import draws
 from tokenworld.interfaces import Codes, Steps
+from tokenworld.nn import logprob
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 DRAWS = 16  # of the model's frames for each state and action
@@ -195,7 +196,7 @@ def score_frames(world_model: WorldModel, state, action: Tensor, codes: Tensor) 
         a, z = action[i : i + ROWS], codes[i : i + ROWS]
         many = state.select(torch.zeros(len(a), dtype=torch.int64, device=a.device))
         prediction, _ = world_model.decoding.step(world_model.backbone, many, a, None, Codes(z.unsqueeze(1)))
-        parts.append(-prediction.logprob.double().sum(-1) / math.log(2))
+        parts.append(-logprob(prediction).double().sum(-1) / math.log(2))
     return torch.cat(parts).cpu().numpy()
 
 

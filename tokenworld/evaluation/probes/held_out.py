@@ -19,6 +19,7 @@ from tokenworld.evaluation.probes.stages import Tick, unseen
 from tokenworld.evaluation.records import Drift, Scored
 from tokenworld.evaluation.statistics import draws
 from tokenworld.interfaces import Codes, Steps
+from tokenworld.nn import logprob
 from tokenworld.world_model import WorldModel
 
 FORKS = 512  # rows of a step under other actions, at once
@@ -67,11 +68,11 @@ def score_held_out(
             found["bits_by_action"] = torch.full((int(real.sum()), A), math.nan)
             if t % every == 0:
                 found["bits_by_action"] = _under_each_action(world_model, state, following, real)
-        if world_model.decoding.ahead and (real | over).any():
+        if world_model.decoding.lookahead and (real | over).any():
             told = predicted(world_model, state, action, draws.uniform(drawn_at[:, t], (DRAWS, K), device=device))
             found["reward_mean"], found["hazard"], found["reward_probability"] = told
         prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
-        if not world_model.decoding.ahead:
+        if not world_model.decoding.lookahead:
             reward = world_model.reward(prediction.h)
             found["reward_mean"], found["reward_probability"] = reward.mean, reward.signs
             found["hazard"] = world_model.termination(prediction.h).mean
@@ -130,7 +131,7 @@ def _under_each_action(world_model: WorldModel, state, following: Codes, real: T
         action = torch.arange(A, device=rows.device).repeat(len(rows))
         codes = Codes(following.indices[forks])
         prediction, _ = world_model.decoding.step(world_model.backbone, state.select(forks), action, None, codes)
-        parts.append(-prediction.logprob.sum(-1).view(-1, A) / math.log(2))
+        parts.append(-logprob(prediction).sum(-1).view(-1, A) / math.log(2))
     return torch.cat(parts)
 
 
@@ -159,11 +160,11 @@ def drift(
             one = torch.arange(S, device=device) * futures
             after_dream, _ = world_model.decoding.step(world_model.backbone, dream.select(one), action, None, following)
         after_real, real = world_model.decoding.step(world_model.backbone, real, action, None, following)
-        real_bits.append(-after_real.logprob.sum(-1) / math.log(2))
-        own_bits.append(-after_dream.logprob.sum(-1) / math.log(2) if t > 0 else real_bits[0])
+        real_bits.append(-logprob(after_real).sum(-1) / math.log(2))
+        own_bits.append(-logprob(after_dream).sum(-1) / math.log(2) if t > 0 else real_bits[0])
         prediction, dream = world_model.step(dream, many, noise[:, t].flatten(0, 1))
         drawn.append(prediction.codes.indices[:, 0].view(S, futures, K))
-        dreamt_bits.append(-prediction.logprob.sum(-1).view(S, futures) / math.log(2))
+        dreamt_bits.append(-logprob(prediction).sum(-1).view(S, futures) / math.log(2))
         tick()
     return Drift(
         cluster=episode[:, context],
