@@ -1,4 +1,5 @@
-"""The contract of decodings: every file of decoding/ with every file of backbones/, found by discovery."""
+"""The contract of decodings: every file of decoding/ with every file of backbones/, found by discovery, and a decoding whose
+predictions have no score, since it has no likelihood."""
 
 import itertools
 from dataclasses import replace
@@ -6,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import close, codes_of, dynamics, each, steps_of
+from conftest import Part, close, codes_of, dynamics, each, steps_of
+from likelihood_free import Masked
 
 from tokenworld.interfaces import Codes
 from tokenworld.nn import entropy, logprob
@@ -15,13 +17,15 @@ B = 3
 LONG = 11  # steps, more than twice a TINY's context
 FIRST = [(0, 0), (1, 5), (2, 1), (2, 9)]
 
+DECODINGS = [*each("decoding"), pytest.param(Part("likelihood_free", Masked, {}), id="likelihood_free")]
 pairs = pytest.mark.parametrize("decoding, backbone", [
-    pytest.param(d.values[0], b.values[0], id=f"{d.id}-{b.id}") for d in each("decoding") for b in each("backbones")
+    pytest.param(d.values[0], b.values[0], id=f"{d.id}-{b.id}") for d in DECODINGS for b in each("backbones")
 ])  # fmt: skip
 
 
 def replayed(body, head, codes, steps, start):
-    """`start` on so many frames, then `step` on each further one: logprob (B, n, K), h (B, n, D)."""
+    """`start` on so many frames, then `step` on each further one: log-probabilities (B, n, K), None without a likelihood, and
+    h (B, n, D)."""
     prediction, state = head.start(body, Codes(codes.indices[:, :start]), steps[:, :start])
     predictions = [prediction]
     for t in range(start, codes.indices.shape[1]):
@@ -29,9 +33,9 @@ def replayed(body, head, codes, steps, start):
         prediction, state = head.step(body, state, steps.action[:, t - 1], None, given, first)
         assert torch.equal(prediction.codes.indices, given.indices)
         predictions.append(prediction)
-    if predictions[0].score is None:
-        pytest.skip("the decoding has no likelihood")
-    return torch.stack([logprob(p) for p in predictions], 1), torch.stack([p.h for p in predictions], 1)
+    assert len({prediction.score is None for prediction in predictions}) == 1
+    nats = None if predictions[0].score is None else torch.stack([logprob(p) for p in predictions], 1)
+    return nats, torch.stack([p.h for p in predictions], 1)
 
 
 def dreamt(body, head, codes, steps, noise):
@@ -56,11 +60,12 @@ class TestDecoding:
         losses, h = head.loss(body, codes, steps)
         assert losses.keys() == head.weights.keys() and h.shape == (B, LONG - head.lookahead, body.D)
         assert all(loss.shape in ((B, LONG - 1), ()) for loss in losses.values())
-        logprob, seen = replayed(body, head, codes, steps, start)
-        assert logprob.shape == (B, LONG - start + 1, K) and (logprob < 0).all()
+        nats, seen = replayed(body, head, codes, steps, start)
         at = max(start, 2) - 2  # the loss's entry of the first frame that was predicted
         real = steps.acted[:, at:-1]
-        assert close(-logprob[:, -real.shape[1] :].mean(-1)[real], losses["codes"][:, at:][real])
+        if nats is not None:
+            assert nats.shape == (B, LONG - start + 1, K) and (nats < 0).all()
+            assert close(-nats[:, -real.shape[1] :].mean(-1)[real], losses["codes"][:, at:][real])
         assert close(seen[:, -real.shape[1] :][real], h[:, at : LONG - 1][real])
         assert (seen[:, -real.shape[1] :][~real] == 0).all() and (start > 1 or (seen[:, 0] == 0).all())
 
@@ -77,14 +82,15 @@ class TestDecoding:
         body, head = dynamics(decoding, backbone)
         codes, steps = codes_of(B, 3), steps_of(B, LONG)
         dream, _ = dreamt(body, head, codes, steps, torch.rand(B, LONG - 3, 3))
-        if dream[0].score is None:
-            pytest.skip("the decoding has no likelihood")
-        whole = Codes(torch.cat([codes.indices, *[p.codes.indices for p in dream]], 1))
-        nats, h = torch.stack([logprob(p) for p in dream], 1), torch.stack([p.h for p in dream], 1)
+        whole, h = Codes(torch.cat([codes.indices, *[p.codes.indices for p in dream]], 1)), torch.stack([p.h for p in dream], 1)
         scored, scored_h = replayed(body, head, whole, steps, 3)
-        assert close(scored[:, 1:], nats) and close(scored_h[:, 1:], h)
         losses, loss_h = head.loss(body, whole, steps)
-        assert close(-nats.mean(-1), losses["codes"][:, 2:]) and close(loss_h[:, 2 : LONG - 1], h)
+        assert close(scored_h[:, 1:], h) and close(loss_h[:, 2 : LONG - 1], h)
+        assert (scored is None) == all(p.score is None for p in dream)
+        if scored is None:
+            return
+        nats = torch.stack([logprob(p) for p in dream], 1)
+        assert close(scored[:, 1:], nats) and close(-nats.mean(-1), losses["codes"][:, 2:])
         uncertain = torch.stack([entropy(p) for p in dream], 1)
         assert (uncertain > 0).all() and (uncertain <= np.log(5) + 1e-5).all()
 

@@ -39,7 +39,8 @@ def dynamics_metrics(
         prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
         if not world_model.decoding.lookahead:
             reward_mean, end_mean = world_model.reward(prediction.h).mean, world_model.termination(prediction.h).mean
-        nats.append(logprob(prediction)[real].cpu())
+        if prediction.score is not None:
+            nats.append(logprob(prediction)[real].cpu())
         reward.append(reward_mean[real].cpu())
         ends.append(end_mean[real].cpu())
         targets.append(torch.stack([held_out.reward[real, t], held_out.terminated[real, t].float()], 1).cpu())
@@ -48,14 +49,14 @@ def dynamics_metrics(
     previous, current, targets = torch.cat(previous), torch.cat(current), torch.cat(targets)
     if len(current) == 0:
         return {}
-    bits = -torch.cat(nats) / math.log(2)  # (N, K)
+    bits = -torch.cat(nats) / math.log(2) if nats else None  # (N, K)
     unigram = baselines.bits_unigram(counts, previous, current)
     return {
-        "bits_per_frame": bits.sum(1).mean().item(),
+        "bits_per_frame": None if bits is None else bits.sum(1).mean().item(),
         "bits_per_frame_copy_last": baselines.bits_copy_last(counts, previous, current).sum(1).mean().item(),
         "bits_per_frame_unigram": unigram.sum(1).mean().item(),
         "bits_per_frame_bigram": baselines.bits_bigram(counts, previous, current).sum(1).mean().item(),
-        "bits_per_changed_token": baselines.bits_per_changed_token(bits, previous, current),
+        "bits_per_changed_token": None if bits is None else baselines.bits_per_changed_token(bits, previous, current),
         "bits_per_changed_token_unigram": baselines.bits_per_changed_token(unigram, previous, current),
         "reward_event_f1": f1(torch.cat(reward).abs() > EVENT, targets[:, 0].abs() > EVENT),
         "termination_brier_skill": brier_skill(torch.cat(ends), targets[:, 1]),
