@@ -214,8 +214,7 @@ class TestTokenizer:
         """In at most 300 updates on three frames; then the state alone makes the same codes and pixels."""
         frame, steps = FRAMES[0], pictures(FRAMES[0])
         tokenizer = part(frame_shape=frame)
-        if hasattr(tokenizer, "prepare"):
-            tokenizer.prepare(steps)
+        tokenizer.prepare(lambda: (steps, None))
         parameters = list(tokenizer.parameters())
         optimizer = torch.optim.Adam(parameters, lr=1e-2) if parameters else None
         target = steps.obs[:, tokenizer.context :].float() / 255

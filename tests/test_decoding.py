@@ -1,4 +1,5 @@
-"""The contract of decodings: every file of decoding/ with every file of backbones/, found by discovery."""
+"""The contract of decodings: every file of decoding/ with every file of backbones/, found by discovery, and a decoding whose
+predictions have no score, since it has no likelihood."""
 
 import itertools
 from dataclasses import replace
@@ -6,21 +7,25 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import close, codes_of, dynamics, each, steps_of
+from conftest import Part, close, codes_of, dynamics, each, steps_of
+from likelihood_free import Masked
 
 from tokenworld.interfaces import Codes
+from tokenworld.nn import entropy, logprob
 
 B = 3
 LONG = 11  # steps, more than twice a TINY's context
 FIRST = [(0, 0), (1, 5), (2, 1), (2, 9)]
 
+DECODINGS = [*each("decoding"), pytest.param(Part("likelihood_free", Masked, {}), id="likelihood_free")]
 pairs = pytest.mark.parametrize("decoding, backbone", [
-    pytest.param(d.values[0], b.values[0], id=f"{d.id}-{b.id}") for d in each("decoding") for b in each("backbones")
+    pytest.param(d.values[0], b.values[0], id=f"{d.id}-{b.id}") for d in DECODINGS for b in each("backbones")
 ])  # fmt: skip
 
 
 def replayed(body, head, codes, steps, start):
-    """`start` on so many frames, then `step` on each further one: logprob (B, n, K), h (B, n, D)."""
+    """`start` on so many frames, then `step` on each further one: log-probabilities (B, n, K), None without a likelihood, and
+    h (B, n, D)."""
     prediction, state = head.start(body, Codes(codes.indices[:, :start]), steps[:, :start])
     predictions = [prediction]
     for t in range(start, codes.indices.shape[1]):
@@ -28,9 +33,9 @@ def replayed(body, head, codes, steps, start):
         prediction, state = head.step(body, state, steps.action[:, t - 1], None, given, first)
         assert torch.equal(prediction.codes.indices, given.indices)
         predictions.append(prediction)
-    if predictions[0].logprob is None:
-        pytest.skip("the scheme has no likelihood")
-    return torch.stack([p.logprob for p in predictions], 1), torch.stack([p.h for p in predictions], 1)
+    assert len({prediction.score is None for prediction in predictions}) == 1
+    nats = None if predictions[0].score is None else torch.stack([logprob(p) for p in predictions], 1)
+    return nats, torch.stack([p.h for p in predictions], 1)
 
 
 def dreamt(body, head, codes, steps, noise):
@@ -53,13 +58,14 @@ class TestDecoding:
         body, head = dynamics(decoding, backbone, K)
         codes, steps = codes_of(B, LONG, K), steps_of(B, LONG, first=FIRST)
         losses, h = head.loss(body, codes, steps)
-        assert losses.keys() == head.weights.keys() and h.shape == (B, LONG - head.ahead, body.D)
+        assert losses.keys() == head.weights.keys() and h.shape == (B, LONG - head.lookahead, body.D)
         assert all(loss.shape in ((B, LONG - 1), ()) for loss in losses.values())
-        logprob, seen = replayed(body, head, codes, steps, start)
-        assert logprob.shape == (B, LONG - start + 1, K) and (logprob < 0).all()
+        nats, seen = replayed(body, head, codes, steps, start)
         at = max(start, 2) - 2  # the loss's entry of the first frame that was predicted
         real = steps.acted[:, at:-1]
-        assert close(-logprob[:, -real.shape[1] :].mean(-1)[real], losses["codes"][:, at:][real])
+        if nats is not None:
+            assert nats.shape == (B, LONG - start + 1, K) and (nats < 0).all()
+            assert close(-nats[:, -real.shape[1] :].mean(-1)[real], losses["codes"][:, at:][real])
         assert close(seen[:, -real.shape[1] :][real], h[:, at : LONG - 1][real])
         assert (seen[:, -real.shape[1] :][~real] == 0).all() and (start > 1 or (seen[:, 0] == 0).all())
 
@@ -76,16 +82,17 @@ class TestDecoding:
         body, head = dynamics(decoding, backbone)
         codes, steps = codes_of(B, 3), steps_of(B, LONG)
         dream, _ = dreamt(body, head, codes, steps, torch.rand(B, LONG - 3, 3))
-        if dream[0].logprob is None:
-            pytest.skip("the scheme has no likelihood")
-        whole = Codes(torch.cat([codes.indices, *[p.codes.indices for p in dream]], 1))
-        logprob, h = torch.stack([p.logprob for p in dream], 1), torch.stack([p.h for p in dream], 1)
+        whole, h = Codes(torch.cat([codes.indices, *[p.codes.indices for p in dream]], 1)), torch.stack([p.h for p in dream], 1)
         scored, scored_h = replayed(body, head, whole, steps, 3)
-        assert close(scored[:, 1:], logprob) and close(scored_h[:, 1:], h)
         losses, loss_h = head.loss(body, whole, steps)
-        assert close(-logprob.mean(-1), losses["codes"][:, 2:]) and close(loss_h[:, 2 : LONG - 1], h)
-        entropy = torch.stack([p.entropy for p in dream], 1)
-        assert (entropy > 0).all() and (entropy <= np.log(5) + 1e-5).all()
+        assert close(scored_h[:, 1:], h) and close(loss_h[:, 2 : LONG - 1], h)
+        assert (scored is None) == all(p.score is None for p in dream)
+        if scored is None:
+            return
+        nats = torch.stack([logprob(p) for p in dream], 1)
+        assert close(scored[:, 1:], nats) and close(-nats.mean(-1), losses["codes"][:, 2:])
+        uncertain = torch.stack([entropy(p) for p in dream], 1)
+        assert (uncertain > 0).all() and (uncertain <= np.log(5) + 1e-5).all()
 
     def test_overfits_and_samples_back(self, decoding, backbone):
         """The second code is the first one of two steps ago: it takes memory, the right shift and the right action."""
@@ -100,8 +107,7 @@ class TestDecoding:
             steps = steps_of(rows, length + 9, A=2, seed=seed)  # begun long before: the window sees no episode's first
             return Codes(world(steps.action).indices[:, 9:]), steps[:, 9:]
 
-        if hasattr(head, "prepare"):
-            head.prepare(*window(256, 4, 1))
+        head.prepare(lambda: window(256, 4, 1)[::-1])
         optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=1e-2)
         for update in range(250):
             losses, _ = head.loss(body, *window(batch, T, update))
@@ -126,8 +132,7 @@ class TestDecoding:
             coin = torch.rand(rows, 4, generator=torch.Generator().manual_seed(seed)) < 0.3
             return Codes((1 + coin.cumsum(1) % 2).unsqueeze(-1).expand(-1, -1, 2))  # both 1 or both 2
 
-        if hasattr(head, "prepare"):
-            head.prepare(world(256, 999), steps_of(256, 4, A=2))
+        head.prepare(lambda: (steps_of(256, 4, A=2), world(256, 999)))
         optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=1e-2)
         for update in range(150):
             losses, _ = head.loss(body, world(64, update), steps_of(64, 4, A=2, seed=update))
@@ -166,7 +171,7 @@ class TestDecoding:
             z[:, t, k] = (z[:, t, k] + 1) % 5
             other, other_h = head.loss(body, Codes(z), steps)
             assert torch.equal(losses["codes"][:, : t - 1], other["codes"][:, : t - 1])  # entry t-1 is frame t's own
-            seen = t - head.ahead  # the first h that has seen frame t
+            seen = t - head.lookahead  # the first h that has seen frame t
             assert torch.equal(h[:, :seen], other_h[:, :seen])
             assert ((losses["codes"] - other["codes"]).abs()[:, t] > 1e-4).all()
             assert ((h - other_h).abs().amax(-1)[:, seen : t + 1] > 1e-3).all()
@@ -178,8 +183,8 @@ class TestDecoding:
         prediction, _ = head.step(body, state.select(torch.zeros(3).long()), torch.arange(3), torch.full((3, 3), 0.5))
         for a, b in ((0, 1), (0, 2), (1, 2)):
             assert not close(prediction.h[a], prediction.h[b], 1e-3)
-            if prediction.entropy is not None:
-                assert not close(prediction.entropy[a], prediction.entropy[b], 1e-4)
+            if prediction.score is not None:
+                assert not close(entropy(prediction)[a], entropy(prediction)[b], 1e-4)
 
     @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
     @torch.no_grad()
@@ -195,15 +200,15 @@ class TestDecoding:
         last = steps.action[0, -1:]
         scored, _ = head.step(body, state.select(torch.zeros(V**K).long()), last.expand(V**K), None, Codes(every[:, None]))
         if scored.score is None:
-            pytest.skip("the scheme has no likelihood")
-        assert abs(scored.logprob.sum(1).exp().sum() - 1) < 1e-5
+            pytest.skip("the decoding has no likelihood")
+        assert abs(logprob(scored).sum(1).exp().sum() - 1) < 1e-5
         cold = (scored.score() / temperature).log_softmax(-1).gather(-1, every.unsqueeze(-1)).squeeze(-1)  # (V^K, K)
         noise = torch.cartesian_prod(*[(torch.arange(200) + 0.5) / 200] * K)  # evenly spread
         sampled, _ = head.step(body, state.select(torch.zeros(N).long()), last.expand(N), noise)
         frame = sampled.codes.indices[:, 0]
         frequency = torch.bincount(frame[:, 0] * V + frame[:, 1], minlength=V**K) / N
         assert close(frequency, cold.sum(1).exp(), 0.01)
-        assert not close(frequency, scored.logprob.sum(1).exp(), 0.05) or temperature == 1
+        assert not close(frequency, logprob(scored).sum(1).exp(), 0.05) or temperature == 1
 
     @torch.no_grad()
     def test_temperature_zero_is_greedy(self, decoding, backbone):

@@ -21,6 +21,7 @@ from tokenworld.evaluation.report.rules import RULES
 from tokenworld.evaluation.report.verdict import verdict
 from tokenworld.evaluation.statistics import intervals
 from tokenworld.interfaces import Codes
+from tokenworld.nn import logprob
 from tokenworld.world_model import WorldModel
 
 # ------------------------------------------------------------------------------------------------------------ intervals
@@ -322,7 +323,7 @@ def test_dreamt_bits_are_those_of_the_frames_that_were_drawn(decoding):
     for m in range(3):
         drawn = Codes(torch.from_numpy(record.model[:, m, :1]))
         told, _ = model.decoding.step(model.backbone, state.select(torch.arange(2)), steps.action[:, 1], None, drawn)
-        bits = -told.logprob.sum(-1).detach().numpy() / math.log(2)
+        bits = -logprob(told).sum(-1).detach().numpy() / math.log(2)
         assert np.allclose(record.dreamt_bits[:, m, 0], bits, atol=1e-4)
 
 

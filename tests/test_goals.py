@@ -4,8 +4,7 @@ import goals
 import pytest
 
 OPEN = {  # goal -> the number that it must not exceed until it is met
-    "lines of interfaces.py": 251,
-    "lines of the reading order": 1095,
+    "lines of the reading order": 1027,
     "files that spell one metric's id": 6,
 }
 

@@ -53,11 +53,11 @@ LAYERS = [
     ["storage"],
     ["nn", "arguments", "log", "viz", "sweep_folder"],
     ["config"],
-    ["kernels"],
+    ["kernels", "optim"],
     ["distributed"],
     ["interfaces"],
     ["forms"],
-    ["storage.weights", "storage.safe_load", "optim"],
+    ["storage.weights", "storage.safe_load"],
     ["exploration", "files", "origins", "private", "signals"],
     ["errors", "threads"],
 ]

@@ -9,6 +9,7 @@ from tokenworld.cli.main import main
 from tokenworld.decoding.parallel import GRAIN, Parallel
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes
+from tokenworld.nn import entropy, logprob
 from tokenworld.world_model import WorldModel
 
 DECODING = next(part for part in discover("decoding") if part.name.endswith("parallel"))
@@ -44,7 +45,7 @@ def test_a_pivot_for_each_random_event(pivots, broken):
         coins = torch.rand(rows, 4, 2, generator=torch.Generator().manual_seed(seed)) < 0.4
         return Codes((1 + coins.cumsum(1) % 2).repeat_interleave(2, -1))  # codes 0 and 1 are alike, and 2 and 3
 
-    head.prepare(world(256, 999), steps_of(256, 4, A=2))
+    head.prepare(lambda: (steps_of(256, 4, A=2), world(256, 999)))
     train(body, head, world, updates=900)
     frame = drawn(body, head, world(600, 1000)).codes.indices[:, 0]
     share = ((frame[:, 0] != frame[:, 1]) | (frame[:, 2] != frame[:, 3])).float().mean()
@@ -61,7 +62,7 @@ def test_unused_codes_are_impossible():
     p = prediction.score().softmax(-1)
     assert p.shape == (300, 3, V) and prediction.codes.indices.max() <= GRAIN
     assert (p[..., GRAIN + 1 :] == 0).all() and p.sum(-1).allclose(torch.ones(300, 3))
-    assert torch.isfinite(prediction.entropy).all() and torch.isfinite(prediction.logprob).all()
+    assert torch.isfinite(entropy(prediction)).all() and torch.isfinite(logprob(prediction)).all()
     twin = Parallel(shapes=shapes(V=V), action=DiscreteAction(actions=3, dim=16), codebook=True)
     assert twin.computed == V
     twin.load_state_dict(head.state_dict())
@@ -94,7 +95,7 @@ def test_codes_with_equal_vectors_share_what_is_learned():
         body, head = dynamics(DECODING, GPT, K=1, V=V, A=2, roused=False, codebook=codebook)
         vectors = torch.nn.functional.one_hot(torch.arange(V) % 8, 8).float() * 3
         head.set_codebook(vectors[:, :4] - vectors[:, 4:], 16)
-        head.prepare(world(256, 999), steps_of(256, 4, A=2))
+        head.prepare(lambda: (steps_of(256, 4, A=2), world(256, 999)))
         train(body, head, world)
         start = world(400, 1000, shift=8)
         prediction, expected = drawn(body, head, start), start.indices[:, 3, 0] % 8
@@ -138,7 +139,7 @@ def test_a_broken_frame_is_corrected_from_those_before_it():
             place = torch.randint(4, (rows, 1), generator=torch.Generator().manual_seed(seed)) + torch.arange(4)
             return Codes(torch.nn.functional.one_hot(place % 4, 4))
 
-        head.prepare(world(256, 999), steps_of(256, 4, A=2))
+        head.prepare(lambda: (steps_of(256, 4, A=2), world(256, 999)))
         train(body, head, world, updates=300)
         codes = world(200, 1000).indices
         broken = codes.clone()

@@ -8,8 +8,7 @@ import torch
 from conftest import close, each, network, rouse, shapes
 
 from tokenworld.errors import UserError
-from tokenworld.imagination import Trajectory
-from tokenworld.interfaces import Codes, View
+from tokenworld.interfaces import Codes, Trajectory, View
 from tokenworld.nn import total_loss
 from tokenworld.policies.actor_critic import ActorCritic
 

@@ -18,7 +18,7 @@ from tokenworld.backbones.pretrained import TINY, Pretrained, _probed
 from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes
-from tokenworld.nn import for_inference, total_loss
+from tokenworld.nn import for_inference, logprob, total_loss
 from tokenworld.world_model import WorldModel
 
 B, LONG, P = 3, 11, 3
@@ -89,7 +89,7 @@ def test_cached_equals_uncached_with_eager_and_sdpa():
                 for t in range(2, LONG):
                     given, first = Codes(codes.indices[:, t : t + 1]), steps.first[:, t]
                     prediction, state = head.step(body, state, steps.action[:, t - 1], None, given, first)
-                    nats.append(-prediction.logprob.mean(1, keepdim=True))
+                    nats.append(-logprob(prediction).mean(1, keepdim=True))
                 found[attention, "cached"] = torch.cat(nats, 1)
             real = steps.acted[:, :-1]
             reference = found["eager", "uncached"][real]

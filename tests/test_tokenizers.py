@@ -193,7 +193,7 @@ def test_state_round_trips(name, kind):
     train(tokenizer, [steps], 3)
     tokenizer.eval()
     if name == "patch":
-        tokenizer.refit([steps])
+        tokenizer.finalize([steps])
     other = build(name, quantizer=kind, vocab_size=16).eval()
     for parameter in other.parameters():
         parameter.data.add_(1)
@@ -334,8 +334,7 @@ def test_perceptual_against_a_hand_written_vgg(tmp_path):
 def train(tokenizer, batches: list[Steps], updates: int) -> None:
     optimiser = torch.optim.Adam(tokenizer.parameters(), lr=3e-3)
     tokenizer.train()
-    if hasattr(tokenizer, "prepare"):
-        tokenizer.prepare(batches[0])
+    tokenizer.prepare(lambda: (batches[0], None))
     for i in range(updates):
         losses, _ = tokenizer.loss(batches[i % len(batches)])
         optimiser.zero_grad()
@@ -358,7 +357,7 @@ def test_a_small_ball_survives():
     tokenizer = PatchTokenizer(frame_shape=(4, 10, 10), patch=2, vocab_size=32, dim=16, hidden=64)
     train(tokenizer, [steps_of(balls(256, seed)) for seed in range(10)], 150)
     tokenizer.eval()
-    tokenizer.refit([steps_of(balls(256, seed)) for seed in range(10)])
+    tokenizer.finalize([steps_of(balls(256, seed)) for seed in range(10)])
     obs = balls(256, 99)
     error = tokenizer.decode(tokenizer.encode(steps_of(obs))) - obs / 255
     assert error.abs().max() < 0.1
@@ -432,10 +431,10 @@ def test_the_table_is_the_decoder_and_follows_it():
         optimiser.step()
 
 
-def test_refit_takes_the_mean_patch_and_training_forgets_it():
+def test_finalize_takes_the_mean_patch_and_training_forgets_it():
     tokenizer = build("patch", (1, 4, 8), vocab_size=2).eval()
     steps = random_steps(64, 1, (1, 4, 8))
-    tokenizer.refit([steps[:40], steps[40:]])
+    tokenizer.finalize([steps[:40], steps[40:]])
     codes = tokenizer.encode(steps)
     for k in range(2):
         for v in codes.indices[..., k].unique().tolist():
@@ -451,7 +450,7 @@ def test_prepare_learns_the_background():
     tokenizer = build("patch", (1, 4, 8))
     obs = torch.full((9, 1, 1, 4, 8), 7, dtype=torch.uint8)
     obs[:4] = 200
-    tokenizer.prepare(steps_of(obs))
+    tokenizer.prepare(lambda: (steps_of(obs), None))
     assert torch.equal((tokenizer.background * 255).round(), torch.full((2, 16), 7.0))
 
 

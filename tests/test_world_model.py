@@ -14,7 +14,7 @@ from tokenworld.config import compose
 from tokenworld.heads import SignReward, Termination
 from tokenworld.imagination import Actor, burned_in
 from tokenworld.interfaces import Codes, Shapes
-from tokenworld.nn import masked_mean, sample_categorical, total_loss
+from tokenworld.nn import logprob, masked_mean, sample_categorical, total_loss
 from tokenworld.policies.actor_critic import ActorCritic
 from tokenworld.tokenizers.patch import PatchTokenizer
 from tokenworld.training import resume
@@ -54,7 +54,7 @@ def test_losses_and_their_weights(model):
     steps = real()
     losses = model(steps)
     assert losses.keys() == model.weights.keys()
-    assert losses["reward"].shape == losses["termination"].shape == (B, T - model.decoding.ahead)
+    assert losses["reward"].shape == losses["termination"].shape == (B, T - model.decoding.lookahead)
     for missing in model.weights:
         with pytest.raises(AssertionError):
             total_loss(losses, {name: w for name, w in model.weights.items() if name != missing}, steps)
@@ -106,7 +106,7 @@ def test_padding_does_not_count(model):
 
 
 def test_reward_and_end_belong_to_their_own_step(model):
-    """reward[t] and terminated[t] are read in the h that has seen action t and frame t (or t + ahead), and nothing later."""
+    """reward[t] and terminated[t] are read in the h that has seen action t and frame t (or t + lookahead), nothing later."""
     steps = real(first=())
     for name, t in (("reward", 4), ("termination", 6)):
         h = model.decoding.loss(model.backbone, model.encode(steps), steps)[1]
@@ -121,7 +121,7 @@ def test_reward_and_end_belong_to_their_own_step(model):
         z = codes.indices.clone()
         z[:, t + 1] = (z[:, t + 1] + 1) % 8
         moved = (model(steps, Codes(z))[name] - model(steps, codes)[name]).abs()
-        seen = t + 1 - model.decoding.ahead  # the first step whose h has seen frame t + 1
+        seen = t + 1 - model.decoding.lookahead  # the first step whose h has seen frame t + 1
         assert (moved[:, :seen] == 0).all() and (moved[:, seen : t + 2] > 0).all()
 
 
@@ -193,7 +193,7 @@ def test_a_new_episode_begins_afresh(model):
         frame, none = later.obs[:, t], torch.zeros(B, dtype=torch.bool)
         got, state = model.observe(state, later.action[:, t - 1], frame, none)
         expected, fresh = model.observe(fresh, later.action[1:2, t - 1], frame[1:2], none[:1])
-        assert close(got.h[1:2], expected.h) and close(got.logprob[1:2], expected.logprob)
+        assert close(got.h[1:2], expected.h) and close(logprob(got)[1:2], logprob(expected))
         assert close(got.h[[0, 2]], h[[0, 2], T + t - 1])
 
 

@@ -11,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tokenworld.interfaces import Codes, Losses, Steps
+from tokenworld.interfaces import Codes, Losses, Part, Steps
 from tokenworld.tokenizers.patches import cut, distinct, hash_weights, join
 from tokenworld.tokenizers.quantizers import check
 
 
-class NearestPatches(nn.Module):
+class NearestPatches(nn.Module, Part):
     """Frames (C, H, W) to K = h * w codes, one per patch of the frame; nothing in it is learned by gradient.
 
     patch: side in pixels · threshold: root mean square difference of pixels in 0..1, beyond which a patch is new: 0 keeps
@@ -79,6 +79,9 @@ class NearestPatches(nn.Module):
         distance, indices = self._nearest(different)
         indices = indices[inverse].view(patches.shape[:3])
         return {"l2": distance[inverse].view(patches.shape[:3]).mean(-1)}, Codes(indices, self.embed(indices))
+
+    def codes_in_use(self) -> int:
+        return int(self.used)
 
     def _extend(self, patches: Tensor, count: Tensor) -> None:
         """Give codes to what is new among distinct patches (n, E), seen `count` (n,) times, as long as there are any."""

@@ -8,14 +8,14 @@ background, and after training each decoder entry (position, code) is set to the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenworld.errors import UserError
-from tokenworld.interfaces import Codes, Losses, Steps
+from tokenworld.interfaces import Codes, Losses, Part, Steps
 from tokenworld.nn import in_fp32
 from tokenworld.tokenizers.patches import cut, distinct, hash_weights, join
 from tokenworld.tokenizers.quantizers import Kind, Quantizer, check
@@ -24,7 +24,7 @@ from tokenworld.tokenizers.vqvae import pixel_weights
 TABLE_LIMIT = 2**27  # bytes of the decoder's table, K * V * C * patch * patch
 
 
-class PatchTokenizer(nn.Module):
+class PatchTokenizer(nn.Module, Part):
     """Frames (C, H, W) to K = h * w codes, one per patch; a frame that the patch does not divide is padded with zeros.
 
     Decoding indices is one gather from a table of all (position, code) pairs, built when first needed.
@@ -166,9 +166,9 @@ class PatchTokenizer(nn.Module):
     # --- before the first and after the last update ---
 
     @torch.no_grad()
-    def prepare(self, steps: Steps) -> None:
+    def prepare(self, sample: Callable[[], tuple[Steps, Codes | None]]) -> None:
         """Take the background (median frame) and the first codebook from (B, T) frames; before the first update."""
-        patches = cut(steps.obs, self.patch)
+        patches = cut(sample()[0].obs, self.patch)
         self.background.copy_(patches.flatten(0, 1).median(0).values / 255)
         distinct, position, _, _ = self._distinct(patches)
         self.quantizer.start_from(self.encoder(self._centred(distinct, position), position))
@@ -176,7 +176,7 @@ class PatchTokenizer(nn.Module):
         self.refitted.zero_()
 
     @torch.no_grad()
-    def refit(self, batches: Iterable[Steps]) -> None:
+    def finalize(self, batches: Iterable[Steps]) -> None:
         """Set each used entry (position, code) of the decoder's table to its mean patch; after the last update.
 
         The next `loss` in train mode forgets it, since the codes then mean something else.

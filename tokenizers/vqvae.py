@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tokenworld.errors import UserError
-from tokenworld.interfaces import Codes, Losses, Steps
+from tokenworld.interfaces import Codes, Losses, Part, Steps
 from tokenworld.kernels.layers import GroupNorm
 from tokenworld.tokenizers.quantizers import Kind, Quantizer, check
 
 
-class VQVAE(nn.Module):
+class VQVAE(nn.Module, Part):
     """Frames (C, H, W) to a grid of ceil(H / s) x ceil(W / s) codes, s = 2 ** downsamplings, and back.
 
     channels: of all levels · blocks: residual blocks per level (the decoder has one more) · attention: feature-map

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tokenworld.interfaces import Part
 
-class DiscreteAction(nn.Module):
+
+class DiscreteAction(nn.Module, Part):
     """A learned vector per discrete action, as IRIS's action tokens."""
 
     def __init__(self, *, actions: int, dim: int):

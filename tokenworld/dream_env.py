@@ -67,8 +67,8 @@ class DreamEnv(VectorEnv):
         mode = AutoresetMode.SAME_STEP if self.at_once else AutoresetMode.NEXT_STEP
         self.metadata = {"autoreset_mode": mode, "action_meanings": meanings}
         # as far back as the model can see: all of a dream, unless the backbone says that less is enough
-        reach, longest = getattr(world_model.backbone, "reach", None), world_model.backbone.context + horizon
-        self.memory = max(world_model.backbone.context, longest if reach is None else min(longest, reach + 1))
+        field, longest = world_model.backbone.receptive_field, world_model.backbone.context + horizon
+        self.memory = max(world_model.backbone.context, longest if field is None else min(longest, field + 1))
         self._generator = torch.Generator(self.device)
         self._rng, self._state = np.random.default_rng(), None
         self._seed(int(self._rng.integers(2**31)))

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenworld.errors import UserError
+from tokenworld.interfaces import Part
 from tokenworld.nn import log_prob, mlp, sample_categorical
 
 
@@ -86,10 +87,10 @@ class Bernoulli:
         return noise < self.mean
 
 
-class SignReward(nn.Module):
+class SignReward(nn.Module, Part):
     """IRIS's reward head: three classes. Its `mean` is the expected sign."""
 
-    signs_only = True  # what it learns of a reward; a head without this attribute learns the reward itself
+    signs_only = True
 
     def __init__(self, *, dim: int, hidden: int = 256):
         super().__init__()
@@ -99,7 +100,7 @@ class SignReward(nn.Module):
         return Sign(self.net(h))
 
 
-class TwoHotReward(nn.Module):
+class TwoHotReward(nn.Module, Part):
     """DreamerV3's reward head: `bins` centres spaced evenly in symlog units from -limit to limit.
 
     Dream with its mean (train.policy.expected_reward=true): a sample may be a far bin that only has rounding's mass.
@@ -116,7 +117,7 @@ class TwoHotReward(nn.Module):
         return TwoHot(self.net(h), self.centres)
 
 
-class Termination(nn.Module):
+class Termination(nn.Module, Part):
     """Probability that the episode terminates (not: is truncated) with this step."""
 
     def __init__(self, *, dim: int, hidden: int = 256):

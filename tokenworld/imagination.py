@@ -6,29 +6,15 @@ In imagination no value is fetched to the host; rollouts that terminated run on,
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from tokenworld import arguments
-from tokenworld.interfaces import Codes, Prediction, Steps, View
+from tokenworld.interfaces import Codes, Prediction, Steps, Trajectory, View
 from tokenworld.world_model import WorldModel, frames_as_steps
-
-
-@dataclass(frozen=True)
-class Trajectory:
-    """H imagined steps. What the policy saw at t = 0..H, what it did and what came of it at t = 0..H-1."""
-
-    indices: Tensor  # (B, H+1, K) int64
-    h: Tensor  # (B, H+1, D)
-    action: Tensor  # (B, H)
-    reward: Tensor  # (B, H) float32
-    terminated: Tensor  # (B, H) bool
-    alive: Tensor  # (B, H+1) bool: not terminated before step t; what follows a termination does not count
-    frames: Tensor | None  # (B, H+1, C, h, w) float in 0..1, if the policy looks at pixels
-    carry: Any  # the policy's carry before t = 0
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ are what `env.step(action[t])` returned, and `obs[t+1]` came with them. An episo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,10 +26,32 @@ from torch import Tensor
 Losses = dict[str, Tensor]  # each (B, T), (B, T-1) or () for a loss that has no step; unweighted and unmasked
 
 
-@dataclass(frozen=True)
-class Shapes:
-    """The numbers that follow from the environment and the tokenizer: passed to parts by code, never written in a recipe."""
+@runtime_checkable
+class Part(Protocol):
+    """The optional hooks of all parts, with defaults. A part inherits from `nn.Module` and `Part` and overrides what it needs;
+    callers call the hook of every part and never ask whether it is there."""
 
+    patch: int | None = None  # tokenizer: side of its patches in pixels; None: it does not cut frames into patches
+    receptive_field: int | None = None  # backbone: steps that an output depends on; None: all of them
+    temperature: float | None = None  # decoding: None without a sampling temperature
+    signs_only: bool = False  # reward head: it learns the signs of rewards, not their sizes
+
+    # tokenizer, decoding: fit to what `sample` draws, before the first update; the codes are None for a tokenizer
+    def prepare(self, sample: Callable[[], tuple[Steps, Codes | None]]) -> None: ...
+    def finalize(self, batches: Iterator[Steps]) -> None: ...  # tokenizer: fit to all frames after the last update
+    def codes_in_use(self) -> int | None: ...  # tokenizer: n, if it has learned only the codes 0..n-1 so far; None: all V
+    # decoding: take the code vectors (V, E), of which the first `used` are in use, before the updates of each epoch
+    def set_codebook(self, vectors: Tensor, used: int) -> None: ...
+    # [(scale of the learning rate, parameters)] of what learns at another pace; None: one rate for all
+    def parameter_groups(self) -> list[tuple[float, list[Tensor]]] | None: ...
+    # backbone: keywords that build it again without the files it was made from; None: those of the recipe
+    def portable(self) -> dict[str, Any] | None: ...
+    # backbone: x (B, T, P, D) -> weights (B, layers, N, L, L), query before key; None: it has no attention maps
+    def attention(self, x: Tensor, within: str, first: Tensor | None = None) -> Tensor | None: ...
+
+
+@dataclass(frozen=True)
+class Shapes:  # What follows from environment and tokenizer: code passes it to parts, no recipe sets it
     frame: tuple[int, int, int]  # C, H, W
     actions: int  # A
     grid: tuple[int, int]  # h, w of the code grid
@@ -46,28 +68,24 @@ class Steps:
     obs: Tensor  # (B, T, C, H, W) uint8, 0..255
     action: Tensor  # (B, T) int64, or (B, T, A) float32; zero where not acted
     reward: Tensor  # (B, T) float32
-    terminated: Tensor  # (B, T) bool
-    truncated: Tensor  # (B, T) bool
-    first: Tensor  # (B, T) bool
-    acted: Tensor  # (B, T) bool
-    valid: Tensor  # (B, T) bool
+    terminated: Tensor  # (B, T) bool, as are all below
+    truncated: Tensor
+    first: Tensor
+    acted: Tensor
+    valid: Tensor
 
-    def __getitem__(self, index) -> Steps:
-        """Index every field alike: `steps[:, :5]` are the first five time steps."""
+    def __getitem__(self, index) -> Steps:  # `steps[:, :5]` are the first five time steps
         return Steps(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def to(self, device: torch.device | str) -> Steps:
         return Steps(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
-    def pinned(self) -> Steps:
-        """In memory that the system may not move: a GPU copies from it while it works."""
+    def pinned(self) -> Steps:  # in memory that the system may not move: a GPU copies from it while it works
         return Steps(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 
 
 @dataclass(frozen=True)
-class Codes:
-    """What a tokenizer returns for a batch of frames."""
-
+class Codes:  # What a tokenizer returns for a batch of frames
     indices: Tensor | None = None  # (B, T, K) int64
     vectors: Tensor | None = None  # (B, T, K, E)
     logits: Tensor | None = None  # (B, T, K, V)
@@ -75,177 +93,107 @@ class Codes:
 
 @dataclass(frozen=True)
 class Prediction:
-    """The next step, as a decoding scheme sampled or scored it; the world model fills in `reward` and `terminated`."""
+    """The next step, as a decoding sampled or scored it; the world model fills in `reward` and `terminated`."""
 
     codes: Codes  # T = 1
     h: Tensor  # (B, D), the summary of the step that led to these codes; zero before the first prediction
-    score: Any = None  # () -> logits (B, K, V) of each code given those before it, None where a scheme has no likelihood
+    score: Any = None  # () -> logits (B, K, V) of each code given those before it; None: no likelihood. See nn.logprob
     reward: Any = None  # a distribution: .mean (B,), .sample(noise), .loss(target)
     terminated: Any = None  # likewise; .mean is the probability of termination
 
-    @property
-    def logprob(self) -> Tensor | None:
-        """(B, K) of the codes, in nats; None where a scheme cannot give it. Computed only when asked for."""
-        if self.score is None:
-            return None
-        logp = self.score().float().log_softmax(-1)
-        return logp.gather(-1, self.codes.indices[:, 0].unsqueeze(-1)).squeeze(-1)
 
-    @property
-    def entropy(self) -> Tensor | None:
-        """(B, K) in nats, of each code given those before it; None where a scheme cannot give it."""
-        if self.score is None:
-            return None
-        logp = self.score().float().log_softmax(-1)
-        return -(logp.exp() * logp).sum(-1)
+@dataclass(frozen=True)
+class Trajectory:
+    """H imagined steps: what the policy saw at t = 0..H, its actions at t = 0..H-1 and their results."""
+
+    indices: Tensor  # (B, H+1, K) int64
+    h: Tensor  # (B, H+1, D)
+    action: Tensor  # (B, H)
+    reward: Tensor  # (B, H) float32
+    terminated: Tensor  # (B, H) bool
+    alive: Tensor  # (B, H+1) bool: not terminated before step t; what follows a termination does not count
+    frames: Tensor | None  # (B, H+1, C, H, W) float in 0..1, if the policy needs pixels
+    carry: Any  # the policy's carry before t = 0
 
 
 @runtime_checkable
 class State(Protocol):
     """The world model's memory as a value: opaque to all but the decoding that made it. A `step` may consume its argument."""
 
-    def select(self, index: Tensor) -> State:
-        """Gather or repeat rows: index (B',) int64 into the batch. The only copy; the argument stays usable."""
+    def select(self, index: Tensor) -> State: ...  # gather or repeat rows (B',) int64: the only copy, the state stays usable
 
 
-class Tokenizer(Protocol):
-    """Frames to K discrete codes out of V and back. An `nn.Module`."""
-
+class Tokenizer(Part, Protocol):  # Frames to K discrete codes out of V and back
     K: int
     V: int
     E: int
     grid: tuple[int, int]  # h, w with h * w = K
     context: int  # past frames that `encode` and `decode` look at; 0 for a frame-by-frame tokenizer
     weights: dict[str, float]  # of the losses, the same names
-    # Optional, called by the trainer if there: `prepare(steps)` before the first update, `refit(batches)` after the last.
-    # Optional: `used`, the number of codes in use so far (0..used-1), for a codebook that grows.
 
-    def encode(self, steps: Steps) -> Codes:
-        """obs (B, T, C, H, W) uint8 -> indices (B, T, K), vectors (B, T, K, E). No gradient, no codebook update."""
-
-    def embed(self, indices: Tensor) -> Tensor:
-        """indices (B, T, K) -> code vectors (B, T, K, E)."""
-
-    def decode(self, codes: Codes, past: Tensor | None = None) -> Tensor:
-        """codes -> obs (B, T, C, H, W) float in 0..1. `past` (B, context, C, H, W): needed when context > 0."""
-
-    def loss(self, steps: Steps) -> tuple[Losses, Codes]:
-        """The training losses of a batch of frames, and its codes. In train mode it may move an EMA codebook."""
+    def encode(self, steps: Steps) -> Codes: ...  # indices and vectors of T frames; no gradient, no codebook update
+    def embed(self, indices: Tensor) -> Tensor: ...  # (B, T, K) -> code vectors (B, T, K, E)
+    # codes -> obs (B, T, C, H, W) float in 0..1; past (B, context, C, H, W) is needed when context > 0
+    def decode(self, codes: Codes, past: Tensor | None = None) -> Tensor: ...
+    def loss(self, steps: Steps) -> tuple[Losses, Codes]: ...  # in train mode it may move an EMA codebook
 
 
-class Backbone(Protocol):
-    """The sequence model. Across steps attention is causal; within a step `causal` or `full`. An `nn.Module`."""
-
+class Backbone(Part, Protocol):  # The sequence model. Across steps attention is causal; within a step `causal` or `full`
     D: int
     context: int  # steps that a step can look back on, itself included
-    # Optional: `parameter_groups()` -> [(scale of the learning rate, parameters)], for what learns at another pace;
-    # `reach`: steps that an output depends on, if they are fewer than all; `portable()` -> keywords that build it again where
-    # the files it was made from are not there.
 
-    def __call__(self, x: Tensor, within: str, cache: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]:
-        """x (B, T, P, D) -> h (B, T, P, D), cache.
-
-        With a cache, x continues it: T whole steps or (T = 1) p < P positions of one step. `first` (B, T) cuts the
-        attention: a step where it is true and all later ones do not see what came before.
-        """
-
-    def make_cache(self, batch: int, positions: int, dtype: torch.dtype | None = None) -> Any:
-        """An empty cache for `batch` rows of steps with `positions` (P) each; has `.select(index)`."""
+    # x (B, T, P, D) -> h (B, T, P, D), cache. With a cache, x continues it: T whole steps or (T = 1) p < P positions of one
+    # step. A step where `first` (B, T) is true and all later ones do not see what came before.
+    def __call__(self, x: Tensor, within: str, cache: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]: ...
+    # an empty cache for `batch` rows of steps with `positions` (P) each; has `.select(index)`
+    def make_cache(self, batch: int, positions: int, dtype: torch.dtype | None = None) -> Any: ...
 
 
-class Decoding(Protocol):
+class Decoding(Part, Protocol):
     """Owns everything that must agree between training and sampling: embedding order, masks, shifts, loss, sampler."""
 
     passes: int  # forward passes of the backbone per imagined frame
-    ahead: int  # frames that h has seen beyond its step: 0, or 1 where h is read after the next codes were drawn
+    lookahead: int  # frames that h has seen beyond its step: 0, or 1 where h is read after the next codes were drawn
     weights: dict[str, float]  # of the losses, the same names
-    # Optional, called by the trainer if there: `prepare(codes, steps)` before the first update; `set_codebook(vectors, used)`
-    # before the updates of each epoch, with the tokenizer's code vectors (V, E), of which the first `used` are in use.
 
-    def loss(self, backbone: Backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:
-        """Teacher forcing. Losses (B, T-1): entry t is that of predicting frame t+1 from frames ..t; a mean over K.
-        h (B, T - ahead, D): h[:, t] has seen frames ..t+ahead and action[t]; the heads read reward[t], terminated[t] in it."""
-
-    def start(self, backbone: Backbone, codes: Codes, steps: Steps) -> tuple[Prediction, Any]:
-        """Read T frames and the T-1 actions between them. The prediction is that of the last frame; its h is zero in rows
-        where the last frame is the first of its episode (or T = 1)."""
-
-    def step(
-        self,
-        backbone: Backbone,
-        state: Any,
-        action: Tensor,
-        noise: Tensor | None,
-        codes: Codes | None = None,
-        first: Tensor | None = None,
-    ) -> tuple[Prediction, Any]:
-        """One environment step: action (B,). Samples the next codes with noise (B, K) uniform, or, given `codes` (T = 1),
-        consumes and scores those; rows with first (B,) true then begin a new episode with them. May consume `state`."""
+    # Teacher forcing. Losses (B, T-1): entry t is that of predicting frame t+1 from frames ..t; a mean over K. h (B, T -
+    # lookahead, D): h[:, t] has seen frames ..t+lookahead and action[t]; the heads read reward[t], terminated[t] in it.
+    def loss(self, backbone: Backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]: ...
+    # Read T frames and the T-1 actions between them. The prediction is that of the last frame; its h is zero in rows where the
+    # last frame is the first of its episode (or T = 1).
+    def start(self, backbone: Backbone, codes: Codes, steps: Steps) -> tuple[Prediction, State]: ...
+    # Take action (B,). Sample the next codes with noise (B, K) uniform or, given `codes` (T = 1), read and score those; rows
+    # with first (B,) true then begin a new episode with them. May consume `state`. Each of noise, codes, first may be None.
+    def step(self, backbone: Backbone, state, action: Tensor, noise, codes=None, first=None) -> tuple[Prediction, State]: ...
 
 
-class ActionEncoder(Protocol):
-    """Actions to vectors: (B, T) or (B, T, A) -> (B, T, D). An `nn.Module`."""
-
+class ActionEncoder(Part, Protocol):
     A: int
 
-    def __call__(self, action: Tensor) -> Tensor: ...
+    def __call__(self, action: Tensor) -> Tensor: ...  # (B, T) or (B, T, A) -> (B, T, D)
 
 
-class Head(Protocol):
-    """h (..., D) -> a distribution with .loss(target) (...), .mean (...), .sample(noise (...)) (...). An `nn.Module`."""
-
-    def __call__(self, h: Tensor) -> Any: ...
+class Head(Part, Protocol):
+    def __call__(self, h: Tensor) -> Any: ...  # (..., D) -> a distribution: .loss(target), .mean, .sample(noise), all (...)
 
 
 @dataclass(frozen=True)
-class View:
-    """What a policy sees of one step: the codes and the h that predicted them; pixels on demand."""
-
+class View:  # What a policy sees of one step: the codes and the h that predicted them; pixels on demand
     codes: Codes  # T = 1
     h: Tensor  # (B, D)
     decode: Any  # () -> obs (B, C, H, W) float in 0..1, the *reconstruction* of the codes
     dream: Any = None  # (actions (B, S, H), noise (B, S, H, K)) -> H predictions of B*S rows; if the dynamics follows along
 
 
-class Sink(Protocol):
-    """Where the numbers and pictures of a run go beside its folder. Its keyword-only settings are those of an entry of
-    `train.loop.sinks`; code passes what it takes of `folder` (the run's), `config` (the recipe) and `step` (where
-    it goes on)."""
-
-    package: str | None  # what must be installed, imported when the sink is opened
-
-    def log(self, numbers: dict[str, float], step: int) -> None:
-        """Numbers by name, `phase/key`. `step`: real environment steps so far."""
-
-    def picture(self, name: str, path: Any, step: int) -> None:
-        """A png or gif that was written to `path`."""
-
-    def close(self) -> None:
-        """Nothing more comes."""
-
-
-class Policy(Protocol):
-    """Acts on views, learns on imagined trajectories. An `nn.Module`."""
-
-    needs_pixels: bool  # dreams are decoded for it
+class Policy(Part, Protocol):  # Acts on views, learns on imagined trajectories; `carry`: its memory, a row per episode, or None
+    needs_pixels: bool  # imagined frames are decoded for it
     needs_h: bool  # the dynamics follows along in the real environment
     weights: dict[str, float]  # of the losses, the same names
 
-    def start(self, batch: int) -> Any:
-        """A fresh carry (recurrent state) for `batch` rows; None if the policy has none."""
-
-    def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]:
-        """noise (B,) uniform -> action (B,), carry."""
-
-    def follow(self, view: View, carry: Any) -> Any:
-        """The carry after a view on which somebody else acted."""
-
-    def loss(self, imagined: Any) -> Losses:
-        """The losses of a `Trajectory` made by `imagination.imagine`."""
-
-    def updates(self, imagined: Any, generator: torch.Generator, loss: Any = None) -> Iterator[Losses]:
-        """Losses to step on, one after the other: how often and in which parts a dream is learnt from. `loss`: what to call
-        in place of self.loss."""
-
-    def track(self) -> None:
-        """Called after each optimiser step, for slow copies."""
+    def start(self, batch: int) -> Any: ...  # a fresh carry
+    def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]: ...  # noise (B,)
+    def follow(self, view: View, carry: Any) -> Any: ...  # the carry after a view on which another policy acted
+    def loss(self, imagined: Trajectory) -> Losses: ...
+    # losses to step on, one after the other: how often and in which parts it learns from a rollout; calls loss or self.loss
+    def updates(self, imagined: Trajectory, generator: torch.Generator, loss: Any = None) -> Iterator[Losses]: ...
+    def track(self) -> None: ...  # after each optimizer step, for slow copies

@@ -9,13 +9,24 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tokenworld import files
 from tokenworld.errors import first_line
-from tokenworld.interfaces import Sink
 
 PLAIN_EVERY = 10.0  # seconds between the progress lines of a piped run
+
+
+class Sink(Protocol):
+    """Where the numbers and pictures of a run go besides its folder. Its keyword-only settings are those of an entry of
+    `train.loop.sinks`; code passes what it takes of `folder` (the run's), `config` (the recipe) and `step` (where the run
+    resumes)."""
+
+    package: str | None  # what must be installed, imported when the sink is opened
+
+    def log(self, numbers: dict[str, float], step: int) -> None: ...  # by name, `phase/key`; step: real steps so far
+    def picture(self, name: str, path: Any, step: int) -> None: ...  # a png or gif that was written to `path`
+    def close(self) -> None: ...  # nothing more comes
 
 
 class Log:

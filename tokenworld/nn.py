@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tokenworld import distributed
 from tokenworld.errors import UserError, first_line
-from tokenworld.interfaces import Losses, Steps
+from tokenworld.interfaces import Losses, Prediction, Steps
 from tokenworld.kernels.layers import PackedLinear
 
 
@@ -112,6 +112,16 @@ def categorical_entropy(logits: Tensor) -> Tensor:
     """Entropy in nats over the last dimension."""
     logp = logits.float().log_softmax(-1)
     return -(logp.exp() * logp).sum(-1)
+
+
+def logprob(prediction: Prediction) -> Tensor | None:
+    """Log-probability `(B, K)` of a prediction's codes in nats; None without a likelihood. Computed only when asked for."""
+    return None if prediction.score is None else log_prob(prediction.score(), prediction.codes.indices[:, 0])
+
+
+def entropy(prediction: Prediction) -> Tensor | None:
+    """Entropy `(B, K)` in nats of each code given those before it; None without a likelihood."""
+    return None if prediction.score is None else categorical_entropy(prediction.score())
 
 
 def total_loss(

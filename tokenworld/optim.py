@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.errors import UserError
+from tokenworld.interfaces import Part
 
 MOMENTUM = 0.95
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of x -> a x + b x^3 + c x^5, which moves singular values toward 1
@@ -31,7 +32,7 @@ def make(
     """
     check(muon=muon, average=average)
     decayed = {id(m.weight) for m in module.modules() if isinstance(m, nn.Linear)}
-    asked = [group for m in module.modules() if hasattr(m, "parameter_groups") for group in m.parameter_groups()]
+    asked = [group for m in module.modules() if isinstance(m, Part) for group in m.parameter_groups() or ()]
     scale = {id(p): factor for factor, parameters in asked for p in parameters}
     matrices = {id(m.weight) for m in module.modules() if type(m) is nn.Linear} if muon else set()  # a subclass computes logits
     groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {(1.0, True, False): [], (1.0, False, False): []}

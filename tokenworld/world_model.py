@@ -133,10 +133,9 @@ class WorldModel(nn.Module):
 
     def share_codebook(self) -> None:
         """Pass the tokenizer's code vectors to a decoding that uses them: call it whenever the tokenizer has changed."""
-        if hasattr(self.decoding, "set_codebook"):
-            tokenizer = self.tokenizer
-            vectors = tokenizer.embed(torch.arange(tokenizer.V, device=self.device).view(1, 1, -1))[0, 0]  # (V, E)
-            self.decoding.set_codebook(vectors, int(getattr(tokenizer, "used", tokenizer.V)))
+        tokenizer, used = self.tokenizer, self.tokenizer.codes_in_use()
+        vectors = tokenizer.embed(torch.arange(tokenizer.V, device=self.device).view(1, 1, -1))[0, 0]  # (V, E)
+        self.decoding.set_codebook(vectors, tokenizer.V if used is None else used)
 
     def in_bf16(self) -> WorldModel:
         """A frozen copy to dream with: all in bf16 but the samplers. It decodes, but does not encode."""
@@ -145,7 +144,7 @@ class WorldModel(nn.Module):
         return twin
 
     def forward(self, steps: Steps, codes: Codes | None = None) -> Losses:
-        """The dynamics' losses on real steps: {"codes" (B, T-1), "reward", "termination" (B, T - ahead)} in nats."""
+        """The dynamics' losses on real steps: {"codes" (B, T-1), "reward", "termination" (B, T - lookahead)} in nats."""
         codes = self.encode(steps) if codes is None else codes
         losses, h = self.decoding.loss(self.backbone, codes, steps)
         told = steps[:, : h.shape[1]]

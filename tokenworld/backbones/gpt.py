@@ -13,12 +13,13 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 
 from tokenworld.backbones.ring_cache import RingCache
 from tokenworld.errors import UserError
+from tokenworld.interfaces import Part
 from tokenworld.kernels.attention import additive, attend, attend_ring, computed_in, rotate, write_ring
 from tokenworld.kernels.layers import Dropout
 from tokenworld.kernels.memory import ring_memory
 
 
-class GPT(nn.Module):
+class GPT(nn.Module, Part):
     """x (B, T, P, D) -> h (B, T, P, D). Raises UserError on sizes that do not fit together.
 
     checkpoint: keep only what enters each block for the gradient and compute the block again (Chen et al. 2016,
@@ -46,7 +47,7 @@ class GPT(nn.Module):
         if not 0 <= dropout < 1:
             raise UserError(f"backbone.dropout must be at least 0 and below 1, got {dropout}")
         self.D, self.context, self.heads, self.checkpoint = dim, context, heads, checkpoint
-        self.reach = layers * (context - 1) + 1  # steps that an output depends on: each layer looks back further
+        self.receptive_field = layers * (context - 1) + 1  # steps that an output depends on: each layer looks back further
         self.drop = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(dim)

@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from tokenworld.backbones import language_model
 from tokenworld.backbones.ring_cache import RingCache
 from tokenworld.errors import UserError, first_line
+from tokenworld.interfaces import Part
 from tokenworld.kernels.attention import additive, computed_in, write_ring
 from tokenworld.kernels.memory import ring_memory
 from tokenworld.storage.hub import downloaded
 from tokenworld.storage.weights import on_meta
 
 
-class Pretrained(nn.Module):
+class Pretrained(nn.Module, Part):
     """x (B, T, P, D) -> h (B, T, P, D). Exactly one of the first three says which model:
 
     name: an id on the Hugging Face hub, looked for in the local cache first · path: a folder with config.json and
@@ -68,7 +69,7 @@ class Pretrained(nn.Module):
         self.layers, self.heads, self.width = _probed(self.model, H)
         self.D, self.context, self.checkpoint, self.lr_scale = dim or H, context, checkpoint, lr_scale
         self.table = _learned_positions(self.model)
-        self.reach = None if self.table is not None else self.layers * (context - 1) + 1
+        self.receptive_field = None if self.table is not None else self.layers * (context - 1) + 1
         # tokens never come in; a table of them would only take memory
         self.model.set_input_embeddings(nn.Identity())
         _straighten(self.model)
@@ -131,10 +132,10 @@ class Pretrained(nn.Module):
         n = self.layers
         return RingCache(zeros[:n], zeros[n:], torch.zeros((), **long), torch.zeros(batch, **long), positions, 0, S)
 
-    def parameter_groups(self) -> list[tuple[float, list[nn.Parameter]]]:
+    def parameter_groups(self) -> list[tuple[float, list[Tensor]]] | None:
         """(scale of the learning rate, parameters): what was trained before may be moved with more care."""
         old = [p for name, p in self.model.named_parameters() if "lora_" not in name]
-        return [(self.lr_scale, old)] if self.lr_scale != 1 else []
+        return [(self.lr_scale, old)] if self.lr_scale != 1 else None
 
     def portable(self) -> dict:
         """The keywords that build the same architecture without the files that its weights came from."""

@@ -174,13 +174,36 @@ def build(section: dict, **by_code) -> Any:
         raise UserError(f"{section['_target_']} has keywords without a default that nothing passes, "
                           f"{', '.join(missing)}: give them defaults to set them in a recipe")
     origins.check(section, section["_target_"])
+    is_own = is_part(target, tuple(PARTS.values()))
     try:
-        return target(**given)
+        made = target(**given)
     except UserError:
         raise
     except Exception as error:
-        if not is_part(target, tuple(PARTS.values())):
+        if not is_own:
             raise  # whoever wrote a plug-in needs the traceback
         settings = ", ".join(f"{key}={yaml_word(value)}" for key, value in section.items() if key != "_target_")
         raise UserError(f"{section['_target_']} cannot be made with {settings[:300]}"
                         f" ({type(error).__name__}: {first_line(error)}): change one of these settings") from error
+    if not is_own:
+        _check_base(made, section["_target_"])
+    return made
+
+
+def _check_base(made: Any, target: str) -> None:
+    """Refuse a module of a plug-in without the hooks that all parts have."""
+    from torch import nn
+
+    from tokenworld.interfaces import Part
+
+    if not isinstance(made, nn.Module):
+        return  # an environment or a sink
+    name = type(made).__name__
+    if Part not in type(made).__mro__:
+        bases = ", ".join(base.__name__ for base in type(made).__bases__)
+        raise UserError(f"{target} must inherit from nn.Module and tokenworld.interfaces.Part, got {bases}: write class"
+                        f" {name}(nn.Module, Part)")
+    for hook in vars(Part):
+        if hook in made._modules:  # the attribute would be the default of the hook
+            raise UserError(f"{target} has a submodule with the name of a hook of tokenworld.interfaces.Part, {hook}: give it"
+                            f" another name, for example {hook}_layers")

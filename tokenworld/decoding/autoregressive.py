@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.errors import UserError
-from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps
+from tokenworld.interfaces import Codes, Losses, Part, Prediction, Shapes, Steps
 from tokenworld.nn import log_prob, mlp, sample_categorical
 
 
@@ -31,10 +31,10 @@ class AutoregressiveState:
         return AutoregressiveState(self.cache.select(index), self.codes[index], self.first[index])
 
 
-class Autoregressive(nn.Module):
+class Autoregressive(nn.Module, Part):
     """K forward passes per frame, exact joint distribution of a frame's codes. temperature 0 is greedy."""
 
-    ahead = 0
+    lookahead = 0
 
     def __init__(self, *, shapes: Shapes, action: nn.Module, temperature: float = 1.0):
         super().__init__()

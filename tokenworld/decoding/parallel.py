@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenworld.errors import UserError
-from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps
+from tokenworld.interfaces import Codes, Losses, Part, Prediction, Shapes, Steps
 from tokenworld.nn import CodeEmbedding, ExactLinear, categorical_entropy, log_prob, mlp, sample_categorical
 
 
@@ -52,7 +52,7 @@ GRAIN = 32  # the number of logits is a multiple of this, so that a new code rar
 UNUSED = -1e9  # the logit of a code that is not in use
 
 
-class Parallel(nn.Module):
+class Parallel(nn.Module, Part):
     """One forward pass per frame.
 
     temperature: 0 is greedy · prior: start from copy/unigram statistics of the data · weight: of the codes' loss, beside 1
@@ -63,7 +63,7 @@ class Parallel(nn.Module):
     """
 
     passes = 1
-    ahead = 1
+    lookahead = 1
 
     def __init__(
         self,
@@ -122,8 +122,9 @@ class Parallel(nn.Module):
             self.frequency = nn.Parameter(torch.zeros(K, V))  # log unigram, per position
 
     @torch.no_grad()
-    def prepare(self, codes: Codes, steps: Steps) -> None:
+    def prepare(self, sample: Callable[[], tuple[Steps, Codes | None]]) -> None:
         """Fit the prior to data: p(z' | z) = eps_k unigram_k(z') + (1 - eps_k) [z' = z], with add-1 smoothing."""
+        steps, codes = sample()  # drawn without a prior too: all later draws of a run follow from the number of earlier ones
         if not self.prior:
             return
         z = codes.indices

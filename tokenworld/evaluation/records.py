@@ -2,7 +2,8 @@
 
 A *probe* fills these records from a world model and data (tier A), a simulator that can be branched (tier B) or policies
 with known returns (tier C); a tabular world fills the same ones from its exact kernel. Everything is numpy, code lengths
-and entropies are in bits, probabilities float64.
+and entropies are in bits, probabilities float64. A field that may be None is not known: bits and the model's probabilities of
+codes are None if the decoding gives no likelihood.
 
     N transitions · S branch states · A actions · J branches of a (state, action) · K codes per frame · V codebook size
     T steps of a rollout · R real and M model rollouts from one start · F features of a frame
@@ -75,10 +76,10 @@ class Scored:
     previous: Array  # (N, K) int, the codes before
     codes: Array  # (N, K) int, the codes that followed
     action: Array  # (N,) int
-    bits: Array  # (N, K): -log2 q(z^j | z^<j, h, a)
-    entropy: Array  # (N, K): H(q(. | z^<j, h, a)), along the data
-    top: Array  # (N, K): the largest probability of q(. | z^<j, h, a)
-    hit: Array  # (N, K) bool: its code was the one that followed
+    bits: Array | None  # (N, K): -log2 q(z^j | z^<j, h, a)
+    entropy: Array | None  # (N, K): H(q(. | z^<j, h, a)), along the data
+    top: Array | None  # (N, K): the largest probability of q(. | z^<j, h, a)
+    hit: Array | None  # (N, K) bool: its code was the one that followed
     reward: Array  # (N,) what the environment gave
     reward_mean: Array  # (N,) E[r], predicted before the frame is known
     terminated: Array  # (N,) bool
@@ -104,11 +105,11 @@ class Branches:
     exact: bool
     p: Array  # (S, A, J)
     codes: Array  # (S, A, J, K) int
-    bits: Array  # (S, A, J): -log2 q(codes | h, a), joint over the frame
-    entropy_q: Array  # (S, A): joint entropy of q, exact or estimated from draws
-    marginal_p: Array  # (S, A, K, C): true probabilities of C listed candidate codes per position (below), the rest is none
-    marginal_q: Array  # (S, A, K, C): the model's
-    candidates: Array  # (S, K, C) int: which codes; -1 unused. The model's mass outside them is 1 - sum over C
+    bits: Array | None  # (S, A, J): -log2 q(codes | h, a), joint over the frame
+    entropy_q: Array | None  # (S, A): joint entropy of q, exact or estimated from draws
+    marginal_p: Array | None  # (S, A, K, C): true probabilities of C listed candidate codes per position, the rest is none
+    marginal_q: Array | None  # (S, A, K, C): the model's
+    candidates: Array | None  # (S, K, C) int: which codes; -1 unused. The model's mass outside them is 1 - sum over C
     total_correlation_q: Array | None = None  # (S, A): sum_j H(q_j) - H(q)
     reward: Array | None = None  # (S, A, J)
     terminated: Array | None = None  # (S, A, J): the probability that the episode ends with it
@@ -141,8 +142,8 @@ class Drift:
     real: Array  # (S, T, K) int
     model: Array  # (S, M, T, K) int
     copy: Array  # (S, K) int: the last frame before the dream, the floor
-    own_bits: Array  # (S, T): bits of the real frame t after t dreamt frames
-    real_bits: Array  # (S, T): after the real ones
+    own_bits: Array | None  # (S, T): bits of the real frame t after t imagined frames
+    real_bits: Array | None  # (S, T): after the real ones
     dreamt_bits: Array | None = None  # (S, M, T): of the model's own frames, as it drew them
 
 

@@ -18,20 +18,34 @@ from tokenworld.data.episodes import read_episodes, read_meta
 from tokenworld.data.replay import Replay
 from tokenworld.envs.known_world import World
 from tokenworld.errors import UserError
-from tokenworld.evaluation.metrics import arrow_of_time, baselines, proxies, rewards_and_terminations
+from tokenworld.evaluation.metrics import (
+    agents,
+    arrow_of_time,
+    baselines,
+    confusions,
+    next_frame,
+    proxies,
+    rewards_and_terminations,
+)
+from tokenworld.evaluation.metrics.action_effects import IDS as EFFECTS
 from tokenworld.evaluation.metrics.action_effects import counterfactual_effects, effect_matrices
+from tokenworld.evaluation.metrics.action_sensitivity import IDS as SENSITIVITY
 from tokenworld.evaluation.metrics.action_sensitivity import action_sensitivity
 from tokenworld.evaluation.metrics.agents import by_support, causal_gap
 from tokenworld.evaluation.metrics.arrow_of_time import irreversibility
+from tokenworld.evaluation.metrics.calibration import IDS as CALIBRATION
 from tokenworld.evaluation.metrics.calibration import calibration, dispersion
+from tokenworld.evaluation.metrics.code_length import IDS as CODE_LENGTH
 from tokenworld.evaluation.metrics.code_length import code_length
 from tokenworld.evaluation.metrics.confusions import confused_actions, confused_effects
+from tokenworld.evaluation.metrics.memory import IDS as MEMORY
 from tokenworld.evaluation.metrics.memory import recall, recall_by_delay
 from tokenworld.evaluation.metrics.next_frame import branch_fidelity, frame_distance
 from tokenworld.evaluation.metrics.planning import planning
 from tokenworld.evaluation.metrics.policies import policy_agreement
 from tokenworld.evaluation.metrics.rewards_and_terminations import at_branches
 from tokenworld.evaluation.metrics.rollouts import curves, distance_curves, horizon, rollout_drift
+from tokenworld.evaluation.metrics.state_identity import IDS as STATE_IDENTITY
 from tokenworld.evaluation.metrics.state_identity import state_identity
 from tokenworld.evaluation.metrics.tokenizer import tokenizer_ceiling
 from tokenworld.evaluation.probes import branches as branch_probe
@@ -50,6 +64,13 @@ SHORTEST = 32  # steps of a window, at least, if there are as many
 STARTS, FUTURES, HORIZON = 64, 4, 20  # dreams of the drift curve
 ROLLOUTS = 40  # branch states from which whole futures are compared
 SHARE = 0.6  # of the budget that may be gone before the dreams begin
+NO_LIKELIHOOD = "the decoding gives no likelihood of a frame"
+OF_LIKELIHOOD = {  # the metrics of each tier that take one
+    "A": (*CODE_LENGTH, *CALIBRATION[:6], *SENSITIVITY, *confusions.OF_DATA, "M4.self_feeding", "M15.self_consistency"),
+    "B": (*CALIBRATION[6:], *next_frame.IDS[:4], *EFFECTS, *confusions.IDS[len(confusions.OF_DATA):], *agents.NAMES,
+          *STATE_IDENTITY),
+    "known world": (*MEMORY, "M11.undo"),
+}  # fmt: skip
 
 
 def tier_a(
@@ -81,7 +102,6 @@ def tier_a(
     everything = held_out.gather(np.arange(held_out.rows)[None], frames=False)[0]
     first = everything.first.numpy()
     episode, data = np.cumsum(first), fingerprint(everything)
-    pictures: dict[str, Any] = {}
     with stages.probe("tokenizer"):
         metrics = _timed(lambda: _tokenizer(world_model, held_out, codes_of, episode, frames))
 
@@ -97,21 +117,21 @@ def tier_a(
         for name in ("copy_last", "unigram", "bigram"):
             simple[name] = getattr(baselines, f"bits_{name}")(counts, previous, current).double().numpy()
     measures = (
-        lambda: code_length(scored, simple, against=counts and counts.best),
-        lambda: calibration(scored),
-        lambda: _at(forked(scored).state, action_sensitivity(forked(scored), taken)),
-        lambda: _at(forked(scored).state, confused_actions(forked(scored), taken, names)),
-        lambda: rewards_and_terminations.rewards(scored, _signs_only(world_model)),
+        lambda: rewards_and_terminations.rewards(scored, world_model.reward.signs_only),
         lambda: rewards_and_terminations.terminations(scored),
     )
+    if scored.bits is None:
+        metrics += _without_likelihood("A")
+    else:
+        measures = (
+            lambda: code_length(scored, simple, against=counts and counts.best),
+            lambda: calibration(scored),
+            lambda: _at(forked(scored).state, action_sensitivity(forked(scored), taken)),
+            lambda: _at(forked(scored).state, confused_actions(forked(scored), taken, names)),
+            *measures,
+        )
     metrics += _measured(stages, "metrics of held-out frames", measures)
-    pictures["top_reliability"] = reliability(scored.top.ravel(), scored.hit.ravel())
-    pictures["surprise"] = scored.bits.mean(0).reshape(world_model.shapes.grid)
-    if (np.abs(scored.reward) > rewards_and_terminations.EVENT).any():
-        pictures["reward_confusion"] = rewards_and_terminations.reward_confusion(scored)
-    if scored.terminated.any():
-        pictures["hazard_reliability"] = rewards_and_terminations.hazard_reliability(scored)
-
+    pictures = _pictures(scored, world_model.shapes.grid)
     if time.monotonic() - began > SHARE * budget:
         reason = f"the budget of {budget:.0f} s was used up before: give more, or measure fewer frames"
         metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="skipped", reason=reason))
@@ -122,9 +142,23 @@ def tier_a(
     if isinstance(found, str):
         metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="not_applicable", reason=found))
     else:
-        metrics += _measured(stages, "metrics of imagined rollouts", [lambda: horizon(found) + proxies.own_frames(found)])
+        own_frames = (lambda: []) if found.dreamt_bits is None else (lambda: proxies.own_frames(found))
+        metrics += _measured(stages, "metrics of imagined rollouts", [lambda: horizon(found) + own_frames()])
         pictures["drift"] = curves(found)
     return metrics, pictures, scored.state
+
+
+def _pictures(scored: Scored, grid: tuple[int, int]) -> dict[str, Any]:
+    """The arrays of the pictures of held-out frames."""
+    pictures: dict[str, Any] = {}
+    if scored.bits is not None:
+        pictures["top_reliability"] = reliability(scored.top.ravel(), scored.hit.ravel())
+        pictures["surprise"] = scored.bits.mean(0).reshape(grid)
+    if (np.abs(scored.reward) > rewards_and_terminations.EVENT).any():
+        pictures["reward_confusion"] = rewards_and_terminations.reward_confusion(scored)
+    if scored.terminated.any():
+        pictures["hazard_reliability"] = rewards_and_terminations.hazard_reliability(scored)
+    return pictures
 
 
 def tier_b(
@@ -145,24 +179,22 @@ def tier_b(
     if not places:
         reason = f"no episode of random play is longer than the {context} frames that are read before a branch"
         return [absent("M3.kl", "KL divergence of the next frame", reason, tier="B")], {}
-    signs = _signs_only(world_model)
+    signs = world_model.reward.signs_only
     with stages.probe("every action at branch states", len(places), "states") as tick:
         branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3, tick=tick)
-    of_branches = (
-        dispersion,
-        branch_fidelity,
-        counterfactual_effects,
-        lambda branches: confused_effects(branches, names),
-        lambda branches: at_branches(branches, signs),
-    )
+    of_branches, pictures = (lambda branches: at_branches(branches, signs),), {}
+    if branches.bits is not None:
+        confused = lambda branches: confused_effects(branches, names)  # noqa: E731
+        of_branches = (dispersion, branch_fidelity, counterfactual_effects, confused, *of_branches)
     metrics = _measured(
         stages, "metrics of branches", [lambda measure=m: _at(branches.hash, measure(branches)) for m in of_branches]
     )
-    pictures: dict[str, Any] = {"effects": effect_matrices(branches) | {"actions": names}, "plane": _plane(metrics)}
-    with stages.probe("pictures of the worst branch states", SHOWN) as tick:
-        pictures["filmstrips"] = film_probe.worst(
-            world_model, simulator, places, branches, names, began + budget * 0.75, seed, tick
-        )
+    if branches.bits is not None:
+        pictures |= {"effects": effect_matrices(branches) | {"actions": names}, "plane": _plane(metrics)}
+        with stages.probe("pictures of the worst branch states", SHOWN) as tick:
+            pictures["filmstrips"] = film_probe.worst(
+                world_model, simulator, places, branches, names, began + budget * 0.75, seed, tick
+            )
     spread = places[:: max(1, len(places) // ROLLOUTS)][:ROLLOUTS]
     with stages.probe("whole futures of branch states", len(spread), "states") as tick:
         rolled = branch_probe.rollouts(
@@ -174,23 +206,15 @@ def tier_b(
     pictures["distance"] = distance_curves(rolled)
     if not (rolled.alive_real.all() and rolled.alive_model.all()):
         pictures["survival"] = rewards_and_terminations.survival_curves(rolled)
-    if policy is None:
-        metrics += causal_gap(branches)
-    else:
-        count = max(8, states // 4)
-        with stages.probe("every action at states of the run's policy", count, "states") as tick:
-            mine = other_agent.branches_of_policy(
-                world_model, policy, simulator, count=count, context=context, deadline=began + budget, support=support,
-                seed=seed, tick=tick,
-            )  # fmt: skip
-        metrics += _of_two_agents(mine, branches)
-        if mine is not None and mine.support is not None:
-            pictures["support"] = by_support(mine, parts=5)
-    with stages.probe("pairs of histories", 2 * histories.PAIRS) as tick:
-        two = histories.pairs(world_model, simulator, places, branches, began + budget, seed, tick=tick)
-    if two is not None:
-        metrics += _timed(lambda: state_identity(two))
-    if isinstance(getattr(simulator, "world", None), World):  # questions that only the known world answers
+    is_known = isinstance(getattr(simulator, "world", None), World)
+    if branches.bits is None:
+        return metrics + _without_likelihood("B") + (_without_likelihood("known world") if is_known else []), pictures
+    more, drawn = _by_likelihood(
+        world_model, simulator, places, branches, policy, support, count=max(8, states // 4), context=context,
+        deadline=began + budget, seed=seed, stages=stages,
+    )  # fmt: skip
+    metrics, pictures = metrics + more, pictures | drawn
+    if is_known:  # questions that only the known world answers
         with stages.probe("questions to the known world"):
             asked = known_world.recalls(world_model, simulator.world, seed)
             undone = irreversibility(known_world.undos(world_model, simulator, began + budget, seed))
@@ -199,16 +223,41 @@ def tier_b(
     return metrics, pictures
 
 
+def _by_likelihood(
+    world_model: WorldModel, simulator, places, branches: Branches, policy, support, *, count: int, context: int,
+    deadline: float, seed: int, stages: Stages,
+) -> tuple[list[Metric], dict[str, Any]]:  # fmt: skip
+    """M8 at `count` states of the policy beside those of random play, and M9 of pairs of histories."""
+    metrics, pictures = [], {}
+    if policy is None:
+        metrics += causal_gap(branches)
+    else:
+        with stages.probe("every action at states of the run's policy", count, "states") as tick:
+            mine = other_agent.branches_of_policy(
+                world_model, policy, simulator, count=count, context=context, deadline=deadline, support=support, seed=seed,
+                tick=tick,
+            )  # fmt: skip
+        metrics += _of_two_agents(mine, branches)
+        if mine is not None and mine.support is not None:
+            pictures["support"] = by_support(mine, parts=5)
+    with stages.probe("pairs of histories", 2 * histories.PAIRS) as tick:
+        two = histories.pairs(world_model, simulator, places, branches, deadline, seed, tick=tick)
+    if two is not None:
+        metrics += _timed(lambda: state_identity(two))
+    return metrics, pictures
+
+
+def _without_likelihood(part: str) -> list[Metric]:
+    """The metrics of `OF_LIKELIHOOD`, as not applicable."""
+    names, tier = agents.NAMES | confusions.NAMES, "A" if part == "A" else "B"
+    return [absent(id, names.get(id, id), NO_LIKELIHOOD, tier=tier) for id in OF_LIKELIHOOD[part]]
+
+
 def _of_two_agents(mine: Branches | None, other: Branches) -> list[Metric]:
     """M8 at branches of the run's policy, and at those of random play."""
     if mine is None:
         return causal_gap(other)
     return causal_gap(mine, replace(other, behaviour=np.full(other.p.shape[:2], 1 / other.p.shape[1])))
-
-
-def _signs_only(world_model: WorldModel) -> bool:
-    """Does the reward head learn the signs of rewards alone?"""
-    return getattr(world_model.reward, "signs_only", False)
 
 
 def _told_apart(rolled) -> list[Metric]:

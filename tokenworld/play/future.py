@@ -17,6 +17,7 @@ import torch
 
 from tokenworld.imagination import burned_in
 from tokenworld.interfaces import Codes
+from tokenworld.nn import logprob
 from tokenworld.play.starts import Start, idle_action
 from tokenworld.world_model import WorldModel
 
@@ -45,7 +46,7 @@ class Dream:
     @property
     def temperature(self) -> float | None:
         """Of the recipe; None for a decoding without one."""
-        return getattr(self.world_model.decoding, "temperature", None)
+        return self.world_model.decoding.temperature
 
 
 @dataclass(frozen=True)
@@ -155,8 +156,8 @@ class Future:
         carry = memory.carry
         if carry is not None:
             carry = policy.follow(model.view_of(memory.codes, memory.h), carry)
-        logprob = prediction.logprob
-        bits = None if logprob is None else (-logprob[0] / math.log(2)).clamp(min=0).cpu().numpy().reshape(model.shapes.grid)
+        nats = logprob(prediction)
+        bits = None if nats is None else (-nats[0] / math.log(2)).clamp(min=0).cpu().numpy().reshape(model.shapes.grid)
         codes = Codes(prediction.codes.indices)
         moment = Moment(
             codes.indices[0, 0].cpu(),
@@ -182,7 +183,7 @@ def draws(seed: int, t: int, K: int) -> torch.Tensor:
 
 def _tempered(world_model: WorldModel, temperature: float) -> WorldModel:
     """The same weights with a temperature of its own: the model that others use is not touched."""
-    if getattr(world_model.decoding, "temperature", temperature) == temperature:
+    if world_model.decoding.temperature in (None, temperature):
         return world_model
     twin, decoding = copy.copy(world_model), copy.copy(world_model.decoding)
     decoding.temperature = temperature

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from tokenworld import distributed
 from tokenworld.config import schema
 from tokenworld.errors import UserError
-from tokenworld.interfaces import Losses, Shapes, View
+from tokenworld.interfaces import Losses, Part, Shapes, Trajectory, View
 from tokenworld.nn import categorical_entropy, log_prob, sample_categorical
 from tokenworld.policies.returns import ReturnScale, lambda_return
 
@@ -38,7 +38,7 @@ class Lesson:
         return Lesson(*(_rows(getattr(self, name), index) for name in self.__dataclass_fields__))
 
 
-class ActorCritic(nn.Module):
+class ActorCritic(nn.Module, Part):
     """A categorical policy and a value on one network. `network`: its section (see `networks.py`), IRIS's if None."""
 
     def __init__(
@@ -114,7 +114,7 @@ class ActorCritic(nn.Module):
         logp = log_prob(self.actor(features[:, :-1]), imagined.action)
         return Lesson(seen, imagined.carry, imagined.action, logp, returns, advantage, alive)
 
-    def loss(self, imagined) -> Losses:
+    def loss(self, imagined: Trajectory | Lesson) -> Losses:
         """Losses (), means over the steps that count, of a `Trajectory` or of a `Lesson` made from it."""
         lesson = imagined if isinstance(imagined, Lesson) else self.lesson(imagined)
         features = self.network.sequence(lesson.seen, lesson.carry)[:, :-1]
@@ -132,7 +132,7 @@ class ActorCritic(nn.Module):
             "entropy": self._mean(-self.entropy * categorical_entropy(logits), lesson.alive),
         }
 
-    def updates(self, imagined, generator: torch.Generator, loss: Callable | None = None) -> Iterator[Losses]:
+    def updates(self, imagined: Trajectory, generator: torch.Generator, loss: Callable | None = None) -> Iterator[Losses]:
         """Losses to step on, one after the other: `update_epochs` times through the dream in `minibatches` parts, which on
         several ranks are parts of all their dreams together. `loss`: what to call in place of self.loss."""
         loss = self.loss if loss is None else loss

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.errors import UserError
-from tokenworld.interfaces import Shapes, View
+from tokenworld.interfaces import Part, Shapes, View
 
 
-class PixelNetwork(nn.Module):
+class PixelNetwork(nn.Module, Part):
     """IRIS's policy: four convolutions with max-pooling, then an LSTM, on the reconstruction, never on the real frame."""
 
     needs_pixels, needs_h = True, False
@@ -55,7 +55,7 @@ class PixelNetwork(nn.Module):
         return self.cnn(2 * frames - 1)
 
 
-class FrameNetwork(nn.Module):
+class FrameNetwork(nn.Module, Part):
     """A convolution of 16 channels on the decoded frame, then two layers: MinAtar's network (Young and Tian 2019,
     arXiv:1903.03176) and one layer more. No memory: for frames that show all there is to know.
 
@@ -99,7 +99,7 @@ class FrameNetwork(nn.Module):
         return self.forward(seen.flatten(0, 1), None)[0].view(*seen.shape[:2], self.features)  # also of no rows
 
 
-class CodesNetwork(nn.Module):
+class CodesNetwork(nn.Module, Part):
     """A learned vector per position and code, summed (a linear layer on one-hot codes), then one more layer. No memory."""
 
     needs_pixels, needs_h = False, False
@@ -130,7 +130,7 @@ class CodesNetwork(nn.Module):
         return self.forward(seen.flatten(0, 1), None)[0].view(*seen.shape[:2], self.features)  # also of no rows
 
 
-class CodesAndHNetwork(nn.Module):
+class CodesAndHNetwork(nn.Module, Part):
     """Codes as in CodesNetwork, beside the h that predicted them: memory without pixels, as STORM's policy has it."""
 
     needs_pixels, needs_h = False, True

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.errors import UserError
-from tokenworld.interfaces import Losses, Shapes, View
+from tokenworld.interfaces import Losses, Part, Shapes, View
 from tokenworld.nn import sample_categorical
 
 
-class Planner(nn.Module):
+class Planner(nn.Module, Part):
     """Acts by the best of `samples` imagined futures per iteration. `method`: "cem", or "shooting" (one iteration, from
     uniformly drawn actions, and the best future's first action). `keep` is the share of the last distribution in a refit."""
 

@@ -12,7 +12,7 @@ from typing import Any
 from tokenworld.config import schema
 from tokenworld.config.targets import is_part, resolve
 from tokenworld.errors import UserError, first_line
-from tokenworld.interfaces import Sink
+from tokenworld.log import Sink
 
 SHORT = {
     "tensorboard": "tokenworld.sinks.tensorboard.TensorBoard",

@@ -91,8 +91,7 @@ def save_model(
             raise UserError(f"the model's config names {section and section['_target_']} as its policy, got a"
                             f" {type(policy).__name__}: save the policy of its run, or the world model alone")  # fmt: skip
     parts = {name: section for name, section in model.config["parts"].items() if name != "policy" or policy is not None}
-    if hasattr(model.backbone, "portable"):
-        parts["backbone"] = parts["backbone"] | model.backbone.portable()
+    parts["backbone"] = parts["backbone"] | (model.backbone.portable() or {})
     told = model.config | {
         "parts": parts,
         "frame": list(model.shapes.frame),

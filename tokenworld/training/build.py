@@ -90,7 +90,7 @@ def built(
     if saved is not None:
         saved.check_sizes(cfg, frame, actions)
     world_model = WorldModel.from_config(cfg, frame=frame, actions=actions)
-    if cfg["train"]["evaluate"].get("kmeans") and not hasattr(world_model.tokenizer, "patch"):
+    if cfg["train"]["evaluate"].get("kmeans") and world_model.tokenizer.patch is None:
         raise UserError("train.evaluate.kmeans compares with a tokenizer of patches: set it to false for this tokenizer")
     policy = None
     if "policy" in phases:

@@ -31,7 +31,8 @@ def warn_of_costs(run: Any, train: dict[str, dict[str, Any]]) -> None:
 
 def free_codes(tokenizer: Any) -> int | None:
     """How many codes a growing dictionary has left; None for any other tokenizer."""
-    return None if getattr(tokenizer, "used", None) is None else tokenizer.V - int(tokenizer.used)
+    used = tokenizer.codes_in_use()
+    return None if used is None else tokenizer.V - used
 
 
 def warn_of_full_dictionary(run: Any, before: int | None) -> None:

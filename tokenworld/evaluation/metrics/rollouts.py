@@ -64,7 +64,7 @@ def horizon(drift: Drift) -> list[Metric]:
         Metric("M4.horizon", "Valid horizon", value - 1, "steps", "higher", (ci[0] - 1, ci[1] - 1), floor=0.0,
                **{**common, **few, "reason": few.get("reason", "") or censored})
     ]  # fmt: skip
-    if T > 1:
+    if T > 1 and drift.own_bits is not None:
         ratio, ci, _ = intervals.ratio(drift.own_bits[:, -1], drift.real_bits[:, -1], drift.cluster)
         name = f"Bits of a real frame after {T - 1} dreamt ones, for each after real ones"
         reason = "in a random world dream and reality part without anybody's fault: a fault only where nothing is random"

@@ -20,8 +20,6 @@ def attention(world_model: WorldModel, steps: Steps, codes: Codes | None = None)
     UserError for a backbone that does not tell.
     """
     backbone = world_model.backbone
-    if not hasattr(backbone, "attention"):
-        raise UserError(f"{type(backbone).__name__} does not tell where it looks: expected tokenworld.backbones.gpt.GPT")
     given: list[Any] = []
     hook = backbone.register_forward_pre_hook(lambda module, arguments: given.append(arguments))
     try:
@@ -31,4 +29,6 @@ def attention(world_model: WorldModel, steps: Steps, codes: Codes | None = None)
     x, within, _, first = given[0]  # what the decoding has made of codes and actions
     B, T, P, _ = x.shape
     shares = backbone.attention(x, within, first)  # (B, layers, N, T*P, T*P)
+    if shares is None:
+        raise UserError(f"{type(backbone).__name__} does not tell where it looks: expected tokenworld.backbones.gpt.GPT")
     return shares.unflatten(-1, (T, P)).unflatten(3, (T, P))

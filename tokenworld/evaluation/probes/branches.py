@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,7 @@ from tokenworld.evaluation.probes.stages import Tick, unseen
 from tokenworld.evaluation.records import Branches, Rollouts
 from tokenworld.evaluation.statistics import draws
 from tokenworld.interfaces import Codes, Steps
+from tokenworld.nn import logprob
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 DRAWS = 16  # of the model's frames for each state and action
@@ -33,6 +35,7 @@ SAMPLES = 16  # of the simulator's, where it cannot list
 PER_EPISODE = 4  # states of one episode: more would be much alike
 LONGEST = 400  # steps of an episode in which states are looked for
 CANDIDATES = 16  # codes per position whose probabilities are compared
+OF_LIKELIHOOD = ("bits", "entropy_q", "marginal_p", "marginal_q", "candidates")  # fields of `Branches`
 ROWS = 256  # of the model at once
 SIDE = 16  # pixels of a frame's features
 ACTIVE_STEPS = 512  # of random play, in which it is counted how often each pixel changes
@@ -96,10 +99,10 @@ def branches(
         tick()
     if not done:
         return None
-    J, C = (max(one[name].shape[-1] for one in done) for name in ("p", "candidates"))
+    J, C = (max(one[name].shape[-1] if name in one else 0 for one in done) for name in ("p", "candidates"))
     padded = {"p": (J, 0), "bits": (J, 0), "reward": (J, 0), "terminated": (J, 0)}
     columns = {"candidates": (C, -1), "marginal_p": (C, 0), "marginal_q": (C, 0)}
-    stacked = {}
+    stacked: dict[str, Any] = dict.fromkeys(OF_LIKELIHOOD)
     for name in done[0]:
         parts = [one[name] for one in done]
         if name == "codes":
@@ -118,7 +121,8 @@ def branches(
 
 
 def _branch(world_model: WorldModel, simulator, place: Place) -> dict[str, np.ndarray]:
-    """All actions at one place: p, bits, reward, terminated (A, J), codes (A, J, K), what the model says of itself."""
+    """All actions at one place: p, bits, reward, terminated (A, J), codes (A, J, K), what the model says of itself. Without a
+    likelihood, what takes one is left out."""
     A, K, device = simulator.actions, world_model.shapes.codes, world_model.device
     futures = [list_futures(simulator, place, a) for a in range(A)]
     z = encode_frames(world_model, np.stack([obs for future in futures for _, obs, _, _ in future]), device).cpu().numpy()
@@ -138,22 +142,24 @@ def _branch(world_model: WorldModel, simulator, place: Place) -> dict[str, np.nd
         for j, (code, probability, r, end) in enumerate(rows):
             codes[a, j], p[a, j], reward[a, j], ends[a, j] = code, probability, r / probability, end / probability
     state = read_state(world_model, place, device)
-    which = np.argwhere(p > 0)  # (n, 2)
-    bits = np.zeros((A, J))
-    action, come = torch.from_numpy(which[:, 0]).to(device), torch.from_numpy(codes[p > 0]).to(device)
-    scored = score_frames(world_model, state, action, come)
-    bits[p > 0] = scored
+    action = torch.from_numpy(np.argwhere(p > 0)[:, 0]).to(device)  # (n,)
+    scored = score_frames(world_model, state, action, torch.from_numpy(codes[p > 0]).to(device))
     own = own_distribution(world_model, state, A, place.key)
+    found = {"p": p, "codes": codes, "reward": reward, "terminated": ends, "reward_mean": own["reward"],
+             "hazard": own["hazard"]}  # fmt: skip
+    if scored is None:
+        return found
+    bits = np.zeros((A, J))
+    bits[p > 0] = scored
     candidates = _candidates(codes, p, own["mean"])
     picked = np.maximum(candidates, 0)  # (K, C)
     marginal_q = np.take_along_axis(own["mean"], np.broadcast_to(picked, (A, *picked.shape)), -1) * (candidates >= 0)
     marginal_p = (p[:, :, None, None] * (codes[..., None] == candidates)).sum(1)  # (A, K, C)
     marginal = own["mean"]
     entropies = -(marginal * np.log2(np.maximum(marginal, 1e-12))).sum((-1, -2))  # (A,): sum over positions
-    return {
-        "p": p, "codes": codes, "bits": bits, "entropy_q": own["entropy"], "marginal_p": marginal_p, "marginal_q": marginal_q,
-        "candidates": candidates, "total_correlation_q": np.maximum(entropies - own["entropy"], 0.0), "reward": reward,
-        "terminated": ends, "reward_mean": own["reward"], "hazard": own["hazard"],
+    return found | {
+        "bits": bits, "entropy_q": own["entropy"], "marginal_p": marginal_p, "marginal_q": marginal_q,
+        "candidates": candidates, "total_correlation_q": np.maximum(entropies - own["entropy"], 0.0),
     }  # fmt: skip
 
 
@@ -188,33 +194,37 @@ def read_state(world_model: WorldModel, place: Place, device):
 
 
 @torch.no_grad()
-def score_frames(world_model: WorldModel, state, action: Tensor, codes: Tensor) -> np.ndarray:
-    """Bits (n,) of the frames codes (n, K) after action (n,) in a state of one row."""
+def score_frames(world_model: WorldModel, state, action: Tensor, codes: Tensor) -> np.ndarray | None:
+    """Bits (n,) of the frames codes (n, K) after action (n,) in a state of one row; None without a likelihood."""
     parts = []
     for i in range(0, len(action), ROWS):
         a, z = action[i : i + ROWS], codes[i : i + ROWS]
         many = state.select(torch.zeros(len(a), dtype=torch.int64, device=a.device))
         prediction, _ = world_model.decoding.step(world_model.backbone, many, a, None, Codes(z.unsqueeze(1)))
-        parts.append(-prediction.logprob.double().sum(-1) / math.log(2))
+        if prediction.score is None:
+            return None
+        parts.append(-logprob(prediction).double().sum(-1) / math.log(2))
     return torch.cat(parts).cpu().numpy()
 
 
 @torch.no_grad()
 def own_distribution(world_model: WorldModel, state, A: int, key: int, stream: int = 0) -> dict[str, np.ndarray]:
-    """Of DRAWS frames after each action: entropy (A,), mean distribution of each code (A, K, V), reward and hazard (A,).
+    """Of DRAWS frames after each action: reward and hazard (A,), and with a likelihood the entropy (A,) and the mean
+    distribution of each code (A, K, V).
 
     key: of the place, from which the draws follow · stream: another one gives independent draws."""
     device, K = world_model.device, world_model.shapes.codes
     noise = draws.uniform(np.array([key]), (A * DRAWS, K), stream, device)[0]
-    found: dict[str, list] = {"entropy": [], "mean": [], "reward": [], "hazard": []}
+    found: dict[str, list] = defaultdict(list)
     group = max(1, ROWS // DRAWS)
     for begin in range(0, A, group):
         action = torch.arange(begin, min(A, begin + group), device=device).repeat_interleave(DRAWS)
         many = state.select(torch.zeros(len(action), dtype=torch.int64, device=device))
         prediction, _ = world_model.step(many, action, noise[begin * DRAWS : begin * DRAWS + len(action)])
-        p = prediction.score().double().softmax(-1).view(-1, DRAWS, K, world_model.shapes.vocab_size)
-        found["entropy"].append(-(p * p.clamp(min=1e-30).log2()).sum((-1, -2)).mean(1))
-        found["mean"].append(p.mean(1))
+        if prediction.score is not None:
+            p = prediction.score().double().softmax(-1).view(-1, DRAWS, K, world_model.shapes.vocab_size)
+            found["entropy"].append(-(p * p.clamp(min=1e-30).log2()).sum((-1, -2)).mean(1))
+            found["mean"].append(p.mean(1))
         found["reward"].append(prediction.reward.mean.double().view(-1, DRAWS).mean(1))
         found["hazard"].append(prediction.terminated.mean.double().view(-1, DRAWS).mean(1))
     return {name: torch.cat(parts).cpu().numpy() for name, parts in found.items()}

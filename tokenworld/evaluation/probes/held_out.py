@@ -19,10 +19,12 @@ from tokenworld.evaluation.probes.stages import Tick, unseen
 from tokenworld.evaluation.records import Drift, Scored
 from tokenworld.evaluation.statistics import draws
 from tokenworld.interfaces import Codes, Steps
+from tokenworld.nn import logprob
 from tokenworld.world_model import WorldModel
 
 FORKS = 512  # rows of a step under other actions, at once
 MOST_FORKS = 9000  # in all: with many actions only every so many steps are scored under each
+OF_LIKELIHOOD = ("bits", "entropy", "top", "hit", "bits_by_action")  # fields of `Scored`
 DRAWS = 8  # frames over which reward and termination are averaged, where the heads read drawn codes
 
 
@@ -38,9 +40,10 @@ def score_held_out(
 ) -> Scored:
     """Windows of consecutive held-out rows, steps (B, T) with codes (B, T, K), their episodes and states (B, T) -> `Scored`.
 
-    bits_by_action is nan in rows that were not scored under each action. The first context - 1 steps of a window are only
-    read. What is drawn at a row follows from its state alone (see `draws.py`). Once something is scored it stops, between
-    steps, when time.monotonic() passes `deadline`. Raises UserError where a prediction is no finite number.
+    bits_by_action is nan in rows that were not scored under each action. Fields that take a likelihood are None without one.
+    The first context - 1 steps of a window are only read. What is drawn at a row follows from its state alone (see `draws.py`).
+    Once something is scored it stops, between steps, when time.monotonic() passes `deadline`. Raises UserError where a
+    prediction is no finite number.
     """
     device = codes.indices.device
     _, state = world_model.start(steps[:, :1], Codes(codes.indices[:, :1]))
@@ -63,15 +66,12 @@ def score_held_out(
         tick()
         found: dict[str, Tensor] = {}
         over = steps.terminated[:, t - 1] if t else torch.zeros_like(real)  # its last frame, after which nothing was done
-        if real.any():
-            found["bits_by_action"] = torch.full((int(real.sum()), A), math.nan)
-            if t % every == 0:
-                found["bits_by_action"] = _under_each_action(world_model, state, following, real)
-        if world_model.decoding.ahead and (real | over).any():
+        forks = _under_each_action(world_model, state, following, real) if real.any() and t % every == 0 else None
+        if world_model.decoding.lookahead and (real | over).any():
             told = predicted(world_model, state, action, draws.uniform(drawn_at[:, t], (DRAWS, K), device=device))
             found["reward_mean"], found["hazard"], found["reward_probability"] = told
         prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
-        if not world_model.decoding.ahead:
+        if not world_model.decoding.lookahead:
             reward = world_model.reward(prediction.h)
             found["reward_mean"], found["reward_probability"] = reward.mean, reward.signs
             found["hazard"] = world_model.termination(prediction.h).mean
@@ -79,13 +79,11 @@ def score_held_out(
         kept.append(real)
         if not real.any():
             continue
-        logp = prediction.score().float().log_softmax(-1) / math.log(2)  # (B, K, V)
         z = following.indices[:, 0]
+        if prediction.score is not None:
+            found |= _bits(prediction.score(), z)
+            found["bits_by_action"] = torch.full((int(real.sum()), A), math.nan) if forks is None else forks
         found |= {
-            "bits": -logp.gather(-1, z.unsqueeze(-1)).squeeze(-1),
-            "entropy": -(logp.exp2() * logp.clamp(min=-1e9)).sum(-1),
-            "top": logp.amax(-1).exp2(),
-            "hit": logp.argmax(-1) == z,
             "previous": codes.indices[:, t],
             "codes": z,
             "action": action,
@@ -99,9 +97,21 @@ def score_held_out(
         for name, x in found.items():
             rows.setdefault(name, []).append(x[real].cpu() if len(x) == B else x.cpu())
     rows["hazard_after"] = _one_later(hazards, kept, steps.terminated)
-    scored = Scored(**{name: _array(torch.cat(parts)) for name, parts in rows.items()})
-    _check_finite({"codes": scored.bits.sum(-1), "rewards": scored.reward_mean, "terminations": scored.hazard})
+    scored = Scored(**dict.fromkeys(OF_LIKELIHOOD) | {name: _array(torch.cat(parts)) for name, parts in rows.items()})
+    codes_said = {} if scored.bits is None else {"codes": scored.bits.sum(-1)}
+    _check_finite(codes_said | {"rewards": scored.reward_mean, "terminations": scored.hazard})
     return scored
+
+
+def _bits(logits: Tensor, z: Tensor) -> dict[str, Tensor]:
+    """What logits (B, K, V) say of the codes z (B, K) that followed, (B, K) each; named as in `Scored`."""
+    logp = logits.float().log_softmax(-1) / math.log(2)  # (B, K, V)
+    return {
+        "bits": -logp.gather(-1, z.unsqueeze(-1)).squeeze(-1),
+        "entropy": -(logp.exp2() * logp.clamp(min=-1e9)).sum(-1),
+        "top": logp.amax(-1).exp2(),
+        "hit": logp.argmax(-1) == z,
+    }
 
 
 def _one_later(hazards: list[Tensor], kept: list[Tensor], terminated: Tensor) -> list[Tensor]:
@@ -121,8 +131,9 @@ def _check_finite(predictions: dict[str, np.ndarray]) -> None:
             )
 
 
-def _under_each_action(world_model: WorldModel, state, following: Codes, real: Tensor) -> Tensor:
-    """(n, A): bits of the frame that followed in the n rows marked real, had each action been taken there."""
+def _under_each_action(world_model: WorldModel, state, following: Codes, real: Tensor) -> Tensor | None:
+    """(n, A): bits of the frame that followed in the n rows marked real, had each action been taken there; None without a
+    likelihood."""
     A, index = world_model.shapes.actions, torch.nonzero(real).squeeze(1)
     parts = []
     for rows in index.split(max(1, FORKS // A)):
@@ -130,7 +141,9 @@ def _under_each_action(world_model: WorldModel, state, following: Codes, real: T
         action = torch.arange(A, device=rows.device).repeat(len(rows))
         codes = Codes(following.indices[forks])
         prediction, _ = world_model.decoding.step(world_model.backbone, state.select(forks), action, None, codes)
-        parts.append(-prediction.logprob.sum(-1).view(-1, A) / math.log(2))
+        if prediction.score is None:
+            return None
+        parts.append(-logprob(prediction).sum(-1).view(-1, A) / math.log(2))
     return torch.cat(parts)
 
 
@@ -155,24 +168,26 @@ def drift(
     for t in range(T):
         action, following = steps.action[:, context - 1 + t], Codes(z[:, context + t : context + t + 1])
         many = action.repeat_interleave(futures)
-        if t > 0:  # the real frame after a dreamt past, beside the real frame after the real past
+        after_real, real = world_model.decoding.step(world_model.backbone, real, action, None, following)
+        is_scored = after_real.score is not None
+        if is_scored and t > 0:  # the real frame after an imagined past, beside the real frame after the real past
             one = torch.arange(S, device=device) * futures
             after_dream, _ = world_model.decoding.step(world_model.backbone, dream.select(one), action, None, following)
-        after_real, real = world_model.decoding.step(world_model.backbone, real, action, None, following)
-        real_bits.append(-after_real.logprob.sum(-1) / math.log(2))
-        own_bits.append(-after_dream.logprob.sum(-1) / math.log(2) if t > 0 else real_bits[0])
         prediction, dream = world_model.step(dream, many, noise[:, t].flatten(0, 1))
         drawn.append(prediction.codes.indices[:, 0].view(S, futures, K))
-        dreamt_bits.append(-prediction.logprob.sum(-1).view(S, futures) / math.log(2))
+        if is_scored:
+            real_bits.append(-logprob(after_real).sum(-1) / math.log(2))
+            own_bits.append(-logprob(after_dream).sum(-1) / math.log(2) if t > 0 else real_bits[0])
+            dreamt_bits.append(-logprob(prediction).sum(-1).view(S, futures) / math.log(2))
         tick()
     return Drift(
         cluster=episode[:, context],
         real=_array(z[:, context:]),
         model=_array(torch.stack(drawn, 2)),
         copy=_array(z[:, context - 1]),
-        own_bits=_array(torch.stack(own_bits, 1)),
-        real_bits=_array(torch.stack(real_bits, 1)),
-        dreamt_bits=_array(torch.stack(dreamt_bits, 2)),
+        own_bits=_array(torch.stack(own_bits, 1)) if own_bits else None,
+        real_bits=_array(torch.stack(real_bits, 1)) if real_bits else None,
+        dreamt_bits=_array(torch.stack(dreamt_bits, 2)) if dreamt_bits else None,
     )
 
 

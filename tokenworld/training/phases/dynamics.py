@@ -37,9 +37,8 @@ def train_dynamics(
     if run.epoch < start or (stop is not None and run.epoch >= stop):
         return
     model, modules = run.world_model, run.world_model.dynamics_modules()
-    if run.count["dynamics"] == 0 and hasattr(model.decoding, "prepare"):
-        steps, rows = run.replay.sample(min(4096, run.replay.rows), 2, run.rng)
-        model.decoding.prepare(run.codes(run.replay, rows), steps.to(run.device))
+    if run.count["dynamics"] == 0:
+        model.decoding.prepare(lambda: _pairs(run))
     model.share_codebook()
     if run.to_shard:
         run.shard()
@@ -73,3 +72,10 @@ def train_dynamics(
         loss=finite(total_loss(seen["losses"], model.weights, seen["steps"]), "dynamics"),
         **{name: total_loss({name: value}, {name: 1.0}, seen["steps"]) for name, value in seen["losses"].items()},
     )
+
+
+def _pairs(run: Run) -> tuple[Steps, Codes]:
+    """Draw pairs of consecutive steps, and their codes."""
+    steps, rows = run.replay.sample(min(4096, run.replay.rows), 2, run.rng)
+    codes = run.codes(run.replay, rows)
+    return steps.to(run.device), codes

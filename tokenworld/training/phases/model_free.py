@@ -6,7 +6,7 @@ import numpy as np
 
 from tokenworld import distributed
 from tokenworld.errors import UserError
-from tokenworld.imagination import Trajectory
+from tokenworld.interfaces import Trajectory
 from tokenworld.nn import total_loss
 from tokenworld.training.batches import report
 from tokenworld.training.run import Run

@@ -38,9 +38,8 @@ def train_tokenizer(
         return
     tokenizer = run.world_model.tokenizer
     optimizer = run.optimizer("tokenizer", tokenizer, lr) if any(True for _ in tokenizer.parameters()) else None
-    if run.count["tokenizer"] == 0 and hasattr(tokenizer, "prepare"):
-        steps, _ = run.replay.sample(min(2048, run.replay.rows), 1, run.rng)
-        tokenizer.prepare(steps.to(run.device))
+    if run.count["tokenizer"] == 0:
+        tokenizer.prepare(lambda: (run.replay.sample(min(2048, run.replay.rows), 1, run.rng)[0].to(run.device), None))
     tokenizer.train()
     loss_of = tokenizer.loss if optimizer is None else run.loss("tokenizer", tokenizer, tokenizer.loss)
     windows = distributed.share(batch // window, "the windows of a batch of train.tokenizer")
@@ -62,8 +61,8 @@ def train_tokenizer(
         else:
             run.update("tokenizer", optimizer, learn(steps.to(run.device)), clip)
     tokenizer.eval()
-    if hasattr(tokenizer, "refit") and (last or (stop is not None and run.epoch == stop - 1)):
-        tokenizer.refit(steps.to(run.device) for steps, _ in run.replay.windows(1, 256))
+    if last or (stop is not None and run.epoch == stop - 1):
+        tokenizer.finalize(steps.to(run.device) for steps, _ in run.replay.windows(1, 256))
         distributed.alike(tokenizer)
     warn_of_full_dictionary(run, free)
     V = tokenizer.V
