@@ -31,7 +31,7 @@ from tokenworld.evaluation.assess import code_counts
 from tokenworld.evaluation.metrics import baselines
 from tokenworld.interfaces import Codes
 from tokenworld.log import Log
-from tokenworld.training.build import built, with_loaded_sections
+from tokenworld.training.build import build_run, with_loaded_sections
 
 ALPHABET = 128  # bytes; the rare others are left out
 BATCH = 32  # windows in an update of the dynamics
@@ -121,7 +121,7 @@ def learn(folder: Path, backbone: tuple[str, ...], seed: int, at: tuple[int, ...
     words += [f"train.dynamics.lr={lr}", f"train.dynamics.batch={BATCH}", "train.dynamics.recent=0", "device=cpu"]
     spec = compose.compose([*words, *(word.replace("TEXT", str(folder / "text")) for word in backbone)])
     spec = replace(with_loaded_sections(spec), phase="dynamics")
-    run = built(folder / "none", spec, ("dynamics",), log=Log(None, silent=True))
+    run = build_run(folder / "none", spec, ("dynamics",), log=Log(None, silent=True))
     parameters = list(run.world_model.backbone.parameters())
     found = {
         "bits": {},

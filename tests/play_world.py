@@ -17,7 +17,7 @@ from tokenworld.play.idle import gallery
 from tokenworld.play.session import Session
 from tokenworld.play.starts import moments
 from tokenworld.storage import checkpoint
-from tokenworld.training.resume import opened
+from tokenworld.training.resume import open_run
 
 
 def make_run(out: Path) -> Path:
@@ -43,7 +43,7 @@ def collected(out: Path) -> dict:
 
 
 def make_dream(out: Path) -> Dream:
-    run = opened(str(out), {"device": "cpu"})
+    run = open_run(str(out), {"device": "cpu"})
     model = run.world_model.eval()
     starts = gallery(model, moments(run, collected(out), 0), 0)
     return Dream(model, starts, run.meta["action_meanings"], run.policy, name="a run")

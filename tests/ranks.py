@@ -38,7 +38,7 @@ def episode(rng, shape, length, actions):
 def main(out, result, *words):
     spec = compose.compose([*words, f"out={out}", "device=cpu"])
     schema.check(spec.cfg)
-    run = resume.new_run(spec)
+    run = resume.start_run(spec)
     shapes, rng = run.world_model.shapes, np.random.default_rng(0)
     for length in (1, 1, 2, 3, 9, 4, 1, 1, 1, 7, 2, 5):  # so short that ranks get windows with unequal numbers of real steps
         run.replay.add(episode(rng, shapes.frame, length, shapes.actions))

@@ -85,7 +85,7 @@ def test_bits_are_those_of_the_evaluation(measured):
     spec = script.compose.compose(
         ["recipe=quickstart", f"data={folder / 'data'}", f"load.tokenizer={folder / 'tokenizer'}", "device=cpu"]
     )
-    run = script.built(
+    run = script.build_run(
         folder / "none", script.with_loaded_sections(spec), ("dynamics",), log=script.Log(None, silent=True)
     )
     run.phases["dynamics"](run, False, updates=3)

@@ -11,7 +11,7 @@ from tokenworld.config import compose
 from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes
 from tokenworld.log import Log
-from tokenworld.training.build import built
+from tokenworld.training.build import build_run
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 AR = "decoding._target_=tokenworld.decoding.autoregressive.Autoregressive"
@@ -38,7 +38,7 @@ def runs(tmp_path_factory):
     def of(recipe, precision):
         if (recipe, precision) not in made:
             spec = compose.compose([f"recipe={recipe}", "overlay=debug", "device=cpu", f"precision={precision}"])
-            run = built(tmp_path_factory.mktemp(recipe), spec, log=Log(None))
+            run = build_run(tmp_path_factory.mktemp(recipe), spec, log=Log(None))
             run.phases["collect"](run, False, steps=60, first_steps=60, random=True)
             run.collector.cut()
             made[recipe, precision] = run

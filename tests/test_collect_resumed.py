@@ -241,7 +241,7 @@ def test_pythons_random_is_seeded(tmp_path):
 
     drawn = []
     for seed in (1, 1, 2):
-        build.built(tmp_path, composed(f"seed={seed}"), phases=("collect",))
+        build.build_run(tmp_path, composed(f"seed={seed}"), phases=("collect",))
         drawn.append(random.random())
     assert drawn[0] == drawn[1] != drawn[2]
 
@@ -295,7 +295,7 @@ def test_lost_episodes_do_not_stop_a_run_whose_weights_are_whole(lose, run, tmp_
     shutil.copytree(run, out)
     before = describe(out / "replay")["episodes"]
     lose(out)
-    opened = resume.opened(str(out), {})
+    opened = resume.open_run(str(out), {})
     assert opened.count["dynamics"] and "skipped: " in capsys.readouterr().err or lose is lose_the_shard
     train_verb.resume(str(out), {}, {"train.loop.epochs": 3})
     said = capsys.readouterr().err

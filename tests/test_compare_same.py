@@ -14,7 +14,7 @@ from tokenworld.evaluation.metrics import action_sensitivity
 from tokenworld.evaluation.report import compare, files
 from tokenworld.evaluation.simulators.lookup import simulator_of
 from tokenworld.evaluation.statistics import draws, intervals
-from tokenworld.training.resume import opened
+from tokenworld.training.resume import open_run
 
 DEBUG = ["overlay=debug", "device=cpu", "train.collect.held_out=2", "train.collect.first_steps=700", "train.collect.steps=200"]
 GAMES = {
@@ -34,7 +34,7 @@ def reports(request, tmp_path_factory) -> dict[str, Path]:
     """Evaluations of one model by the name of their settings."""
     folder = tmp_path_factory.mktemp("same")
     assert cli.main(["train", *GAMES[request.param], f"out={folder / 'run'}"]) == 0
-    run = opened(str(folder / "run"), {})
+    run = open_run(str(folder / "run"), {})
     torch.manual_seed(0)
     rouse(run.world_model.dynamics_modules(), 0.2)  # away from what is nearly uniform
     rouse(run.policy, 0.2)

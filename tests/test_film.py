@@ -8,7 +8,7 @@ from PIL import Image
 from tokenworld.cli import main as cli
 from tokenworld.evaluation.probes.film import Film, film_of, title_of
 from tokenworld.evaluation.report import film_drawing
-from tokenworld.training.resume import opened
+from tokenworld.training.resume import open_run
 from tokenworld.viz import figures
 
 
@@ -83,7 +83,7 @@ def test_a_film_holds_what_the_replay_holds(tmp_path_factory, monkeypatch):
     out = tmp_path_factory.mktemp("film") / "run"
     words = ["train", "overlay=debug", "device=cpu", "train.collect.held_out=2", "train.collect.first_steps=300", f"out={out}"]
     assert cli.main(words) == 0
-    run = opened(str(out), {"device": "cpu"})
+    run = open_run(str(out), {"device": "cpu"})
     run.meta["action_meanings"] = None
     state = torch.get_rng_state(), run.rng.bit_generator.state, run.generator.get_state()
     T = run.held_out.rows

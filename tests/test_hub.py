@@ -110,9 +110,9 @@ def test_a_pretrained_backbone_is_rebuilt_without_its_files(kind, mode, tmp_path
 def test_an_exported_agent_acts_as_its_run(folder):
     run = folder.parent / "run"
     agent = Agent.from_pretrained(folder)
-    from tokenworld.training.resume import opened
+    from tokenworld.training.resume import open_run
 
-    opened_run = opened(str(run), {"device": "cpu"})
+    opened_run = open_run(str(run), {"device": "cpu"})
     played = []
     for world_model, policy in ((agent.world_model, agent.policy), (opened_run.world_model.eval(), opened_run.policy.eval())):
         actor = Actor(world_model, policy, generator=torch.Generator().manual_seed(1))
@@ -262,14 +262,14 @@ def test_a_score_is_of_its_agent_and_seed(folder, monkeypatch):
 
 def test_an_export_has_what_was_trained_and_held_out(folder, tmp_path, capsys):
     """A run that never trained its policy is a world model alone; dreams begin at episodes that training did not see."""
-    from tokenworld.training.resume import opened
+    from tokenworld.training.resume import open_run
 
     words = ["train", "overlay=debug", "train.collect.held_out=2", "train.policy.start=99", "train.evaluate.every=99"]
     assert cli.main([*words, f"out={tmp_path / 'run'}"]) == 0
     assert cli.main(["export", str(tmp_path / "run"), f"out={tmp_path / 'model'}"]) == 0
     assert "world model of" in capsys.readouterr().out and not (tmp_path / "model" / "policy.safetensors").exists()
     assert "without a policy" in refusal(Agent.from_pretrained, tmp_path / "model")
-    run = opened(str(tmp_path / "run"), {"device": "cpu"})
+    run = open_run(str(tmp_path / "run"), {"device": "cpu"})
     seen, unseen = ({frame.tobytes() for frame in r.frames(np.arange(r.rows)).numpy()} for r in (run.replay, run.held_out))
     last = [frame.tobytes() for frame in model_folder.read_starts(tmp_path / "model").obs[:, -1].numpy()]
     assert set(last) <= unseen and not set(last) <= seen

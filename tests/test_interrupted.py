@@ -312,7 +312,7 @@ def begun(out: Path, epoch: int | None = 0) -> tuple[str, ...]:
     """A run that was killed before its first checkpoint: its words."""
     words = (*DEBUG, *PHASES, "train.collect.held_out=3", f"out={out}")
     spec = compose.compose(list(words))
-    run = resume.new_run(spec)
+    run = resume.start_run(spec)
     if epoch is not None:
         run.phases["collect"](run, False)
         run.log.metrics("collect", epoch=epoch)
@@ -482,7 +482,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path, monke
     (tmp_path / "file").write_text("x")
     out = f"out={tmp_path / 'file' / 'x'}" + (".gif" if command == "dream" else "")
     for module in (resume, export):
-        monkeypatch.setattr(module, "opened", lambda *_: pytest.fail("the work was begun"))
+        monkeypatch.setattr(module, "open_run", lambda *_: pytest.fail("the work was begun"))
     monkeypatch.setattr(collect.Collector, "collect", lambda *_: pytest.fail("the work was begun"))
     words = [str(whole)] if command in ("evaluate", "dream", "export") else ["overlay=debug"]
     assert cli.main([command, *words, out]) == 2

@@ -19,7 +19,7 @@ from tokenworld.studies.known_world import numbers as known_numbers
 from tokenworld.studies.known_world import planted, response, tables
 from tokenworld.studies.known_world.planted import DEFECTS, oracle, world
 from tokenworld.tokenizers.nearest import NearestPatches
-from tokenworld.training.resume import opened
+from tokenworld.training.resume import open_run
 
 COVERED = ("M1", "M2", "M3", "M5", "M6", "M7")
 
@@ -383,7 +383,7 @@ def trained(tmp_path_factory):
 
 def test_a_trained_model_approaches_the_kernel_and_a_wrong_one_is_caught(trained, tmp_path):
     """Against the exact branches: a model that learnt is near the truth; the same one under swapped actions is named."""
-    run = opened(str(trained), {"device": "cpu"})
+    run = open_run(str(trained), {"device": "cpu"})
     simulator = simulator_of(run.config["env"])
     metrics, pictures = tier_b(run.world_model, simulator, states=60, budget=120.0)
     right = {metric.id: metric for metric in metrics}

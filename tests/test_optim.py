@@ -103,7 +103,7 @@ def test_a_sharded_dynamics_refuses_them(tmp_path, monkeypatch):
     spec.train["loop"]["shard"] = True
     monkeypatch.setattr(distributed, "world", lambda: 2)
     with pytest.raises(UserError, match="train.dynamics.optimizer needs whole matrices"):
-        build.built(tmp_path / "run", replace(spec, phase="dynamics"), ("dynamics",))
+        build.build_run(tmp_path / "run", replace(spec, phase="dynamics"), ("dynamics",))
 
 
 @pytest.mark.parametrize("settings, expected", [

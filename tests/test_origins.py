@@ -102,9 +102,9 @@ def test_nothing_in_a_config_leads_to_an_import(here, capsys, poison):
     for words in ("score gift/run", "train --resume gift/run"):
         assert "--trust-remote-code" in refused(capsys, words)
     with pytest.raises(UserError, match="trust_remote_code=True"):
-        resume.opened("gift/run", {})
+        resume.open_run("gift/run", {})
     with contextlib.suppress(UserError):  # it plays in no other environment yet
-        build.built(here, read("gift/run"), ("evaluate",))
+        build.build_run(here, read("gift/run"), ("evaluate",))
     assert not (here / "executed").exists()
 
 

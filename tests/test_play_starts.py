@@ -15,7 +15,7 @@ from tokenworld.play.hints import play_hints
 from tokenworld.play.idle import SEEDS, gallery, steps_survived
 from tokenworld.play.session import Session
 from tokenworld.play.starts import IDLE_STEPS, Start, _Episodes, _this_episode, idle_action, moments
-from tokenworld.training.resume import opened
+from tokenworld.training.resume import open_run
 
 pytest.importorskip("minatar")
 
@@ -56,7 +56,7 @@ def test_a_start_has_the_frames_of_one_episode():
 
 
 def test_starts_without_a_repeatable_game(play_run):
-    run = opened(str(play_run), {"device": "cpu"})
+    run = open_run(str(play_run), {"device": "cpu"})
     starts = moments(run, None, 0, count=5)
     assert len(starts) == 5 and all(start.game is None for start in starts)
     held_out = run.held_out.rows > 0
@@ -174,7 +174,7 @@ def test_the_gallery_offers_what_lasts(monkeypatch):
 
 def test_real_games_that_last_come_first(play_run, dream):
     """As counted by playing them; the game that is tried out is left as it was."""
-    run = opened(str(play_run), {"device": "cpu"})
+    run = open_run(str(play_run), {"device": "cpu"})
     lengths = []
     for start in moments(run, collected(play_run), 0):
         frame, by_action = start.game.frame.copy(), []

@@ -81,7 +81,7 @@ def test_a_run_made_with_relative_paths_opens_from_any_folder(tmp_path, monkeypa
     train_verb.run_phase("tokenizer", composed("data=data", "out=tok"))
     train_verb.run_phase("dynamics", composed("data=data", "load.tokenizer=tok", "out=dyn"))
     monkeypatch.chdir("/")
-    run = resume.opened(str(tmp_path / "dyn"), {})
+    run = resume.open_run(str(tmp_path / "dyn"), {})
     assert run.replay.steps >= 200
 
 
@@ -134,7 +134,7 @@ def test_the_loop_that_the_recipe_names_trains_the_run(tmp_path, monkeypatch):
     )
     monkeypatch.chdir(tmp_path)
     loop = ["~train.loop", "train.loop._target_=my_loop.once", "train.loop.epochs=7", "train.dynamics.updates=3"]
-    run = resume.new_run(composed(*loop, "train.tokenizer.updates=2", f"out={tmp_path / 'run'}"))
+    run = resume.start_run(composed(*loop, "train.tokenizer.updates=2", f"out={tmp_path / 'run'}"))
     run_training(run)
     epochs, counts = run.results["loop"]
     assert epochs == 7 and dict(counts)["tokenizer"] == 2 and dict(counts)["dynamics"] == 3 and dict(counts)["policy"] == 0
@@ -158,7 +158,7 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path):
         words = [f"train.{phase}.accumulate={accumulate}" for phase in ("tokenizer", "dynamics")]
         words += ["recipe=iris", "backbone.dropout=0", "train.dynamics.batch=7", "train.tokenizer.batch=7"]
         spec = composed(*words, f"out={tmp_path / str(accumulate)}")
-        run = resume.new_run(spec)
+        run = resume.start_run(spec)
         run.phases["collect"](run, False, first_steps=120, random=True)
         run.collector.cut()
         for name in ("tokenizer", "dynamics"):

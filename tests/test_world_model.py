@@ -239,7 +239,7 @@ def prepared(out):
     """A tiny run with a trained tokenizer and dynamics, about to train its policy."""
     pytest.importorskip("minatar")
     spec = compose.compose(["recipe=quickstart", "overlay=debug", "seed=1", "device=cpu", f"out={out}"])
-    run = resume.new_run(spec)
+    run = resume.start_run(spec)
     for name in ("collect", "tokenizer", "dynamics"):
         run.phases[name](run, False)
     run.epoch = 1

@@ -45,7 +45,7 @@ def temporary_run(*words: str) -> Run:
     spec = compose.compose(list(words))
     schema.check(spec.cfg)
     out = tempfile.mkdtemp(prefix="tokenworld-")
-    run = built(Path(out), spec, [name for name in schema.PHASES if name != "evaluate"], log=Log(None))
+    run = build_run(Path(out), spec, [name for name in schema.PHASES if name != "evaluate"], log=Log(None))
     weakref.finalize(run, shutil.rmtree, out, ignore_errors=True)
     return run
 
@@ -61,7 +61,7 @@ def open_log(out: Path, wall: float = 0.0) -> Log:
     return Log(out, wall=wall) if distributed.rank() == 0 else Log(None, wall=wall, silent=True)
 
 
-def built(
+def build_run(
     out: Path, spec: RunSpec, phases: Sequence[str] | None = None, log: Log | None = None, saved: Saved | None = None
 ) -> Run:
     """The parts of a run, untrained or with what load.* names, and with the episodes of `data`. phases: those of an epoch, if

@@ -9,14 +9,14 @@ import numpy as np
 
 from tokenworld.errors import UserError
 from tokenworld.evaluation.report.files import figures as report_figures
-from tokenworld.training.resume import opened
+from tokenworld.training.resume import open_run
 
 STARTS = 64  # real moments that an exported model brings along
 
 
 def write_model(out: str, folder: Path, keys: dict) -> str:
     """Write a run's model with its figures and some real moments to begin dreams at; what it is, in words."""
-    run = opened(out, {"device": "cpu"} | {key: keys[key] for key in ("device", "data") if key in keys})
+    run = open_run(out, {"device": "cpu"} | {key: keys[key] for key in ("device", "data") if key in keys})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to export: expected a run of `train` or `train dynamics`")
     model, policy = run.world_model, run.policy if run.count["policy"] else None

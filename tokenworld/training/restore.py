@@ -178,7 +178,7 @@ def loaded(spec: RunSpec, frame: tuple[int, ...], actions: int) -> dict[str, Sav
 
 
 def put_run(run: Run, saved: Saved) -> None:
-    """Weights and counters into a run that `built` made for them."""
+    """Weights and counters into a run that `build_run` made for them."""
     saved.put(run.world_model, run.policy)
     for name in ("epoch", "count", "seconds", "results", "curve"):
         setattr(run, name, saved.state[name])

@@ -15,7 +15,7 @@ from tokenworld.log import Log
 from tokenworld.sinks import opening as sinks
 from tokenworld.storage import checkpoint, model_folder
 from tokenworld.training import folders, restore
-from tokenworld.training.build import built, device_of, is_here, open_log, read_data, read_replay, replay_folder
+from tokenworld.training.build import build_run, device_of, is_here, open_log, read_data, read_replay, replay_folder
 from tokenworld.training.costs import warn_of_costs
 from tokenworld.training.phases import collect
 from tokenworld.training.restore import Saved
@@ -23,28 +23,28 @@ from tokenworld.training.run import Run
 from tokenworld.world_model import WorldModel
 
 
-def new_run(spec: RunSpec, out: Path | None = None) -> Run:
+def start_run(spec: RunSpec, out: Path | None = None) -> Run:
     """A run in the folder `out`, which is empty or holds a run of the same config: that one is resumed. None: the spec's."""
     device_of(spec.device or "auto")
     out = Path(spec.out) if out is None else out
     if distributed.agreed((out / "config.yaml").is_file()):
-        return resumed(out, spec)
+        return resume_run(out, spec)
     with folders.emptied_on_error(out):
         if distributed.rank() == 0:
             saved_config.save(out / "config.yaml", spec)  # first: a run killed from here on can be resumed
-        run = built(out, spec)
+        run = build_run(out, spec)
         if "collect" in run.phases:
             run.writer = EpisodeWriter(replay_folder(out), run.meta)
         warn_of_costs(run, spec.train)
     return run
 
 
-def opened(out: str, keys: dict) -> Run:
+def open_run(out: str, keys: dict) -> Run:
     """A finished or stopped run, or an exported model, to look at: weights, counters and, of a run, held-out episodes.
     Nothing is written to its folder. Its own device, where it is not here, and its episodes, where they were moved, are done
     without; the log says so."""
     if model_folder.is_model(out):
-        return _opened_model(Path(out), keys)
+        return _open_model(Path(out), keys)
     spec = saved_config.load(out)
     schema.check(spec.cfg)
     saved, log = restore.load(out), Log(None)
@@ -54,7 +54,7 @@ def opened(out: str, keys: dict) -> Run:
     if "data" not in keys and spec.data is not None and not Path(spec.data).is_dir():
         log.say(f"{out} learned from {spec.data}, which is not there now: if its episodes are needed, add data=DIR")
         spec = replace(spec, data=None)
-    run = built(Path(out), replace(spec, **_of_run(keys)), log=log, saved=saved)
+    run = build_run(Path(out), replace(spec, **_of_run(keys)), log=log, saved=saved)
     restore.put_run(run, saved)
     read_replay(run, Path(out) / "replay")
     return run
@@ -65,7 +65,7 @@ def _of_run(keys: dict) -> dict[str, str]:
     return {key: keys[key] for key in ("device", "precision", "data") if key in keys}
 
 
-def _opened_model(folder: Path, keys: dict) -> Run:
+def _open_model(folder: Path, keys: dict) -> Run:
     """An exported model as a run without episodes."""
     world_model = WorldModel.from_pretrained(folder)  # all that can be wrong with it is said here
     told = world_model.config
@@ -80,7 +80,7 @@ def _opened_model(folder: Path, keys: dict) -> Run:
     policy = model_folder.stored(folder / "policy.safetensors", "policy") if "policy" in cfg else None
     saved = Saved(model_folder.stored(folder / "model.safetensors"), policy)
     spec = replace(RunSpec.of(cfg, {"recipe": folder.name}), **_of_run(keys) | {"data": None})
-    run = built(folder, spec, phases, log=Log(None), saved=saved)
+    run = build_run(folder, spec, phases, log=Log(None), saved=saved)
     saved.put(run.world_model, run.policy)
     figures = told.get("figures") or {}
     run.count |= {"tokenizer": 1, "dynamics": 1, "policy": int(run.policy is not None)}
@@ -91,7 +91,7 @@ def _opened_model(folder: Path, keys: dict) -> Run:
     return run
 
 
-def resumed(out: Path, spec: RunSpec) -> Run:
+def resume_run(out: Path, spec: RunSpec) -> Run:
     """A run as its last checkpoint has it. With as many ranks as wrote it, it goes on bit for bit (on a CPU); with another
     number the episodes on disk are redistributed, games in progress are lost, and each rank draws from a new seed."""
     if spec.data is not None and not Path(spec.data).is_dir():
@@ -99,11 +99,11 @@ def resumed(out: Path, spec: RunSpec) -> Run:
                         f" tokenworld train --resume {out} data=DIR")  # fmt: skip
     device_of(spec.device or "auto", f"add device=cpu: tokenworld train --resume {out} device=cpu")
     if not distributed.agreed(checkpoint.exists(out / "checkpoint")):
-        return _started_over(out, spec)
+        return _start_over(out, spec)
     sinks.check(spec.train["loop"].get("sinks"))
     saved = restore.load(out)
     state, where = saved.state, out / "checkpoint" / checkpoint.STATE
-    run = built(out, spec, log=open_log(out, wall=state["wall"]), saved=saved)
+    run = build_run(out, spec, log=open_log(out, wall=state["wall"]), saved=saved)
     restore.put_run(run, saved)
     restore.put_optimizers(run, saved)
     restore.check_ranks(run, state["ranks"], where)
@@ -120,7 +120,7 @@ def resumed(out: Path, spec: RunSpec) -> Run:
     return run
 
 
-def _started_over(out: Path, spec: RunSpec) -> Run:
+def _start_over(out: Path, spec: RunSpec) -> Run:
     """A run that was killed before its first checkpoint, from its start in the same folder."""
     aside, refused = None, None
     if distributed.rank() == 0:
@@ -131,7 +131,7 @@ def _started_over(out: Path, spec: RunSpec) -> Run:
     refused = distributed.agreed(refused)
     if refused:
         raise UserError(refused)
-    run = built(out, spec)
+    run = build_run(out, spec)
     if aside is not None:
         run.log.say(f"{out} had no checkpoint yet and starts over; what it had written is kept in {aside}")
     if "collect" in run.phases:

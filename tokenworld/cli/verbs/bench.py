@@ -53,14 +53,14 @@ def run(what: str, spec: RunSpec, repeats: int = 5, json_file: str | None = None
     the figures then take the place of the table."""
     from tokenworld.bench import rows
     from tokenworld.log import Log
-    from tokenworld.training.build import built
+    from tokenworld.training.build import build_run
 
     rows.check(what)
     if json_file not in (None, "-"):
         files.check_replaceable(json_file)
         json_file = files.followed(json_file)
     with tempfile.TemporaryDirectory() as folder:
-        run = built(Path(folder), spec, log=Log(None))
+        run = build_run(Path(folder), spec, log=Log(None))
         run.phases["collect"](run, False, steps=rows.REAL_STEPS, first_steps=rows.REAL_STEPS, random=True)
         run.collector.cut()
         result = rows.bench(what, run, repeats)

@@ -42,14 +42,14 @@ def run(out: str, keys: dict) -> Path:
     """A gif (or png) of real, reconstructed and imagined frames from the same start and actions."""
     from tokenworld.evaluation.probes.film import film_of, title_of
     from tokenworld.evaluation.report import film_drawing
-    from tokenworld.training.resume import opened
+    from tokenworld.training.resume import open_run
     from tokenworld.viz.frames import save_gif, save_png
 
     path = files.followed(keys["out"]) if "out" in keys else Path(out) / "dream.gif"
     if path.suffix not in (".gif", ".png"):
         raise UserError(f"out must end in .gif or .png, got {path}: write for example out=dream.gif")
     files.check_replaceable(path)
-    run = opened(out, keys)
+    run = open_run(out, keys)
     held_out = run.held_out if run.held_out.rows else run.replay
     if not held_out.rows:
         raise UserError(f"{out} has no episodes to start a dream from: add data=DIR, a folder that `collect` wrote")

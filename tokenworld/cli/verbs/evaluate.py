@@ -86,9 +86,9 @@ def run(out: str, keys: dict) -> Report:
 def _measured(out: str, keys: dict, tier: str, only: list[str] | None, folder: Path) -> Report:
     from tokenworld.evaluation import assess
     from tokenworld.evaluation.simulators.lookup import simulator_of
-    from tokenworld.training.resume import opened
+    from tokenworld.training.resume import open_run
 
-    run = opened(out, {key: value for key, value in keys.items() if key != "data"})
+    run = open_run(out, {key: value for key, value in keys.items() if key != "data"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to evaluate: expected a run of `train` or `train dynamics`")
     others = _policies(run, keys["policies"]) if "policies" in keys else {}
@@ -110,11 +110,11 @@ def _measured(out: str, keys: dict, tier: str, only: list[str] | None, folder: P
 def _policies(run: Run, folders: str) -> dict[str, Any]:
     """The policies of other runs, by name. Raises UserError for one that could not see this run's frames."""
     from tokenworld.evaluation.report.files import fingerprint
-    from tokenworld.training.resume import opened
+    from tokenworld.training.resume import open_run
 
     found = {}
     for folder in folders.split(","):
-        other = opened(folder, {})
+        other = open_run(folder, {})
         if not other.count["policy"]:
             raise UserError(f"policies={folder} has no trained policy: expected a run of `tokenworld train` or `train policy`")
         same = fingerprint(other.world_model.tokenizer) == fingerprint(run.world_model.tokenizer)

@@ -45,11 +45,11 @@ def run(out: str, keys: dict) -> None:
     from tokenworld.policies.planner import Planner
     from tokenworld.storage import checkpoint
     from tokenworld.training import restore
-    from tokenworld.training.resume import opened
+    from tokenworld.training.resume import open_run
 
     port = keys.get("port", server.PORT)
     server.check(port)
-    run = opened(out, {key: value for key, value in keys.items() if key != "port"})
+    run = open_run(out, {key: value for key, value in keys.items() if key != "port"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to dream with: expected a run of `train` or `train dynamics`")
     A, C, saved = run.world_model.shapes.actions, run.world_model.shapes.frame[0], Path(out) / "checkpoint"

@@ -80,9 +80,9 @@ def run(out: str, keys: dict) -> dict[str, Any]:
     """The return of a run's policy in the real environment: sampled, T = 1, at most 10,000 steps an episode."""
     from tokenworld.config import schema
     from tokenworld.scores import score
-    from tokenworld.training.resume import opened
+    from tokenworld.training.resume import open_run
 
-    run = opened(out, keys)
+    run = open_run(out, keys)
     if "policy" in keys:  # a planner, which needs the dynamics and no training of its own
         if not run.count["dynamics"]:
             raise UserError(f"{out} has no trained dynamics to plan in: expected a run of `train` or `train dynamics`")

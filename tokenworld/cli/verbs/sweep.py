@@ -49,7 +49,7 @@ def run(out: Path, members: list, jobs: int, words: list[str]) -> int:
     """Train every run of a grid, after each of its settings has been built once as a trial; the exit code."""
     from tokenworld import sweep  # needs POSIX, which the rest does not
     from tokenworld.log import Log
-    from tokenworld.training.build import built, device_of, with_loaded_sections
+    from tokenworld.training.build import build_run, device_of, with_loaded_sections
 
     tried: list[dict] = []
     for i, member in enumerate(members):
@@ -58,5 +58,5 @@ def run(out: Path, members: list, jobs: int, words: list[str]) -> int:
         device_of(spec.device or "auto")
         if spec.cfg not in tried:
             tried.append(spec.cfg)
-            built(member.out, replace(spec, data=None, device="cpu"), log=Log(None))
+            build_run(member.out, replace(spec, data=None, device="cpu"), log=Log(None))
     return sweep.sweep(out, members, jobs, words)

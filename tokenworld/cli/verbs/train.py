@@ -120,7 +120,7 @@ def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = 
     from tokenworld.config import saved, schema
     from tokenworld.training import folders
     from tokenworld.training.build import device_of
-    from tokenworld.training.resume import resumed
+    from tokenworld.training.resume import resume_run
 
     keys, changes = keys or {}, changes or {}
     spec = saved.load(out)
@@ -134,7 +134,7 @@ def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = 
     advice = f"add device=cpu: tokenworld train --resume {out} device=cpu"
     device_of(here.device or "auto", advice)  # joins the other processes, if there are any
     with folders.locked(Path(out)):
-        run = resumed(Path(out), here)
+        run = resume_run(Path(out), here)
         run.resume_keys = device
         epochs = spec.train["loop"].get("epochs")
         if "train.loop.epochs" in changes and epochs < run.epoch:
@@ -148,11 +148,11 @@ def _begun(spec: RunSpec) -> dict[str, Any]:
     """Train in the folder that the command line names, or in a new one."""
     from tokenworld.training import folders
     from tokenworld.training.build import device_of
-    from tokenworld.training.resume import new_run
+    from tokenworld.training.resume import start_run
 
     device_of(spec.device or "auto")  # joins the other processes, if there are any
     with folders.claimed(spec) as out:
-        return _fit(new_run(spec, out))
+        return _fit(start_run(spec, out))
 
 
 def _fit(run: Run) -> dict[str, Any]:
