@@ -14,11 +14,11 @@ from tokenworld.interfaces import Steps
 from tokenworld.training.run import Run
 
 
-def report(run: Run, phase: str, shown: tuple[str, ...] = (), **numbers: Any) -> None:
+def log_metrics(run: Run, phase: str, shown: tuple[str, ...] = (), **numbers: Any) -> None:
     """A line of metrics; the numbers named in `shown` also appear in the epoch's closing line."""
     run.log.steps = run.count["env_steps"]
     run.log.metrics(phase, epoch=run.epoch, **numbers)
-    run.news |= {f"{phase} {name}".removesuffix(" loss"): numbers[name] for name in shown if numbers[name] is not None}
+    run.epoch_summary |= {f"{phase} {name}".removesuffix(" loss"): numbers[name] for name in shown if numbers[name] is not None}
 
 
 def progress(run: Run, batches, total: int, label: str):
@@ -29,18 +29,18 @@ def progress(run: Run, batches, total: int, label: str):
             bar.update()
 
 
-def parts(batch: int, accumulate: int) -> list[slice]:
+def split_batch(batch: int, accumulate: int) -> list[slice]:
     """A batch in `accumulate` parts, as equal as can be."""
     ends = [round(i * batch / accumulate) for i in range(accumulate + 1)]
     return [slice(*ends[i : i + 2]) for i in range(accumulate) if ends[i] < ends[i + 1]]
 
 
-def everyones(steps: Steps) -> Steps:
+def gather_steps(steps: Steps) -> Steps:
     """The steps of all ranks."""
     return Steps(**{f.name: distributed.gathered(getattr(steps, f.name)) for f in fields(steps)})
 
 
-def finite(loss: torch.Tensor, what: str) -> float:
+def check_finite(loss: torch.Tensor, what: str) -> float:
     """The loss as a number. Raises UserError when learning has diverged: the last checkpoint is from before."""
     value = float(loss.detach())
     if not math.isfinite(value):

@@ -63,7 +63,7 @@ class Run:
     curve: list[list[float]] = field(default_factory=list)  # [env_steps, return_mean, low, high] of each evaluation
     learnt_rows: int = 0  # rows that the model-free control has learnt from
     resume_keys: dict[str, str] = field(default_factory=dict)  # what a resume of this run has to be told again
-    news: dict[str, float] = field(default_factory=dict)  # what the epoch's closing line tells
+    epoch_summary: dict[str, float] = field(default_factory=dict)  # what the epoch's closing line tells
 
     def __post_init__(self) -> None:
         self.wrapped: dict[str, Callable] = {}  # losses whose gradients are averaged over the ranks

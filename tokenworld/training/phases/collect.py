@@ -12,7 +12,7 @@ from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode
 from tokenworld.exploration import RandomActions, random_act
 from tokenworld.imagination import Actor
-from tokenworld.training.batches import report
+from tokenworld.training.batches import log_metrics
 from tokenworld.training.run import Run
 
 
@@ -61,7 +61,7 @@ def collect(
         cut_unfinished(run, stats["steps"], -(-first_steps // run.collector.env.num_envs), hold_out=held_out > 0)
     run.count["env_steps"] += int(distributed.total(torch.tensor(stats["steps"], device=run.device)))
     returns = stats["returns"]
-    report(
+    log_metrics(
         run,
         "collect",
         ("env_steps", "return_mean"),

@@ -7,7 +7,7 @@ from typing import Any
 from tokenworld import distributed, optim
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.nn import total_loss
-from tokenworld.training.batches import finite, parts, progress, report
+from tokenworld.training.batches import check_finite, log_metrics, progress, split_batch
 from tokenworld.training.run import Run
 
 
@@ -50,7 +50,7 @@ def train_dynamics(
     seen: dict[str, Any] = {}
 
     def learn(steps: Steps, codes: Codes):
-        for part in parts(batch, accumulate):
+        for part in split_batch(batch, accumulate):
             with run.autocast():
                 losses = loss_of(steps[part], Codes(codes.indices[part]))
                 loss = total_loss(losses, model.weights, steps[part], steps)
@@ -64,12 +64,12 @@ def train_dynamics(
             steps, codes = steps.to(run.device), run.codes(run.replay, rows)
             run.update("dynamics", optimizer, learn(steps, codes), clip)
     modules.eval()
-    report(
+    log_metrics(
         run,
         "dynamics",
         ("loss",),
         updates=run.count["dynamics"],
-        loss=finite(total_loss(seen["losses"], model.weights, seen["steps"]), "dynamics"),
+        loss=check_finite(total_loss(seen["losses"], model.weights, seen["steps"]), "dynamics"),
         **{name: total_loss({name: value}, {name: 1.0}, seen["steps"]) for name, value in seen["losses"].items()},
     )
 

@@ -10,7 +10,7 @@ from tokenworld.evaluation.metrics.run_summary import measure_dynamics, tokenize
 from tokenworld.evaluation.report.files import write
 from tokenworld.log import PLAIN_EVERY
 from tokenworld.scores.score import score
-from tokenworld.training.batches import report
+from tokenworld.training.batches import log_metrics
 from tokenworld.training.run import Run
 
 ASSESSED = 0.1  # share of a training's time that the evaluation of its world model may take
@@ -47,7 +47,7 @@ def evaluate(
         result = score(run, episodes=episodes, temperature=temperature, seed=run.seed + 10_000, envs=envs, env=env)
         run.results["eval"] = result
         run.curve.append([run.count["env_steps"], result["return_mean"], *result["return_ci95"]])
-        report(run, "eval", ("return_mean",), env_steps=run.count["env_steps"], **result)
+        log_metrics(run, "eval", ("return_mean",), env_steps=run.count["env_steps"], **result)
     if frames and ((run.epoch + 1) % every == 0 or last):
         assess(run, last, 5 * frames if last else frames)
     if pictures and not last and (run.epoch + 1) % every == 0:
@@ -60,7 +60,7 @@ def evaluate(
             )
         if run.count["tokenizer"] and run.held_out.rows:
             run.results["tokenizer"] = tokenizer_metrics(run, kmeans=kmeans and "tokenizer" in run.phases)
-            report(run, "tokenizer_eval", ("psnr", "event_recall"), **run.results["tokenizer"])
+            log_metrics(run, "tokenizer_eval", ("psnr", "event_recall"), **run.results["tokenizer"])
         if run.sharded:
             run.log.say(
                 "The dynamics model is sharded, so it was not evaluated."
@@ -68,7 +68,7 @@ def evaluate(
             )
         elif run.count["dynamics"] and run.held_out.rows:
             run.results["dynamics"] = measure_dynamics(run)
-            report(run, "dynamics_eval", ("bits_per_frame",), **run.results["dynamics"])
+            log_metrics(run, "dynamics_eval", ("bits_per_frame",), **run.results["dynamics"])
     distributed.wait()
 
 
@@ -81,7 +81,7 @@ def assess(run: Run, last: bool, frames: int) -> None:
     if budget < 1 and not last:
         return
     found = assessment.assess(run, frames=frames, budget=max(1.0, budget), least=PLAIN_EVERY)
-    report(run, "quality", (), **{metric.id: metric.value for metric in found.metrics})
+    log_metrics(run, "quality", (), **{metric.id: metric.value for metric in found.metrics})
     if last:
         files.remove_unfinished(run.out / "evaluation")  # of an earlier process that was killed here
         write(found, run.out / "evaluation")

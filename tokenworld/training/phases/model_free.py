@@ -8,7 +8,7 @@ from tokenworld import distributed
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Trajectory
 from tokenworld.nn import total_loss
-from tokenworld.training.batches import report
+from tokenworld.training.batches import log_metrics
 from tokenworld.training.run import Run
 
 
@@ -52,4 +52,4 @@ def train_policy_model_free(
             run.update("policy", optimizer, [total_loss(losses, policy.weights)], clip)
             policy.track()
     policy.eval()
-    report(run, "policy", (), updates=run.count["policy"])
+    log_metrics(run, "policy", (), updates=run.count["policy"])

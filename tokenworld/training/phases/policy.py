@@ -7,7 +7,7 @@ import torch
 from tokenworld import distributed
 from tokenworld.imagination import burned_in, imagine
 from tokenworld.nn import total_loss
-from tokenworld.training.batches import finite, progress, report
+from tokenworld.training.batches import check_finite, log_metrics, progress
 from tokenworld.training.run import Run
 
 
@@ -56,13 +56,13 @@ def train_policy(
         run.count["imagined_steps"] += batch * horizon
         gained.append(distributed.total((dream.reward * dream.alive[:, :-1]).sum()) / batch)
     policy.eval()
-    report(
+    log_metrics(
         run,
         "policy",
         ("dream_return",),
         updates=run.count["policy"],
         imagined_steps=run.count["imagined_steps"],
-        loss=finite(loss, "policy"),
+        loss=check_finite(loss, "policy"),
         dream_return=torch.stack(gained).mean(),
         **{name: value.mean() for name, value in losses.items()},
     )

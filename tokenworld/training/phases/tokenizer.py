@@ -9,7 +9,7 @@ from tokenworld import distributed
 from tokenworld.evaluation.metrics.tokenizer_measures import codebook_usage, perplexity
 from tokenworld.interfaces import Steps
 from tokenworld.nn import total_loss
-from tokenworld.training.batches import everyones, finite, parts, progress, report
+from tokenworld.training.batches import check_finite, gather_steps, log_metrics, progress, split_batch
 from tokenworld.training.costs import free_codes, warn_of_full_dictionary
 from tokenworld.training.run import Run
 
@@ -48,7 +48,7 @@ def train_tokenizer(
     free = free_codes(tokenizer)
 
     def learn(steps: Steps):
-        for part in parts(len(steps.obs), accumulate):
+        for part in split_batch(len(steps.obs), accumulate):
             with run.autocast():
                 seen["losses"], seen["codes"] = loss_of(steps[part])
                 seen["loss"] = total_loss(seen["losses"], tokenizer.weights)
@@ -56,7 +56,7 @@ def train_tokenizer(
 
     for steps, _ in progress(run, batches, updates, "tokenizer"):
         if optimizer is None:
-            collections.deque(learn(everyones(steps.to(run.device))), maxlen=0)
+            collections.deque(learn(gather_steps(steps.to(run.device))), maxlen=0)
             run.count["tokenizer"] += 1
         else:
             run.update("tokenizer", optimizer, learn(steps.to(run.device)), clip)
@@ -66,12 +66,12 @@ def train_tokenizer(
         distributed.alike(tokenizer)
     warn_of_full_dictionary(run, free)
     V = tokenizer.V
-    report(
+    log_metrics(
         run,
         "tokenizer",
         ("loss",),
         updates=run.count["tokenizer"],
-        loss=finite(seen["loss"], "tokenizer"),
+        loss=check_finite(seen["loss"], "tokenizer"),
         **{name: value.mean() for name, value in seen["losses"].items()},
         codebook_usage=codebook_usage(seen["codes"].indices, V),
         perplexity=perplexity(seen["codes"].indices, V),
