@@ -18,7 +18,7 @@ from tokenworld.backbones.pretrained import TINY, Pretrained, _probed
 from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes
-from tokenworld.nn import for_inference, logprob, total_loss
+from tokenworld.nn import copy_for_inference, logprob, total_loss
 from tokenworld.world_model import WorldModel
 
 B, LONG, P = 3, 11, 3
@@ -155,7 +155,7 @@ def test_bf16_weights_are_trained_in_fp32(tmp_path):
 def test_bf16(kind):
     """Under autocast and as a copy to dream with: near the fp32 result, cached or not, and angles stay exact."""
     body = made(kind, dim=24)
-    twin = for_inference(body)
+    twin = copy_for_inference(body)
     x = torch.randn(B, LONG, P, 24)
     h, _ = body(x, "causal")
     with torch.autocast("cpu", torch.bfloat16):

@@ -12,7 +12,7 @@ from tokenworld.actions import DiscreteAction
 from tokenworld.backbones.gpt import GPT
 from tokenworld.config import compose
 from tokenworld.heads import SignReward, Termination
-from tokenworld.imagination import Actor, burned_in
+from tokenworld.imagination import Actor, burn_in_policy
 from tokenworld.interfaces import Codes, Shapes
 from tokenworld.nn import logprob, masked_mean, sample_categorical, total_loss
 from tokenworld.policies.actor_critic import ActorCritic
@@ -302,7 +302,7 @@ def test_a_policys_memory_begins_with_the_episode(model):
     codes = model.encode(steps)
     actor = Actor(model, policy, generator=torch.Generator())
     actor.burn_in(steps)
-    memory = burned_in(model, policy, steps, codes)
+    memory = burn_in_policy(model, policy, steps, codes)
 
     def after(row, begin):
         carry = policy.start(1)

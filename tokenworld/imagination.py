@@ -125,7 +125,7 @@ class Actor:
 
 
 @torch.no_grad()
-def burned_in(model: WorldModel, policy, steps: Steps, codes: Codes) -> Any:
+def burn_in_policy(model: WorldModel, policy, steps: Steps, codes: Codes) -> Any:
     """The policy's memory after all but the last frame of steps (B, T), seen as reconstructions."""
     carry = policy.start(steps.obs.shape[0])
     if carry is None:

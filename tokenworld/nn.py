@@ -60,7 +60,7 @@ def mlp(dim_in: int, dim_out: int, *, hidden: int, zero_last: bool = False, exac
     return nn.Sequential(nn.Linear(dim_in, hidden), nn.SiLU(), last)
 
 
-def for_inference(module: nn.Module) -> nn.Module:
+def copy_for_inference(module: nn.Module) -> nn.Module:
     """A frozen copy in bf16, for dreams: half the bytes, and on a CPU with linear layers laid out for it once."""
     twin = copy.deepcopy(module).requires_grad_(False).eval().to(torch.bfloat16)
     for parent in list(twin.modules()):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tokenworld import arguments
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, View
-from tokenworld.nn import check_device, for_inference
+from tokenworld.nn import check_device, copy_for_inference
 from tokenworld.storage.weights import Stored
 
 PARTS_OF_MODEL = ("tokenizer", "backbone", "decoding", "reward", "termination")
@@ -139,7 +139,7 @@ class WorldModel(nn.Module):
 
     def in_bf16(self) -> WorldModel:
         """A frozen copy to dream with: all in bf16 but the samplers. It decodes, but does not encode."""
-        twin = for_inference(self)
+        twin = copy_for_inference(self)
         twin.tokenizer.encode = None
         return twin
 

@@ -35,7 +35,7 @@ from tokenworld.bench.ceilings import (
 from tokenworld.bench.clocks import WARMUP, clock, timed
 from tokenworld.config import schema
 from tokenworld.errors import UserError
-from tokenworld.imagination import Actor, burned_in, imagine
+from tokenworld.imagination import Actor, burn_in_policy, imagine
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.nn import total_loss
 from tokenworld.training.run import Run
@@ -100,7 +100,7 @@ def bench_imagine(run: Run, repeats: int) -> list[Row]:
     """Dreams as `train_policy` has them: codes only, with pixels, and with the recipe's policy."""
     settings = run.phases["policy"].settings
     batch, horizon, burn_in = settings["batch"], settings["horizon"], settings["burn_in"]
-    model = run.dreamer()
+    model = run.imagination_model()
     steps, rows = run.replay.sample(batch, burn_in, run.rng, ends="acted")
     steps, codes = steps.to(run.device), run.codes(run.replay, rows)
     K, passes = model.shapes.codes, model.decoding.passes
@@ -124,7 +124,7 @@ def bench_imagine(run: Run, repeats: int) -> list[Row]:
 def _dream_seconds(model, policy, steps: Steps, codes: Codes, noise: Tensor) -> float:
     """Of one dream; reading the real frames before it is not part of it."""
     prediction, state = model.start(steps, codes)
-    carry = burned_in(model, policy, steps, codes)
+    carry = burn_in_policy(model, policy, steps, codes)
     return clock(noise.device, lambda: imagine(model, prediction, state, policy, noise.shape[1], noise, carry))
 
 
@@ -171,7 +171,7 @@ def bench_decode(run: Run, repeats: int) -> list[Row]:
     """Codes to frames."""
     batch = run.phases["policy"].settings["batch"]
     _, rows = run.replay.sample(batch, 1, run.rng)
-    codes, model = run.codes(run.replay, rows), run.dreamer()
+    codes, model = run.codes(run.replay, rows), run.imagination_model()
     seconds = timed(run.device, lambda: model.decode(codes), repeats)
     return [Row("decode", "frames", batch, seconds, None, decode_flops(run), None, picture_ceiling(run, batch))]
 

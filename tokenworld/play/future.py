@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld.imagination import burned_in
+from tokenworld.imagination import burn_in_policy
 from tokenworld.interfaces import Codes
 from tokenworld.nn import logprob
 from tokenworld.play.starts import Start, idle_action
@@ -91,7 +91,7 @@ class Future:
         codes = model.encode(steps)
         prediction, state = model.start(steps, codes)
         last = Codes(codes.indices[:, -1:])
-        carry = None if dream.policy is None else burned_in(model, dream.policy, steps, codes)
+        carry = None if dream.policy is None else burn_in_policy(model, dream.policy, steps, codes)
         moment = Moment(last.indices[0, 0].cpu(), _frame(model, last))
         return cls(dream, seed, [moment], {0: Memory(state, last, prediction.h, carry)})
 

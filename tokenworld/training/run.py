@@ -97,7 +97,7 @@ class Run:
         """The codes of rows (B, T) of a replay, encoded once per version of the tokenizer."""
         return Codes(replay.codes(rows, self._encode, self.count["tokenizer"]).to(self.device))
 
-    def dreamer(self) -> WorldModel:
+    def imagination_model(self) -> WorldModel:
         """The world model to dream with: itself, or with precision bf16 a copy of what it has learnt by now."""
         return self.world_model.eval() if self.precision == "fp32" else self.world_model.in_bf16()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from tokenworld import distributed
-from tokenworld.imagination import burned_in, imagine
+from tokenworld.imagination import burn_in_policy, imagine
 from tokenworld.nn import total_loss
 from tokenworld.training.batches import check_finite, log_metrics, progress
 from tokenworld.training.run import Run
@@ -34,7 +34,7 @@ def train_policy(
     """
     if run.epoch < start:
         return
-    model, policy = run.dreamer(), run.policy
+    model, policy = run.imagination_model(), run.policy
     optimizer = run.optimizer("policy", policy, lr)
     K = model.shapes.codes
     gained = []
@@ -46,7 +46,7 @@ def train_policy(
         policy.eval()
         noise = distributed.rows(torch.rand(batch, horizon, K + 3, generator=run.generator, device=run.device))
         prediction, state = model.start(steps, codes)
-        carry = burned_in(model, policy, steps, codes)
+        carry = burn_in_policy(model, policy, steps, codes)
         dream = imagine(model, prediction, state, policy, horizon, noise, carry, expected_reward)
         policy.train()
         for losses in policy.updates(dream, run.shuffler, loss_of):
