@@ -47,7 +47,7 @@ def main(out, result, *words):
     def batches(count, batch, length, rng, ends="any", **_):
         fixed = np.random.default_rng(length)
         for _ in range(count):
-            _, numbers = run.replay.sample(batch * distributed.world(), length, fixed, ends)
+            _, numbers = run.replay.sample(batch * distributed.world_size(), length, fixed, ends)
             part = numbers[distributed.rank() * batch : (distributed.rank() + 1) * batch]
             yield run.replay.gather(part), part
 
@@ -58,7 +58,7 @@ def main(out, result, *words):
     def recorded(self, name, optimizer, parts, clip):
         def each():
             for loss in parts:
-                whole = distributed.total(loss) / distributed.world()
+                whole = distributed.all_reduce_sum(loss) / distributed.world_size()
                 losses.setdefault(name, []).append(float(whole.detach()))
                 yield loss
 

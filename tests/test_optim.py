@@ -101,7 +101,7 @@ def test_rates_follow_the_warmup_whatever_the_rate_an_optimizer_was_made_with():
 def test_a_sharded_dynamics_refuses_them(tmp_path, monkeypatch):
     spec = compose.compose(["overlay=debug", f"out={tmp_path / 'run'}", "train.dynamics.optimizer={muon: 0.02}"])
     spec.train["loop"]["shard"] = True
-    monkeypatch.setattr(distributed, "world", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(UserError, match="train.dynamics.optimizer needs whole matrices"):
         build.build_run(tmp_path / "run", replace(spec, phase="dynamics"), ("dynamics",))
 

@@ -52,10 +52,10 @@ def stop() -> None:
 def is_lost(error: BaseException) -> bool:
     """Does this error say that another rank is gone?"""
     words = ("gloo", "nccl", "connection closed", "connection reset", "timed out")
-    return world() > 1 and isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
+    return world_size() > 1 and isinstance(error, RuntimeError) and any(word in str(error).lower() for word in words)
 
 
-def world() -> int:
+def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
@@ -63,36 +63,36 @@ def rank() -> int:
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def wait() -> None:
+def barrier() -> None:
     """Until all ranks are here."""
-    if world() > 1:
+    if world_size() > 1:
         dist.barrier()
 
 
-def share(n: int, what: str) -> int:
+def split_evenly(n: int, what: str) -> int:
     """This rank's part of a number that the ranks must divide."""
-    if n % world():
-        near = n // world() * world() or world()
-        raise UserError(f"{what} must be a multiple of the {world()} processes, got {n}: choose {near}")
-    return n // world()
+    if n % world_size():
+        near = n // world_size() * world_size() or world_size()
+        raise UserError(f"{what} must be a multiple of the {world_size()} processes, got {n}: choose {near}")
+    return n // world_size()
 
 
-def rows(x: Tensor) -> Tensor:
+def local_rows(x: Tensor) -> Tensor:
     """This rank's rows of a tensor that is the same on all ranks."""
-    each = len(x) // world()
+    each = len(x) // world_size()
     return x[rank() * each : (rank() + 1) * each]
 
 
-def mine(index: Tensor, each: int) -> Tensor:
+def local_index(index: Tensor, each: int) -> Tensor:
     """Of numbers into the whole batch those that are this rank's, `each` per rank, as numbers into its part."""
     begin = rank() * each
     return index[(index >= begin) & (index < begin + each)] - begin
 
 
 @torch.no_grad()
-def total(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """The sum over all ranks."""
-    if world() == 1:
+    if world_size() == 1:
         return x
     x = x.detach().clone()
     dist.all_reduce(x)
@@ -102,43 +102,43 @@ def total(x: Tensor) -> Tensor:
 def mean(part: Tensor, count: Tensor) -> Tensor:
     """This rank's part of a mean over all ranks' `count` things, of which it adds up `part`: the average over ranks of what
     is returned, which is what DistributedDataParallel makes of gradients, is that mean."""
-    return part * world() / total(count).clamp(min=1)
+    return part * world_size() / all_reduce_sum(count).clamp(min=1)
 
 
 @torch.no_grad()
-def gathered(x: Tensor) -> Tensor:
+def all_gather(x: Tensor) -> Tensor:
     """The rows of all ranks, the first rank's first; the same number on each."""
-    if world() == 1:
+    if world_size() == 1:
         return x
     if x.dtype == torch.bool:
-        return gathered(x.byte()).bool()
-    parts = [torch.empty_like(x) for _ in range(world())]
+        return all_gather(x.byte()).bool()
+    parts = [torch.empty_like(x) for _ in range(world_size())]
     dist.all_gather(parts, x.contiguous())
     return torch.cat(parts)
 
 
-def agreed(value: Any) -> Any:
+def broadcast(value: Any) -> Any:
     """The first rank's value, on all ranks."""
-    if world() == 1:
+    if world_size() == 1:
         return value
     box = [value]
     dist.broadcast_object_list(box)
     return box[0]
 
 
-def listed(value: Any) -> list[Any]:
+def gather(value: Any) -> list[Any]:
     """The values of all ranks, on the first one (on the others only their own): what a checkpoint keeps of each."""
-    if world() == 1:
+    if world_size() == 1:
         return [value]
-    found = [None] * world() if rank() == 0 else None
+    found = [None] * world_size() if rank() == 0 else None
     dist.gather_object(value, found)
     return found if found is not None else [value]
 
 
 @torch.no_grad()
-def alike(module: nn.Module) -> None:
+def broadcast_parameters(module: nn.Module) -> None:
     """Give all ranks the first one's parameters and buffers."""
-    if world() > 1:
+    if world_size() > 1:
         for x in module.state_dict().values():
             dist.broadcast(x, 0)
 
@@ -156,7 +156,7 @@ class Loss(nn.Module):
 
 def parallel(trained: nn.Module, loss: Callable) -> Callable:
     """`loss`, its gradients in `trained` averaged over the ranks. The ranks begin with the first one's weights."""
-    if world() == 1:
+    if world_size() == 1:
         return loss
-    alike(trained)
+    broadcast_parameters(trained)
     return nn.parallel.DistributedDataParallel(Loss(trained, loss), forward_sync_buffers=False)

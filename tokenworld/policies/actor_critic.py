@@ -104,12 +104,12 @@ class ActorCritic(nn.Module, Part):
         alive = imagined.alive[:, :-1]
         advantage = returns - value[:, :-1]
         if self.normalize == "returns":
-            self.scale.update(distributed.gathered(returns)[distributed.gathered(alive)])
+            self.scale.update(distributed.all_gather(returns)[distributed.all_gather(alive)])
             advantage = advantage / self.scale.scale()
         elif self.normalize == "advantages":
-            count = distributed.total(alive.sum()).clamp(min=1)
-            mean = distributed.total(torch.where(alive, advantage, 0).sum()) / count
-            spread = distributed.total(torch.where(alive, (advantage - mean) ** 2, 0).sum()) / count
+            count = distributed.all_reduce_sum(alive.sum()).clamp(min=1)
+            mean = distributed.all_reduce_sum(torch.where(alive, advantage, 0).sum()) / count
+            spread = distributed.all_reduce_sum(torch.where(alive, (advantage - mean) ** 2, 0).sum()) / count
             advantage = (advantage - mean) / (spread.sqrt() + 1e-8)
         logp = log_prob(self.actor(features[:, :-1]), imagined.action)
         return Lesson(seen, imagined.carry, imagined.action, logp, returns, advantage, alive)
@@ -142,8 +142,8 @@ class ActorCritic(nn.Module, Part):
             if self.minibatches == 1:
                 yield loss(lesson)
                 continue
-            for part in torch.randperm(B * distributed.world(), generator=generator).chunk(self.minibatches):
-                yield loss(lesson.rows(distributed.mine(part, B).to(lesson.action.device)))
+            for part in torch.randperm(B * distributed.world_size(), generator=generator).chunk(self.minibatches):
+                yield loss(lesson.rows(distributed.local_index(part, B).to(lesson.action.device)))
 
     @torch.no_grad()
     def track(self) -> None:

@@ -35,10 +35,10 @@ def shard(
 ) -> None:
     """Shard [backbone, decoding, heads ...] in place: each block of the backbone, and each of the others as a whole. All
     ranks together. `whole`: their optimiser until now, whose state the one that `made()` makes afterwards goes on from."""
-    distributed.alike(modules)
+    distributed.broadcast_parameters(modules)
     state = get_optimizer_state_dict(modules, whole) if whole is not None else None
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # of a view that we do not write into
-    mesh = init_device_mesh(device.type, (distributed.world(),))
+    mesh = init_device_mesh(device.type, (distributed.world_size(),))
     backbone, decoding, *_ = modules
     for blocks in (child for child in backbone.children() if isinstance(child, nn.ModuleList)):
         for block in blocks:
@@ -63,7 +63,7 @@ def read(folder: Path, module: nn.Module, optimizer: Optimizer | None = None) ->
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         reader = dcp.HuggingFaceStorageReader(str(folder))
-        dcp.load(found, storage_reader=reader, no_dist=distributed.world() == 1)
+        dcp.load(found, storage_reader=reader, no_dist=distributed.world_size() == 1)
     module.load_state_dict({key.removeprefix("model."): x for key, x in found.items() if key.startswith("model.")})
     if optimizer is not None:
         state = get_optimizer_state_dict(module, optimizer, options=FLAT)

@@ -37,7 +37,7 @@ def split_batch(batch: int, accumulate: int) -> list[slice]:
 
 def gather_steps(steps: Steps) -> Steps:
     """The steps of all ranks."""
-    return Steps(**{f.name: distributed.gathered(getattr(steps, f.name)) for f in fields(steps)})
+    return Steps(**{f.name: distributed.all_gather(getattr(steps, f.name)) for f in fields(steps)})
 
 
 def check_finite(loss: torch.Tensor, what: str) -> float:

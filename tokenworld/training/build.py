@@ -78,7 +78,7 @@ def build_run(
     if shard and spec.phase != "dynamics":
         raise UserError("train.loop.shard keeps a part of the dynamics in each process, and a policy needs it whole: use"
                         " `tokenworld train dynamics`, then `tokenworld train policy load.world_model=RUN` without it")
-    if shard and distributed.world() > 1 and cfg["train"]["dynamics"].get("optimizer"):
+    if shard and distributed.world_size() > 1 and cfg["train"]["dynamics"].get("optimizer"):
         raise UserError("train.dynamics.optimizer needs whole matrices, and train.loop.shard keeps a part of each in each"
                         " process: leave one of the two out")
     make_env = functools.partial(env_of, cfg)
@@ -112,7 +112,7 @@ def build_run(
         config=cfg | {"recipe": spec.recipe},
     )
     world_model.tokenizer.to(device)
-    if not shard or distributed.world() == 1:  # else it need not fit
+    if not shard or distributed.world_size() == 1:  # else it need not fit
         world_model.to(device)
     for key in loaded:
         run.count["tokenizer"] = 1  # trained elsewhere: prepared, and its codes are version 1

@@ -27,12 +27,12 @@ WORK = ("replay", "metrics.jsonl", "checkpoint", "checkpoint.new", "checkpoint.o
 def claimed(spec: RunSpec) -> Iterator[Path]:
     """The locked folder of a training: `out`, or a new one under runs/. Raises UserError for a folder that holds anything else
     than a run of the same config."""
-    if distributed.world() > 1 and spec.out is None:
+    if distributed.world_size() > 1 and spec.out is None:
         raise UserError("training on several processes needs a folder that a restart finds again, got no out: add out=DIR")
     with _named(spec) as out, locked(out):
         there = saved.load(out) if (out / "config.yaml").is_file() else None
         same = files.is_empty(out) or there == spec
-        if not distributed.agreed(same):
+        if not distributed.broadcast(same):
             trust = f" {origins.FLAG}" if there and any(origins.names(there.cfg)) else ""
             resume = f", or resume that run by tokenworld train --resume {shlex.quote(str(out))}{trust}" if there else ""
             raise UserError(f"{out} exists and is not this run, nothing is overwritten: choose another out=DIR{resume}")
@@ -52,7 +52,7 @@ def locked(out: Path) -> Iterator[None]:
                     checkpoint.settle(out / "checkpoint")
             except UserError as error:
                 refused = str(error)
-        refused = distributed.agreed(refused)
+        refused = distributed.broadcast(refused)
         if refused:
             raise UserError(refused)
         yield

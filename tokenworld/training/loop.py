@@ -35,7 +35,7 @@ def run_epochs(
                 phase(run, run.epoch == epochs - 1)
                 run.seconds[name] = run.seconds.get(name, 0.0) + time.monotonic() - started
             run.epoch += 1
-            stopping = bool(distributed.total(torch.tensor(int(request.signum > 0), device=run.device)))
+            stopping = bool(distributed.all_reduce_sum(torch.tensor(int(request.signum > 0), device=run.device)))
             if run.epoch % checkpoint_every == 0 or run.epoch == epochs or stopping:
                 run.save()
             left = (time.monotonic() - began) / (run.epoch - began_at) * (epochs - run.epoch)
@@ -47,7 +47,7 @@ def run_epochs(
 
 def resume_command(run: Run) -> str:
     """The command line that continues this run from its last checkpoint."""
-    ranks = distributed.world()
+    ranks = distributed.world_size()
     start = "tokenworld" if ranks == 1 else f"torchrun --nproc-per-node={ranks} -m tokenworld.cli"
     words = [str(run.out), *(f"{key}={value}" for key, value in run.resume_keys.items())]
     trust = [origins.FLAG] if any(origins.names(run.config)) else []  # a run never vouches for itself

@@ -27,7 +27,7 @@ def start_run(spec: RunSpec, out: Path | None = None) -> Run:
     """A run in the folder `out`, which is empty or holds a run of the same config: that one is resumed. None: the spec's."""
     device_of(spec.device or "auto")
     out = Path(spec.out) if out is None else out
-    if distributed.agreed((out / "config.yaml").is_file()):
+    if distributed.broadcast((out / "config.yaml").is_file()):
         return resume_run(out, spec)
     with folders.emptied_on_error(out):
         if distributed.rank() == 0:
@@ -98,7 +98,7 @@ def resume_run(out: Path, spec: RunSpec) -> Run:
         raise UserError(f"{out} learns from episodes in {spec.data}, which is not there now: tell where they are,"
                         f" tokenworld train --resume {out} data=DIR")  # fmt: skip
     device_of(spec.device or "auto", f"add device=cpu: tokenworld train --resume {out} device=cpu")
-    if not distributed.agreed(checkpoint.exists(out / "checkpoint")):
+    if not distributed.broadcast(checkpoint.exists(out / "checkpoint")):
         return _start_over(out, spec)
     sinks.check(spec.train["loop"].get("sinks"))
     saved = restore.load(out)
@@ -107,7 +107,7 @@ def resume_run(out: Path, spec: RunSpec) -> Run:
     restore.put_run(run, saved)
     restore.put_optimizers(run, saved)
     restore.check_ranks(run, state["ranks"], where)
-    ranks, same = state["ranks"], len(state["ranks"]) == distributed.world()
+    ranks, same = state["ranks"], len(state["ranks"]) == distributed.world_size()
     run.spread = state["spread"] or not same
     run.log.truncate(state["log_lines"])
     _reopen(run, [each["writer"] for each in ranks])
@@ -128,7 +128,7 @@ def _start_over(out: Path, spec: RunSpec) -> Run:
             aside = folders.start_over(out, spec.train["loop"].get("checkpoint_every", 1))
         except UserError as error:
             refused = str(error)
-    refused = distributed.agreed(refused)
+    refused = distributed.broadcast(refused)
     if refused:
         raise UserError(refused)
     run = build_run(out, spec)
@@ -146,17 +146,17 @@ def _reopen(run: Run, positions: list[dict | None]) -> None:
     if distributed.rank() == 0:
         for rank, position in enumerate(positions):
             EpisodeWriter.open_at(replay_folder(run.out, rank), position, meta=run.meta, say=run.log.say).close()
-    distributed.wait()
+    distributed.barrier()
     if run.spread:
         number = 0
         for rank in range(len(positions)):
             for episode in read_episodes(replay_folder(run.out, rank)):
-                if number % distributed.world() == distributed.rank():
+                if number % distributed.world_size() == distributed.rank():
                     run.add(episode)
                 number += 1
     else:
         read_replay(run, replay_folder(run.out))
-    distributed.wait()  # all have read before one writes
+    distributed.barrier()  # all have read before one writes
     run.writer = EpisodeWriter(replay_folder(run.out), run.meta)
 
 

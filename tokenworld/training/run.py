@@ -73,7 +73,7 @@ class Run:
 
     def seed_ranks(self) -> None:
         """What is random about a whole batch is drawn alike on all ranks; what each does on its own, by itself."""
-        rank, alone = distributed.rank(), distributed.world() == 1
+        rank, alone = distributed.rank(), distributed.world_size() == 1
         self.generator = torch.Generator(self.device).manual_seed(self.seed)  # imagination, and acting if alone
         self.shuffler = torch.Generator().manual_seed(self.seed)  # minibatches
         own = self.seed if alone else [self.seed, self.epoch, rank]
@@ -124,7 +124,7 @@ class Run:
 
     def shard(self) -> None:
         """Have each rank hold a part of the dynamics and of its optimiser's state. All ranks together."""
-        if distributed.world() == 1 or self.sharded:
+        if distributed.world_size() == 1 or self.sharded:
             return
         self.sharded, modules = True, self.world_model.dynamics_modules()
         whole = self.optimizers.pop("dynamics", None)
@@ -170,12 +170,12 @@ class Run:
             "optimizers": optimizers,
             "groups": self.optimizers["dynamics"].state_dict()["param_groups"] if self.sharded else None,
             "spread": self.spread,
-            "ranks": distributed.listed(own),
+            "ranks": distributed.gather(own),
         }
         dynamics, optimizer = modules["dynamics"], self.optimizers.get("dynamics")
 
         def write_shards(folder: Path) -> None:
-            folder = Path(distributed.agreed(str(folder)))  # there only now
+            folder = Path(distributed.broadcast(str(folder)))  # there only now
             shards.write(folder, dynamics, optimizer)
 
         if self.sharded:
@@ -184,7 +184,7 @@ class Run:
             checkpoint.save(self.out / "checkpoint", modules, state, write_shards if self.sharded else None)
         elif self.sharded:
             write_shards(self.out)
-        distributed.wait()
+        distributed.barrier()
 
     def _in_parts(self, name: str) -> bool:
         return self.sharded and name == "dynamics"

@@ -44,7 +44,7 @@ def collect(
     if stop is not None and run.epoch >= stop:
         return
     ensure_collector(run, envs=envs, held_out=held_out)
-    steps, first_steps = (-(-n // distributed.world()) for n in (steps, first_steps))
+    steps, first_steps = (-(-n // distributed.world_size()) for n in (steps, first_steps))
     if run.count["policy"] == 0 or random:
         act = random_act(run.world_model.shapes.actions, run.rng, zeta)
     else:
@@ -59,7 +59,7 @@ def collect(
         run.collector.cut(cut)
     elif not stats["episodes"]:
         cut_unfinished(run, stats["steps"], -(-first_steps // run.collector.env.num_envs), hold_out=held_out > 0)
-    run.count["env_steps"] += int(distributed.total(torch.tensor(stats["steps"], device=run.device)))
+    run.count["env_steps"] += int(distributed.all_reduce_sum(torch.tensor(stats["steps"], device=run.device)))
     returns = stats["returns"]
     log_metrics(
         run,
@@ -98,5 +98,5 @@ def ensure_collector(run: Run, *, envs: int, held_out: int) -> None:
             run.writer.append(episode)
         run.add(episode)
 
-    envs = max(1, envs // distributed.world())
+    envs = max(1, envs // distributed.world_size())
     run.collector = Collector(run.make_env(envs), seed=run.play_seed, on_episode=on_episode)

@@ -46,7 +46,7 @@ def train_dynamics(
     model.tokenizer.eval()
     modules.train()
     loss_of = model.forward if run.sharded else run.loss("dynamics", modules, model.forward)
-    batch = distributed.share(batch, "train.dynamics.batch")
+    batch = distributed.split_evenly(batch, "train.dynamics.batch")
     seen: dict[str, Any] = {}
 
     def learn(steps: Steps, codes: Codes):

@@ -39,7 +39,7 @@ def evaluate(
     `pictures`: steps of the strip of real and imagined frames that is drawn each time, see `run_pictures.py`; 0: never.
     """
     if distributed.rank() > 0:
-        return distributed.wait()  # the first rank measures
+        return distributed.barrier()  # the first rank measures
     due = run.count["policy"] > 0 and (run.epoch + 1) % every == 0
     if due or (last and run.policy is not None and run.count["policy"] > 0):
         if last:
@@ -69,7 +69,7 @@ def evaluate(
         elif run.count["dynamics"] and run.held_out.rows:
             run.results["dynamics"] = measure_dynamics(run)
             log_metrics(run, "dynamics_eval", ("bits_per_frame",), **run.results["dynamics"])
-    distributed.wait()
+    distributed.barrier()
 
 
 def assess(run: Run, last: bool, frames: int) -> None:

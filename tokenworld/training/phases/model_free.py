@@ -35,8 +35,8 @@ def train_policy_model_free(
     if policy.needs_h or policy.start(1) is not None:
         raise UserError("train_policy_model_free learns without memory: set policy.network._target_ to"
                         " tokenworld.policies.networks.CodesNetwork or .FrameNetwork")
-    if distributed.world() > 1:
-        raise UserError(f"train_policy_model_free learns in one process, got {distributed.world()}: run it without torchrun")
+    if distributed.world_size() > 1:
+        raise UserError(f"train_policy_model_free learns in one process, got {distributed.world_size()}: run it without torchrun")
     if count == 0:
         return
     rows = replay.rows - count * (horizon + 1) + np.arange(count * (horizon + 1)).reshape(-1, horizon + 1)  # (n, H+1)

@@ -38,13 +38,13 @@ def train_policy(
     optimizer = run.optimizer("policy", policy, lr)
     K = model.shapes.codes
     gained = []
-    loss_of, own = run.loss("policy", policy, policy.loss), distributed.share(batch, "train.policy.batch")
+    loss_of, own = run.loss("policy", policy, policy.loss), distributed.split_evenly(batch, "train.policy.batch")
     starts = dict(recent=recent, events=events, within=horizon)
     batches = run.batches(updates, own, burn_in, ends="acted", **starts, frames=False)
     for steps, rows in progress(run, batches, updates, "policy"):
         steps, codes = steps.to(run.device), run.codes(run.replay, rows)
         policy.eval()
-        noise = distributed.rows(torch.rand(batch, horizon, K + 3, generator=run.generator, device=run.device))
+        noise = distributed.local_rows(torch.rand(batch, horizon, K + 3, generator=run.generator, device=run.device))
         prediction, state = model.start(steps, codes)
         carry = burn_in_policy(model, policy, steps, codes)
         dream = imagine(model, prediction, state, policy, horizon, noise, carry, expected_reward)
@@ -54,7 +54,7 @@ def train_policy(
             run.update("policy", optimizer, [loss], clip)
             policy.track()
         run.count["imagined_steps"] += batch * horizon
-        gained.append(distributed.total((dream.reward * dream.alive[:, :-1]).sum()) / batch)
+        gained.append(distributed.all_reduce_sum((dream.reward * dream.alive[:, :-1]).sum()) / batch)
     policy.eval()
     log_metrics(
         run,

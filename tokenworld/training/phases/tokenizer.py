@@ -42,7 +42,7 @@ def train_tokenizer(
         tokenizer.prepare(lambda: (run.replay.sample(min(2048, run.replay.rows), 1, run.rng)[0].to(run.device), None))
     tokenizer.train()
     loss_of = tokenizer.loss if optimizer is None else run.loss("tokenizer", tokenizer, tokenizer.loss)
-    windows = distributed.share(batch // window, "the windows of a batch of train.tokenizer")
+    windows = distributed.split_evenly(batch // window, "the windows of a batch of train.tokenizer")
     batches = run.batches(updates, windows, window, recent=recent)
     seen: dict[str, Any] = {}
     free = free_codes(tokenizer)
@@ -63,7 +63,7 @@ def train_tokenizer(
     tokenizer.eval()
     if last or (stop is not None and run.epoch == stop - 1):
         tokenizer.finalize(steps.to(run.device) for steps, _ in run.replay.windows(1, 256))
-        distributed.alike(tokenizer)
+        distributed.broadcast_parameters(tokenizer)
     warn_of_full_dictionary(run, free)
     V = tokenizer.V
     log_metrics(
