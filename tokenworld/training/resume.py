@@ -108,7 +108,7 @@ def resume_run(out: Path, spec: RunSpec) -> Run:
     restore.put_optimizers(run, saved)
     restore.check_ranks(run, state["ranks"], where)
     ranks, same = state["ranks"], len(state["ranks"]) == distributed.world_size()
-    run.spread = state["spread"] or not same
+    run.is_redistributed = state["spread"] or not same
     run.log.truncate(state["log_lines"])
     _reopen(run, [each["writer"] for each in ranks])
     run.seed_ranks()
@@ -147,7 +147,7 @@ def _reopen(run: Run, positions: list[dict | None]) -> None:
         for rank, position in enumerate(positions):
             EpisodeWriter.open_at(replay_folder(run.out, rank), position, meta=run.meta, say=run.log.say).close()
     distributed.barrier()
-    if run.spread:
+    if run.is_redistributed:
         number = 0
         for rank in range(len(positions)):
             for episode in read_episodes(replay_folder(run.out, rank)):
@@ -162,7 +162,7 @@ def _reopen(run: Run, positions: list[dict | None]) -> None:
 
 def _restore_rank(run: Run, own: dict) -> None:
     """What a rank alone knows: its games, and the codes of its episodes."""
-    run.learnt_rows = min(own["learnt_rows"], run.replay.rows)
+    run.rows_used = min(own["learnt_rows"], run.replay.rows)
     games = restore.collector_state(own)
     if games is not None and "collect" in run.phases:
         run.play_seed = games["seed"]
@@ -170,7 +170,7 @@ def _restore_rank(run: Run, own: dict) -> None:
         collect.ensure_collector(run, envs=settings["envs"], held_out=settings["held_out"])
         if dropped := run.collector.load_state_dict(games):
             run.log.say(dropped)
-    if not run.spread:
+    if not run.is_redistributed:
         saved = own["code_cache"]
         if not all([run.replay.load_code_state(saved["replay"]), run.held_out.load_code_state(saved["held_out"])]):
             run.log.say("the saved codes are of other episodes than those that can be read: the frames are encoded again")

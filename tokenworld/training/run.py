@@ -61,14 +61,14 @@ class Run:
     results: dict[str, Any] = field(default_factory=dict)  # the newest evaluation, by part
     config: dict = field(default_factory=dict)  # the recipe, as it goes into the summary
     curve: list[list[float]] = field(default_factory=list)  # [env_steps, return_mean, low, high] of each evaluation
-    learnt_rows: int = 0  # rows that the model-free control has learnt from
+    rows_used: int = 0  # rows that the model-free control has learned from
     resume_keys: dict[str, str] = field(default_factory=dict)  # what a resume of this run has to be told again
     epoch_summary: dict[str, float] = field(default_factory=dict)  # what the epoch's closing line tells
 
     def __post_init__(self) -> None:
         self.wrapped: dict[str, Callable] = {}  # losses whose gradients are averaged over the ranks
         self.to_shard = self.sharded = False  # each rank holds a part of the dynamics
-        self.spread = False  # the episodes on disk are dealt out to the ranks: they were collected by another number of them
+        self.is_redistributed = False  # the episodes on disk are dealt out to the ranks: they were collected by another number of them
         self.seed_ranks()
 
     def seed_ranks(self) -> None:
@@ -149,7 +149,7 @@ class Run:
         if self.policy is not None:
             modules["policy"] = self.policy
         own = {
-            "learnt_rows": self.learnt_rows,
+            "learnt_rows": self.rows_used,
             "rng": checkpoint.rng_state(),
             "batches": self.rng.bit_generator.state,
             "generator": self.generator.get_state(),
@@ -169,7 +169,7 @@ class Run:
             "log_lines": self.log.lines,
             "optimizers": optimizers,
             "groups": self.optimizers["dynamics"].state_dict()["param_groups"] if self.sharded else None,
-            "spread": self.spread,
+            "spread": self.is_redistributed,
             "ranks": distributed.gather(own),
         }
         dynamics, optimizer = modules["dynamics"], self.optimizers.get("dynamics")

@@ -30,7 +30,7 @@ def train_policy_model_free(
         return
     policy, replay = run.policy, run.replay
     optimizer = run.optimizer("policy", policy, lr)
-    fresh, run.learnt_rows = replay.rows - run.learnt_rows, replay.rows
+    fresh, run.rows_used = replay.rows - run.rows_used, replay.rows
     count = fresh // (horizon + 1)
     if policy.needs_h or policy.start(1) is not None:
         raise UserError("train_policy_model_free learns without memory: set policy.network._target_ to"
