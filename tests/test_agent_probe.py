@@ -48,7 +48,7 @@ def test_probabilities_of_an_actor(view):
     carry = policy.start(1)
     for t in range(T):
         prediction, _ = model.start(steps[:, : t + 1])  # read anew, without a state
-        seen = net.look(model.view_of(Codes(codes.indices[:, t : t + 1]), prediction.h))
+        seen = net.read_view(model.view_of(Codes(codes.indices[:, t : t + 1]), prediction.h))
         features, carry = net(seen, carry)
     expected = policy.actor(features)[0].softmax(-1).numpy()
     assert found == pytest.approx(expected, abs=0.01) and T > 1

@@ -138,12 +138,12 @@ def test_sequence_equals_repeated_forward(view):
     carry = policy.start(6)
     for t in range(2):  # a burn-in, so that the carry is not the fresh one
         carry = policy.follow(view_of(dream(policy, seed=1), t), carry)
-    whole = policy.network.sequence(policy.network.see(seen), carry)
+    whole = policy.network.forward_sequence(policy.network.read_trajectory(seen), carry)
     for t in range(H + 1):
-        features, carry = policy.network(policy.network.look(view_of(seen, t)), carry)
+        features, carry = policy.network(policy.network.read_view(view_of(seen, t)), carry)
         assert close(features, whole[:, t], 1e-5), t
     if carry is not None:
-        fresh = policy.network.sequence(policy.network.see(seen), policy.start(6))
+        fresh = policy.network.forward_sequence(policy.network.read_trajectory(seen), policy.start(6))
         assert not close(fresh, whole, 1e-3)  # the carry matters
 
 
@@ -159,7 +159,7 @@ def test_the_logp_of_a_lesson_is_that_of_the_action_taken(view):
     for t in range(H):
         action, carry = policy.act(view_of(many, t), carry, (torch.arange(N) + 0.5) / N)
         for a in range(3):
-            logp = policy.lesson(replace(one, action=torch.full((1, H), a))).logp[0, t]
+            logp = policy.batch_of(replace(one, action=torch.full((1, H), a))).logp[0, t]
             assert abs((action == a).float().mean() - logp.exp()) < 2 / N
 
 
@@ -169,15 +169,15 @@ def test_a_lesson_is_without_gradient_and_right():
     alive = torch.ones(6, H + 1, dtype=torch.bool)
     alive[2, 3:] = False
     trajectory = dream(policy, alive=alive)
-    lesson = policy.lesson(trajectory)
-    assert not any(x.requires_grad for x in (lesson.returns, lesson.advantage, lesson.logp))
-    value = policy.critic(policy.network.sequence(trajectory.frames, trajectory.carry)).squeeze(-1)
+    batch = policy.batch_of(trajectory)
+    assert not any(x.requires_grad for x in (batch.returns, batch.advantage, batch.logp))
+    value = policy.critic(policy.network.forward_sequence(trajectory.frames, trajectory.carry)).squeeze(-1)
     for b in range(6):
         last = value[b, H]
         for t in reversed(range(H)):
             ahead = 0.0 if trajectory.terminated[b, t] else 0.9 * (0.2 * value[b, t + 1] + 0.8 * last)
             last = trajectory.reward[b, t] + ahead
-            assert close(lesson.returns[b, t], last, 1e-4) and close(lesson.advantage[b, t], last - value[b, t], 1e-4)
+            assert close(batch.returns[b, t], last, 1e-4) and close(batch.advantage[b, t], last - value[b, t], 1e-4)
 
 
 def test_advantages_are_standardised_over_what_counts():
@@ -185,9 +185,9 @@ def test_advantages_are_standardised_over_what_counts():
     alive = torch.ones(6, H + 1, dtype=torch.bool)
     alive[2, 2:] = alive[4, 1:] = False
     trajectory = dream(policy, alive=alive)
-    lesson = policy.lesson(replace(trajectory, reward=torch.where(alive[:, :-1], trajectory.reward, 50.0)))
-    counts = lesson.advantage[lesson.alive]
-    assert torch.equal(lesson.alive, alive[:, :-1])  # the step that ends an episode counts, what follows does not
+    batch = policy.batch_of(replace(trajectory, reward=torch.where(alive[:, :-1], trajectory.reward, 50.0)))
+    counts = batch.advantage[batch.alive]
+    assert torch.equal(batch.alive, alive[:, :-1])  # the step that ends an episode counts, what follows does not
     assert abs(counts.mean()) < 1e-5 and abs(counts.std(correction=0) - 1) < 1e-4
 
 
@@ -198,19 +198,19 @@ def test_places_are_told_apart(view):
     seen = dream(policy)
     order = torch.tensor([1, 2, 0])
     other = replace(seen, indices=seen.indices[..., order], frames=seen.frames.flip(-1))
-    logits = [policy.actor(policy.network.sequence(policy.network.see(x), x.carry)) for x in (seen, other)]
+    logits = [policy.actor(policy.network.forward_sequence(policy.network.read_trajectory(x), x.carry)) for x in (seen, other)]
     assert ((logits[0] - logits[1]).abs().amax(-1) > 1e-4).float().mean() > 0.8
 
 
 def test_losses_by_hand():
     policy = rouse(build(entropy=0.3))
-    lesson = policy.lesson(dream(policy))
-    features = policy.network.sequence(lesson.seen, lesson.carry)[:, :-1]
+    batch = policy.batch_of(dream(policy))
+    features = policy.network.forward_sequence(batch.seen, batch.carry)[:, :-1]
     logp, value = policy.actor(features).log_softmax(-1), policy.critic(features).squeeze(-1)
-    losses = policy.loss(lesson)
-    taken = logp.gather(-1, lesson.action[..., None])[..., 0]
-    assert close(losses["actor"], -(taken * lesson.advantage).mean())
-    assert close(losses["critic"], (value - lesson.returns).square().mean())
+    losses = policy.loss(batch)
+    taken = logp.gather(-1, batch.action[..., None])[..., 0]
+    assert close(losses["actor"], -(taken * batch.advantage).mean())
+    assert close(losses["critic"], (value - batch.returns).square().mean())
     assert close(losses["entropy"], 0.3 * (logp.exp() * logp).sum(-1).mean()) and losses["entropy"] < 0
 
 
@@ -232,9 +232,9 @@ def test_the_entropy_loss_flattens_the_policy():
 def test_a_clipped_ratio_has_no_gradient(shift, advantage, flows):
     """ratio = new / old = e^shift, clip 0.2: nothing is gained by going further the same way, all by coming back."""
     policy = rouse(build(network=network("codes"), update_epochs=4))
-    lesson = policy.lesson(dream(policy))
-    lesson = replace(lesson, logp=lesson.logp - shift, advantage=torch.full_like(lesson.advantage, advantage))
-    loss = policy.loss(lesson)["actor"]
+    batch = policy.batch_of(dream(policy))
+    batch = replace(batch, logp=batch.logp - shift, advantage=torch.full_like(batch.advantage, advantage))
+    loss = policy.loss(batch)["actor"]
     bound = min(torch.e**shift * advantage, max(0.8, min(1.2, torch.e**shift)) * advantage)
     assert close(loss, torch.tensor(-bound))
     loss.backward()
@@ -245,26 +245,26 @@ def test_a_pass_raises_what_gained():
     """One clipped update on one action with a positive advantage makes it more probable, with a negative one less."""
     for sign in (1.0, -1.0):
         policy = rouse(build(network=network("codes"), update_epochs=4))
-        lesson = policy.lesson(dream(policy, batch=1))
-        lesson = replace(lesson, advantage=torch.full_like(lesson.advantage, sign))
-        policy.loss(lesson)["actor"].backward()
+        batch = policy.batch_of(dream(policy, batch=1))
+        batch = replace(batch, advantage=torch.full_like(batch.advantage, sign))
+        policy.loss(batch)["actor"].backward()
         with torch.no_grad():
             policy.actor.bias.sub_(0.01 * policy.actor.bias.grad)
-        assert (policy.lesson(dream(policy, batch=1)).logp.sum() - lesson.logp.sum()) * sign > 0
+        assert (policy.batch_of(dream(policy, batch=1)).logp.sum() - batch.logp.sum()) * sign > 0
 
 
 def test_minibatches_cover_the_dream_once_a_pass():
     policy = rouse(build(network=network("codes_h"), update_epochs=2, minibatches=3))
     trajectory = dream(policy)
-    lesson, seen = policy.lesson(trajectory), []
+    batch, seen = policy.batch_of(trajectory), []
     policy.loss = lambda part: seen.append(part) or {}
     list(policy.updates(trajectory, torch.Generator().manual_seed(0)))
     assert len(seen) == 6
     for part in (seen[:3], seen[3:]):
         rows = torch.cat([p.returns for p in part])
-        assert torch.equal(rows.sort(0).values, lesson.returns.sort(0).values)
+        assert torch.equal(rows.sort(0).values, batch.returns.sort(0).values)
         h = torch.cat([p.seen[1] for p in part])
-        assert torch.equal(h.sort(0).values, lesson.seen[1].sort(0).values)
+        assert torch.equal(h.sort(0).values, batch.seen[1].sort(0).values)
 
 
 def test_the_target_critic_follows():

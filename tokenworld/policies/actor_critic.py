@@ -23,7 +23,7 @@ from tokenworld.policies.returns import ReturnScale, lambda_return
 
 
 @dataclass(frozen=True)
-class Lesson:
+class PolicyBatch:
     """An imagined trajectory with what it teaches, fixed before the first update: everything without gradient."""
 
     seen: Any  # what the network reads, H+1 steps
@@ -34,8 +34,8 @@ class Lesson:
     advantage: Tensor  # (B, H)
     alive: Tensor  # (B, H) bool
 
-    def rows(self, index: Tensor) -> Lesson:
-        return Lesson(*(_rows(getattr(self, name), index) for name in self.__dataclass_fields__))
+    def rows(self, index: Tensor) -> PolicyBatch:
+        return PolicyBatch(*(_rows(getattr(self, name), index) for name in self.__dataclass_fields__))
 
 
 class ActorCritic(nn.Module, Part):
@@ -84,22 +84,22 @@ class ActorCritic(nn.Module, Part):
     @torch.no_grad()
     def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]:
         """noise (B,) uniform -> action (B,), carry. Temperature 0 takes the most probable action."""
-        features, carry = self.network(self.network.look(view), carry)
+        features, carry = self.network(self.network.read_view(view), carry)
         return sample_categorical(self.actor(features), noise, temperature), carry
 
     @torch.no_grad()
     def follow(self, view: View, carry: Any) -> Any:
         """Only carry the memory on: burn-in on what was seen before a dream."""
-        return self.network(self.network.look(view), carry)[1]
+        return self.network(self.network.read_view(view), carry)[1]
 
     @torch.no_grad()
-    def lesson(self, imagined) -> Lesson:
+    def batch_of(self, imagined) -> PolicyBatch:
         """Returns and advantages of a `Trajectory`, before anything is learnt from it."""
-        seen = self.network.see(imagined)
-        features = self.network.sequence(seen, imagined.carry)  # (B, H+1, F)
+        seen = self.network.read_trajectory(imagined)
+        features = self.network.forward_sequence(seen, imagined.carry)  # (B, H+1, F)
         value = self.critic(features).squeeze(-1)
         if self.slow is not None:
-            value = self.slow[1](self.slow[0].sequence(seen, imagined.carry)).squeeze(-1)
+            value = self.slow[1](self.slow[0].forward_sequence(seen, imagined.carry)).squeeze(-1)
         returns = lambda_return(imagined.reward, imagined.terminated, value, gamma=self.gamma, lambda_=self.lambda_)
         alive = imagined.alive[:, :-1]
         advantage = returns - value[:, :-1]
@@ -112,38 +112,38 @@ class ActorCritic(nn.Module, Part):
             spread = distributed.all_reduce_sum(torch.where(alive, (advantage - mean) ** 2, 0).sum()) / count
             advantage = (advantage - mean) / (spread.sqrt() + 1e-8)
         logp = log_prob(self.actor(features[:, :-1]), imagined.action)
-        return Lesson(seen, imagined.carry, imagined.action, logp, returns, advantage, alive)
+        return PolicyBatch(seen, imagined.carry, imagined.action, logp, returns, advantage, alive)
 
-    def loss(self, imagined: Trajectory | Lesson) -> Losses:
-        """Losses (), means over the steps that count, of a `Trajectory` or of a `Lesson` made from it."""
-        lesson = imagined if isinstance(imagined, Lesson) else self.lesson(imagined)
-        features = self.network.sequence(lesson.seen, lesson.carry)[:, :-1]
+    def loss(self, imagined: Trajectory | PolicyBatch) -> Losses:
+        """Losses (), means over the steps that count, of a `Trajectory` or of a `PolicyBatch` made from it."""
+        batch = imagined if isinstance(imagined, PolicyBatch) else self.batch_of(imagined)
+        features = self.network.forward_sequence(batch.seen, batch.carry)[:, :-1]
         logits, value = self.actor(features), self.critic(features).squeeze(-1)
-        logp = log_prob(logits, lesson.action)
+        logp = log_prob(logits, batch.action)
         if self.update_epochs == 1:
-            gain = logp * lesson.advantage
+            gain = logp * batch.advantage
         else:
-            ratio = (logp - lesson.logp).exp()
+            ratio = (logp - batch.logp).exp()
             clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
-            gain = torch.minimum(ratio * lesson.advantage, clipped * lesson.advantage)
+            gain = torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
         return {
-            "actor": self._mean(-gain, lesson.alive),
-            "critic": self._mean((value - lesson.returns) ** 2, lesson.alive),
-            "entropy": self._mean(-self.entropy * categorical_entropy(logits), lesson.alive),
+            "actor": self._mean(-gain, batch.alive),
+            "critic": self._mean((value - batch.returns) ** 2, batch.alive),
+            "entropy": self._mean(-self.entropy * categorical_entropy(logits), batch.alive),
         }
 
     def updates(self, imagined: Trajectory, generator: torch.Generator, loss: Callable | None = None) -> Iterator[Losses]:
         """Losses to step on, one after the other: `update_epochs` times through the dream in `minibatches` parts, which on
         several ranks are parts of all their dreams together. `loss`: what to call in place of self.loss."""
         loss = self.loss if loss is None else loss
-        lesson = self.lesson(imagined)
-        B = lesson.action.shape[0]
+        batch = self.batch_of(imagined)
+        B = batch.action.shape[0]
         for _ in range(self.update_epochs):
             if self.minibatches == 1:
-                yield loss(lesson)
+                yield loss(batch)
                 continue
             for part in torch.randperm(B * distributed.world_size(), generator=generator).chunk(self.minibatches):
-                yield loss(lesson.rows(distributed.local_index(part, B).to(lesson.action.device)))
+                yield loss(batch.rows(distributed.local_index(part, B).to(batch.action.device)))
 
     @torch.no_grad()
     def track(self) -> None:

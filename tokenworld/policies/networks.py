@@ -2,7 +2,7 @@
 
 A network is built with `shapes` and its own keywords, the section `policy.network` of a recipe. It has `needs_pixels`,
 `needs_h`, `features` (F), `start(batch) -> carry`, `forward(seen, carry) -> features (B, F), carry` for one step and
-`sequence(seen, carry) -> features (B, T, F)` for a trajectory; `seen` is what `see(trajectory)` or `look(view)` returned.
+`forward_sequence(seen, carry) -> features (B, T, F)` for a trajectory; `seen` is what `read_trajectory(trajectory)` or `read_view(view)` returned.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ class PixelNetwork(nn.Module, Part):
         self.lstm = nn.LSTM(width * H * W, hidden, batch_first=True)
         self.features = hidden
 
-    def look(self, view: View) -> Tensor:
+    def read_view(self, view: View) -> Tensor:
         return view.decode()
 
-    def see(self, trajectory) -> Tensor:
+    def read_trajectory(self, trajectory) -> Tensor:
         return trajectory.frames
 
     def start(self, batch: int) -> Tensor:
@@ -46,7 +46,7 @@ class PixelNetwork(nn.Module, Part):
         out, (hidden, cell) = self.lstm(self._cnn(seen).unsqueeze(1), _split(carry))
         return out[:, 0], torch.stack([hidden[0], cell[0]], 1)
 
-    def sequence(self, seen: Tensor, carry: Tensor) -> Tensor:
+    def forward_sequence(self, seen: Tensor, carry: Tensor) -> Tensor:
         B, T = seen.shape[:2]
         out, _ = self.lstm(self._cnn(seen.flatten(0, 1)).view(B, T, self.lstm.input_size), _split(carry))
         return out  # (B, T, F)
@@ -83,10 +83,10 @@ class FrameNetwork(nn.Module, Part):
         )
         self.features = hidden
 
-    def look(self, view: View) -> Tensor:
+    def read_view(self, view: View) -> Tensor:
         return view.decode()
 
-    def see(self, trajectory) -> Tensor:
+    def read_trajectory(self, trajectory) -> Tensor:
         return trajectory.frames
 
     def start(self, batch: int) -> None:
@@ -95,7 +95,7 @@ class FrameNetwork(nn.Module, Part):
     def forward(self, seen: Tensor, carry: None) -> tuple[Tensor, None]:
         return self.body(self.cnn(seen)), None
 
-    def sequence(self, seen: Tensor, carry: None) -> Tensor:
+    def forward_sequence(self, seen: Tensor, carry: None) -> Tensor:
         return self.forward(seen.flatten(0, 1), None)[0].view(*seen.shape[:2], self.features)  # also of no rows
 
 
@@ -114,10 +114,10 @@ class CodesNetwork(nn.Module, Part):
         self.body = nn.Sequential(nn.LayerNorm(hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU())
         self.features = hidden
 
-    def look(self, view: View) -> Tensor:
+    def read_view(self, view: View) -> Tensor:
         return view.codes.indices[:, 0]
 
-    def see(self, trajectory) -> Tensor:
+    def read_trajectory(self, trajectory) -> Tensor:
         return trajectory.indices
 
     def start(self, batch: int) -> None:
@@ -126,7 +126,7 @@ class CodesNetwork(nn.Module, Part):
     def forward(self, seen: Tensor, carry: None) -> tuple[Tensor, None]:
         return self.body(self.table(seen + self.offset)), None
 
-    def sequence(self, seen: Tensor, carry: None) -> Tensor:
+    def forward_sequence(self, seen: Tensor, carry: None) -> Tensor:
         return self.forward(seen.flatten(0, 1), None)[0].view(*seen.shape[:2], self.features)  # also of no rows
 
 
@@ -142,10 +142,10 @@ class CodesAndHNetwork(nn.Module, Part):
         self.h = nn.Sequential(nn.Linear(shapes.dim, hidden), nn.LayerNorm(hidden), nn.SiLU())
         self.features = 2 * hidden
 
-    def look(self, view: View) -> tuple[Tensor, Tensor]:
+    def read_view(self, view: View) -> tuple[Tensor, Tensor]:
         return view.codes.indices[:, 0], view.h
 
-    def see(self, trajectory) -> tuple[Tensor, Tensor]:
+    def read_trajectory(self, trajectory) -> tuple[Tensor, Tensor]:
         return trajectory.indices, trajectory.h
 
     def start(self, batch: int) -> None:
@@ -154,8 +154,8 @@ class CodesAndHNetwork(nn.Module, Part):
     def forward(self, seen: tuple[Tensor, Tensor], carry: None) -> tuple[Tensor, None]:
         return torch.cat([self.codes(seen[0], None)[0], self.h(seen[1])], -1), None
 
-    def sequence(self, seen: tuple[Tensor, Tensor], carry: None) -> Tensor:
-        return torch.cat([self.codes.sequence(seen[0], None), self.h(seen[1])], -1)
+    def forward_sequence(self, seen: tuple[Tensor, Tensor], carry: None) -> Tensor:
+        return torch.cat([self.codes.forward_sequence(seen[0], None), self.h(seen[1])], -1)
 
 
 def check_width(hidden: int) -> None:
