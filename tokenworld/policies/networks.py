@@ -2,7 +2,8 @@
 
 A network is built with `shapes` and its own keywords, the section `policy.network` of a recipe. It has `needs_pixels`,
 `needs_h`, `features` (F), `start(batch) -> carry`, `forward(seen, carry) -> features (B, F), carry` for one step and
-`forward_sequence(seen, carry) -> features (B, T, F)` for a trajectory; `seen` is what `read_trajectory(trajectory)` or `read_view(view)` returned.
+`forward_sequence(seen, carry) -> features (B, T, F)` for a trajectory; `seen` is what `read_trajectory(trajectory)` or
+`read_view(view)` returned.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ def run_epochs(
             if run.epoch % checkpoint_every == 0 or run.epoch == epochs or stopping:
                 run.save()
             left = (time.monotonic() - began) / (run.epoch - began_at) * (epochs - run.epoch)
-            run.log.say(f"epoch {run.epoch}/{epochs} · {format_summary(run.epoch_summary)} · {run.log.wall:.0f} s, about {left:.0f} s left")
+            summary = format_summary(run.epoch_summary)
+            run.log.say(f"epoch {run.epoch}/{epochs} · {summary} · {run.log.wall:.0f} s, about {left:.0f} s left")
             run.epoch_summary.clear()
             if stopping:
                 raise signals.Stop(request.signum or signal.SIGTERM)
@@ -54,5 +55,5 @@ def resume_command(run: Run) -> str:
     return f"{start} train --resume {shlex.join([*words, *trust])}"
 
 
-def format_summary(news: dict[str, float]) -> str:
-    return ", ".join(f"{name} {float(value):.4g}" for name, value in news.items()) or "nothing was due"
+def format_summary(summary: dict[str, float]) -> str:
+    return ", ".join(f"{name} {float(value):.4g}" for name, value in summary.items()) or "no phase ran this epoch"

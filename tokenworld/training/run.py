@@ -63,12 +63,12 @@ class Run:
     curve: list[list[float]] = field(default_factory=list)  # [env_steps, return_mean, low, high] of each evaluation
     rows_used: int = 0  # rows that the model-free control has learned from
     resume_keys: dict[str, str] = field(default_factory=dict)  # what a resume of this run has to be told again
-    epoch_summary: dict[str, float] = field(default_factory=dict)  # what the epoch's closing line tells
+    epoch_summary: dict[str, float] = field(default_factory=dict)  # what the last line of the epoch shows
 
     def __post_init__(self) -> None:
         self.wrapped: dict[str, Callable] = {}  # losses whose gradients are averaged over the ranks
         self.to_shard = self.sharded = False  # each rank holds a part of the dynamics
-        self.is_redistributed = False  # the episodes on disk are dealt out to the ranks: they were collected by another number of them
+        self.is_redistributed = False  # the episodes on disk were collected by another number of ranks
         self.seed_ranks()
 
     def seed_ranks(self) -> None:

@@ -36,7 +36,8 @@ def train_policy_model_free(
         raise UserError("train_policy_model_free learns without memory: set policy.network._target_ to"
                         " tokenworld.policies.networks.CodesNetwork or .FrameNetwork")
     if distributed.world_size() > 1:
-        raise UserError(f"train_policy_model_free learns in one process, got {distributed.world_size()}: run it without torchrun")
+        raise UserError(f"train_policy_model_free learns in one process, got {distributed.world_size()}:"
+                        " run it without torchrun")
     if count == 0:
         return
     rows = replay.rows - count * (horizon + 1) + np.arange(count * (horizon + 1)).reshape(-1, horizon + 1)  # (n, H+1)
