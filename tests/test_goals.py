@@ -4,7 +4,6 @@ import goals
 import pytest
 
 OPEN = {  # goal -> the number that it must not exceed until it is met
-    "lines of the reading order": 1027,
     "files that spell one metric's id": 6,
 }
 

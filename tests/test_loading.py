@@ -230,7 +230,7 @@ def test_building_without_memory_draws_nothing(folders):
     stored = model_folder.stored(folders / "model" / "model.safetensors")
     told = model_folder.read(folders / "model")
     before = torch.get_rng_state()
-    WorldModel.check_sizes(told["parts"], stored, frame=tuple(told["frame"]), actions=told["actions"])
+    model_folder.check_sizes(WorldModel, told["parts"], stored, frame=tuple(told["frame"]), actions=told["actions"])
     assert torch.equal(before, torch.get_rng_state())
 
 

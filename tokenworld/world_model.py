@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,8 @@ from tokenworld import arguments
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, View
 from tokenworld.nn import check_device, copy_for_inference
-from tokenworld.storage.weights import Stored
 
 PARTS_OF_MODEL = ("tokenizer", "backbone", "decoding", "reward", "termination")
-MEMORY = 2**30  # bytes of keys and values that any model may have of one game
 
 
 class WorldModel(nn.Module):
@@ -60,39 +57,17 @@ class WorldModel(nn.Module):
 
     @classmethod
     def from_recipe(cls, recipe: str, *overrides: str, frame: tuple[int, int, int], actions: int) -> WorldModel:
-        """`WorldModel.from_recipe("quickstart", "backbone.layers=4", frame=(4, 10, 10), actions=3)`: untrained, no file read
-        but the recipe."""
+        """`WorldModel.from_recipe("quickstart", "backbone.layers=4", frame=(4, 10, 10), actions=3)`: untrained."""
         from tokenworld.config.compose import compose
 
         return cls.from_config(compose([f"recipe={recipe}", *overrides]).cfg, frame=frame, actions=actions)
 
-    @classmethod
-    def check_sizes(
-        cls, config: dict, stored: Stored, *, frame: tuple[int, ...], actions: int, check: Callable[[Any], None] | None = None
-    ) -> None:
-        """Raise UserError unless the parts that a config names have the tensors `stored` and can remember their context; takes
-        no memory for them. check: of the model without memory, before its tensors are compared."""
-
-        def first(model: WorldModel) -> None:
-            if check is not None:
-                check(model)
-            cache = model.backbone.make_cache(1, model.shapes.codes + 1)
-            needed = sum(ring.untyped_storage().nbytes() for ring in cache.keys + cache.values)
-            if needed > MEMORY + 8 * stored.bytes:
-                raise UserError(f"backbone.context={model.backbone.context} needs {needed / 2**30:.1f} GB of memory for a game,"
-                                f" the weights in {stored.source} have {stored.bytes / 2**30:.3f} GB: {stored.mismatch}")
-
-        parts = [config[name] for name in ("tokenizer", "backbone", "decoding", "action", "reward", "termination")]
-        stored.outline(lambda: cls.from_config(config, frame=frame, actions=actions), parts, first)
-
     # --- as a folder that others can load ---
 
     def save_pretrained(self, dir: Path | str, *, policy: nn.Module | None = None, starts: Steps | None = None) -> None:
-        """Write config.json, model.safetensors and a model card to `dir`: all that `from_pretrained` needs.
-
-        `policy` is saved beside it (see `tokenworld.Agent`), `starts` (N, T) are real moments to begin dreams at. Raises
-        UserError for a folder that holds something else, a full disk, and a model whose parts no config names.
-        """
+        """Write config.json, model.safetensors and a model card to `dir`, with a policy (see `tokenworld.Agent`) and real
+        steps (N, T) to start rollouts from. Raises UserError for a folder that holds something else, a full disk, and a model
+        that was not built from a config."""
         from tokenworld.storage import model_folder
 
         model_folder.save_model(self, dir, PARTS_OF_MODEL, policy=policy, starts=starts)
@@ -102,11 +77,9 @@ class WorldModel(nn.Module):
         cls, source: Path | str, *, device: torch.device | str = "cpu", trust_remote_code: bool = False, **asked: Any
     ) -> WorldModel:
         """A world model that `save_pretrained` or `tokenworld export` wrote, in eval mode: a folder, or an id on the Hugging
-        Face hub (asked: revision, token, cache_dir, local_files_only).
-
-        Its config may only name classes of tokenworld's own part folders, unless trust_remote_code. Raises UserError for a
-        model that is not there, one that names anything else, and weights that do not fit.
-        """
+        Face hub (asked: revision, token, cache_dir, local_files_only). Its config may only name classes of tokenworld's own
+        part folders, unless trust_remote_code. Raises UserError for a model that is not there, one that names anything else,
+        and weights that do not fit."""
         from tokenworld.storage import hub, model_folder
 
         device, folder = check_device(device), hub.find(source, **asked)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ TOLD = record(  # what a config.json says; its parts are compared with their con
         record(score=maybe(SCORE), env_steps=maybe(whole()), verdict=maybe(text), metrics=maybe(listed(METRIC)))
     ),
 )
+MEMORY = 2**30  # bytes of keys and values that any model may have of one game
 FORMS = {"obs": tensor(5, torch.uint8), "action": tensor(2, torch.int64), "reward": tensor(2, torch.float32)}
 
 
@@ -132,12 +134,31 @@ def load_model(make: Any, folder: Path, *, trust_remote_code: bool) -> Any:
                 raise UserError(f"{folder / CONFIG} says {key} {said}, but its parts make {key} {value}: weights of"
                                 " another tokenizer or backbone do not fit, restore the file from a copy")  # fmt: skip
 
-    make.check_sizes(told["parts"], weights_of, **sizes, check=check_said)
+    check_sizes(make, told["parts"], weights_of, **sizes, check=check_said)
     model = make.from_config(told["parts"], **sizes)
     check_said(model)
     weights_of.load_into(model)
     model.config = {key: value for key, value in told.items() if key not in ("library", "format")}
     return model
+
+
+def check_sizes(
+    make: Any, config: dict, stored: Stored, *, frame: tuple[int, ...], actions: int, check: Callable[[Any], None] | None = None
+) -> None:
+    """Raise UserError unless the parts that a config names have the tensors `stored` and can remember their context; takes
+    no memory for them. make: the class `WorldModel` · check: of the model without memory, before its tensors are compared."""
+
+    def first(model: Any) -> None:
+        if check is not None:
+            check(model)
+        cache = model.backbone.make_cache(1, model.shapes.codes + 1)
+        needed = sum(ring.untyped_storage().nbytes() for ring in cache.keys + cache.values)
+        if needed > MEMORY + 8 * stored.bytes:
+            raise UserError(f"backbone.context={model.backbone.context} needs {needed / 2**30:.1f} GB of memory for a game,"
+                            f" the weights in {stored.source} have {stored.bytes / 2**30:.3f} GB: {stored.mismatch}")
+
+    parts = [config[name] for name in ("tokenizer", "backbone", "decoding", "action", "reward", "termination")]
+    stored.outline(lambda: make.from_config(config, frame=frame, actions=actions), parts, first)
 
 
 def _is_free(dir: Path | str) -> bool:

@@ -21,6 +21,11 @@ def log_metrics(run: Run, phase: str, shown: tuple[str, ...] = (), **numbers: An
     run.epoch_summary |= {f"{phase} {name}".removesuffix(" loss"): numbers[name] for name in shown if numbers[name] is not None}
 
 
+def format_summary(summary: dict[str, float]) -> str:
+    """The metrics of an epoch's last line, as text."""
+    return ", ".join(f"{name} {float(value):.4g}" for name, value in summary.items()) or "no phase ran this epoch"
+
+
 def progress(run: Run, batches, total: int, label: str):
     """The batches, with a progress bar around them."""
     with run.log.progress(total, f"epoch {run.epoch + 1} {label}") as bar:

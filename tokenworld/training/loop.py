@@ -10,6 +10,7 @@ import torch
 
 from tokenworld import distributed, origins, signals
 from tokenworld.sinks.opening import open_sinks
+from tokenworld.training.batches import format_summary
 from tokenworld.training.run import Run
 
 
@@ -53,7 +54,3 @@ def resume_command(run: Run) -> str:
     words = [str(run.out), *(f"{key}={value}" for key, value in run.resume_keys.items())]
     trust = [origins.FLAG] if any(origins.names(run.config)) else []  # a run never vouches for itself
     return f"{start} train --resume {shlex.join([*words, *trust])}"
-
-
-def format_summary(summary: dict[str, float]) -> str:
-    return ", ".join(f"{name} {float(value):.4g}" for name, value in summary.items()) or "no phase ran this epoch"

@@ -23,7 +23,7 @@ from tokenworld.data.replay import UNCODED
 from tokenworld.errors import UserError
 from tokenworld.forms import flag, listed, mapped, maybe, number, plain, positive, record, tensor, whole
 from tokenworld.interfaces import Shapes
-from tokenworld.storage import checkpoint
+from tokenworld.storage import checkpoint, model_folder
 from tokenworld.storage import shards as sharding
 from tokenworld.storage.weights import Stored, not_finite
 from tokenworld.training.run import COUNTED, Run
@@ -99,7 +99,7 @@ class Saved:
 
     def check_sizes(self, cfg: dict, frame: tuple[int, ...], actions: int) -> None:
         """Raise UserError unless the parts of the world model that a config names have these weights; takes no memory."""
-        WorldModel.check_sizes(cfg, self.model, frame=frame, actions=actions)
+        model_folder.check_sizes(WorldModel, cfg, self.model, frame=frame, actions=actions)
 
     def build_policy(self, cfg: dict, shapes: Shapes) -> nn.Module:
         """The policy that a config names, without its weights, after it has been compared with them."""
