@@ -97,7 +97,7 @@ class Prediction:
 
     codes: Codes  # T = 1
     h: Tensor  # (B, D), the summary of the step that led to these codes; zero before the first prediction
-    score: Any = None  # () -> logits (B, K, V) of each code given those before it; None: no likelihood. See nn.logprob
+    score: Any = None  # () -> logits (B, K, V) of each code given those before it; always None: no likelihood (nn.logprob)
     reward: Any = None  # a distribution: .mean (B,), .sample(noise), .loss(target)
     terminated: Any = None  # likewise; .mean is the probability of termination
 
