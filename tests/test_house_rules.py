@@ -4,6 +4,7 @@ import ast
 import configparser
 import importlib
 import inspect
+import json
 import os
 import re
 import shlex
@@ -288,6 +289,167 @@ def test_ci_runs_what_the_readme_says():
     command = (ROOT / ".ci" / "run").read_text(encoding="utf-8").strip().splitlines()[-1]
     assert "pytest" in command and os.access(ROOT / ".ci" / "run", os.X_OK)
     assert command in readme(), f"the README must give the test command of .ci/run word for word: {command}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Words
+
+# Folders and files whose words are still to be changed: an entry goes with the change that cleans it.
+PENDING: tuple[str, ...] = (
+    "configs/atari_small.yaml", "configs/known_world.yaml", "docs/response_matrix.md", "tokenizers/nearest.py",
+    "tokenizers/patch.py", "tokenizers/quantizers.py", "tokenizers/vqvae.py", "tokenworld/__init__.py",
+    "tokenworld/agent.py", "tokenworld/arguments.py", "tokenworld/backbones/", "tokenworld/bench/", "tokenworld/cli/",
+    "tokenworld/config/", "tokenworld/data/", "tokenworld/decoding/", "tokenworld/distributed.py",
+    "tokenworld/dream_env.py", "tokenworld/envs/", "tokenworld/errors.py", "tokenworld/evaluation/", "tokenworld/files.py",
+    "tokenworld/forms.py", "tokenworld/imagination.py", "tokenworld/kernels/", "tokenworld/log.py", "tokenworld/optim.py",
+    "tokenworld/origins.py", "tokenworld/policies/", "tokenworld/private.py", "tokenworld/run_pictures.py",
+    "tokenworld/sb3.py", "tokenworld/signals.py", "tokenworld/sinks/", "tokenworld/storage/", "tokenworld/studies/",
+    "tokenworld/sweep.py", "tokenworld/sweep_folder.py", "tokenworld/threads.py", "tokenworld/training/", "tokenworld/viz/",
+    "tokenworld/world_model.py",
+)  # fmt: skip
+WORDS_IN = ("tokenworld/", "tokenizers/", "configs/", "notebooks/", "docs/")  # the tests quote old words, so they are not read
+WORD_FILES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LOG.md")
+WORD_KINDS = (".py", ".cpp", ".yaml", ".ipynb", ".html", ".js", ".css", ".md")
+OLD_LOG = "## 2026-11-27 Rooms for the code: pure moves, bit-equal"  # the newest entry that is older than this test
+GAP = r"(?:\\n|[\s#\",])+"  # between two words of a phrase, also over the end of a line or of a string
+BANNED = [r"anew", rf"(?:gone|go|goes|going|went){GAP}on{GAP}with", r"heed\w*", r"dear(?:er|est|ly)?", rf"to{GAP}be{GAP}had",
+          rf"at{GAP}hand", rf"for{GAP}ever", r"mend(?:s|ed|ing)?", r"luck\w*", r"learnt", r"dreamt", r"beside", r"somebody",
+          rf"is{GAP}no{GAP}number", rf"nothing{GAP}is"]  # fmt: skip
+BRITISH = [r"\w*(?:colour|behaviour|neighbour|favour|honour|labour|rumour)\w*", r"grey\w*", r"\w*artefact\w*", r"licence\w*",
+           r"(?:milli|centi|kilo)?metres?", r"centred?", r"\w*analys(?:e|ed|es|er|ing)", r"(?:un)?label(?:led|ling)",
+           r"\w*model(?:led|ling)", r"cancel(?:led|ling)", r"travel(?:led|ling)", r"fulfil", r"whilst", r"spelt", r"misspelt",
+           r"burnt", r"catalogues?", r"defence", r"ageing",
+           r"\w*(?:normal|optim|initial|standard|regular|summar|recogn|organ|quant|discret|token|general|maxim|minim|synchron|"
+           r"serial|util|parametr|parameter|vector|factor|penal|random|visual|emphas|special|local|character|real|author|"
+           r"categor|stabil|final|symmetr|memor|custom|symbol)is(?:e|ed|es|er|ers|ing|ation|ations)"]  # fmt: skip
+WORDS = re.compile(rf"(?<![^\W_])(?:{'|'.join(BANNED + BRITISH)})(?![^\W_])", re.IGNORECASE)
+NAMES = set("told found made said one two spoken news alike agreed listed everyones lesson heed luck place ends".split())
+EXEMPT = {  # (file, word): an old name that is quoted, or a name in a format
+    ("tokenworld/config/renamed.py", "normalise"),  # the old key of a recipe
+    ("tokenworld/data/replay.py", "ends"),  # the keyword of `Replay.sample`
+    ("tokenworld/scores/comparison.py", "human_normalised"),  # two keys of results.json
+    ("tokenworld/scores/comparison.py", "normalised_runs"),
+    ("README.md", "behaviour"),  # the table of metrics, until it is generated
+    ("README.md", "dear"),
+    ("notebooks/04_evaluation.ipynb", "colour"),  # the name of a planted defect, until studies/ is clean
+}
+
+
+def line_of(text: str, at: int) -> int:
+    return text.count("\n", 0, at) + 1
+
+
+def without_old_entries(log: str) -> str:
+    """LOG.md with the lines of entries older than the word list emptied. Newest last or newest first: OLD_LOG says where."""
+    lines = log.splitlines()
+    heads = [i for i, line in enumerate(lines) if line.startswith("## ")]
+    at = lines.index(OLD_LOG)
+    begin = at if lines[heads[0]] > lines[heads[-1]] else heads[0]
+    end = len(lines) if begin == at else next((i for i in heads if i > at), len(lines))
+    return "\n".join("" if begin <= i < end else line for i, line in enumerate(lines))
+
+
+def worded_files() -> dict[str, str]:
+    """Name -> text of each file that the word list is for; in the text of a change log, without its tables of old names."""
+    texts = {}
+    for name in files_of_the_project():
+        path = ROOT / name
+        chosen = name in WORD_FILES or name.startswith(WORDS_IN) and path.suffix in WORD_KINDS
+        if not chosen or path.is_symlink() or not path.is_file() or name == "tokenworld/tokenizers":
+            continue
+        text = path.read_text(encoding="utf-8")
+        if name == "LOG.md":
+            text = without_old_entries(text)
+        if name == "CHANGELOG.md":
+            text = "\n".join("" if line.startswith("|") else line for line in text.splitlines())
+        texts[name] = text
+    return texts
+
+
+def whole_words(text: str, match: re.Match) -> str:
+    """The match with the rest of its identifier, a phrase on one line."""
+    begin, end = match.span()
+    while begin and re.match(r"\w", text[begin - 1]):
+        begin -= 1
+    end += len(re.match(r"\w*", text[end:])[0])
+    return " ".join(re.findall(r"[\w'-]+", text[begin:end].replace("\\n", " ")))
+
+
+def banned_words(name: str, text: str) -> list[str]:
+    """file:line:word of each banned word."""
+    hits = [(line_of(text, match.start()), whole_words(text, match)) for match in WORDS.finditer(text)]
+    return [f"{name}:{line}:{word}" for line, word in hits if (name, word.lower()) not in EXEMPT]
+
+
+def codes_of(name: str, text: str) -> list[str]:
+    """The Python code of a file: of a notebook each code cell, its magics left out."""
+    if name.endswith(".ipynb"):
+        cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "code"]
+        return ["".join("\n" if line.startswith("%") else line for line in cell["source"]) for cell in cells]
+    return [text] if name.endswith(".py") else []
+
+
+def names_of(node: ast.AST) -> list[str]:
+    """The names that a node of the syntax tree gives to something, or an attribute's name."""
+    if isinstance(node, ast.Name):
+        return [node.id] if isinstance(node.ctx, ast.Store) else []
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.alias):
+        return [node.asname] if node.asname else []
+    return [getattr(node, "arg" if isinstance(node, ast.arg) else "attr")] if isinstance(node, ast.arg | ast.Attribute) else []
+
+
+def banned_names(name: str, text: str) -> list[str]:
+    """file:line:name of each banned identifier; the line of a notebook is that in its cell."""
+    nodes = [node for code in codes_of(name, text) for node in ast.walk(ast.parse(code))]
+    hits = [(node.lineno, each) for node in nodes for each in names_of(node) if each.strip("_").lower() in NAMES]
+    return [f"{name}:{line}:{each}" for line, each in sorted(hits) if (name, each) not in EXEMPT]
+
+
+def hits_in(texts: dict[str, str], check) -> list[str]:
+    return [hit for name, text in texts.items() if not name.startswith(PENDING) for hit in check(name, text)]
+
+
+def test_no_banned_word():
+    hits = hits_in(worded_files(), banned_words)
+    assert not hits, f"{len(hits)} banned words, choose the field's word or American spelling:\n" + "\n".join(hits)
+
+
+def test_no_banned_identifier():
+    hits = hits_in(worded_files(), banned_names)
+    assert not hits, f"{len(hits)} banned identifiers, name the noun:\n" + "\n".join(hits)
+
+
+def test_what_is_clean_is_neither_pending_nor_exempt():
+    texts = worded_files()
+    for entry in PENDING:
+        own = {name: text for name, text in texts.items() if name.startswith(entry)}
+        is_dirty = any(banned_words(*item) or banned_names(*item) for item in own.items())
+        assert is_dirty, f"{entry} is clean: take it from PENDING"
+    for name, word in EXEMPT:
+        assert word in texts.get(name, "").lower(), f"{name} has no {word} any more: take it from EXEMPT"
+
+
+def test_the_word_list_reads_words_phrases_and_names():
+    """Planted: each kind of hit, and what must not be one."""
+    planted = "a dream that is gone\n# on with\nlearnt_rows = normalise(x)  # Colours beside it, for\n# ever\n"
+    found = [hit.partition(":")[2] for hit in banned_words("planted.py", planted)]
+    assert found == ["1:gone on with", "3:learnt_rows", "3:normalise", "3:Colours", "3:beside", "3:for ever"]
+    assert not banned_words("clean.py", "besides, a recommended amendment; forever, otherwise, precise, it raises noise")
+    code = "def told(ends):\n    one = self._luck\n    return one\nclass Lesson:\n    pass\n"
+    named = [hit.partition(":")[2] for hit in banned_names("planted.py", code)]
+    assert named == ["1:ends", "1:told", "2:_luck", "2:one", "4:Lesson"]
+    assert not banned_names("clean.py", "def tell(end):\n    return end.stones\n")
+    cell = {"cell_type": "code", "source": ["%matplotlib inline\n", "told = 1\n"]}
+    assert banned_names("planted.ipynb", json.dumps({"cells": [cell]})) == ["planted.ipynb:2:told"]
+
+
+def test_only_log_entries_older_than_the_word_list_are_exempt():
+    entries = ["## 2026-11-26 Older\nlearnt", f"{OLD_LOG}\ndreamt"]
+    for newer in ("## 2026-11-27 Newer\nanew", "## 2026-11-29 · Newer: a subject (fixed)\nanew"):
+        for log in ("\n".join(["# Log", *entries, newer]), "\n".join(["# Log", newer, *reversed(entries)])):
+            assert [hit.rpartition(":")[2] for hit in banned_words("LOG.md", without_old_entries(log))] == ["anew"], log
 
 
 # ---------------------------------------------------------------------------------------------------------------------
