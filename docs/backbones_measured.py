@@ -1,12 +1,12 @@
-"""Do weights that were trained on text help a world model? The measurement behind docs/backbones.md, from nothing:
+"""Do weights that were trained on text help a world model? The measurement behind docs/backbones.md, from scratch:
 
     python docs/backbones_measured.py FOLDER > docs/backbones_measured.md
 
 A small Llama learns the docstrings of Python's own standard library, byte by byte, and is saved in FOLDER/text as
 save_pretrained does. Episodes of random play and a tokenizer are made once. Then the dynamics of one world model are trained
-with each backbone of `BACKBONES`, from several seeds, on the same batches in the same order, and held-out frames are coded
-with each at several numbers of updates. What is done lies in FOLDER and is not done again: stop it and go on at will. No
-network and no GPU; about a quarter of an hour on one core.
+with each backbone of `BACKBONES`, from several seeds, on the same batches in the same order. The code length of held-out frames
+is measured after several numbers of updates. Finished parts stay in FOLDER and are not computed again, so you can stop and
+continue at any time. No network and no GPU; about a quarter of an hour on one core.
 """
 
 from __future__ import annotations
@@ -53,19 +53,19 @@ T975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t of n - 1 degrees
 def documentation(folder: Path | None = None) -> bytes:
     """The docstrings in a folder of Python files, by default the standard library's, in ASCII, sorted by file."""
     folder = folder or Path(sysconfig.get_path("stdlib"))
-    found = []
+    texts = []
     for path in sorted(folder.rglob("*.py")):
         if {"site-packages", "test", "tests", "lib2to3"} & set(path.parts):
             continue
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (SyntaxError, UnicodeDecodeError, ValueError):
-            continue  # files that are meant to be wrong
+            continue  # files with errors on purpose
         if path.name == "topics.py":  # of pydoc: the language reference, as one dictionary
-            found += [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+            texts += [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
         kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-        found += [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
-    return "\n\n".join(filter(None, found)).encode("ascii", "ignore")
+        texts += [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+    return "\n\n".join(filter(None, texts)).encode("ascii", "ignore")
 
 
 def read_text(folder: Path, text: bytes, *, updates: int, batch: int = 32, lr: float = 3e-3) -> dict[str, float]:
@@ -106,7 +106,7 @@ def read_text(folder: Path, text: bytes, *, updates: int, batch: int = 32, lr: f
 
 
 def experience(folder: Path, steps: int) -> None:
-    """Episodes of random play and the tokenizer that all share: FOLDER/data and FOLDER/tokenizer."""
+    """Make the episodes of random play and the tokenizer that all runs share: FOLDER/data and FOLDER/tokenizer."""
     data, out = folder / "data", folder / "tokenizer"
     if not data.exists():
         collect_verb.run(compose.compose(["recipe=quickstart", f"out={data}"]), steps=steps)
@@ -116,14 +116,14 @@ def experience(folder: Path, steps: int) -> None:
 
 
 def learn(folder: Path, backbone: tuple[str, ...], seed: int, at: tuple[int, ...], lr: float) -> dict:
-    """Train the dynamics with a backbone; bits per held-out frame after each number of updates in `at`, and what it cost."""
+    """Train the dynamics with a backbone; bits per held-out frame after each number of updates in `at`, and the time."""
     words = ["recipe=quickstart", f"data={folder / 'data'}", f"load.tokenizer={folder / 'tokenizer'}", f"seed={seed}"]
     words += [f"train.dynamics.lr={lr}", f"train.dynamics.batch={BATCH}", "train.dynamics.recent=0", "device=cpu"]
     spec = compose.compose([*words, *(word.replace("TEXT", str(folder / "text")) for word in backbone)])
     spec = replace(with_loaded_sections(spec), phase="dynamics")
     run = build_run(folder / "none", spec, ("dynamics",), log=Log(None, silent=True))
     parameters = list(run.world_model.backbone.parameters())
-    found = {
+    result = {
         "bits": {},
         "seconds": 0.0,
         "parameters": sum(p.numel() for p in parameters),
@@ -132,9 +132,9 @@ def learn(folder: Path, backbone: tuple[str, ...], seed: int, at: tuple[int, ...
     for before, after in zip((0, *at), at, strict=False):
         began = time.monotonic()
         run.phases["dynamics"](run, False, updates=after - before)
-        found["seconds"] += time.monotonic() - began
-        found["bits"][str(after)], found["baselines"] = held_out_bits(run)
-    return found
+        result["seconds"] += time.monotonic() - began
+        result["bits"][str(after)], result["baselines"] = held_out_bits(run)
+    return result
 
 
 @torch.no_grad()
@@ -160,40 +160,41 @@ def mean_and_interval(values: list[float]) -> tuple[float, float]:
 
 
 def page(text: dict, runs: dict[str, dict[str, dict]], settings: dict) -> str:
-    """runs: backbone -> seed -> what `learn` returned."""
+    """runs: backbone -> seed -> the result of `learn`."""
     at = list(next(iter(next(iter(runs.values())).values()))["bits"])
     rows = [["backbone", "weights that learn", "seconds", *(f"after {n}" for n in at)]]
     paired = [["backbone", *(f"after {n}" for n in at)]]
     for name, by_seed in runs.items():
-        one = next(iter(by_seed.values()))
-        seconds = np.mean([found["seconds"] for found in by_seed.values()])
-        bits = [mean_and_interval([found["bits"][n] for found in by_seed.values()]) for n in at]
-        rows.append([name, f"{one['trained']:,} of {one['parameters']:,}", f"{seconds:.0f}", *map(_told, bits)])
+        first = next(iter(by_seed.values()))
+        seconds = np.mean([result["seconds"] for result in by_seed.values()])
+        bits = [mean_and_interval([result["bits"][n] for result in by_seed.values()]) for n in at]
+        rows.append([name, f"{first['trained']:,} of {first['parameters']:,}", f"{seconds:.0f}", *map(_format, bits)])
         if name != REFERENCE:
-            pairs = {n: [found["bits"][n] - runs[REFERENCE][seed]["bits"][n] for seed, found in by_seed.items()] for n in at}
-            paired.append([name, *(_told(mean_and_interval(pairs[n]), signed=True) for n in at)])
+            pairs = {n: [result["bits"][n] - runs[REFERENCE][seed]["bits"][n] for seed, result in by_seed.items()] for n in at}
+            paired.append([name, *(_format(mean_and_interval(pairs[n]), signed=True) for n in at)])
     simple = next(iter(next(iter(runs.values())).values()))["baselines"]
-    told = ", ".join(f"{value:.2f} ({name.replace('_', ' ')})" for name, value in simple.items())
+    predictors = ", ".join(f"{value:.2f} ({name.replace('_', ' ')})" for name, value in simple.items())
     return "\n\n".join([
         "# Text weights as the start of a world model: measured",
-        "Made by `python docs/backbones_measured.py FOLDER`; what it says is in [backbones.md](backbones.md).",
+        "Made by `python docs/backbones_measured.py FOLDER`; [backbones.md](backbones.md) has the conclusions.",
         f"The text: {text['bytes']:,} bytes of docstrings of Python's standard library. The language model: a Llama of two"
         f" layers and width 64, {text['parameters']:,} weights without its tables of bytes, {text['updates']:,} updates in"
-        f" {text['seconds']:.0f} s; {text['bits_per_byte']:.2f} bits per byte of text that it has not seen (the frequencies of"
+        f" {text['seconds']:.0f} s; {text['bits_per_byte']:.2f} bits per byte of held-out text (the frequencies of"
         f" bytes alone: {text['bits_per_byte_unigram']:.2f}).",
-        f"The game: MinAtar Breakout, {settings['steps']:,} steps of random play, evenly drawn in batches of {BATCH} windows;"
-        f" learning rate {settings['lr']:g} for all; the rest is the quick start's (parallel decoding, context 2).",
+        f"The game: MinAtar Breakout, {settings['steps']:,} steps of random play, drawn uniformly in batches of {BATCH}"
+        f" windows; learning rate {settings['lr']:g} for all; other settings as in the quick start (parallel decoding,"
+        " context 2).",
         f"## Bits per held-out frame\n\nMean over {settings['seeds']} seeds ± half of its 95 % interval (Student's t); lower is"
-        f" better. Simple predictors on the same frames: {told}. Seconds are those of the training, on one core.",
+        f" better. Simple predictors on the same frames: {predictors}. Seconds are training time on one core.",
         _table(rows),
-        f"## Difference from {REFERENCE}\n\nSeed by seed (equal batches in equal order), then as above: below zero it needs"
-        " fewer bits.",
+        f"## Difference from {REFERENCE}\n\nSeed by seed (equal batches in equal order), then as above: a value below zero"
+        " means fewer bits.",
         _table(paired),
     ])  # fmt: skip
 
 
-def _told(found: tuple[float, float], signed: bool = False) -> str:
-    return f"{found[0]:{'+' if signed else ''}.3f} ± {found[1]:.3f}"
+def _format(estimate: tuple[float, float], signed: bool = False) -> str:
+    return f"{estimate[0]:{'+' if signed else ''}.3f} ± {estimate[1]:.3f}"
 
 
 def _table(rows: list[list[str]]) -> str:
@@ -209,7 +210,10 @@ def measure(
     folder: Path, *, text_updates: int = 2500, steps: int = 20_000, seeds: int = 3, at: tuple[int, ...] = (50, 150, 400),
     lr: float = 0.002, names: list[str] | None = None, source: Path | None = None,
 ) -> str:  # fmt: skip
-    """Everything, as a page; FOLDER/results.json keeps what is done. Raises UserError if it was begun otherwise."""
+    """Run the whole measurement and return its page; FOLDER/results.json keeps finished runs.
+
+    Raises UserError if the folder was begun with other settings.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path, settings = folder / "results.json", dict(text_updates=text_updates, steps=steps, seeds=seeds, at=list(at), lr=lr)
     kept = json.loads(path.read_text()) if path.is_file() else {"settings": settings, "text": None, "runs": {}}
@@ -228,10 +232,9 @@ def measure(
         for name in names or BACKBONES:
             runs = kept["runs"].setdefault(name, {})
             if seed not in runs:
-                found = learn(folder, BACKBONES[name], int(seed), at, lr)
-                runs[seed] = found
+                runs[seed] = learn(folder, BACKBONES[name], int(seed), at, lr)
                 keep()
-                say(f"{name}, seed {seed}: {runs[seed]['bits']} bits per frame, {found['seconds']:.0f} s")
+                say(f"{name}, seed {seed}: {runs[seed]['bits']} bits per frame, {runs[seed]['seconds']:.0f} s")
     return page(kept["text"], {name: kept["runs"][name] for name in names or BACKBONES}, settings)
 
 
