@@ -44,7 +44,7 @@ def test_one_run_has_no_interval():
 def test_resampling_keeps_games_apart():
     """Games far apart: the mean would move by tens if a run of one could stand for the other."""
     games = [np.array([0.0, 1.0]), np.array([100.0, 101.0, 102.0])]
-    small, large = aggregate.resampled(games, 500, np.random.default_rng(0))
+    small, large = aggregate.resample(games, 500, np.random.default_rng(0))
     assert small.shape == (500, 2) and large.shape == (500, 3)
     assert set(small.ravel()) == {0.0, 1.0} and set(large.ravel()) == {100.0, 101.0, 102.0}
     low, high = aggregate.over_games({"a": [0, 0], "b": [100, 100]})["mean"]["ci95"]
@@ -84,7 +84,7 @@ def test_published_scores_give_the_published_aggregates(system, mean, median):
 
 def test_published_on_some_games():
     # Pong: IRIS' seeds have mean 14.6, which is the human's score; Boxing 70.06
-    assert published.human_normalised("Pong", 14.6) == 1.0 and published.human_normalised("Pong", -20.7) == 0.0
+    assert published.human_normalized_score("Pong", 14.6) == 1.0 and published.human_normalized_score("Pong", -20.7) == 0.0
     iris = published.over_published_games("IRIS", ["Pong", "Boxing"])
     assert iris["mean"]["value"] == pytest.approx((1 + (70.06 - 0.1) / 12) / 2)
     storm = published.over_published_games("STORM", ["Pong", "Boxing"])

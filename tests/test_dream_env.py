@@ -378,7 +378,7 @@ def test_ppo_learns_breakout_in_the_dream_alone(tmp_path):
 
     from tokenworld import Agent, dream_env
     from tokenworld.sb3 import Dreams
-    from tokenworld.scores.returns import scored
+    from tokenworld.scores.returns import score_policy
 
     run, model = tmp_path / "run", tmp_path / "model"
     assert cli.main(["train", "seed=0", f"out={run}"]) == 0
@@ -390,6 +390,6 @@ def test_ppo_learns_breakout_in_the_dream_alone(tmp_path):
         ppo.learn(100_000)
         real = Agent.from_pretrained(model).make_env(50, max_steps=10_000)
         act = lambda obs, first, ppo=ppo: torch.as_tensor(ppo.predict(obs.numpy())[0])  # noqa: E731
-        result = scored(real, act, 3, episodes=100, seed=20_000 + seed)
+        result = score_policy(real, act, 3, episodes=100, seed=20_000 + seed)
         print(seed, result)
         assert result["return_ci95"][0] > 3 * result["random_return_mean"]

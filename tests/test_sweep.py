@@ -404,7 +404,7 @@ def test_atari_stands_beside_people_and_published_systems():
     assert returns[1:4] == ["1,000", "14.60", "-3.05"] and returns[5] == "-20.20"
     assert against == ["Pong", "0.75 [0.50, 1.00]", "5.78", "-20.70", "14.60", "14.60", "15.00", "20.36", "11.30", "19.86"]
     assert cells(text, "game")[1] == [
-        "game", "human-normalised", "here", "random", "human", "IRIS", "delta-IRIS", "DIAMOND", "STORM", "Simulus"
+        "game", "human-normalized", "here", "random", "human", "IRIS", "delta-IRIS", "DIAMOND", "STORM", "Simulus"
     ]
     mine, = found["over_games"]["here"]
     assert mine["mean"]["value"] == pytest.approx((0.75 + 1) / 2) and mine["median"]["value"] == pytest.approx(0.875)

@@ -16,7 +16,7 @@ from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import Steps
-from tokenworld.scores.returns import scored
+from tokenworld.scores.returns import score_policy
 from tokenworld.storage import hub, model_folder
 from tokenworld.world_model import WorldModel
 
@@ -130,6 +130,6 @@ class Agent:
         env = self.make_env(min(envs, episodes), **changes)
         generator = torch.Generator(self.device).manual_seed(seed + 20_000)
         actor = Actor(self.world_model, self.policy, generator=generator, temperature=self.temperature)
-        result = scored(env, actor, self.world_model.shapes.actions, episodes=episodes, seed=seed + 20_000)
+        result = score_policy(env, actor, self.world_model.shapes.actions, episodes=episodes, seed=seed + 20_000)
         env.close()
         return result | {"temperature": self.temperature}

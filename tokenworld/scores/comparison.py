@@ -1,6 +1,6 @@
-"""The runs of a sweep beside each other, beside random play, and on Atari beside people and published systems.
+"""Compare the runs of a sweep with each other, with random play and, on Atari, with people and published systems.
 
-`compare` makes plain data of them (results.json), `markdown` tables of that (results.md).
+`compare` returns plain data (results.json); `markdown` turns the data into tables (results.md).
 """
 
 from __future__ import annotations
@@ -9,15 +9,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from tokenworld.scores.aggregate import over_games, over_seeds
-from tokenworld.scores.published import atari100k, game_of, human_normalised, mean_score, over_published_games
+from tokenworld.scores.published import atari100k, game_of, human_normalized_score, mean_score, over_published_games
 
 STATISTICS = ("mean", "median", "iqm")
 
 
 def compare(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """runs: {"name", "env_id", "seed", "settings", "state", "summary" or None, "last_line"} -> all that the tables say.
+    """Return the data of all tables.
 
-    Runs that differ in their seed only are one row. `swept` are the other settings that differ, the game left out.
+    Runs that differ in their seed only are one row. `swept` are the other settings that differ, except the game.
+
+    Args:
+        runs: each {"name", "env_id", "seed", "settings", "state", "summary" or None, "last_line"}.
     """
     keys = dict.fromkeys(key for run in runs for key in run["settings"] if key not in ("seed", "env.id"))
     swept = [key for key in keys if len({run["settings"].get(key) for run in runs}) > 1]
@@ -37,7 +40,7 @@ def compare(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _game(env_id: str, runs: Sequence[dict]) -> dict[str, Any]:
-    """One row: the same game and settings, several seeds. A run that is not finished, or has no policy, has no return."""
+    """Return one row: one game, one setting, several seeds. A run without a policy, or an unfinished run, has no return."""
     ended = {run["seed"]: run["summary"] for run in runs if run["summary"]}
     measured = {seed: summary for seed, summary in ended.items() if summary["eval"]["return_mean"] is not None}
     returns = {seed: summary["eval"]["return_mean"] for seed, summary in measured.items()}
@@ -49,7 +52,7 @@ def _game(env_id: str, runs: Sequence[dict]) -> dict[str, Any]:
     game = game_of(env_id)
     if game is not None:
         random, human = atari100k()["scores"][game]
-        scores = [human_normalised(game, value) for value in returns.values()]
+        scores = [human_normalized_score(game, value) for value in returns.values()]
         row |= {"atari": game, "human_normalised": over_seeds(scores) if scores else None, "normalised_runs": scores}
         systems = {system: mean_score(system, game) for system in atari100k()["systems"]}
         row["published"] = {"random": random, "human": human, **systems}
@@ -57,13 +60,15 @@ def _game(env_id: str, runs: Sequence[dict]) -> dict[str, Any]:
 
 
 def _atari(rows: Sequence[dict]) -> dict[str, Any]:
-    """Over the Atari games that every setting has a return of, if there are two: each setting, and the published systems on
-    the same games and on all 26. Nothing where no game is one of the 26."""
+    """Aggregate over the Atari games for which every setting has a return, if there are two or more.
+
+    Returns each setting, and the published systems on the same games and on all 26. Empty if no game is one of the 26.
+    """
     settings: dict[tuple, dict[str, list[float]]] = {}
     for row in rows:
         if "atari" in row:
-            mine = settings.setdefault(tuple(row["settings"].items()), {})
-            mine |= {row["atari"]: row["normalised_runs"]} if row["normalised_runs"] else {}
+            own = settings.setdefault(tuple(row["settings"].items()), {})
+            own |= {row["atari"]: row["normalised_runs"]} if row["normalised_runs"] else {}
     everywhere = set.intersection(*map(set, settings.values())) if settings else set()
     games = [game for game in atari100k()["scores"] if game in everywhere]
     sources = {system: record["source"] for system, record in atari100k()["systems"].items()} if settings else {}
@@ -75,10 +80,10 @@ def _atari(rows: Sequence[dict]) -> dict[str, Any]:
         for values, scores in settings.items()
     ]
     published = [
-        {"system": system, "games": len(chosen)} | found
+        {"system": system, "games": len(chosen)} | statistics
         for chosen in ([games, list(atari100k()["scores"])] if len(games) < len(atari100k()["scores"]) else [games])
         for system in atari100k()["systems"]
-        if (found := over_published_games(system, chosen)) is not None
+        if (statistics := over_published_games(system, chosen)) is not None
     ]
     return {"over_games": {"games": games, "here": here, "published": published}, "sources": sources}
 
@@ -88,7 +93,7 @@ def _atari(rows: Sequence[dict]) -> dict[str, Any]:
 
 
 def markdown(results: dict[str, Any]) -> str:
-    """The tables of `compare` for people."""
+    """Return the result of `compare` as Markdown tables."""
     finished = sum(run["state"] == "finished" for run in results["runs"])
     parts = [f"# {finished} of {len(results['runs'])} runs finished", _returns(results)]
     if results["sources"]:
@@ -115,58 +120,59 @@ def _returns(results: dict[str, Any]) -> str:
         + [_interval(row["return"]), _number(row["random"])]
         for row in rows
     ]
-    note = "Undiscounted returns of episodes, cut where the recipe's train.evaluate.env.max_steps says; random play likewise. "
-    return f"## Returns\n\n{_table(head, body)}\n\n{note}Brackets: 95 % bootstrap interval over seeds; none for one seed."
+    note = "Undiscounted returns of episodes of at most train.evaluate.env.max_steps steps; the same for random play. "
+    return f"## Returns\n\n{_table(head, body)}\n\n{note}Brackets: 95 % bootstrap interval over seeds; absent for one seed."
 
 
 def _published(results: dict[str, Any]) -> str:
     rows = [row for row in results["games"] if "atari" in row]
-    head = ["game", *results["swept"], "human-normalised", "here", *rows[0]["published"]]
+    head = ["game", *results["swept"], "human-normalized", "here", *rows[0]["published"]]
     body = [
         [row["atari"], *row["settings"].values(), _interval(row["human_normalised"])]
         + [_number(row["return"] and row["return"]["value"]), *map(_number, row["published"].values())]
         for row in rows
     ]
     return (
-        f"## Atari: beside published scores\n\n{_table(head, body)}\n\n"
-        "Human-normalised: (score - random) / (human - random) with the published random and human scores of this table, not\n"
-        "with the random play measured here. The published systems took 100,000 real steps; compare with `real steps` above."
+        f"## Atari: comparison with published scores\n\n{_table(head, body)}\n\n"
+        "Human-normalized: (score - random) / (human - random) with the published random and human scores of this table, not\n"
+        "with the random play measured here. The published systems used 100,000 real steps; compare with `real steps` above."
     )
 
 
 def _over_games(results: dict[str, Any]) -> str:
-    found = results["over_games"]
-    head = ["human-normalised", *results["swept"], "games", "mean", "median", "IQM"]
+    aggregate = results["over_games"]
+    head = ["human-normalized", *results["swept"], "games", "mean", "median", "IQM"]
     blank = ["" for _ in results["swept"]]
     body = [
-        [f"here, {one['runs']} runs", *one["settings"].values(), str(len(found["games"]))]
-        + [_interval(one[s]) for s in STATISTICS]
-        for one in found["here"]
+        [f"here, {setting['runs']} runs", *setting["settings"].values(), str(len(aggregate["games"]))]
+        + [_interval(setting[s]) for s in STATISTICS]
+        for setting in aggregate["here"]
     ]
     body += [
-        [one["system"], *blank, str(one["games"]), *(_interval(one[s]) for s in STATISTICS)] for one in found["published"]
+        [system["system"], *blank, str(system["games"]), *(_interval(system[s]) for s in STATISTICS)]
+        for system in aggregate["published"]
     ]
     return (
         f"## Atari: over games\n\n{_table(head, body)}\n\n"
-        f"Games: {', '.join(found['games'])}. Mean and median are over games of each game's mean over runs, the IQM\n"
-        "(interquartile mean) over all runs. Brackets: 95 % stratified bootstrap intervals (arXiv:2108.13264); none where a\n"
-        "game has one run."
+        f"Games: {', '.join(aggregate['games'])}. Mean and median are over the means of the games, the IQM (interquartile\n"
+        "mean) is over all runs. Brackets: 95 % stratified bootstrap intervals (arXiv:2108.13264); absent if a game has\n"
+        "one run."
     )
 
 
 def _table(head: list[str], body: list[list[str]]) -> str:
-    """A Markdown table whose columns also line up as plain text."""
+    """Return a Markdown table with aligned columns."""
     rows = [[str(cell) for cell in row] for row in (head, *body)]
     widths = [max(3, *(len(row[i]) for row in rows)) for i in range(len(head))]
     lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def _interval(found: dict[str, Any] | None) -> str:
-    if found is None or found["value"] is None:
+def _interval(estimate: dict[str, Any] | None) -> str:
+    if estimate is None or estimate["value"] is None:
         return "-"
-    between = "" if found["ci95"] is None else f" [{_number(found['ci95'][0])}, {_number(found['ci95'][1])}]"
-    return _number(found["value"]) + between
+    interval = "" if estimate["ci95"] is None else f" [{_number(estimate['ci95'][0])}, {_number(estimate['ci95'][1])}]"
+    return _number(estimate["value"]) + interval
 
 
 def _number(value: float | None) -> str:

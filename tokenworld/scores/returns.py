@@ -1,4 +1,4 @@
-"""Returns of a policy in the real environment, with intervals."""
+"""Measure returns of a policy in the real environment, with intervals."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tokenworld.exploration import random_act
 
 
 def episode_returns(env, act: Callable, episodes: int, seed: int, progress: Callable[[int], None] | None = None):
-    """Undiscounted returns and lengths of whole episodes: arrays (episodes,) and (episodes,).
+    """Play whole episodes and return their undiscounted returns and lengths, `(episodes,)` each.
 
-    Each of the env's N rows plays its own share, so that short episodes are not counted more often than long ones.
+    Each of the N rows of the env plays a fixed number of episodes, so short episodes are not overrepresented.
     `act(obs (N, C, H, W) uint8, first (N,)) -> (N,)`; the env autoresets on the next step.
     """
     N = env.num_envs
@@ -26,7 +26,7 @@ def episode_returns(env, act: Callable, episodes: int, seed: int, progress: Call
     while quota.any():
         actions = act(torch.from_numpy(np.ascontiguousarray(obs)), torch.from_numpy(first)).numpy()
         obs, reward, terminated, truncated, _ = env.step(actions)
-        first = ended.copy()  # the step after an end only resets: its reward is no reward
+        first = ended.copy()  # the step after an end only resets: its reward does not count
         running, length = np.where(ended, 0.0, running + reward), np.where(ended, 0, length + 1)
         ended = (terminated | truncated) & ~first
         for i in np.flatnonzero(ended & (quota > 0)):
@@ -38,22 +38,24 @@ def episode_returns(env, act: Callable, episodes: int, seed: int, progress: Call
     return np.array(returns), np.array(lengths)
 
 
-def scored(env, act: Callable, actions: int, *, episodes: int, seed: int, progress: Callable | None = None) -> dict[str, Any]:
-    """What `act` earns over whole episodes, with a 95 % interval, beside uniform random play from the same seed."""
+def score_policy(
+    env, act: Callable, actions: int, *, episodes: int, seed: int, progress: Callable | None = None
+) -> dict[str, Any]:
+    """Score `act` over whole episodes, with a 95 % interval, and uniform random play from the same seed."""
     returns, lengths = episode_returns(env, act, episodes, seed, progress)
-    chance, _ = episode_returns(env, random_act(actions, np.random.default_rng(seed)), episodes, seed)
+    random_returns, _ = episode_returns(env, random_act(actions, np.random.default_rng(seed)), episodes, seed)
     mean, interval = mean_ci95(returns)
     return {
         "return_mean": mean,
         "return_ci95": interval,
         "episodes": episodes,
-        "random_return_mean": float(chance.mean()),
+        "random_return_mean": float(random_returns.mean()),
         "length_mean": float(lengths.mean()),
     }
 
 
 def mean_ci95(values: np.ndarray, seed: int = 0, draws: int = 10_000) -> tuple[float, list[float]]:
-    """The mean and its 95 % percentile-bootstrap interval over independent episodes."""
+    """Return the mean and its 95 % percentile-bootstrap interval over independent episodes."""
     values = np.asarray(values, float)
     rng = np.random.default_rng(seed)
     means = values[rng.integers(len(values), size=(draws, len(values)))].mean(1)
