@@ -12,7 +12,7 @@ import torch
 from browser import wait_for
 
 from tokenworld.cli import main as cli
-from tokenworld.play.future import Dream
+from tokenworld.play.future import DreamSettings
 from tokenworld.play.idle import gallery
 from tokenworld.play.session import Session
 from tokenworld.play.starts import moments
@@ -42,11 +42,11 @@ def collected(out: Path) -> dict:
     return checkpoint.load(out / "checkpoint")[1]["ranks"][0]["collector"]
 
 
-def make_dream(out: Path) -> Dream:
+def make_dream(out: Path) -> DreamSettings:
     run = open_run(str(out), {"device": "cpu"})
     model = run.world_model.eval()
     starts = gallery(model, moments(run, collected(out), 0), 0)
-    return Dream(model, starts, run.meta["action_meanings"], run.policy, name="a run")
+    return DreamSettings(model, starts, run.meta["action_meanings"], run.policy, name="a run")
 
 
 ACTIONS = np.random.default_rng(0).integers(0, 3, 80).tolist()

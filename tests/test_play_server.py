@@ -87,7 +87,7 @@ def test_another_local_port_leads_here_too(client, host):
     with client.websocket_connect(f"ws://127.0.0.1:8642/socket?token={TOKEN}", headers=own) as websocket:
         assert "hello" in unpacked(websocket.receive_bytes())[0]
     said = client.get(f"/?token={TOKEN}", headers={**own, "origin": "http://localhost:1"})
-    assert said.status_code == 403 and said.text.startswith("403: another page") and said.text.count("\n") == 1
+    assert said.status_code == 403 and said.text.startswith("403: the request comes") and said.text.count("\n") == 1
 
 
 @pytest.mark.parametrize("host", FOREIGN)

@@ -78,7 +78,7 @@ def test_a_frame_is_offered_once(monkeypatch):
     """As the start that lasts longest."""
     starts = {name: Start(name, steps_of(1, 2, seed=seed)) for name, seed in (("a", 0), ("b", 1), ("c", 0))}
     found = [(3, starts["a"]), (4, starts["b"]), (5, starts["c"])]
-    monkeypatch.setattr("tokenworld.play.starts._replayed", lambda *arguments: found)
+    monkeypatch.setattr("tokenworld.play.starts._replay_starts", lambda *arguments: found)
     run = SimpleNamespace(replay=SimpleNamespace(rows=1))
     assert [start.name for start in moments(run, {}, 0)] == ["c", "b"]
 

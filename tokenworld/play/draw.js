@@ -1,5 +1,5 @@
 "use strict";
-// What is drawn: panes, the timeline, the gallery's pictures, the legend. Nothing here talks to the server.
+// Drawing: panes, the timeline, the pictures of the gallery, the legend. No function here talks to the server.
 const LABELS = { dream: "Dream", branch: "Branch", real: "Real game" };
 
 function make(tag, parent, text = "", more = {}) {
@@ -35,7 +35,7 @@ function drawPane(name, pane, rgb, [H, W], actions, overlay) {
   canvas.setAttribute("aria-label", `${LABELS[name]}: ${parts.map(([text]) => text).join(", ")}`);
 }
 
-// [text, class] of each part; a small window leaves out those of class "more".
+// [text, class] of each part; a small window hides the parts of class "more".
 function caption(name, pane, actions) {
   const parts = [];
   if (name === "branch") parts.push([`from step ${pane.at}: ${actions[pane.action].toLowerCase()}`, ""]);
@@ -56,7 +56,7 @@ function paint(canvas, rgb, W, H) {
   context.putImageData(image, 0, 0);
 }
 
-// Orange by bits; from 1 bit up also a white border and stripes, so that it is seen without color too.
+// Orange by bits; from 1 bit up also a white border and stripes, so that it is visible without color.
 function drawSurprise(canvas, bits_grid) {
   canvas.hidden = !bits_grid;
   if (canvas.hidden) return;

@@ -1,7 +1,7 @@
-"""A future of a dream: moments, each made from the one before by an action, and how to get back to any of them.
+"""A future of a dream: a sequence of moments, one per action. Any earlier moment can be restored.
 
-All that chance decides at step t follows from (seed, t): the same actions from the same start with the same seed are the same
-dream, and two futures that differ in one action differ by that action only, not by their random draws.
+All random draws of step t follow from (seed, t). The same start, seed and actions give the same dream. Two futures with one
+different action have the same random draws, so they differ by that action only.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from tokenworld.nn import logprob
 from tokenworld.play.starts import Start, idle_action
 from tokenworld.world_model import WorldModel
 
-KEPT = 32  # the newest states are all kept, of those before every 32nd: the others are stepped to again
+KEPT = 32  # the newest states are all kept, and every 32nd of the older ones; the others are computed again
 
 
 @dataclass(frozen=True)
-class Dream:
-    """What all sessions share, and none changes."""
+class DreamSettings:
+    """The model and the settings that all sessions share; read-only."""
 
     world_model: WorldModel
     starts: list[Start]
-    actions: list[str]  # their names
+    actions: list[str]  # names
     policy: Any = None
-    planner: Any = None  # searches in the dream before each step; nothing of it is trained
-    expected_reward: bool = False  # rewards are the head's mean, not drawn
+    planner: Any = None  # searches imagined rollouts before each step; it has no trained weights
+    expected_reward: bool = False  # a reward is the mean of the reward head, not a sample
     name: str = ""
-    fps: float = 15.0  # steps per second that the page begins with
-    channels: tuple[str, ...] = ()  # what each channel of a frame shows, if the environment names them
+    fps: float = 15.0  # initial steps per second of the page
+    channels: tuple[str, ...] = ()  # the name of each channel of a frame, if the environment has names
 
     @property
     def idle(self) -> int:
-        """The action while no key is pressed."""
+        """Return the action for steps without a pressed key."""
         return idle_action(self.actions)
 
     @property
     def temperature(self) -> float | None:
-        """Of the recipe; None for a decoding without one."""
+        """Return the temperature of the recipe; None for a decoding without a temperature."""
         return self.world_model.decoding.temperature
 
 
 @dataclass(frozen=True)
 class Moment:
-    """One time step of a future: the frame, and how it came about (all None or 0 for the first)."""
+    """One time step of a future: the frame, and the step that led to it (None or 0 for the first moment)."""
 
     codes: torch.Tensor  # (K,) int64, on the CPU
     frame: np.ndarray  # (C, H, W) uint8, the decoded codes
@@ -59,33 +59,34 @@ class Moment:
     by: str | None = None  # "policy" or "planner" chose the action; None: a person
     temperature: float = 1.0
     reward: float = 0.0
-    p_end: float = 0.0  # the probability of a termination that the model gave
+    p_end: float = 0.0  # the predicted probability of a termination
     ended: bool = False
     surprise: np.ndarray | None = None  # (h, w) bits: -log2 of the probability of each code; None without a likelihood
 
 
 @dataclass(frozen=True)
 class Memory:
-    """What a step is made from. The state is copied before it is used: a memory can be gone on from many times."""
+    """The inputs of a step. A step copies the state, so many steps can begin from one memory."""
 
     state: Any
     codes: Codes  # T = 1
     h: torch.Tensor  # (1, D)
-    carry: Any  # the policy's
+    carry: Any  # of the policy
 
 
 @dataclass
 class Future:
-    """A line of moments from a start on."""
+    """The moments of one dream, from its start."""
 
-    dream: Dream
+    dream: DreamSettings
     seed: int
     moments: list[Moment]
     memories: dict[int, Memory] = field(default_factory=dict)
 
     @classmethod
     @torch.no_grad()
-    def begin(cls, dream: Dream, start: Start, seed: int) -> Future:
+    def begin(cls, dream: DreamSettings, start: Start, seed: int) -> Future:
+        """Return a future that holds the start only."""
         model, device = dream.world_model, dream.world_model.device
         steps = start.steps.to(device)
         codes = model.encode(steps)
@@ -100,21 +101,21 @@ class Future:
         return self.moments[-1].ended
 
     def at(self, t: int) -> Moment:
-        """The moment at t, or the last one."""
+        """Return the moment at t, or the last one if the future is shorter."""
         return self.moments[min(t, len(self.moments) - 1)]
 
     def cut(self, t: int) -> None:
-        """Forget what comes after t."""
+        """Delete the moments after t."""
         del self.moments[t + 1 :]
         self.memories = {k: memory for k, memory in self.memories.items() if k <= t}
 
     def until(self, t: int) -> Future:
-        """The same future up to t, to be gone on with in another way."""
+        """Return a copy of this future up to t, to continue with other actions."""
         memories = {k: memory for k, memory in self.memories.items() if k <= t}
         return Future(self.dream, self.seed, self.moments[: t + 1], memories)
 
     def step(self, action: int | str, temperature: float) -> None:
-        """One step; instead of an action, "policy" or "planner" chooses one."""
+        """Take one step. action: an index, or "policy" or "planner", which then chooses the action."""
         t = len(self.moments) - 1
         memory = self._memory(t)
         by = action if isinstance(action, str) else None
@@ -128,7 +129,7 @@ class Future:
             self.memories.pop(old, None)
 
     def _memory(self, t: int) -> Memory:
-        """Of time t: kept, or made again by the same steps, bit for bit."""
+        """Return the memory of time t, stored or computed again by the same steps, bit for bit."""
         k = max(k for k in self.memories if k <= t)
         memory = self.memories[k]
         for i in range(k, t):
@@ -146,7 +147,7 @@ class Future:
 
     @torch.no_grad()
     def _advance(self, memory: Memory, t: int, action: int, temperature: float) -> tuple[Memory, Moment]:
-        """From time t to t + 1."""
+        """Step from time t to t + 1."""
         model, policy = _tempered(self.dream.world_model, temperature), self.dream.policy
         noise, K = self._noise(t), model.shapes.codes
         here = torch.zeros(1, dtype=torch.int64, device=noise.device)
@@ -172,17 +173,17 @@ class Future:
         return Memory(state, codes, prediction.h, carry), moment
 
     def _noise(self, t: int) -> torch.Tensor:
-        """(1, K + 3) uniform, as `draws`."""
+        """Return `draws` of step t, `(1, K + 3)` uniform, on the device of the model."""
         return draws(self.seed, t, self.dream.world_model.shapes.codes).to(self.dream.world_model.device)
 
 
 def draws(seed: int, t: int, K: int) -> torch.Tensor:
-    """All that is random in step t: (1, K + 3) uniform for codes, reward, termination, action, in the order of `imagine`."""
+    """Return the draws of step t, `(1, K + 3)` uniform: codes, reward, termination, action, in the order of `imagine`."""
     return torch.rand(1, K + 3, generator=torch.Generator().manual_seed(seed * 1_000_003 + t))
 
 
 def _tempered(world_model: WorldModel, temperature: float) -> WorldModel:
-    """The same weights with a temperature of its own: the model that others use is not touched."""
+    """Return a model with the same weights and another temperature. The shared model stays unchanged."""
     if world_model.decoding.temperature in (None, temperature):
         return world_model
     twin, decoding = copy.copy(world_model), copy.copy(world_model.decoding)
@@ -192,5 +193,5 @@ def _tempered(world_model: WorldModel, temperature: float) -> WorldModel:
 
 
 def _frame(world_model: WorldModel, codes: Codes) -> np.ndarray:
-    """codes with T = 1 -> (C, H, W) uint8."""
+    """Decode codes with T = 1 to a frame `(C, H, W)` uint8."""
     return world_model.frames(codes)[0, 0].cpu().numpy()

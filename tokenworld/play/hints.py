@@ -1,4 +1,4 @@
-"""What an environment's metadata say about play by people: `play_fps` and `channels`."""
+"""Read the hints for interactive play in the metadata of an environment: `play_fps` and `channels`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 
 from tokenworld.data.meta import are_meanings
 
-FPS = 15.0  # steps per second where the environment names no speed
-FASTEST = 30.0  # steps per second that the page offers
+FPS = 15.0  # steps per second if the environment names no speed
+FASTEST = 30.0  # highest steps per second on the page
 
 
 def play_hints(metadata: dict[str, Any], C: int) -> tuple[float, tuple[str, ...]]:
-    """The speed in steps per second, and a name for each of the C channels: () where there are none, or where the frames
-    are pictures (C is 1 or 3)."""
+    """Return the speed in steps per second and the name of each of the C channels.
+
+    The names are () if the environment has none, or if the frames are pictures (C is 1 or 3).
+    """
     fps, channels = metadata.get("play_fps"), metadata.get("channels")
     is_speed = isinstance(fps, int | float) and not isinstance(fps, bool) and math.isfinite(fps)
     return (

@@ -1,7 +1,7 @@
-"""Which recorded moments a person can begin at: those where the imagined game does not end before they have found the keys.
+"""Select recorded start states for the gallery: those whose imagined game lasts until a person knows the keys.
 
-All that is random in a step follows from (seed, t), so that a start state and a seed can be tried out: what is imagined here,
-with one action and then no key for some steps, is what the page will show.
+All random draws of a step follow from (seed, t), so a start state and a seed can be tested. This module imagines one action and
+then some steps without a key. The page shows exactly the same game.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from tokenworld.play.starts import IDLE_STEPS, Start
 from tokenworld.world_model import WorldModel
 
 SEEDS = 8  # tried for each start
-ENOUGH = 4  # seeds of a start: with `count` such starts, no further one is tried
-ROWS = 96  # imagined games at once: each holds a state of its own in memory
-SECONDS = 6.0  # a slow model has tried fewer starts by then
+ENOUGH = 4  # good seeds per start; the search stops at `count` such starts
+ROWS = 96  # imagined games in one batch; each holds its own state in memory
+SECONDS = 6.0  # time limit of the search; a slow model tests fewer starts
 
 
 def gallery(world_model: WorldModel, starts: list[Start], idle: int, count: int = 12, seconds: float = SECONDS) -> list[Start]:
-    """Up to `count` of the starts, each with the seeds with which it lasts IDLE_STEPS after any one action; most seeds first.
+    """Return up to `count` starts, each with its good seeds; most good seeds first.
 
-    A start without such a seed is left out. If all are, those that last longest are returned, without seeds. The starts are
-    tried in their order until `count` are good ones or `seconds` have passed; at least one is. What was not tried is left out.
+    With a good seed, the game lasts IDLE_STEPS steps after any first action. Starts without a good seed are left out. If no
+    start has one, the starts that last longest are returned, without seeds. The starts are tested in order until `count` are
+    good or `seconds` have passed; at least one is tested. Untested starts are left out.
     """
     tried: list[tuple[float, Start]] = []
     began = time.monotonic()
@@ -41,7 +42,7 @@ def gallery(world_model: WorldModel, starts: list[Start], idle: int, count: int 
 
 @torch.no_grad()
 def steps_survived(world_model: WorldModel, start: Start, idle: int) -> torch.Tensor:
-    """(A, SEEDS) int64: how many of IDLE_STEPS steps pass without an end, for each first action and each seed."""
+    """Count the steps before a termination, at most IDLE_STEPS, per first action and seed: `(A, SEEDS)` int64."""
     A, K, device = world_model.shapes.actions, world_model.shapes.codes, world_model.device
     steps = start.steps.to(device)
     _, origin = world_model.start(steps)

@@ -4,15 +4,15 @@ const ARROWS = { ArrowLeft: "LEFT", ArrowRight: "RIGHT", ArrowUp: "UP", ArrowDow
 const SIGNS = { LEFT: ["←", "ArrowLeft"], RIGHT: ["→", "ArrowRight"], UP: ["↑", "ArrowUp"], DOWN: ["↓", "ArrowDown"], FIRE: ["Space", "Space"] };
 const NAMES = { null: "You", policy: "Policy", planner: "Planner" };
 const STORE = "tokenworld play";
-let world = null, seen = null, script = null, timeline = {};  // what the server told: once, at the newest frame, of all steps
+let world = null, seen = null, script = null, timeline = {};  // from the server: once, with the newest frame, of all steps
 let socket = null, waiting = null, queue = [], retry = 500, online = false, closed = "";
 let playing = false, fresh = true, armed = false, driver = null, overlay = false, moves = [], next = 0, pressedAt = 0;
 let notice = "", shownState = "", busyTimer = 0;
 const held = new Set(), tapped = new Set(), latencies = [], frames = [];
 
-// ---- the socket: one question at a time, so that a slow model is never flooded
+// ---- the socket: one request at a time, so that a slow model has no backlog
 function connect() {
-  const address = new URL(`socket?token=${encodeURIComponent(TOKEN)}`, location.href);  // relative: a tunnel may change the port
+  const address = new URL(`socket?token=${encodeURIComponent(TOKEN)}`, location.href);  // relative: a tunnel can change the port
   address.protocol = "ws:";
   socket = new WebSocket(address);
   socket.binaryType = "arraybuffer";
@@ -36,26 +36,26 @@ function receive(data) {
   if (typeof data === "string") { playing = armed = false; refused(asked, JSON.parse(data).error); }
   else {
     const size = new DataView(data).getUint32(0, true), body = data.slice(4 + size);
-    const told = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, size)));
-    if (told.hello !== undefined) return greet(told, body);
-    if (told.file) download(told.file, body); else show(told, body);
+    const answer = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, size)));
+    if (answer.hello !== undefined) return greet(answer, body);
+    if (answer.file) download(answer.file, body); else show(answer, body);
     if (asked && asked.pressed !== null) { latencies.push(performance.now() - asked.pressed); latencies.splice(0, latencies.length - 60); }
   }
   if (queue.length) ask(...queue.shift()); else if (tapped.size && !playing && !armed && seen) step(pressedAt);  // pressed meanwhile
   refresh();
 }
 function refused(asked, error) {
-  if (asked && asked.op === "restore") begin(0);  // the server has begun anything but what this page shows
+  if (asked && asked.op === "restore") begin(0);  // the server has another game than this page
   refresh(); say(error);
 }
-function greet(told, body) {
-  const identity = JSON.stringify([told.hello, told.size, told.starts.map((start) => start.name)]), before = world && world.identity, kept = remembered(identity);
-  world = { ...told, identity }; retry = 500; online = true;
+function greet(answer, body) {
+  const identity = JSON.stringify([answer.hello, answer.size, answer.starts.map((start) => start.name)]), before = world && world.identity, kept = remembered(identity);
+  world = { ...answer, identity }; retry = 500; online = true;
   if (before !== identity) {
-    $("temperature").value = $("temperature").max = told.warmest;
-    $("temperature").value = kept?.temperature ?? told.temperature ?? 1;
-    $("fps").max = told.fastest; $("fps").value = kept?.fps ?? told.fps;
-    if (!told.drivers.includes(driver)) driver = null;
+    $("temperature").value = $("temperature").max = answer.warmest;
+    $("temperature").value = kept?.temperature ?? answer.temperature ?? 1;
+    $("fps").max = answer.fastest; $("fps").value = kept?.fps ?? answer.fps;
+    if (!answer.drivers.includes(driver)) driver = null;
     makePad(); makeDrivers(); explain();
   }
   makeGallery(body);
@@ -65,11 +65,11 @@ function greet(told, body) {
   if (before && before !== identity) say("The server has another model or other start states now: a new game.");
 }
 
-// ---- a reload keeps the game: what made it lies in this tab's storage
+// ---- a reload keeps the game: its script lies in the storage of this tab
 function remember() {
   if (!world || !script) return;
   const kept = { identity: world.identity, script, temperature: +$("temperature").value, fps: +$("fps").value };
-  try { sessionStorage.setItem(STORE, JSON.stringify(kept)); } catch { /* storage is full or off: a reload begins again */ }
+  try { sessionStorage.setItem(STORE, JSON.stringify(kept)); } catch { /* storage is full or off: a reload begins a new game */ }
 }
 function remembered(identity) {
   try {
@@ -84,27 +84,27 @@ function download(name, body) {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000); say(`Saved ${name}.`);
 }
 
-// ---- what is shown
-function show(told, body) {
-  const before = seen, bytes = world.size[0] * world.size[1] * 3; seen = told;
-  if (told.script.last) {  // one more step: the rest is known
-    script.log.length = told.t - 1; script.log.push(told.script.last); script.t = told.t;
-    const b = script.branch; if (b) { if (b[0] >= told.t - 1) script.branch = null; else b[2] = Math.min(b[2], told.t - 1); }
-    for (const name of ["dream", "branch"]) if (told[name]) grow(name, told[name]); else delete timeline[name];
-  } else { script = told.script; timeline = told.timeline; }
-  if (!before || before.panes.join() !== told.panes.join() || !document.querySelector("figure")) makePanes($("panes"), told.panes, world.size);
-  told.panes.forEach((name, i) => drawPane(name, told[name], new Uint8Array(body, i * bytes, bytes), world.size, world.actions, overlay));
-  $("t").max = told.length;
-  if (document.activeElement !== $("t") || playing) $("t").value = told.t;
-  $("t").setAttribute("aria-valuetext", $("t-text").textContent = `${told.t} of ${told.length}`);
-  document.querySelectorAll("#gallery button").forEach((button, i) => button.setAttribute("aria-pressed", i === told.start));
-  drawTimeline($("timeline"), timeline, told.t, told.length);
+// ---- the display
+function show(answer, body) {
+  const before = seen, bytes = world.size[0] * world.size[1] * 3; seen = answer;
+  if (answer.script.last) {  // one more step: the page has the earlier ones
+    script.log.length = answer.t - 1; script.log.push(answer.script.last); script.t = answer.t;
+    const b = script.branch; if (b) { if (b[0] >= answer.t - 1) script.branch = null; else b[2] = Math.min(b[2], answer.t - 1); }
+    for (const name of ["dream", "branch"]) if (answer[name]) grow(name, answer[name]); else delete timeline[name];
+  } else { script = answer.script; timeline = answer.timeline; }
+  if (!before || before.panes.join() !== answer.panes.join() || !document.querySelector("figure")) makePanes($("panes"), answer.panes, world.size);
+  answer.panes.forEach((name, i) => drawPane(name, answer[name], new Uint8Array(body, i * bytes, bytes), world.size, world.actions, overlay));
+  $("t").max = answer.length;
+  if (document.activeElement !== $("t") || playing) $("t").value = answer.t;
+  $("t").setAttribute("aria-valuetext", $("t-text").textContent = `${answer.t} of ${answer.length}`);
+  document.querySelectorAll("#gallery button").forEach((button, i) => button.setAttribute("aria-pressed", i === answer.start));
+  drawTimeline($("timeline"), timeline, answer.t, answer.length);
   if (isOver()) playing = false;
   const now = performance.now(); frames.push(now); while (frames[0] < now - 2000) frames.shift();
   const sorted = [...latencies].sort((a, b) => a - b), middle = sorted.length ? sorted[sorted.length >> 1] : null;
-  Object.assign(document.body.dataset, { latency: middle ?? "", t: told.t, frames: +(document.body.dataset.frames || 0) + 1 });
+  Object.assign(document.body.dataset, { latency: middle ?? "", t: answer.t, frames: +(document.body.dataset.frames || 0) + 1 });
   const speed = `Frames per second: ${(frames.length / 2).toFixed(0)}`, delay = middle === null ? "" : `, ${middle.toFixed(0)} ms from key to frame`;
-  $("speed-text").textContent = `${speed}${delay}. Seed: ${told.seed}`;
+  $("speed-text").textContent = `${speed}${delay}. Seed: ${answer.seed}`;
 }
 function grow(name, pane) {
   const line = timeline[name] ??= { bits: [], reward: [], p_end: [] };
@@ -112,7 +112,7 @@ function grow(name, pane) {
   for (const key of Object.keys(line)) { line[key].length = Math.max(0, pane.t - 1); line[key].push(pane[key]); }
 }
 const isOver = () => seen.t === seen.length && seen.panes.every((name) => name === "real" || seen[name].ended);
-function busy(on) {  // a planner searches long enough to be shown at once, and not to flicker between its steps
+function busy(on) {  // show a planner at once, and without flicker between its steps: its searches are long
   clearTimeout(busyTimer);
   const planner = driver === "planner" && (on ? waiting.op === "step" : playing);
   if (on) $("busy").lastChild.textContent = planner ? "the planner is searching …" : "computing …";
@@ -120,7 +120,7 @@ function busy(on) {  // a planner searches long enough to be shown at once, and 
   if (!on && !planner) { clearTimeout(busyTimer); $("busy").hidden = true; }
 }
 
-// ---- the state, its one message, and which controls it allows
+// ---- the state, its message, and the enabled controls
 function state() {
   if (!online) return "offline";
   if (!seen) return "loading";
@@ -162,10 +162,10 @@ function refresh() {
   $("fps").setAttribute("aria-valuetext", $("fps-text").textContent = `${$("fps").value} steps per second`);
 }
 
-// ---- what is made once for a model
+// ---- elements made once per model
 function makePad() {
   $("pad").replaceChildren();
-  moves = world.actions.map((name) => {  // what each action is in keys; null: only a digit chooses it
+  moves = world.actions.map((name) => {  // the keys of each action; null: only a digit chooses it
     const parts = name.toUpperCase().match(/UP|DOWN|LEFT|RIGHT|FIRE/g) || [];
     return parts.join("") === name.toUpperCase() || name.toUpperCase() === "NOOP" ? parts : null;
   });
@@ -203,15 +203,15 @@ function explain() {
   write($("about-idle"), `The first action key or button begins the game. While none is pressed, the action is ${idle}.`);
   const lasts = world.starts.some((start) => start.seeds.length) ? `From here the dream lasts at least ${world.idle_steps} steps if ` +
     `one action key is pressed and then none, at temperature ${(world.temperature ?? 1).toFixed(2)}. ` : "";
-  write($("gallery-note"), lasts + (real ? "" : "Only MinAtar games that `tokenworld train` itself has played have the real game with them."));
+  write($("gallery-note"), lasts + (real ? "" : "Only MinAtar runs of `tokenworld train` have the real game."));
   $("temperature-row").hidden = world.temperature === null;
   drawLegend(world.channels);
 }
 
-// ---- what is done
+// ---- actions of the user
 const pause = () => { playing = false; };
 function play() { playing = true; fresh = armed = false; next = 0; requestAnimationFrame(tick); }
-function randomSeed(start) {  // one with which the dream lasts a while, and another than now
+function randomSeed(start) {  // a seed whose dream lasts a while, different from the current one
   const seeds = world.starts[start].seeds, others = seeds.filter((seed) => !seen || seen.start !== start || seed !== seen.seed);
   const from = others.length ? others : seeds;
   return from.length ? from[Math.floor(Math.random() * from.length)] : Math.floor(Math.random() * 1e6);
@@ -245,7 +245,7 @@ function press(key) {
 function drive(by) { driver = by; notice = ""; refresh(); }
 function turn() { const all = [null, ...world.drivers]; drive(all[(all.indexOf(driver) + 1) % all.length]); }
 const branching = () => Math.min(seen.t, timeline.dream.bits.length - 1);
-const taken = () => {  // what the first future did from here on
+const taken = () => {  // the action of the first future at this step
   const [action] = script.log[Math.min(seen.t, script.log.length - 1)];
   return typeof action === "string" ? `the ${action}'s` : world.actions[action].toLowerCase();
 };

@@ -1,14 +1,14 @@
-"""The page of `play` and the socket behind it, for this machine only.
+"""Serve the page of `play` and its websocket, for this machine only.
 
-Every tab has a session of its own; the world model is shared and only read. Steps run in worker threads, so that nobody waits
-for another one's dream longer than the processor makes them.
+Every tab has its own session; all sessions share one read-only world model. Steps run in worker threads, so a session waits for
+another one only as long as the processor is busy.
 
 A message of the page is one JSON object, {"op": ..., ...}. An answer is one JSON object, or bytes: u32 (little-endian) length
-of a JSON object, the object, then what it announces: `panes`, each of H * W * 3 bytes RGB, or `bytes` of a file.
+of a JSON object, the object, then its payload: `panes`, each of H * W * 3 bytes RGB, or `bytes` of a file.
 
-Who may connect: only 127.0.0.1 listens, the address holds a random token, the Host must name this machine (a foreign name that
-resolves to it is refused) and the Origin be that Host. The port may be any: `ssh -L 9000:localhost:8642` makes it 9000. All
-else is answered 403.
+Access control: the server listens on 127.0.0.1 only, and the address holds a random token. The Host must name this machine
+(a foreign name that resolves to it is refused), and the Origin must be that Host. Any port is allowed, for a tunnel such as
+`ssh -L 9000:localhost:8642`. Every other request gets a 403.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any
 
 from tokenworld import private
 from tokenworld.errors import UserError
-from tokenworld.play.future import Dream
+from tokenworld.play.future import DreamSettings
 from tokenworld.play.hints import FASTEST
 from tokenworld.play.session import Session
 from tokenworld.play.starts import IDLE_STEPS
@@ -33,26 +33,26 @@ from tokenworld.viz.frames import PALETTE, to_rgb
 PORT = 8642
 HOST = "127.0.0.1"
 PAGE = Path(__file__).with_name("page.html")
-PARTS = {"STYLE": "page.css", "DRAWING": "draw.js", "SCRIPT": "page.js"}  # what is put into the page, so that it is one file
-WARMEST = 1.5  # temperature that the page offers: far above it every game soon ends
-VIEWERS = 16  # at once: each holds its dream's states in memory
-LARGEST = 1 << 20  # bytes of a message
+PARTS = {"STYLE": "page.css", "DRAWING": "draw.js", "SCRIPT": "page.js"}  # inserted into the page, so that it is one file
+WARMEST = 1.5  # highest temperature on the page: far above it, every game soon ends
+VIEWERS = 16  # maximum open pages; each holds the states of its dream in memory
+LARGEST = 1 << 20  # maximum bytes of a message
 OWN_HOST = re.compile(r"(localhost|127\.0\.0\.1|\[::1\])(:\d{1,5})?")
 
 
-def serve(dream: Dream, port: int = PORT) -> None:
-    """Serve until Ctrl-C. Raises UserError as `check`."""
+def serve(dream: DreamSettings, port: int = PORT) -> None:
+    """Serve until Ctrl-C. Raises the UserErrors of `check`."""
     check(port)
     uvicorn, token = _extra("uvicorn"), remembered_token()
     app = make_app(dream, token)
     print(f"open http://{HOST}:{port}/?token={token}   (Ctrl-C ends it)", flush=True)
-    # on Ctrl-C open sockets are closed at once: the pages say so and wait for the next start
+    # Ctrl-C closes open sockets at once: the pages report it and wait for the next start
     settings = dict(log_level="warning", ws="websockets-sansio", ws_max_size=LARGEST, timeout_graceful_shutdown=1)
     uvicorn.run(app, host=HOST, port=port, access_log=False, **settings)
 
 
-def make_app(dream: Dream, token: str):
-    """The Starlette application: GET / is the page, /socket its websocket."""
+def make_app(dream: DreamSettings, token: str):
+    """Make the Starlette application: GET / is the page, /socket its websocket."""
     _extra("starlette")
     from anyio import to_thread
     from starlette.applications import Starlette
@@ -66,11 +66,11 @@ def make_app(dream: Dream, token: str):
         given, host = connection.query_params.get("token", ""), connection.headers.get("host", "")
         origin = connection.headers.get("origin")
         if not OWN_HOST.fullmatch(host):
-            why = "this machine is reached as localhost or 127.0.0.1, with any port: tunnel to it, and open localhost"
+            why = "the host must be localhost or 127.0.0.1, with any port: open an ssh tunnel, and then localhost"
         elif not secrets.compare_digest(given.encode(), token.encode()):
             why = "open the address that `tokenworld play` printed, token included"
         elif origin != f"http://{host}" and (needs_origin or origin is not None):
-            why = "another page asked for this one: open the address that `tokenworld play` printed"
+            why = "the request comes from another page: open the address that `tokenworld play` printed"
         else:
             return None
         return PlainTextResponse(f"403: {why}\n", 403)
@@ -108,7 +108,7 @@ def make_app(dream: Dream, token: str):
                     return
                 answer = await to_thread.run_sync(answer_to, session, message.get("text") or "")
                 await (websocket.send_text if isinstance(answer, str) else websocket.send_bytes)(answer)
-        except WebSocketDisconnect:  # while an answer was on its way
+        except WebSocketDisconnect:  # during an answer
             pass
         finally:
             viewers.discard(websocket)
@@ -117,7 +117,7 @@ def make_app(dream: Dream, token: str):
 
 
 def page_text(nonce: str) -> str:
-    """The page as one HTML text whose styles and scripts carry the nonce."""
+    """Return the page as one HTML text; its styles and scripts carry the nonce."""
     text = PAGE.read_text(encoding="utf-8").replace("NONCE", nonce)
     for mark, name in PARTS.items():
         text = text.replace(f"/* {mark} */", PAGE.with_name(name).read_text(encoding="utf-8"))
@@ -125,68 +125,68 @@ def page_text(nonce: str) -> str:
 
 
 def answer_to(session: Session, message: str) -> str | bytes:
-    """What the page gets for one message; a wrong one changes nothing and is told so in one sentence."""
+    """Answer one message of the page. A wrong message changes no state and gets an error of one sentence."""
     try:
         asked = json.loads(message)
-        if not isinstance(asked, dict) or not _named(asked.get("op"), OPS):
+        if not isinstance(asked, dict) or not _is_known(asked.get("op"), OPS):
             raise UserError(f"op must be one of {', '.join(OPS)}: reload the page")
         return OPS[asked["op"]](session, asked)
     except UserError as error:
         return json.dumps({"error": str(error)})
     except (ValueError, RecursionError):
-        return json.dumps({"error": "this message is no JSON object: reload the page"})
+        return json.dumps({"error": "the message is not a JSON object: reload the page"})
 
 
 def _step(session: Session, asked: dict) -> bytes:
     session.step(asked.get("action"), asked.get("temperature"))
-    return _seen(session, whole=False)
+    return _view(session, whole=False)
 
 
 def _begin(session: Session, asked: dict) -> bytes:
     session.begin(asked.get("start", 0), asked.get("seed", 0))
-    return _seen(session)
+    return _view(session)
 
 
 def _rewind(session: Session, asked: dict) -> bytes:
     session.rewind(asked.get("t"))
-    return _seen(session)
+    return _view(session)
 
 
 def _branch(session: Session, asked: dict) -> bytes:
     session.branch(asked.get("t"), asked.get("action"))
-    return _seen(session)
+    return _view(session)
 
 
 def _unbranch(session: Session, asked: dict) -> bytes:
     session.unbranch()
-    return _seen(session)
+    return _view(session)
 
 
 def _adopt(session: Session, asked: dict) -> bytes:
     session.adopt()
-    return _seen(session)
+    return _view(session)
 
 
 def _restore(session: Session, asked: dict) -> bytes:
-    """After a reconnection: the page knows how the dream that it showed was made."""
+    """Make the dream of the page again after a reconnection, from the script that the page stored."""
     try:
         session.restore(asked.get("script"))
     except UserError:
         session.begin(0)
         raise
-    return _seen(session)
+    return _view(session)
 
 
 def _save(session: Session, asked: dict) -> bytes:
     kinds = {"gif": session.gif, "npz": session.npz}
-    if not _named(asked.get("kind"), kinds):
+    if not _is_known(asked.get("kind"), kinds):
         raise UserError(f"kind must be one of {', '.join(kinds)}, got {asked.get('kind')!r}: choose one of these")
     content = kinds[asked["kind"]]()
-    return _packed({"file": f"dream-{session.start}-{session.length}.{asked['kind']}", "bytes": len(content)}, content)
+    return _pack({"file": f"dream-{session.start}-{session.length}.{asked['kind']}", "bytes": len(content)}, content)
 
 
-def _named(word: Any, known: dict) -> bool:
-    """A page can send anything, and not all of it can be looked up."""
+def _is_known(word: Any, known: dict) -> bool:
+    """Is this value of a message a known word? A page can send any value, even an unhashable one."""
     return isinstance(word, str) and word in known
 
 
@@ -202,16 +202,16 @@ OPS = {
 }
 
 
-def _seen(session: Session, whole: bool = True) -> bytes:
-    told, pictures = session.view(whole)
-    return _packed(told, *(picture.tobytes() for picture in pictures))
+def _view(session: Session, whole: bool = True) -> bytes:
+    view, pictures = session.view(whole)
+    return _pack(view, *(picture.tobytes() for picture in pictures))
 
 
-def _hello(dream: Dream) -> bytes:
-    """What a page must know before the first frame, and the gallery's pictures."""
+def _hello(dream: DreamSettings) -> bytes:
+    """Return the settings that a page needs before the first frame, and the pictures of the gallery."""
     shapes = dream.world_model.shapes
     _, H, W = shapes.frame
-    told: dict[str, Any] = {
+    greeting: dict[str, Any] = {
         "hello": dream.name,
         "size": [H, W],
         "grid": list(shapes.grid),
@@ -228,26 +228,26 @@ def _hello(dream: Dream) -> bytes:
         "panes": ["start"] * len(dream.starts),
     }
     pictures = [to_rgb(start.steps.obs[0, -1].numpy(), scale=1).tobytes() for start in dream.starts]
-    return _packed(told, *pictures)
+    return _pack(greeting, *pictures)
 
 
 def _hex(color: Any) -> str:
-    """(3,) 0..255 -> #rrggbb."""
+    """Convert a color `(3,)`, 0..255, to #rrggbb."""
     return "#" + "".join(f"{int(part):02x}" for part in color)
 
 
-def _packed(told: dict, *parts: bytes) -> bytes:
-    header = json.dumps(told).encode()
+def _pack(answer: dict, *parts: bytes) -> bytes:
+    header = json.dumps(answer).encode()
     return struct.pack("<I", len(header)) + header + b"".join(parts)
 
 
 def remembered_token() -> str:
-    """A page that is open when the server ends finds the next one by it."""
+    """Return the token of earlier starts, so that an open page can reconnect to the next server."""
     return private.token("play.token")
 
 
 def check(port: int) -> None:
-    """Raises UserError if the extra is not installed or the port cannot be used."""
+    """Raise UserError if the extra is not installed or the port cannot be used."""
     for name in ("starlette", "uvicorn", "websockets"):
         _extra(name)
     if not 1 <= port <= 65535:
@@ -263,7 +263,7 @@ def check(port: int) -> None:
 
 
 def _extra(name: str):
-    """A package of the extra `play`."""
+    """Import a package of the extra `play`. Raises UserError if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError:

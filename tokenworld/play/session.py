@@ -1,4 +1,4 @@
-"""A dream that somebody is in: steps, rewinding, a second future beside the first, the real game beside both. No web here."""
+"""An interactive imagined episode: step, rewind, branch, and the real game for comparison. Independent of the web server."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from typing import Any
 import numpy as np
 
 from tokenworld.errors import UserError
-from tokenworld.play.future import Dream, Future, Moment
+from tokenworld.play.future import DreamSettings, Future, Moment
 from tokenworld.play.starts import RealGame
 from tokenworld.viz.frames import save_gif, side_by_side, to_rgb
 
-LONGEST = 5000  # steps of one dream
-HOTTEST = 5.0  # temperature
+LONGEST = 5000  # maximum steps of one dream
+HOTTEST = 5.0  # maximum temperature
 
 
 @dataclass(frozen=True)
 class Branch:
-    """Where the second future leaves the first."""
+    """The step at which the second future leaves the first."""
 
     t: int
     action: int
-    repeats: int  # up to this time it repeats the first future's later actions; from then on both get the same keys
+    repeats: int  # up to this time it repeats the later actions of the first future; then both get the same keys
 
 
 class Session:
-    """One person's dream. `t` is the time that is looked at; a step goes on from there and forgets what came after."""
+    """The dream of one person. `t` is the displayed time. A step continues from there and deletes the later moments."""
 
-    def __init__(self, dream: Dream, start: int = 0, seed: int = 0):
+    def __init__(self, dream: DreamSettings, start: int = 0, seed: int = 0):
         self.dream = dream
         self.begin(start, seed)
 
     def begin(self, start: int, seed: int = 0) -> None:
-        """A new dream. Raises UserError for a start that the gallery does not have."""
+        """Begin a new dream. Raises UserError for a start that is not in the gallery."""
         _check_number("start", start, 0, len(self.dream.starts) - 1)
         _check_number("seed", seed, 0, 2**31)
         self.start, self.seed, self.t = start, seed, 0
@@ -44,23 +44,23 @@ class Session:
         self.second: Future | None = None
         self.parting: Branch | None = None
         game = self.dream.starts[start].game
-        self.real: list[tuple[RealGame, float]] = [] if game is None else [(game, 0.0)]  # beside the first future
-        self.log: list[tuple[int | str, float]] = []  # what each step was asked for: action (or who chooses), temperature
+        self.real: list[tuple[RealGame, float]] = [] if game is None else [(game, 0.0)]  # of the first future
+        self.log: list[tuple[int | str, float]] = []  # the request of each step: action (or "policy", "planner"), temperature
 
     @property
     def length(self) -> int:
-        """The latest time there is."""
+        """Return the last time step of the longest future."""
         return max(len(f.moments) for f in self._futures()) - 1
 
     def step(self, action: int | str, temperature: float | None = None) -> None:
-        """One step of all futures; instead of an action, "policy" or "planner" chooses one, in each for itself.
+        """Step all futures. action: an index, or "policy" or "planner", which then chooses in each future separately.
 
-        Raises UserError for an action or a temperature that cannot be, and at the end of all futures.
+        Raises UserError for an invalid action or temperature, and at the end of all futures.
         """
         temperature = self._temperature(temperature)
         if action in ("policy", "planner"):
             if getattr(self.dream, action) is None:
-                raise UserError(f"this run has no trained {action} to choose actions: choose them yourself")
+                raise UserError(f"this run has no trained {action} to choose actions: choose the actions yourself")
         else:
             self._check_action(action)
         if all(f.at(self.t).ended and self.t >= len(f.moments) - 1 for f in self._futures()):
@@ -77,15 +77,15 @@ class Session:
         self.t += 1
 
     def rewind(self, t: int) -> None:
-        """Look at time t, from the past or back towards the end. Nothing is forgotten until the next step."""
+        """Display time t, earlier or later. No moment is deleted until the next step."""
         _check_number("t", t, 0, self.length)
         self.t = t
 
     def branch(self, t: int, action: int) -> None:
-        """A second future in which `action` was taken at time t, and then what the first one did; same random draws in both."""
+        """Add a second future with `action` at time t and then the actions of the first; same random draws in both."""
         self._check_action(action)
         if len(self.first.moments) < 2:
-            raise UserError("a second future leaves the first at a step that was taken, and none was: take one first")
+            raise UserError("a branch needs a step to leave from, and this dream has no step yet: take one first")
         _check_number("t", t, 0, len(self.first.moments) - 2)
         self.unbranch()
         later = self.first.moments[t + 1 :]
@@ -105,9 +105,9 @@ class Session:
         self.t = min(self.t, self.length)
 
     def adopt(self) -> None:
-        """Drop the first future and go on with the second; the real game then follows its actions."""
+        """Drop the first future and continue with the second. The real game then follows its actions."""
         if self.second is None:
-            raise UserError("there is no second future to keep: branch first")
+            raise UserError("this dream has no second future to keep: branch first")
         parting, self.first = self.parting, self.second
         self.second = self.parting = None
         self._log_of_first()
@@ -117,7 +117,7 @@ class Session:
         self.t = min(self.t, self.length)
 
     def script(self) -> dict[str, Any]:
-        """All that makes this dream: `restore` makes it again."""
+        """Return the requests that made this dream. `restore` makes the same dream from them."""
         parting = None if self.parting is None else [self.parting.t, self.parting.action, self.parting.repeats]
         return {
             "start": self.start,
@@ -128,15 +128,15 @@ class Session:
         }
 
     def restore(self, script: dict[str, Any]) -> None:
-        """The dream of a script. Raises UserError for one that no dream here can have written."""
+        """Make the dream of a script. Raises UserError for an invalid script."""
         try:
             log = [(action, temperature) for action, temperature in script["log"]]
             start, seed, t, branch = script["start"], script["seed"], script["t"], script["branch"]
             at, action, repeats = branch or (None, None, None)
         except (KeyError, TypeError, ValueError):
-            raise UserError("this is no script of a dream: begin a new one") from None
+            raise UserError("the script is not one of a dream: begin a new dream") from None
         if len(log) > LONGEST:
-            raise UserError(f"a dream has at most {LONGEST:,} steps, this script has {len(log):,}: begin a new one")
+            raise UserError(f"a dream has at most {LONGEST:,} steps, this script has {len(log):,}: begin a new dream")
         if branch:
             _check_number("the last step of a branch", repeats, 1, len(log))
         self.begin(start, seed)
@@ -149,33 +149,33 @@ class Session:
             self.branch(at, action)
         self.rewind(t)
 
-    # --- what is seen of it ---
+    # --- the view of the page ---
 
     def view(self, whole: bool = True) -> tuple[dict[str, Any], list[np.ndarray]]:
-        """What there is at time t: numbers, and pictures (H, W, 3) uint8: dream, branch and real, as far as they exist.
+        """Return the numbers of time t and its pictures `(H, W, 3)` uint8: dream, branch and real, as far as they exist.
 
-        whole: with the numbers of all steps, for a page that has not seen them.
+        whole: add the numbers of all steps, for a page that does not have them.
         """
         names, pictures = ["dream"], [self.first.at(self.t).frame]
-        told: dict[str, Any] = {"t": self.t, "length": self.length, "start": self.start, "seed": self.seed}
-        told["dream"] = self._told(self.first)
+        view: dict[str, Any] = {"t": self.t, "length": self.length, "start": self.start, "seed": self.seed}
+        view["dream"] = self._pane(self.first)
         if self.second is not None:
             names.append("branch")
             pictures.append(self.second.at(self.t).frame)
-            told["branch"] = self._told(self.second) | {"at": self.parting.t, "action": self.parting.action}
+            view["branch"] = self._pane(self.second) | {"at": self.parting.t, "action": self.parting.action}
         if self.real:
             i = min(self.t, len(self.real) - 1)
             names.append("real")
             pictures.append(self.real[i][0].frame)
             returned = sum(reward for _, reward in self.real[: i + 1])
-            told["real"] = {"reward": self.real[i][1], "return": returned, "ended": self.real[i][0].ended, "t": i}
-        told["panes"] = names
-        told["script"] = self.script() if whole else {"last": list(self.log[-1])}
+            view["real"] = {"reward": self.real[i][1], "return": returned, "ended": self.real[i][0].ended, "t": i}
+        view["panes"] = names
+        view["script"] = self.script() if whole else {"last": list(self.log[-1])}
         if whole:
-            told["timeline"] = {name: _timeline(f) for name, f in zip(("dream", "branch"), self._futures(), strict=False)}
-        return told, [to_rgb(picture, scale=1) for picture in pictures]
+            view["timeline"] = {name: _timeline(f) for name, f in zip(("dream", "branch"), self._futures(), strict=False)}
+        return view, [to_rgb(picture, scale=1) for picture in pictures]
 
-    def _told(self, future: Future) -> dict[str, Any]:
+    def _pane(self, future: Future) -> dict[str, Any]:
         moment, i = future.at(self.t), min(self.t, len(future.moments) - 1)
         return {
             "t": i,
@@ -192,7 +192,7 @@ class Session:
     # --- saving ---
 
     def gif(self, fps: float = 10) -> bytes:
-        """All futures and the real game side by side, from the start to the end."""
+        """Return a gif of all futures and the real game side by side, from start to end."""
         columns = [[f.at(t).frame for t in range(self.length + 1)] for f in self._futures()]
         if self.real:
             columns.append([self.real[min(t, len(self.real) - 1)][0].frame for t in range(self.length + 1)])
@@ -203,8 +203,11 @@ class Session:
             return path.read_bytes()
 
     def npz(self) -> bytes:
-        """The first future of n actions as arrays, in the words of an episode; the second's as branch_*, the real game's, up to
-        its own end, as real_*. Nothing in the file is pickled."""
+        """Return the dream as an npz file without pickles.
+
+        The first future has the array names of an episode. The second future is branch_*; the real game, up to its end, is
+        real_*.
+        """
         arrays = _arrays(self.first)
         if self.second is not None:
             arrays |= {f"branch_{name}": value for name, value in _arrays(self.second).items()}
@@ -224,7 +227,7 @@ class Session:
         return [self.first] if self.second is None else [self.first, self.second]
 
     def _cut(self) -> None:
-        """Forget what comes after the time that is looked at, and a second future that has not yet left the first."""
+        """Delete the moments after the displayed time, and a second future that leaves the first later than that."""
         for future in self._futures():
             future.cut(self.t)
         del self.real[self.t + 1 :], self.log[self.t :]
@@ -237,14 +240,14 @@ class Session:
         self.log = [(m.action if m.by is None else m.by, m.temperature) for m in self.first.moments[1:]]
 
     def _real_step(self, action: int) -> None:
-        """The real game, if there is one, goes along until it ends."""
+        """Step the real game, if there is one that has not ended."""
         if self.real and not self.real[-1][0].ended:
             self.real.append(self.real[-1][0].step(action))
 
     def _temperature(self, temperature: Any) -> float:
-        own = self.dream.temperature
+        default = self.dream.temperature
         if temperature is None:
-            return 1.0 if own is None else own
+            return 1.0 if default is None else default
         number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
         if not number or not 0 <= temperature <= HOTTEST:
             raise UserError(f"temperature must be a number from 0 to {HOTTEST:g}, got {temperature!r}: choose e.g. 1.0")
@@ -260,7 +263,7 @@ def _check_number(name: str, value: Any, low: int, high: int) -> None:
 
 
 def _bits(moment: Moment) -> float | None:
-    """Of the whole frame."""
+    """Return the surprise of the whole frame in bits."""
     return None if moment.surprise is None else round(float(moment.surprise.sum()), 3)
 
 

@@ -1,7 +1,7 @@
-"""Where a dream can begin: moments of the run's recorded episodes, with the real game at that moment where it can be had.
+"""Collect start states of dreams: recorded moments of the run, with the real game at that moment if available.
 
-A recorded episode is frames; to go on with the real game, the game itself is needed. MinAtar's games are repeatable, and a
-checkpoint holds every action that was sent to them: the games are played once more, and copied where a dream may begin.
+A recorded episode holds frames only; to continue the real game, the game itself is needed. MinAtar is deterministic given its
+seed, and a checkpoint holds every action sent to it. So the games are played again and copied at each start state.
 """
 
 from __future__ import annotations
@@ -18,36 +18,36 @@ from tokenworld.errors import UserError
 from tokenworld.interfaces import Steps
 from tokenworld.training.run import Run
 
-MOMENTS = 48  # of which the page offers the best
-PROBES = 8  # moments looked at for each that is wanted: most end too soon, some are ends of games
-IDLE_STEPS = 10  # a person who has pressed one key has this many steps to find the others
+MOMENTS = 48  # candidates; the page shows the best of them
+PROBES = 8  # moments to test per wanted moment: most end too soon, some are the end of a game
+IDLE_STEPS = 10  # steps to find the other keys after the first key
 
 
 @dataclass(frozen=True)
 class Start:
-    """A moment to begin at: what the world model reads, and the real game if it can go on from here."""
+    """A start state: the input of the world model, and the real game if it can continue from here."""
 
     name: str
-    steps: Steps  # (1, T), the last frame is the one to begin with
+    steps: Steps  # (1, T); the dream begins at the last frame
     game: RealGame | None = None
-    seeds: tuple[int, ...] = ()  # with these no dream ends within IDLE_STEPS after one key; empty: not tried, or none
+    seeds: tuple[int, ...] = ()  # seeds whose dream lasts IDLE_STEPS after one key; empty: not tested, or none
 
 
 @dataclass(frozen=True)
 class RealGame:
-    """A MinAtar game at one moment, its random state included. A value: `step` leaves it as it is."""
+    """A MinAtar game at one moment, with its random state. Immutable: `step` returns a new one."""
 
     game: Any
-    actions: tuple[int, ...]  # the package's number of each action
+    actions: tuple[int, ...]  # action numbers of the MinAtar package
     ended: bool = False
 
     @property
     def frame(self) -> np.ndarray:
-        """(C, H, W) uint8, as the world model's training frames."""
+        """Return the frame `(C, H, W)` uint8 in the format of the training frames."""
         return to_bytes(self.game.state())
 
     def step(self, action: int) -> tuple[RealGame, float]:
-        """The game one step later, and the reward. Where it has ended it stays as it is."""
+        """Return the game after one step, and the reward. An ended game stays unchanged."""
         if self.ended:
             return self, 0.0
         game = copy.deepcopy(self.game)
@@ -55,7 +55,7 @@ class RealGame:
         return RealGame(game, self.actions, bool(ended)), float(reward)
 
     def lasts(self, first: int, idle: int) -> int:
-        """The steps, at most IDLE_STEPS, that do not end the game when `first` is followed by `idle` only."""
+        """Count the steps before the end of the game, at most IDLE_STEPS, with action `first` and then `idle`."""
         game = copy.deepcopy(self.game)
         for t in range(IDLE_STEPS):
             if game.act(self.actions[idle if t else first])[1]:
@@ -64,34 +64,41 @@ class RealGame:
 
 
 def idle_action(actions: list[str]) -> int:
-    """The action while no key is pressed: NOOP where there is one, else the first."""
+    """Return the action for steps without a pressed key: NOOP if it exists, else the first action."""
     names = [name.upper() for name in actions]
     return names.index("NOOP") if "NOOP" in names else 0
 
 
 def moments(run: Run, collected: dict | None, idle: int, count: int = MOMENTS) -> list[Start]:
-    """Up to `count` recorded moments in random order, no frame twice. collected: the saved state of the run's collector.
+    """Return up to `count` recorded moments in random order, each frame once.
 
-    With the real game if that can be played again; those come first that last longest when one action is followed by the
-    action `idle` only. From the frames alone if not. Raises UserError if there is no episode.
+    The moments have the real game if it can be played again. Then they are sorted by the number of steps that the game lasts
+    with one action followed by `idle`, longest first. Otherwise they have frames only.
+
+    Args:
+        collected: the saved state of the collector of the run.
+
+    Raises:
+        UserError: the run has no episode.
     """
     if not run.replay.rows and not run.held_out.rows:
         raise UserError(f"{run.out} has no episodes to begin a dream from: add data=DIR, a folder that `collect` wrote")
-    found = _replayed(run, collected, idle, PROBES * count) or [(0, start) for start in _recorded(run, 2 * count)]
-    order = np.random.default_rng(0).permutation(len(found)).tolist()
+    candidates = _replay_starts(run, collected, idle, PROBES * count)
+    candidates = candidates or [(0, start) for start in _recorded_starts(run, 2 * count)]
+    order = np.random.default_rng(0).permutation(len(candidates)).tolist()
     starts: dict[bytes, Start] = {}  # by the frame
-    for i in sorted(order, key=lambda i: -found[i][0]):
-        starts.setdefault(found[i][1].steps.obs[0, -1].numpy().tobytes(), found[i][1])
+    for i in sorted(order, key=lambda i: -candidates[i][0]):
+        starts.setdefault(candidates[i][1].steps.obs[0, -1].numpy().tobytes(), candidates[i][1])
     return list(starts.values())[:count]
 
 
-def _recorded(run: Run, count: int) -> list[Start]:
-    """From frames; of held-out episodes if there are any."""
+def _recorded_starts(run: Run, count: int) -> list[Start]:
+    """Return starts with frames only, from held-out episodes if there are any."""
     held_out = run.held_out.rows > 0
     replay = run.held_out if held_out else run.replay
     acted = np.flatnonzero(replay.gather(np.arange(replay.rows)[None], frames=False).acted[0].numpy())
     starts = []
-    for row in _spread(acted, count).tolist():
+    for row in _space_evenly(acted, count).tolist():
         rows = np.arange(row - run.world_model.backbone.context + 1, row + 1)[None]  # (1, T)
         steps = replay.gather(rows[:, rows[0] >= 0])
         starts.append(Start(f"{'held-out' if held_out else 'recorded'} frame {row:,}", _this_episode(steps)))
@@ -99,15 +106,15 @@ def _recorded(run: Run, count: int) -> list[Start]:
 
 
 def _this_episode(steps: Steps) -> Steps:
-    """Without what lies before the first frame of the episode that the last frame (1, T) is in."""
+    """Drop the steps before the episode of the last frame. steps: `(1, T)`."""
     begins = np.flatnonzero(steps.first[0].numpy())
     return steps[:, begins[-1] :] if len(begins) else steps
 
 
-def _replayed(run: Run, collected: dict | None, idle: int, count: int) -> list[tuple[int, Start]]:
-    """Every action that was sent, sent again: up to `count` starts, each with the steps that its game lasts.
+def _replay_starts(run: Run, collected: dict | None, idle: int, count: int) -> list[tuple[int, Start]]:
+    """Play the recorded actions again and return up to `count` starts, each with the steps that its game lasts.
 
-    Empty where that is impossible, or did not give what was recorded.
+    Empty if the game cannot be played again, or if its frames differ from the recorded ones.
     """
     if collected is None:
         return []
@@ -118,13 +125,13 @@ def _replayed(run: Run, collected: dict | None, idle: int, count: int) -> list[t
         return []
     M, N = log.shape
     wanted: dict[int, list[int]] = {}  # step: games
-    for row in _spread(np.arange(M * N), count).tolist():
+    for row in _space_evenly(np.arange(M * N), count).tolist():
         wanted.setdefault(row // N, []).append(row % N)
     kept = {row.tobytes() for replay in (run.replay, run.held_out) for row in _frames(replay)}
     T, obs = run.world_model.backbone.context, env.reset(seed=collected["seed"])[0]
     first = np.ones(N, bool)
     past: list[tuple] = []  # (obs, action, first) of the last T vector steps
-    found: list[tuple[int, int, int, Start]] = []  # t, i, the steps that it lasts, start
+    replayed: list[tuple[int, int, int, Start]] = []  # t, i, the steps that the game lasts, start
     episodes = _Episodes(N, collected["cuts"])
     for t in range(M):
         past.append((obs, log[t], first))
@@ -135,23 +142,23 @@ def _replayed(run: Run, collected: dict | None, idle: int, count: int) -> list[t
             steps = _this_episode(_steps([(o[i], a[i], f[i]) for o, a, f in past]))
             game = RealGame(copy.deepcopy(env.games[i]), tuple(env.actions))
             lasts = min(game.lasts(first_action, idle) for first_action in range(len(game.actions)))
-            found.append((t, i, lasts, Start(f"after {t * N + i:,} steps", steps, game)))
-        first = env._ended.copy()  # the step that comes next begins an episode
+            replayed.append((t, i, lasts, Start(f"after {t * N + i:,} steps", steps, game)))
+        first = env._ended.copy()  # the next step begins an episode
         obs = env.step(log[t])[0]
         first |= episodes.follow(t, env._ended)
-    return [(lasts, start) for t, i, lasts, start in found if t < episodes.until[i]]
+    return [(lasts, start) for t, i, lasts, start in replayed if t < episodes.until[i]]
 
 
 class _Episodes:
-    """Which steps of N games are in a recorded episode. cuts: the collector's, of (vector steps before it, at_least)."""
+    """Track which steps of N games are in a recorded episode. cuts: of the collector, (vector steps before it, at_least)."""
 
     def __init__(self, N: int, cuts: np.ndarray) -> None:
         self.cuts = [(int(at), int(at_least)) for at, at_least in cuts]
-        self.until = np.zeros(N, np.int64)  # the steps of each game before this one are in an episode, as far as is known
+        self.until = np.zeros(N, np.int64)  # per game: all earlier steps are in an episode, as far as known
         self.begin = np.zeros(N, np.int64)  # the first step of the episode in progress
 
     def follow(self, t: int, ended: np.ndarray) -> np.ndarray:
-        """After step t, in which the games `ended` (N,) bool did: the games (N,) bool that were cut."""
+        """Process step t. ended: `(N,)` bool, the games that ended in it. Returns the games that were cut, `(N,)` bool."""
         self.until[ended], self.begin[ended] = t + 1, t + 2  # the step after an end is a reset
         was_cut = np.zeros(len(ended), bool)
         for at, at_least in self.cuts:
@@ -166,7 +173,7 @@ def _frames(replay) -> np.ndarray:
 
 
 def _steps(rows: list[tuple[np.ndarray, int, bool]]) -> Steps:
-    """(frame, action, first) of T consecutive steps -> Steps (1, T); nobody has acted on the last."""
+    """Convert T consecutive (frame, action, first) to Steps `(1, T)`. The last step has no action yet."""
     T = len(rows)
     obs = torch.from_numpy(np.stack([row[0] for row in rows]))[None]
     action = torch.tensor([[int(row[1]) for row in rows]])
@@ -178,8 +185,8 @@ def _steps(rows: list[tuple[np.ndarray, int, bool]]) -> Steps:
     return Steps(obs, action, torch.zeros(1, T), no, no, first, acted, ~no)
 
 
-def _spread(values: np.ndarray, count: int) -> np.ndarray:
-    """At most `count` of the values, evenly."""
+def _space_evenly(values: np.ndarray, count: int) -> np.ndarray:
+    """Return at most `count` of the values, evenly spaced."""
     if not len(values):
         return values
     return values[np.unique(np.linspace(0, len(values) - 1, min(count, len(values))).round().astype(int))]

@@ -252,7 +252,7 @@ def read_starts(folder: Path) -> Steps | None:
 
 
 def card(config: dict[str, Any], parameters: dict[str, int]) -> str:
-    """The model card: what it is, how to use it, and what was measured of it. parameters: of each part."""
+    """Write the model card: the parts, an example of use, and the metrics. parameters: the count of each part."""
     from huggingface_hub import EvalResult, ModelCardData
 
     parts, figures = config["parts"], config.get("figures") or {}
@@ -273,24 +273,25 @@ def card(config: dict[str, Any], parameters: dict[str, int]) -> str:
     if not has_policy:
         use = ["from tokenworld import WorldModel", 'world_model = WorldModel.from_pretrained("THIS_FOLDER_OR_ID")']
     names = config.get("action_meanings") or []
-    lines = ["---", data.to_yaml(), "---", "", f"# A token world model of {env}", ""]
+    lines = ["---", data.to_yaml(), "---", "", f"# A world model of {env}, made of tokens", ""]
     lines += ["```python", *use, "```", ""]
     lines += [
-        f"- frames: {C} x {H} x {W} (channels, height, width), bytes",
+        f"- frames: {C} x {H} x {W} (channels, height, width), uint8",
         f"- actions: {config['actions']}{' (' + ', '.join(names) + ')' if names else ''}",
-        f"- codes: {config['shapes']['codes']} a frame out of {config['shapes']['vocab_size']}",
+        f"- codes: {config['shapes']['codes']} per frame, from a vocabulary of {config['shapes']['vocab_size']}",
         *(f"- {name}: `{parts[name]['_target_']}`, {count:,} parameters" for name, count in parameters.items()),
         "",
     ]
     if score:
         low, high = score["return_ci95"]
         lines += [
-            f"Return in {env}: **{score['return_mean']:.2f}** [{low:.2f}, {high:.2f}] over {score['episodes']} episodes,"
-            f" random play {score['random_return_mean']:.2f}; {figures.get('env_steps') or 0:,} real steps.",
+            f"The mean return in {env} is **{score['return_mean']:.2f}** (95 % interval [{low:.2f}, {high:.2f}]) over"
+            f" {score['episodes']} episodes. Random play scores {score['random_return_mean']:.2f}. The training used"
+            f" {figures.get('env_steps') or 0:,} real steps.",
             "",
         ]
     if figures.get("metrics"):
-        lines += [f"> {figures['verdict']}", "", "| number | value | 95 % interval | unit |", "|---|---|---|---|"]
+        lines += [f"> {figures['verdict']}", "", "| metric | value | 95 % interval | unit |", "|---|---|---|---|"]
         for metric in figures["metrics"]:
             low, high = metric["ci"] if metric.get("ci") else (None, None)
             between = "" if low is None else f"{low:.4g} to {high:.4g}"

@@ -38,7 +38,7 @@ def parse(words: list[str]) -> Callable[[], Any]:
 def run(out: str, keys: dict) -> None:
     """Serve the page on which a person plays in a run's world model, until Ctrl-C."""
     from tokenworld.play import server  # its packages are an extra
-    from tokenworld.play.future import Dream
+    from tokenworld.play.future import DreamSettings
     from tokenworld.play.hints import play_hints
     from tokenworld.play.idle import gallery
     from tokenworld.play.starts import idle_action, moments
@@ -58,7 +58,7 @@ def run(out: str, keys: dict) -> None:
     idle, world_model, env = idle_action(actions), run.world_model.eval(), run.make_env(1)
     fps, channels = play_hints(env.metadata, C)
     env.close()
-    dream = Dream(
+    dream = DreamSettings(
         world_model,
         gallery(world_model, moments(run, collected, idle), idle),
         actions,
