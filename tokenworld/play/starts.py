@@ -70,10 +70,10 @@ def idle_action(actions: list[str]) -> int:
 
 
 def moments(run: Run, collected: dict | None, idle: int, count: int = MOMENTS) -> list[Start]:
-    """Return up to `count` recorded moments in random order, each frame once.
+    """Return up to `count` recorded moments, each frame once.
 
-    The moments have the real game if it can be played again. Then they are sorted by the number of steps that the game lasts
-    with one action followed by `idle`, longest first. Otherwise they have frames only.
+    If the real game can be played again, the moments have it. They are sorted by the number of steps that the game lasts with
+    one action followed by `idle`, longest first, ties in random order. Otherwise they have frames only, in random order.
 
     Args:
         collected: the saved state of the collector of the run.
