@@ -310,20 +310,20 @@ def test_the_probe_scores_what_decoding_scores(decoding):
 
 
 @pytest.mark.parametrize("decoding", ["autoregressive.Autoregressive", "parallel.Parallel"])
-def test_dreamt_bits_are_those_of_the_frames_that_were_drawn(decoding):
+def test_imagined_bits_are_those_of_the_frames_that_were_drawn(decoding):
     """The first dreamt frame, scored by teacher forcing in the same state."""
     model = awake_model(decoding)
     from conftest import steps_of
 
     steps, codes = steps_of(2, 5, first=[(0, 0), (1, 0)]), Codes(torch.randint(0, 5, (2, 5, 4)))
     record = held_out.drift(model, steps, codes, np.array([[0] * 5, [1] * 5]), context=2, futures=3)
-    assert record.dreamt_bits.shape == record.model.shape[:3] == (2, 3, 3)
+    assert record.imagined_bits.shape == record.model.shape[:3] == (2, 3, 3)
     _, state = model.start(steps[:, :2], Codes(codes.indices[:, :2]))
     for m in range(3):
         drawn = Codes(torch.from_numpy(record.model[:, m, :1]))
         told, _ = model.decoding.step(model.backbone, state.select(torch.arange(2)), steps.action[:, 1], None, drawn)
         bits = -told.logprob.sum(-1).detach().numpy() / math.log(2)
-        assert np.allclose(record.dreamt_bits[:, m, 0], bits, atol=1e-4)
+        assert np.allclose(record.imagined_bits[:, m, 0], bits, atol=1e-4)
 
 
 # --------------------------------------------------------------------------------------------------------------- report

@@ -63,12 +63,12 @@ def run(out: str, keys: dict) -> Report:
     """Measure a run's world model on held-out episodes, with tier=B also at branches of its simulator, with tier=C also on what
     policies earn: report.json, states.npz, report.html and one line."""
     from tokenworld.evaluation import assess
-    from tokenworld.evaluation.report import partial
+    from tokenworld.evaluation.report import partial, specs
     from tokenworld.evaluation.report.files import check_folder, write
     from tokenworld.log import Log
 
     tier = keys.get("tier", "A")
-    only = assess.chosen_ids(keys["metrics"]) if "metrics" in keys else None
+    only = specs.select(keys["metrics"]) if "metrics" in keys else None
     if "policies" in keys and tier != "C":
         raise UserError(f"policies= play in tier C, got tier={tier}: add tier=C")
     folder = Path(keys.get("out", Path(out) / "evaluation"))

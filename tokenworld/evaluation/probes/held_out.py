@@ -151,7 +151,7 @@ def drift(
     _, state = world_model.start(steps[:, :context], Codes(z[:, :context]))
     real = state.select(torch.arange(S, device=device))
     dream = state.select(torch.arange(S, device=device).repeat_interleave(futures))
-    drawn, own_bits, real_bits, dreamt_bits = [], [], [], []
+    drawn, own_bits, real_bits, imagined_bits = [], [], [], []
     for t in range(T):
         action, following = steps.action[:, context - 1 + t], Codes(z[:, context + t : context + t + 1])
         many = action.repeat_interleave(futures)
@@ -163,7 +163,7 @@ def drift(
         own_bits.append(-after_dream.logprob.sum(-1) / math.log(2) if t > 0 else real_bits[0])
         prediction, dream = world_model.step(dream, many, noise[:, t].flatten(0, 1))
         drawn.append(prediction.codes.indices[:, 0].view(S, futures, K))
-        dreamt_bits.append(-prediction.logprob.sum(-1).view(S, futures) / math.log(2))
+        imagined_bits.append(-prediction.logprob.sum(-1).view(S, futures) / math.log(2))
         tick()
     return Drift(
         cluster=episode[:, context],
@@ -172,7 +172,7 @@ def drift(
         copy=_array(z[:, context - 1]),
         own_bits=_array(torch.stack(own_bits, 1)),
         real_bits=_array(torch.stack(real_bits, 1)),
-        dreamt_bits=_array(torch.stack(dreamt_bits, 2)),
+        imagined_bits=_array(torch.stack(imagined_bits, 2)),
     )
 
 
