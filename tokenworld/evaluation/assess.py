@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld.errors import UserError
 from tokenworld.evaluation.metrics import baselines
 from tokenworld.evaluation.probes.other_agent import support_of
 from tokenworld.evaluation.probes.stages import Stages

@@ -25,7 +25,7 @@ SHOWN, SAMPLES = 8, 4  # branch states that are drawn as pictures, frames of the
 class Metric:
     """One number of a report, with what is needed to believe it. `value` is None unless status is "ok" or "underpowered"."""
 
-    id: str  # "calibration.gap": that of its `statistics.metric_spec.MetricSpec`; of a variant followed by "@" and which
+    id: str  # that of its `statistics.metric_spec.MetricSpec`; of a variant followed by "@" and which
     name: str  # for people: "Calibration gap"
     value: float | None
     unit: str = ""
@@ -156,7 +156,7 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Drift:
-    """Tier A: S starts in held-out data, M imagined rollouts of T steps from each under the real actions, and the real future."""
+    """Tier A: S starts in held-out data, M imagined rollouts of T steps from each under the real actions, the real future."""
 
     cluster: Array  # (S,)
     real: Array  # (S, T, K) int

@@ -46,7 +46,8 @@ SIZE_RATIO = _spec(
     "action_effects.size_ratio", "Size of the effect of actions",
     "Size of the model's effects over the size of the world's. It is 1 for swapped actions too.",
     alias="M7.sensitivity", unit="share", direction="none", is_expected=False,
-    rules=(Rule("ACTIONS_WITHOUT_EFFECT", "fault", below(0.2), lambda m: f"its actions have {max(0, m.value):.0%} of their effect",
+    rules=(Rule("ACTIONS_WITHOUT_EFFECT", "fault", below(0.2),
+                lambda m: f"its actions have {max(0, m.value):.0%} of their effect",
                 covers=("EFFECTS_DISAGREE", "PAIR_TOO_ALIKE", "OVERLOOKS_AN_ACTION")),
            Rule("ACTIONS_TOO_STRONG", "warning", above(1.5), lambda m: f"its actions have {m.value:.0%} of their effect")),
 )  # fmt: skip

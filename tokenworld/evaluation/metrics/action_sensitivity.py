@@ -22,8 +22,8 @@ _spec = partial(
 LEAST_SAVED = 0.1  # bits of a frame: a model that saves less by knowing the action ignores it
 SAVED_BITS = _spec(
     "action_sensitivity.saved_bits", "Bits that the right action saves",
-    "Bits saved by knowing the action, against an action drawn from those of the data. 0: the model ignores it. Sensitivity is "
-    "not correctness.",
+    "Bits saved by knowing the action, against an action drawn from those of the data. 0: the model ignores it. Sensitivity "
+    "is not correctness.",
     alias="M6.shuffled", unit="bits/frame", direction="higher",
     rules=(Rule("ACTION_BLIND", "fault", below(LEAST_SAVED),
                 lambda m: "ignores its actions" if m.value > -LEAST_SAVED
@@ -47,8 +47,8 @@ ALIKE = 1e-3  # bits: two actions are as likely as each other if they differ by 
 @measure
 def action_sensitivity(scored: Scored, taken: np.ndarray | None = None) -> list[Metric]:
     """Bits that knowing the action saves over an action drawn from those of the data, and how well the frame tells which
-    action was taken: argmax_a of q(frame | h, a) pi_b(a), beside always naming the most frequent. Of actions within `ALIKE` bits
-    of the best each is named equally often.
+    action was taken: argmax_a of q(frame | h, a) pi_b(a), beside always naming the most frequent. Of actions within `ALIKE`
+    bits of the best each is named equally often.
 
     taken (A,): how often each action was taken in all of the data, of which these rows are some: a row's values then depend on
     its state alone, and not on which others were measured. None: in these rows.

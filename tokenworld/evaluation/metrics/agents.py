@@ -56,8 +56,8 @@ MATRIX_GAP = _spec(
 )  # fmt: skip
 TRANSFER_GAP = _spec(
     "agents.transfer_gap", "What another agent adds",
-    "How much larger the divergence is under another agent. This alone does not prove a wrong cause: the agent may visit states "
-    "that are harder to predict.",
+    "How much larger the divergence is under another agent. This alone does not prove a wrong cause: the agent may visit "
+    "states that are harder to predict.",
     alias="M8.transfer_gap",
     rules=(Rule("WORSE_UNDER_ANOTHER_AGENT", "warning", above(BITS),
                 lambda m: f"worse under another agent ({m.value:+.2f} bits a frame)", also=MATRIX_GAP.id),),

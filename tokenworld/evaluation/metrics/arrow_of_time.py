@@ -111,7 +111,7 @@ def precedence(
 
 @measure
 def of_rollouts(rollouts: Rollouts, steps: int = 8) -> list[Metric]:
-    """The gap between the arrows of time of the first `steps` frames of rollouts, of pairs (real, imagined) that both live so long."""
+    """The gap between the arrows of time of the first `steps` frames, of pairs of rollouts that both live so long."""
     T = min(steps, rollouts.real.shape[2])
     both = rollouts.alive_real[:, :, T - 1] & rollouts.alive_model[:, :, T - 1]  # (S, R)
     cluster = np.repeat(rollouts.cluster, both.shape[1])[both.ravel()]

@@ -35,7 +35,8 @@ OVERLOOKED = _spec(
     "How much more often a simple classifier than the model recognizes which of these two actions was taken.",
     alias="M6.overlooked", unit="share",
     rules=(Rule("OVERLOOKS_AN_ACTION", "fault", above(0.1),
-                lambda m: f"does not tell {which(m)}, though the frames do (a simple classifier recognizes {m.value:.0%} more)"),),
+                lambda m: f"does not tell {which(m)}, though the frames do (a simple classifier recognizes {m.value:.0%} "
+                          "more)"),),
 )  # fmt: skip
 MISATTRIBUTED_BITS = _spec(
     "confusions.misattributed_bits", "Bits that a frame costs less under a wrong action",

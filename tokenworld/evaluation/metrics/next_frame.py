@@ -38,7 +38,7 @@ KL = _spec(
     "next_frame.kl", "KL divergence of the next frame",
     "KL(p || q): how far the model's next frame is from the world's, in bits: calibration gap plus excess entropy.",
     alias="M3.kl", unit="bits/frame", quality="The world's next frame", picture="filmstrips",
-    silent="it is the sum of the calibration gap and the excess entropy, which say which way it is wrong; HARMLESS_ERRORS reads it",
+    silent="it is the sum of the calibration gap and the excess entropy, which say what is wrong; HARMLESS_ERRORS reads it",
 )  # fmt: skip
 IMPOSSIBLE_MASS = _spec(
     "next_frame.impossible_mass", "Mass on impossible frames",

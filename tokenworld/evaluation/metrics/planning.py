@@ -17,7 +17,8 @@ _spec = partial(
 )  # fmt: skip
 GAIN = 0.1  # of what a planner gains in the simulator over random actions
 VALUE_ERROR = _spec(
-    "planning.value_error", "Error of values at states", "Mean absolute error of the values of states, as a share of their range.",
+    "planning.value_error", "Error of values at states",
+    "Mean absolute error of the values of states, as a share of their range.",
     alias="M13.value_error", unit="share of the range",
     rules=(Rule("VALUES_STATES_WRONGLY", "warning", above(0.25),
                 lambda m: f"values of states are off by {m.value:.0%} of their range"),),

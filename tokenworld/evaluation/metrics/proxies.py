@@ -1,7 +1,7 @@
 """What can be measured without any environment, and does it predict what cannot?
 
-A proxy is worth what its rank correlation with the criteria (next frame, effects, policies, planning) over models says, and no more: `meta_table`
-is to be read with each of them.
+A proxy is worth what its rank correlation with the criteria (next frame, effects of actions, policies, planning) over models
+says, and no more: `meta_table` is to be read with each of them.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ HELD_OUT_HORIZON = _spec(
     "Steps for which an imagined rollout is closer to what came than half of the error of a static frame. One real future of "
     "each start is known, so in a random world this is a lower bound.",
     alias="M4.horizon", unit="steps", direction="higher", picture="drift", topic="the valid horizon",
-    silent="the verdict reads it",
+    silent="the verdict reads it: how long a horizon must be is not known",
 )  # fmt: skip
 EXPOSURE_BIAS = _spec(
     "rollouts.held_out_exposure_bias", "Bits of a real frame after imagined frames, for each after real ones",
@@ -61,7 +61,7 @@ DISTANCE = _branched(
 VALID_HORIZON = _branched(
     "rollouts.valid_horizon", "Valid horizon", "Steps until that distance exceeds half of the error of a static frame.",
     alias="M4.valid_horizon", unit="steps", direction="higher", topic="the valid horizon", of_codes=False,
-    silent="the verdict reads it",
+    silent="the verdict reads it: how long a horizon must be is not known",
 )  # fmt: skip
 MEDIAN_HORIZON = _branched(
     "rollouts.median_horizon", "Median valid horizon of a start",
@@ -146,7 +146,8 @@ def rollout_drift(rollouts: Rollouts) -> list[Metric]:
     valid_horizon: steps before the lower end of the interval of D(t) - D_copy(t) / 2 exceeds 0, for all starts together; its
     interval begins where the upper end does. median_horizon: Kaplan-Meier median over starts of the steps before a start's
     own D(t) exceeds half of its D_copy(t), and what a second draw of real rollouts shows in 19 of 20 starts. Both are
-    censored at T. spread_error_ratio: mean distance between imagined rollouts over that to real ones, 1 if both have one distribution.
+    censored at T. spread_error_ratio: mean distance between imagined rollouts over that to real ones, 1 if both have one
+    distribution.
     """
     cluster, T = rollouts.cluster, rollouts.real.shape[2]
     if min(rollouts.real.shape[1], rollouts.model.shape[1]) < 2:

@@ -19,13 +19,15 @@ _spec = partial(
 PSNR = _spec(
     "tokenizer.psnr", "Reconstruction",
     "Peak signal-to-noise ratio of decode(encode(frame)). High values can hide a lost ball: see the next line.",
-    alias="M0.psnr", unit="dB", direction="higher", silent="it stays high when a small object is lost: event recall judges that",
+    alias="M0.psnr", unit="dB", direction="higher",
+    silent="it stays high when a small object is lost: event recall judges that",
 )  # fmt: skip
 RECALL = _spec(
     "tokenizer.event_recall", "Changes that survive the tokenizer",
     "Of the pixels that change from frame to frame, the share that also changes in the reconstruction.",
     alias="M0.recall", unit="share", direction="higher", quality="Changes that survive the tokenizer", is_expected=True,
-    rules=(Rule("TOKENIZER_LOSES_EVENTS", "fault", below(0.9), lambda m: f"the tokenizer loses {1 - m.value:.0%} of what moves"),),
+    rules=(Rule("TOKENIZER_LOSES_EVENTS", "fault", below(0.9),
+                lambda m: f"the tokenizer loses {1 - m.value:.0%} of what moves"),),
 )  # fmt: skip
 PRECISION = _spec(
     "tokenizer.event_precision", "Changes of the reconstruction that are real",

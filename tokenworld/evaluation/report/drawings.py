@@ -24,13 +24,25 @@ def figure(title: str, drawing: str, caption: str = "") -> str:
     return f"<figure><b>{escape(title)}</b>{drawing}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def draw(name: str, pictures: dict[str, Any], numbers: Numbers) -> str:
-    """The picture of that name as HTML; nothing where its arrays, or the metrics it shows, were not measured."""
-    return DRAWINGS[name][1](pictures[name], numbers) if pictures.get(name) is not None else ""
+def draw(name: str, pictures: dict[str, Any], numbers: Numbers, caption: str = "") -> str:
+    """The picture of that name as HTML; nothing where its arrays, or the metrics it shows, were not measured. A name that has
+    no drawing of its own is drawn by the form of its arrays, with the caption."""
+    if pictures.get(name) is None:
+        return ""
+    return DRAWINGS[name][1](pictures[name], numbers) if name in DRAWINGS else _by_form(title_of(name), pictures[name], caption)
 
 
 def title_of(name: str) -> str:
-    return DRAWINGS[name][0]
+    return DRAWINGS[name][0] if name in DRAWINGS else name.replace("_", " ").capitalize()
+
+
+def _by_form(title: str, x: Any, caption: str) -> str:
+    """A dict of series (n,) as curves over 1 .. n, an array (h, w) or (w,) as a heat map."""
+    if not isinstance(x, dict):
+        return figure(title, svg.heat_map(np.atleast_2d(np.asarray(x, float)), title, ""), caption)
+    styles = [(BLUE, ""), (ORANGE, "6 3"), (GREEN, "9 3"), (GREY, "2 3")]
+    lines = [(name, np.asarray(y, float), *styles[i % len(styles)]) for i, (name, y) in enumerate(x.items())]
+    return figure(title, svg.curves(title, "", "", np.arange(1, len(lines[0][1]) + 1), lines), caption)
 
 
 def _plane(x: dict, numbers: Numbers) -> str:
@@ -57,7 +69,8 @@ def _survival(x: dict, numbers: Numbers) -> str:
     t = np.arange(len(x["real"]))
     lines = [("in the world", x["real"], GREEN, ""), ("imagined", x["model"], BLUE, "5 3")]
     chart = svg.curves("Survival", "steps", "share not yet ended", t, lines, top=1.05, steps=True)
-    return figure("Survival", chart, "The share of real episodes and imagined rollouts from the same starts that have not ended.")
+    return figure("Survival", chart,
+                  "The share of real episodes and imagined rollouts from the same starts that have not ended.")
 
 
 def _reward_confusion(x: Any, numbers: Numbers) -> str:
@@ -104,7 +117,8 @@ def _distance(x: dict, numbers: Numbers) -> str:
     if np.isfinite(feeding).any():
         lines = [("after imagined frames, for 1 bit after real ones", feeding, BLUE, ""), ("no harm", t * 0 + 1.0, GREY, "4 3")]
         chart = svg.curves("Exposure bias", "steps", "bits of a real frame, ratio", t, lines)
-        parts.append(figure("Exposure bias", chart, "Cost of a real frame when the context is imagined instead of real. In a random"
+        parts.append(figure("Exposure bias", chart,
+                            "Cost of a real frame when the context is imagined instead of real. In a random"
                                                    " world it rises without a fault of the model."))  # fmt: skip
     return "".join(parts)
 
@@ -115,8 +129,9 @@ def _drift(x: dict, numbers: Numbers) -> str:
              ("half of that", np.asarray(x["copy"]) / 2, GREY, "2 3")]  # fmt: skip
     chart = svg.curves("Drift", "imagined steps", "energy score", t, lines, band=(x["low"], x["high"]),
                           mark=_mark(numbers.get(HELD_OUT_HORIZON.id), len(t)))  # fmt: skip
-    return figure("Rollouts beside held-out episodes", chart, "Imagined rollouts under the real actions beside the one real"
-                                                              " future that is known: in a random world a right model rises too.")  # fmt: skip
+    caption = ("Imagined rollouts under the real actions beside the one real future that is known: in a random world a right"
+               " model rises too.")  # fmt: skip
+    return figure("Rollouts beside held-out episodes", chart, caption)
 
 
 def _mark(metric: Metric | None, steps: int) -> tuple[float, str] | None:
@@ -126,7 +141,7 @@ def _mark(metric: Metric | None, steps: int) -> tuple[float, str] | None:
 
 
 def _surprise(x: Any, numbers: Numbers) -> str:
-    return figure("Surprise by position", svg.heat_map(np.asarray(x), "Surprise by position", "bits"),
+    return figure("Surprise by position", svg.heat_map(np.atleast_2d(np.asarray(x)), "Surprise by position", "bits"),
                   "Bits of each position of the code grid: where the surprise is.")  # fmt: skip
 
 
@@ -155,7 +170,8 @@ def _policies(x: dict, numbers: Numbers) -> str:
     parts = [f"{word} {metric.value:.2f}" + (f" ({metric.ci[0]:.2f} to {metric.ci[1]:.2f})." if metric.ci else ".")
             for spec, word in ((SPEARMAN, "Rank correlation"), (REGRET, "Return lost by trusting the model's best"))
              if (metric := numbers.get(spec.id)) is not None and metric.value is not None]  # fmt: skip
-    return figure("Policies", chart, "A point for each policy: on the line, the model says what it is worth. " + " ".join(parts))
+    return figure("Policies", chart, "A point for each policy: on the line, the model says what it is worth. "
+                  + " ".join(parts))
 
 
 def _memory(x: dict, numbers: Numbers) -> str:
@@ -176,7 +192,8 @@ def _undos(x: Any, numbers: Numbers) -> str:
     for words, mass, before, after in sorted(x, key=lambda event: -event[1])[:12]:
         clip = f"<span>{picture(before, 'before')}<br>before</span><span>{picture(after, 'after')}<br>imagined</span>"
         events.append(f'<div class="strip"><b>{escape(str(words))}, {mass:.0%}</b>{clip}</div>')
-    return f'<div class="full"><p>Undone in imagined steps, with the probability that the model gives it:</p>{"".join(events)}</div>'
+    title = "Undone in imagined steps, with the probability that the model gives it:"
+    return f'<div class="full"><p>{title}</p>{"".join(events)}</div>'
 
 
 DRAWINGS: dict[str, tuple[str, Callable[[Any, Numbers], str]]] = {  # name -> title, how it is drawn

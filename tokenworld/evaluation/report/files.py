@@ -6,14 +6,14 @@ report.json, schema 2, strict JSON (no NaN, no Infinity):
     verdict       one line
     provenance    model, tokenizer and data by hash, versions, environment, seed
     capabilities  tier -> what was there to measure with, or null
-    metrics       [{id, alias, name, value, unit, direction, ci, level, n_clusters, n_samples, floor, ceiling, skill, tier, status,
-                  reason, experimental, seconds}]; value is null unless status is ok or underpowered; alias is the id of schema
-                  1, or empty
+    metrics       [{id, alias, name, value, unit, direction, ci, level, n_clusters, n_samples, floor, ceiling, skill, tier,
+                  status, reason, experimental, seconds}]; value is null unless status is ok or underpowered; alias is the
+                  id of schema 1, or empty
     findings      [{code, severity, evidence, text, established, threshold}]; established is true, false (excluded) or null
                   (open), threshold its limit in words (not in reports of older versions)
     selftest      what the suite checked of itself on this machine, name -> {passed, ...}, or null
 
-In schema 1 the ids were what are aliases now ("M2.dcal"): it is read, and its ids are translated.
+In schema 1 the ids were what are aliases now: it is read, and its ids are translated.
 
 states.npz, no pickles: for each metric with a value per row "<id>" (n,) and "<id>/cluster" (n,), the episode of each; "state"
 (N,), a number for each row that was measured, the same in every evaluation on the same data; "<id>/state" (n,) where a

@@ -32,8 +32,8 @@ from tokenworld.evaluation.statistics.metric_spec import BITS, HALF, Bound, Rule
 
 @dataclass(frozen=True)
 class Signature:
-    """All of `bounds` hold and none of `unless` does. `words` takes the metrics of the bounds, in their order. `covers`: findings
-    that the verdict need not repeat beside it."""
+    """All of `bounds` hold and none of `unless` does. `words` takes the metrics of the bounds, in their order. `covers`:
+    findings that the verdict need not repeat beside it."""
 
     code: str
     severity: str
@@ -72,15 +72,18 @@ SIGNATURES = (
               unless=(above(BITS, next_frame.LOST_DEPENDENCE.id), above(0.5, action_effects.ERROR.id)),
               covers=("IMPOSSIBLE_FRAMES", "MORE_RANDOM_THAN_THE_WORLD", "TIED_CODES")),
     Signature("CAUSALLY_CONFUSED", "fault", (above(BITS, agents.INTERVENTION_GAP.id), above(0.5, action_effects.ERROR.id)),
-              lambda gap, _: f"predicts its agent rather than its actions ({gap.value:+.2f} bits where actions are set at random)",
-              unless=(below(BITS, agents.SUPPORTED_GAP.id),), covers=("WORSE_UNDER_OTHER_ACTIONS", "WORSE_UNDER_ANOTHER_AGENT")),
+              lambda gap,
+              _: f"predicts its agent rather than its actions ({gap.value:+.2f} bits where actions are set at random)",
+              unless=(below(BITS, agents.SUPPORTED_GAP.id),),
+              covers=("WORSE_UNDER_OTHER_ACTIONS", "WORSE_UNDER_ANOTHER_AGENT")),
     Signature("UNRELIABLE_OFF_SUPPORT", "warning",
               (above(BITS, agents.INTERVENTION_GAP.id), below(BITS, agents.SUPPORTED_GAP.id)),
               lambda gap, _: f"unreliable where training data are rare ({gap.value:+.2f} bits)",
               covers=("WORSE_UNDER_OTHER_ACTIONS", "WORSE_UNDER_ANOTHER_AGENT")),
     Signature("DRIFTS", "fault", (above(0.75, rollouts.FIRST.id, skill=True), below(0.75, rollouts.LAST.id, skill=True)),
               lambda *_: "right for one step, wrong at the end of a rollout", covers=("ROLLOUTS_OFF",)),
-    Signature("HARMLESS_ERRORS", "note", (above(0.5, next_frame.KL.id), above(1 - planning.GAIN, planning.REGRET.id, skill=True)),
+    Signature("HARMLESS_ERRORS", "note", (above(0.5, next_frame.KL.id),
+                                          above(1 - planning.GAIN, planning.REGRET.id, skill=True)),
               lambda *_: "its errors do not cost a planner"),
 )  # fmt: skip
 

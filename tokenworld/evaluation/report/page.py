@@ -130,8 +130,8 @@ def _ladders(report: Any) -> str:
             parts.append(figure(title, svg.ladder(rows, title), lacking))
     about = ("A bar for each quality, longer is better: from the floor, which simple predictors reach, to the ceiling, the best"
              " possible value. The text gives the value itself with both. Green: the whole 95 % interval lies above the floor;"
-             " orange: below it; gray: neither, or too few episodes to tell. Hatched: not measured. There is no single score, on"
-             " purpose.")  # fmt: skip
+             " orange: below it; gray: neither, or too few episodes to tell. Hatched: not measured. There is no single score,"
+             " on purpose.")  # fmt: skip
     return f'<p class="off">{about}</p><div class="row">{"".join(parts)}</div>'
 
 
@@ -163,7 +163,7 @@ def _section(section: Section, own: list[MetricSpec], report: Any, numbers: dict
     """The pictures and the table of a section's metrics."""
     shown = {spec.picture: spec for spec in reversed(own) if spec.picture}  # of several specs the first explains its absence
     shown = dict(reversed(shown.items()))
-    found = {picture: draw(picture, report.pictures, numbers) for picture in shown}
+    found = {picture: draw(picture, report.pictures, numbers, spec.explanation) for picture, spec in shown.items()}
     missing = [f"{title_of(picture)}: {_why(spec, report, numbers)}" for picture, spec in shown.items() if not found[picture]]
     parts = [f'<p class="off">{escape(section.about)}</p>' if section.about else ""]
     if any(found.values()):

@@ -47,7 +47,7 @@ def _by_alias() -> dict[str, MetricSpec]:
 
 
 def spec_of(id: str) -> MetricSpec | None:
-    """The spec of a metric or of a variant ("action_effects.error@4"); None if there is none."""
+    """The spec of a metric or of a variant ("ID@4"); None if there is none."""
     return by_id().get(id.split("@")[0])
 
 
@@ -82,8 +82,8 @@ def translate(words: str) -> str:
 
 
 def select(words: str) -> list[str]:
-    """metrics=calibration,M12.regret -> the ids of the metrics that are named by their id, alias, family or row. Raises
-    UserError for a word that names none."""
+    """The ids of the metrics that comma-separated words name by their id, alias, family or row. Raises UserError for a word
+    that names none."""
     chosen: set[str] = set()
     for word in words.split(","):
         named = matches(word)

@@ -26,7 +26,8 @@ def verdict(metrics: list[Metric], found: list[dict[str, Any]]) -> str:
     covers = {source.code: source.covers for source in (*specs.rules(), *SIGNATURES)}
     found = _without_repetition(found, covers)
     claimed = [finding for finding in found if finding["established"]]
-    claimed.sort(key=lambda finding: (finding["severity"] != "fault", -len(covers[finding["code"]])))  # what says the most first
+    claimed.sort(key=lambda finding: (finding["severity"] != "fault",
+                                      -len(covers[finding["code"]])))  # what says the most first
     faults = [f"{finding['text']} [limit: {finding['threshold']}]" for finding in claimed if finding["severity"] != "note"]
     settled = sum(finding["established"] is not None and finding["severity"] != "note" for finding in found)
     none = f"no fault established in {settled} checks" if settled else "no check was settled"

@@ -27,6 +27,7 @@ def share(
     `none`; rows that are not finite make it invalid; `more`: further fields of `Metric`, in place of the spec's."""
     value, ci, clusters = intervals.ratio(numerator, denominator, cluster, method=method)
     if not math.isfinite(value):
+        more.pop("reason", None)
         if not np.isfinite(numerator).all():
             reason = "the model's numbers are not finite: its weights are damaged, or its training diverged"
             return absent(spec, reason, "invalid", **more)

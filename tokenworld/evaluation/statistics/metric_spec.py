@@ -142,16 +142,16 @@ class Rule:
 class MetricSpec:
     """A metric as the report knows it. The id is the name of its file, a dot and a name of its own."""
 
-    id: str  # "calibration.gap"
+    id: str  # "family.name"
     name: str  # what is measured: "Calibration gap"
     explanation: str  # what it says, for people who have not read the papers
-    alias: str = field(default="", kw_only=True)  # the id that reports of schema 1 have: "M2.dcal"
+    alias: str = field(default="", kw_only=True)  # the id that reports of schema 1 have: an M, a number, a dot and a name
     quality: str = field(default="", kw_only=True)  # what is good, the label of its rung: "Mass on possible frames"
     unit: str = field(default="", kw_only=True)
     direction: Literal["lower", "higher", "zero", "none"] = field(default="lower", kw_only=True)  # what is good
     tier: Literal["A", "B", "C"] = field(default="A", kw_only=True)
     section: Section = field(default=OVERVIEW, kw_only=True)
-    picture: str = field(default="", kw_only=True)  # the drawing that shows it, by its name in `report/drawings.py`
+    picture: str = field(default="", kw_only=True)  # that shows it: its name, in `report/drawings.py` or any other
     source: str = field(default="", kw_only=True)  # paper, and equation where it has one
     rules: tuple[Rule, ...] = field(default=(), kw_only=True)  # the findings that read this metric alone
     silent: str = field(default="", kw_only=True)  # why no finding reads it alone
@@ -166,7 +166,7 @@ class MetricSpec:
 
     @property
     def family(self) -> str:
-        """The name of its file: "calibration"."""
+        """The name of its file."""
         return self.id.split(".")[0]
 
     def variant(self, suffix: str, name: str) -> MetricSpec:
