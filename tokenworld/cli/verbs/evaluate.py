@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tokenworld.training.run import Run
 
 HELP = Help(
-    summary="how good a world model is, measured without reinforcement learning: a verdict, numbers, a page",
+    summary="how good a world model is, measured without reinforcement learning: a verdict, metrics, a page",
     place="RUN",
     flags=TRUST,
     about="""\
@@ -34,7 +34,7 @@ and in dreams: does the model order them as the world does, and what does a plan
 examples
   tokenworld evaluate runs/NAME
   tokenworld evaluate runs/NAME tier=B
-  tokenworld evaluate runs/NAME tier=C metrics=M5,M12,M13.planner_regret
+  tokenworld evaluate runs/NAME tier=C metrics=calibration,policies,M13
   tokenworld evaluate dyn data=data/breakout frames=5000 out=reports/breakout""",
 )
 KEYS = {
@@ -42,7 +42,7 @@ KEYS = {
     "frames": Key(int, "2000", "held-out frames to measure on"),
     "states": Key(int, "200", "states to branch from (tier B)"),
     "budget": Key(int, "3", "minutes (10 with a simulator); what does not fit is reported as skipped, or done at fewer states"),
-    "metrics": Key(str, "ID,ID", "only these metrics, or rows of them; default: all of the tier"),
+    "metrics": Key(str, "ID,ID", "only these metrics, or families of them; default: all of the tier"),
     "policies": Key(str, "RUN,RUN", "runs whose policies play along (tier C); they must look at pixels, or share this run's"
                     " tokenizer"),
 } | shared(
@@ -62,13 +62,12 @@ def parse(words: list[str]) -> Callable[[], Any]:
 def run(out: str, keys: dict) -> Report:
     """Measure a run's world model on held-out episodes, with tier=B also at branches of its simulator, with tier=C also on what
     policies earn: report.json, states.npz, report.html and one line."""
-    from tokenworld.evaluation import assess
-    from tokenworld.evaluation.report import partial
+    from tokenworld.evaluation.report import partial, specs
     from tokenworld.evaluation.report.files import check_folder, write
     from tokenworld.log import Log
 
     tier = keys.get("tier", "A")
-    only = assess.chosen_ids(keys["metrics"]) if "metrics" in keys else None
+    only = specs.select(keys["metrics"]) if "metrics" in keys else None
     if "policies" in keys and tier != "C":
         raise UserError(f"policies= play in tier C, got tier={tier}: add tier=C")
     folder = Path(keys.get("out", Path(out) / "evaluation"))
