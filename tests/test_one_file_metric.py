@@ -113,7 +113,7 @@ def test_the_page_shows_its_name_section_explanation_picture_and_rung(looked):
     section = section[: section.index("</section>")]
     assert "Codes that stay as they are." in section and "stillness.share, tier A" in section
     assert "The share of codes that do not change from frame to frame." in section and "<figure><b>Stillness by code" in section
-    assert "Frames that move. Codes that stay 0.5; floor 1, best 0" in page
+    assert "Frames that move. Codes that stay: 0.5; floor 1, best 0" in page
 
 
 def test_its_finding_appears_when_its_rule_holds(looked):

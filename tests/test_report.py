@@ -321,6 +321,7 @@ def test_ids_are_words_and_aliases_are_the_ids_of_schema_1():
 def test_metrics_are_chosen_by_id_family_alias_or_row():
     assert specs.select("M2.dcal") == specs.select("calibration.gap") == ["calibration.gap"]
     assert specs.select("policies.mmrv,M2") == [*specs.select("calibration"), "policies.mmrv"]
+    assert specs.select("M2,M1")[0] == "code_length.bits"  # in the order of the report
     assert {spec.family for spec in map(specs.spec_of, specs.select("M5"))} == {"rewards", "terminations"}
     with pytest.raises(UserError, match=r"metrics: got calibration.gab, expected a metric id. Did you mean calibration.gap\?"):
         specs.select("calibration.gap,calibration.gab")
@@ -368,8 +369,8 @@ def test_the_ladder_tells_what_is_measured_from_what_can_be_relied_on():
     words = " ".join(Read(pages.page(made(metrics=told, findings=[], capabilities=tiers))).words)
     assert words.count("name of next_frame.kl") == 1  # in the table only: it has no floor
     text = " ".join(words.split())
-    assert "Rewards promised as they come. name of rewards.bias -0.25; floor 0.5, best 0" in text
-    assert "Right effects of actions. name of action_effects.error 0.2; floor 1, best 0, few episodes" in text
+    assert "Rewards promised as they come. name of rewards.bias: -0.25; floor 0.5, best 0" in text
+    assert "Right effects of actions. name of action_effects.error: 0.2; floor 1, best 0, few episodes" in text
 
 
 @pytest.mark.parametrize("value, bar", [(0.0, svg.GREEN), (1.6, svg.ORANGE)])
@@ -378,7 +379,7 @@ def test_a_rung_names_what_is_good_and_shows_the_number_itself(value, bar):
     told = [metric("next_frame.impossible_mass", value, half=0.0, tier="B", floor=1.0, ceiling=0.0)]
     page = pages.page(made(metrics=told, findings=[], pictures={}))
     words = " ".join(" ".join(Read(page).words).split())
-    assert f"Mass on possible frames. name of next_frame.impossible_mass {value:.3g}; floor 1, best 0" in words
+    assert f"Mass on possible frames. name of next_frame.impossible_mass: {value:.3g}; floor 1, best 0" in words
     assert f'fill="{bar}"' in page
 
 
@@ -392,8 +393,9 @@ def test_the_labels_of_a_perfect_and_of_a_bad_model_are_the_same_but_for_the_val
     ladders = " ".join(re.findall(r"<desc>share of the way from floor to ceiling: (.*?)</desc>", page))
     assert "%" not in ladders and ladders.count("; floor 0.375, best 0.75") == len(metrics) > 35
     for one in metrics:
-        quality = html.escape(specs.spec_of(one.id).quality)
-        assert f"{quality}. {html.escape(one.name)} {one.value}; floor 0.375, best 0.75" in ladders
+        quality = specs.spec_of(one.id).quality
+        label = quality if quality == one.name else f"{quality}. {one.name}"
+        assert html.escape(f"{label}: {one.value}; floor 0.375, best 0.75") in ladders
 
 
 def test_every_rung_has_a_quality():

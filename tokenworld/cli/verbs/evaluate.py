@@ -21,15 +21,15 @@ HELP = Help(
     about="""\
 Measures the world model of a run, or of an exported model, on held-out episodes (the run's own, or the test episodes of
 data=DIR; where there are none, all of them), without a policy and without the real environment: what the tokenizer loses,
-code lengths beside simple predictors, calibration, sensitivity to actions, rewards, terminations, and how long a dream
-stays with what really came. Every number has a 95 % interval over episodes; what could not be measured is in the report
-with the reason. Writes report.json, states.npz and report.html, one file that opens without a network.
+code lengths beside simple predictors, calibration, sensitivity to actions, rewards, terminations, and how long an imagined
+rollout stays near reality. Every metric has a 95 % interval over episodes; what could not be measured is in the report with
+the reason. Writes report.json, states.npz and report.html, one file that opens without a network.
 
-tier=B also branches the simulator (Atari, MinAtar, the known world; others are played again from their seed): from the same
-states every action is taken, and what can come of it is held against what the model says: impossible frames, missed ones, the
-effects of actions, whole futures, the run's policy beside another agent.
-tier=C also lets some twenty policies play (the run's own, mixed with random actions in many shares, and constant ones), really
-and in dreams: does the model order them as the world does, and what does a planner without learning lose by planning in it?
+tier=B also branches the simulator (Atari, MinAtar, the known world; others are replayed from their seed). From the same states
+every action is taken, and the possible outcomes are compared with the model's: impossible frames, missed frames, the effects of
+actions, whole futures, the run's policy beside another agent.
+tier=C also runs about twenty policies (the run's own, mixed with random actions in many shares, and constant ones), in the
+environment and in the model. Does the model order them as the environment does? How much does a planner lose by planning in it?
 
 examples
   tokenworld evaluate runs/NAME
@@ -78,7 +78,7 @@ def run(out: str, keys: dict) -> Report:
         files.rescued(folder, lambda place: write(report, place))
         partial.remove(folder)
     measured = sum(metric.value is not None for metric in report.metrics)
-    Log(None).say(f"{measured} of {len(report.metrics)} numbers measured: {folder}/report.html")
+    Log(None).say(f"{measured} of {len(report.metrics)} metrics measured: {folder}/report.html")
     return report
 
 

@@ -33,7 +33,7 @@ KENDALL = _spec(
     silent="the same order as the rank correlation, which judges it",
 )  # fmt: skip
 REGRET = _spec(
-    "policies.regret", "Return lost by trusting the model's best",
+    "policies.regret", "Return lost by trusting the model's best policy",
     "Return lost by choosing the policy that is best in the model. Floor: choosing at random.",
     alias="M12.regret", unit="return", quality="Return kept by choosing in the model", is_expected=True,
     rules=(Rule("CHOOSES_POLICIES_BADLY", "fault", below(0.25, skill=True),
@@ -90,10 +90,11 @@ def policy_agreement(policy_values: PolicyValues, k: int = 1) -> list[Metric]:
     found = [
         made(SPEARMAN, ranking.spearman, pair, floor=0.0, ceiling=1.0),
         made(KENDALL, ranking.kendall, pair, floor=0.0, ceiling=1.0),
-        made(REGRET, partial(regret, k=k), pair, name=f"{REGRET.name} {k}", floor=float(real.max() - real.mean()), ceiling=0.0),
+        made(REGRET, partial(regret, k=k), pair, name=REGRET.name if k == 1 else f"Return lost by trusting the best {k}",
+             floor=float(real.max() - real.mean()), ceiling=0.0),
         made(VALUE_ERROR, lambda v, w: np.abs(v - w).mean(-1) / reach, pair, ceiling=0.0, values=error, clusters=np.arange(P)),
         made(MMRV, mmrv, pair, ceiling=0.0),
-    ]
+    ]  # fmt: skip
     if P < 9:
         reason = f"thirds of {P} policies are too few to rank: it takes at least 9"
         return [*found, absent(TERTILE_SPEARMAN, reason)]

@@ -78,7 +78,7 @@ def c2st_by_length(rollouts: Rollouts, lengths: Sequence[int] = (1, 2, 4, 8)) ->
             lives = alive[:, :, L - 1]
             parts += [clips[:, :, :L][lives].reshape(int(lives.sum()), L * clips.shape[-1]),
                       np.repeat(rollouts.cluster, lives.shape[1])[lives.ravel()]]  # fmt: skip
-        found += c2st(*parts, spec=C2ST.variant(str(L), f"Real and imagined clips of {L} frames told apart"))
+        found += c2st(*parts, spec=C2ST.variant(str(L), f"Real and imagined clips of {L} frame{'s' * (L > 1)} told apart"))
     return found
 
 

@@ -151,12 +151,14 @@ def _rungs(report: Any, tier: str) -> list[tuple]:
 
 
 def _rung(metric: Metric, spec: MetricSpec | None) -> str:
-    """What is good, then the value between its anchors: "Mass on possible frames. Mass on impossible frames 0.04; floor 1,
+    """What is good, then the value with its anchors: "Mass on possible frames. Mass on impossible frames: 0.04; floor 1,
     best 0". A bare percentage would look like the quality's own."""
     value, floor, best = (_number(x) for x in (metric.value, metric.floor, metric.ceiling))
     label = " (experimental)" if metric.experimental else ""
-    number = f"{metric.name} {value}; floor {floor}, best {best}"
-    return f"{spec.quality}{label}. {number}" if spec is not None and spec.quality else f"{number}{label}"
+    number = f": {value}; floor {floor}, best {best}"
+    if spec is None or spec.quality in ("", metric.name):
+        return f"{metric.name}{label}{number}"
+    return f"{spec.quality}{label}. {metric.name}{number}"
 
 
 def _section(section: Section, own: list[MetricSpec], report: Any, numbers: dict[str, Metric]) -> str:

@@ -55,7 +55,7 @@ AGENTS = Section(
 )
 USEFULNESS = Section("Is it useful?", "Returns of policies and planners in the model, beside their returns in the world.", 7)
 IDENTITY = Section(
-    "Surprise, memory and irreversibility", "Where in the frame the surprise is, and what the model remembers.", 8
+    "Memory and irreversibility", "What the model remembers, which states it distinguishes, and what it undoes.", 8
 )
 
 
