@@ -133,15 +133,24 @@ def reading_order(root: Path) -> int:
 
 
 def files_of_an_id(root: Path) -> int:
-    """In how many files of the library the metric's id that most files spell is spelled; studies aside."""
+    """In how many files of the library the metric's id, or its alias, that most files spell is spelled; studies aside.
+
+    An alias is "M2.dcal"; an id is the name of a file of metrics/, a dot and a word, alone in a string of that file. Both
+    count wherever they stand in a string: in code, help, messages and docstrings.
+    """
+    files = {name: path for name, path in files_of(root).items() if not name.startswith("studies/")}
+    texts = {name: [node.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                    if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+             for name, path in files.items()}  # fmt: skip
+    ids = {text for name, each in texts.items() if name.startswith("evaluation/metrics/") for text in each
+           if re.fullmatch(rf"{name.split('/')[-1]}\.[a-z]\w*", text)}  # fmt: skip
+    word = re.compile(r"(?<![\w./])(M\d+\.\w+|[a-z]\w*\.[a-z]\w*)(?![\w.(])")
     spelled = defaultdict(set)
-    for name, path in files_of(root).items():
-        if not name.startswith("studies/"):
-            for id in re.findall(r"[\"'](M\d+\.\w+|[a-z]+(?:_[a-z]+)*\.[a-z]\w+)[\"'@]", path.read_text(encoding="utf-8")):
+    for name, each in texts.items():
+        for id in set(word.findall("\n".join(each))):
+            if id in ids or id[0] == "M":
                 spelled[id].add(name)
-    metrics = {id for id in spelled if re.match(r"M\d", id)} or {id for id, names in spelled.items() if any(
-        name.startswith("evaluation/metrics/") for name in names)}  # fmt: skip
-    return max(len(spelled[id]) for id in metrics)
+    return max(map(len, spelled.values()))
 
 
 def files_of_a_key(root: Path) -> int:

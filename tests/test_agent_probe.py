@@ -1,4 +1,4 @@
-"""M8 on real models: what a policy would do at a place, and how often training data hold it."""
+"""Branches of another agent on real models: what a policy would do at a place, and how often training data hold it."""
 
 import math
 
@@ -76,7 +76,7 @@ def test_gaps_of_a_policy_that_plays_at_random_are_none():
         model, Random(Constant(0), 1.0, A), simulator, count=40, context=2, deadline=math.inf,
         support=lambda codes: np.ones((len(codes), A)),
     )  # fmt: skip
-    found = {metric.id: metric for metric in tiers._of_two_agents(mine, other)}
-    assert abs(found["M8.do_gap"].value) < 0.05 and found["M8.kl_behaviour"].value > 0
-    low, high = found["M8.transfer_gap"].ci
+    found = {metric.id: metric for metric in agents.causal_gap(**tiers._of_two_agents(mine, other))}
+    assert abs(found["agents.intervention_gap"].value) < 0.05 and found["agents.behavior_kl"].value > 0
+    low, high = found["agents.transfer_gap"].ci
     assert low <= 0.05 and high >= -0.05 and agents.by_support(mine, parts=5)["count"].sum() == 40 * A

@@ -203,14 +203,17 @@ def test_evaluate_at_branches(tmp_path):
     told = json.loads((tmp_path / "report" / "report.json").read_text())
     found = {metric["id"]: metric for metric in told["metrics"]}
     assert told["capabilities"]["B"] == "branches of the simulator, drawn"
-    for name in ("M2.dh", "M3.kl", "M3.off_support", "M7.effect_error", "M5.branch_reward_error", "M4.distance", "M15.c2st@1"):
+    for name in ("calibration.excess_entropy", "next_frame.kl", "next_frame.impossible_mass", "action_effects.error",
+                 "rewards.branch_error", "rollouts.distance", "proxies.c2st@1"):
         assert found[name]["value"] is not None and found[name]["tier"] == "B", found[name]
-    assert found["M3.kl"]["value"] == pytest.approx(found["M2.dcal_joint"]["value"] + found["M2.dh"]["value"], abs=1e-6)
+    assert found["next_frame.kl"]["value"] == pytest.approx(found["calibration.branch_gap"]["value"]
+                                                            + found["calibration.excess_entropy"]["value"], abs=1e-6)
     with np.load(tmp_path / "report" / "states.npz") as rows:
         shared = {name.removesuffix("/state") for name in rows.files if name.endswith("/state")}
-        assert {"M3.kl", "M2.dh", "M5.branch_reward_error", "M7.spurious", "M3.energy", "M6.shuffled"} <= shared
-        assert all(len(rows[f"{name}/state"]) == len(rows[name]) for name in shared) and len(rows["M3.kl/state"]) == 12
-    assert found["M15.self_consistency"]["value"] is not None and found["M11.arrow_gap"]["tier"] == "B"
+        assert {"next_frame.kl", "calibration.excess_entropy", "rewards.branch_error", "action_effects.spurious",
+                "next_frame.energy_distance", "action_sensitivity.saved_bits"} <= shared
+        assert all(len(rows[f"{name}/state"]) == len(rows[name]) for name in shared) and len(rows["next_frame.kl/state"]) == 12
+    assert found["proxies.self_consistency"]["value"] is not None and found["arrow_of_time.auc_gap"]["tier"] == "B"
     page = (tmp_path / "report" / "report.html").read_text()
     assert page.count('class="branching"') == 8 and len(page) < 5_000_000
     assert "Calibration plane" in page and "What pairs of actions do in the world" in page
@@ -218,13 +221,14 @@ def test_evaluate_at_branches(tmp_path):
 
 
 def test_branch_states_are_compared_one_by_one(tmp_path):
-    """Two evaluations branch the same states: the difference of a model to itself is 0, paired, in M3, M6 and M8 too."""
+    """Two evaluations branch the same states: the difference of a model to itself is 0, paired, also where actions differ."""
     run = tmp_path / "run"
     assert cli.main(["train", "overlay=debug", "device=cpu", f"out={run}", "train.collect.held_out=3"]) == 0
     for name in ("a", "b"):
         assert cli.main(["evaluate", str(run), "tier=B", "states=12", "frames=50", f"out={tmp_path / name}"]) == 0
     rows = {row.metric: row for row in compare.compare(tmp_path / "a", tmp_path / "b").rows}
-    for id in ("M2.dcal_joint", "M2.dh", "M3.kl", "M3.missed", "M5.branch_hazard_error", "M6.shuffled", "M7.spurious"):
+    for id in ("calibration.branch_gap", "calibration.excess_entropy", "next_frame.kl", "next_frame.missed_mass",
+               "terminations.branch_error", "action_sensitivity.saved_bits", "action_effects.spurious"):
         assert "unpaired" not in rows[id].note and rows[id].difference == 0, rows[id]
 
 

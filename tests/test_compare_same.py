@@ -63,8 +63,11 @@ def test_values_at_shared_states_are_the_same(reports):
             if name != "all":
                 shared[id] = shared.get(id, 0) + len(at_x)
             assert x[0][at_x] == pytest.approx(y[0][at_y], rel=compare.ROUNDING, abs=compare.ROUNDING), (name, id)
-    expected = {"M1.bits", "M1.gain", "M2.dcal", "M5.reward_bias", "M6.shuffled", "M6.inverse", "M2.dh", "M3.kl",
-                "M3.coherence", "M7.spurious", "M8.kl_do", "M8.kl_behaviour", "M8.kl_other", "M3.energy"}  # fmt: skip
+    expected = {"code_length.bits", "code_length.saved_bits", "calibration.gap", "rewards.bias",
+                "action_sensitivity.saved_bits", "action_sensitivity.inverse_accuracy", "calibration.excess_entropy",
+                "next_frame.kl",
+                "next_frame.lost_dependence", "action_effects.spurious", "agents.interventional_kl", "agents.behavior_kl",
+                "agents.other_agent_kl", "next_frame.energy_distance"}  # fmt: skip
     assert expected <= {id for id, n in shared.items() if n >= 5}, shared
 
 
@@ -124,7 +127,7 @@ def test_actions_that_explain_a_frame_alike_are_named_equally_often():
     noise = np.random.default_rng(0).normal(0, 1e-5, (300, 3))
     blind = {**record.__dict__, "bits_by_action": 5 + noise}
     found = {m.id: m for m in action_sensitivity.action_sensitivity(type(record)(**blind), np.ones(3))}
-    assert np.allclose(found["M6.inverse"].values, 1 / 3)
+    assert np.allclose(found["action_sensitivity.inverse_accuracy"].values, 1 / 3)
 
 
 def test_the_interval_of_what_actions_save_lies_around_its_value():
@@ -132,7 +135,7 @@ def test_the_interval_of_what_actions_save_lies_around_its_value():
 
     record, taken = scored(), np.array([1.0, 2.0, 3.0])
     own = record.bits_by_action[np.arange(3000), record.action]
-    found = next(m for m in action_sensitivity.action_sensitivity(record, taken) if m.id == "M6.shuffled")
+    found = next(m for m in action_sensitivity.action_sensitivity(record, taken) if m.id == "action_sensitivity.saved_bits")
     assert found.value == pytest.approx((record.bits_by_action @ taken / 6 - own).mean())
     assert np.mean(found.ci) == pytest.approx(found.value, abs=0.02)
     error = np.std(intervals.cluster_sums(found.values / 20, record.cluster)) / 150**0.5  # of 150 episodes of 20 steps

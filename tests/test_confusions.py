@@ -1,4 +1,4 @@
-"""M6 and M7 of the worst actions: one action that is another, one taken for another, actions swapped in some states."""
+"""Metrics of the worst actions: one action that is another, one taken for another, actions swapped in some states."""
 
 from dataclasses import replace
 
@@ -56,22 +56,22 @@ GAP = np.log2(SURE / ((1 - SURE) / (A - 1)))  # bits between the code that is ex
 def test_a_right_model_confuses_nothing():
     found, codes = told(confusions.confused_actions(scored([RIGHT_MODEL] * 2), names=NAMES))
     assert codes == {}
-    assert found["M6.misnamed"].value < -2 and found["M6.apart"].value > 3
-    assert abs(found["M6.inverse_gap"].value) < 0.02 and found["M6.unannounced"].ci[0] < 0
+    assert found["confusions.misattributed_bits"].value < -2 and found["confusions.closest_pair_bits"].value > 3
+    assert abs(found["confusions.inverse_gap"].value) < 0.02 and found["confusions.unexpected_bits"].ci[0] < 0
     found, codes = told(confusions.confused_effects(branches([np.eye(A)]), NAMES))
-    assert codes == {} and found["M7.weakest_pair"].value == 1 and found["M7.reversed"].value == 0
+    assert codes == {} and found["confusions.weakest_pair"].value == 1 and found["confusions.swapped_states"].value == 0
 
 
 def test_an_action_that_is_another_is_named():
     found, codes = told(confusions.confused_actions(scored([[NOOP, LEFT, NOOP]] * 2), names=NAMES))
-    assert found["M6.apart"].value == 0 and found["M6.apart"].reason == "NOOP and RIGHT"
-    assert found["M6.unannounced"].value == pytest.approx((SURE - (1 - SURE) / 2) * GAP, abs=0.3)
-    assert found["M6.unannounced"].reason == "after RIGHT"
+    assert found["confusions.closest_pair_bits"].value == 0 and found["confusions.closest_pair_bits"].reason == "NOOP and RIGHT"
+    assert found["confusions.unexpected_bits"].value == pytest.approx((SURE - (1 - SURE) / 2) * GAP, abs=0.3)
+    assert found["confusions.unexpected_bits"].reason == "after RIGHT"
     words = "makes one action of NOOP and RIGHT (they differ by 0.00 bits a frame, after RIGHT"
     assert codes["ALIASED_ACTIONS"].startswith(words)
     assert "TAKES_ONE_ACTION_FOR_ANOTHER" not in codes
     found, codes = told(confusions.confused_effects(branches([np.eye(A)[[NOOP, LEFT, NOOP]]]), NAMES))
-    assert found["M7.weakest_pair"].value == 0
+    assert found["confusions.weakest_pair"].value == 0
     assert codes == {"PAIR_TOO_ALIKE": "makes one action of NOOP and RIGHT (0% of their difference in the world)"}
 
 
@@ -90,12 +90,12 @@ def test_an_action_that_was_never_told_from_another_is_named():
     announced = np.where(record.action == LEFT, record.entropy[:, 0], -(np.array([2, 1]) * either * np.log2(either)).sum())
     aliased = replace(record, bits_by_action=-np.log2(q), bits=-np.log2(own)[:, None], entropy=announced[:, None])
     found, codes = told(confusions.confused_actions(aliased, names=NAMES))
-    assert found["M6.apart"].value == 0 and found["M6.overlooked"].reason == "NOOP from RIGHT"
-    assert found["M6.overlooked"].value == pytest.approx(SURE + (1 - SURE) / (A - 1) / 2 - 0.5, abs=0.03)
-    more = f"a simple classifier recognizes {found['M6.overlooked'].value:.0%} more"
+    assert found["confusions.closest_pair_bits"].value == 0 and found["confusions.overlooked"].reason == "NOOP from RIGHT"
+    assert found["confusions.overlooked"].value == pytest.approx(SURE + (1 - SURE) / (A - 1) / 2 - 0.5, abs=0.03)
+    more = f"a simple classifier recognizes {found['confusions.overlooked'].value:.0%} more"
     assert codes == {"OVERLOOKS_AN_ACTION": f"does not tell NOOP from RIGHT, though the frames do ({more})"}
     right, _ = told(confusions.confused_actions(record, names=NAMES))
-    assert right["M6.overlooked"].ci[0] <= 0 <= right["M6.overlooked"].ci[1]
+    assert right["confusions.overlooked"].ci[0] <= 0 <= right["confusions.overlooked"].ci[1]
 
 
 def test_a_classifier_learns_nothing_from_the_rows_that_it_judges():
@@ -105,24 +105,25 @@ def test_a_classifier_learns_nothing_from_the_rows_that_it_judges():
     noise = rng.integers(40, size=(600, 3))
     blind = replace(record, previous=noise + 40, codes=noise, bits_by_action=np.ones((600, A)))
     found, _ = told(confusions.confused_actions(blind, names=NAMES))
-    assert abs(found["M6.overlooked"].value) < 0.1 and found["M6.overlooked"].ci[0] < 0 < found["M6.overlooked"].ci[1]
+    assert abs(found["confusions.overlooked"].value) < 0.1
+    assert found["confusions.overlooked"].ci[0] < 0 < found["confusions.overlooked"].ci[1]
 
 
 def test_an_action_that_is_taken_for_another_is_named():
     found, codes = told(confusions.confused_actions(scored([[NOOP, RIGHT, LEFT]] * 2), names=NAMES))
-    assert found["M6.misnamed"].value == pytest.approx((SURE - (1 - SURE) / 2) * GAP, abs=0.3)
+    assert found["confusions.misattributed_bits"].value == pytest.approx((SURE - (1 - SURE) / 2) * GAP, abs=0.3)
     assert codes["TAKES_ONE_ACTION_FOR_ANOTHER"].startswith(("expects after LEFT what follows RIGHT (+",
                                                              "expects after RIGHT what follows LEFT (+"))  # fmt: skip
-    assert "ALIASED_ACTIONS" not in codes and found["M6.inverse_gap"].ci[0] > 0.5
+    assert "ALIASED_ACTIONS" not in codes and found["confusions.inverse_gap"].ci[0] > 0.5
 
 
 def test_actions_that_are_swapped_in_half_of_the_states_are_named():
     swapped = [NOOP, RIGHT, LEFT]
     found, codes = told(confusions.confused_actions(scored([RIGHT_MODEL, swapped]), names=NAMES))
-    assert found["M6.inverse_gap"].value == pytest.approx((SURE - (1 - SURE) / 2) / 3, abs=0.04)
+    assert found["confusions.inverse_gap"].value == pytest.approx((SURE - (1 - SURE) / 2) / 3, abs=0.04)
     assert "TAKES_ACTIONS_FOR_OTHERS" in codes and not {"ALIASED_ACTIONS", "TAKES_ONE_ACTION_FOR_ANOTHER"} & set(codes)
     found, codes = told(confusions.confused_effects(branches([np.eye(A), np.eye(A)[swapped]]), NAMES))
-    assert found["M7.reversed"].value == 0.5
+    assert found["confusions.swapped_states"].value == 0.5
     assert codes == {"ACTIONS_SWAPPED_IN_SOME_STATES": "gives its actions the effects of others in 50% of the states"}
 
 
@@ -132,10 +133,10 @@ def test_a_model_without_effects_gives_its_actions_no_effects_of_others():
     for strength in (0.0, 0.2):
         effect = [(1 - strength) / A + strength * swapped]
         found, codes = told(confusions.confused_effects(branches(effect), NAMES))
-        assert found["M7.reversed"].value == 0 and set(codes) == {"PAIR_TOO_ALIKE"}
-        assert found["M7.weakest_pair"].value == pytest.approx(strength)
+        assert found["confusions.swapped_states"].value == 0 and set(codes) == {"PAIR_TOO_ALIKE"}
+        assert found["confusions.weakest_pair"].value == pytest.approx(strength)
     found, _ = told(confusions.confused_effects(branches([0.4 / A + 0.6 * swapped]), NAMES))
-    assert found["M7.reversed"].value == 1
+    assert found["confusions.swapped_states"].value == 1
 
 
 def test_what_cannot_be_asked_says_why():

@@ -135,7 +135,8 @@ def test_a_folder_of_others_is_still_refused(run, tmp_path, capsys):
 
 def test_what_is_kept_is_what_was_measured(tmp_path):
     strip = Branching("words", 1.5, np.zeros((1, 2), np.uint8), [np.ones(2)], np.array([0.5]), np.array([np.nan]), None)
-    metric = Metric("M1.bits", "Bits", np.float64(1.0), ci=(np.float32(0.0), 2.0), values=np.arange(3.0), clusters=np.arange(3))
+    metric = Metric("code_length.bits", "Bits", np.float64(1.0), ci=(np.float32(0.0), 2.0), values=np.arange(3.0),
+                    clusters=np.arange(3))
     odd = {"films": [strip], 3: (None, True, float("inf"), "x"), "flags": np.array([True]), "f": np.ones((2, 3)).T}
     value = ([metric], odd)
     found, seconds = partial.kept(tmp_path, "key", "A", lambda: value)

@@ -12,12 +12,11 @@ import torch
 
 from tokenworld.cli import main as cli
 from tokenworld.errors import UserError
-from tokenworld.evaluation.metrics import action_sensitivity, calibration, code_length, rewards_and_terminations, rollouts
+from tokenworld.evaluation.metrics import action_sensitivity, calibration, code_length, rewards, rollouts, terminations
 from tokenworld.evaluation.probes import held_out
 from tokenworld.evaluation.records import Drift, Metric, Scored
-from tokenworld.evaluation.report import compare, files
+from tokenworld.evaluation.report import compare, files, specs
 from tokenworld.evaluation.report.findings import findings
-from tokenworld.evaluation.report.rules import RULES
 from tokenworld.evaluation.report.verdict import verdict
 from tokenworld.evaluation.statistics import intervals
 from tokenworld.interfaces import Codes
@@ -101,29 +100,30 @@ def test_code_length_and_calibration_of_the_true_model():
     record = scored()
     found = by_id(code_length.code_length(record, {"uniform": np.full((3000, K), 2.0)}) + calibration.calibration(record))
     entropy = K * -(0.7 * math.log2(0.7) + 0.3 * math.log2(0.1))
-    assert found["M1.bits"].value == pytest.approx(entropy, abs=0.06) and found["M1.bits"].floor == 6
-    assert found["M1.gain"].value == pytest.approx(6 - found["M1.bits"].value)
-    low, high = found["M2.dcal"].ci
-    assert low < 0 < high and found["M2.dcal_p"].value > 0.01 and found["M2.kce_p"].value > 0.01
-    assert found["M2.entropy"].value == pytest.approx(entropy)
-    assert found["M1.bits"].n_clusters == 150
+    assert found["code_length.bits"].value == pytest.approx(entropy, abs=0.06) and found["code_length.bits"].floor == 6
+    assert found["code_length.saved_bits"].value == pytest.approx(6 - found["code_length.bits"].value)
+    low, high = found["calibration.gap"].ci
+    assert low < 0 < high and found["calibration.gap_p"].value > 0.01 and found["calibration.kce_p"].value > 0.01
+    assert found["calibration.entropy"].value == pytest.approx(entropy)
+    assert found["code_length.bits"].n_clusters == 150
 
 
 @pytest.mark.parametrize("sharpen, sign", [(2.0, 1), (0.5, -1)])
 def test_a_sharpened_model_is_overconfident_and_a_flat_one_underconfident(sharpen, sign):
     found = by_id(calibration.calibration(scored(sharpen=sharpen)))
-    low, high = found["M2.dcal"].ci
-    assert (low if sign > 0 else -high) > 0.05 and found["M2.dcal_p"].value < 1e-6 and found["M2.kce_p"].value < 0.01
+    low, high = found["calibration.gap"].ci
+    assert (low if sign > 0
+            else -high) > 0.05 and found["calibration.gap_p"].value < 1e-6 and found["calibration.kce_p"].value < 0.01
 
 
 def test_a_deaf_model_is_calibrated_and_still_found_out():
     record = scored(heed=False)
     found = by_id(calibration.calibration(record) + action_sensitivity.action_sensitivity(record))
-    assert found["M2.dcal"].ci[0] < 0 < found["M2.dcal"].ci[1]
-    assert found["M6.shuffled"].value == 0 and found["M6.blind"].value == 1
+    assert found["calibration.gap"].ci[0] < 0 < found["calibration.gap"].ci[1]
+    assert found["action_sensitivity.saved_bits"].value == 0 and found["action_sensitivity.blind_states"].value == 1
     heeding = by_id(action_sensitivity.action_sensitivity(scored()))
-    assert heeding["M6.shuffled"].ci[0] > 1 and heeding["M6.blind"].value < 0.1
-    assert heeding["M6.inverse"].ci[0] > 0.6 > heeding["M6.inverse"].floor
+    assert heeding["action_sensitivity.saved_bits"].ci[0] > 1 and heeding["action_sensitivity.blind_states"].value < 0.1
+    assert heeding["action_sensitivity.inverse_accuracy"].ci[0] > 0.6 > heeding["action_sensitivity.inverse_accuracy"].floor
 
 
 def test_the_interval_of_what_actions_save_redraws_how_often_each_was_taken():
@@ -133,7 +133,7 @@ def test_the_interval_of_what_actions_save_redraws_how_often_each_was_taken():
     action = np.where(rng.random(300) < 0.8, cluster % 2, 2)
     bits = np.array([1.0, 6.0, 20.0]) + rng.random((300, 3))
     record = replace(scored(300), cluster=cluster, action=action, bits_by_action=bits)
-    found = by_id(action_sensitivity.action_sensitivity(record))["M6.shuffled"]
+    found = by_id(action_sensitivity.action_sensitivity(record))["action_sensitivity.saved_bits"]
     own, drawn, fixed = bits[np.arange(300), action], [], []
     for weights in intervals.draws_of(30)[:, cluster]:  # how often each row is in a draw
         shares = np.bincount(action, weights, minlength=3) / weights.sum()
@@ -144,11 +144,12 @@ def test_the_interval_of_what_actions_save_redraws_how_often_each_was_taken():
 
 
 def test_hazards_are_compared_with_how_often_episodes_end():
-    right, low = (by_id(rewards_and_terminations.terminations(scored(hazard=h))) for h in (1.0, 0.1))
-    assert right["M5.hazard_ratio"].ci[0] < 1 < right["M5.hazard_ratio"].ci[1]
-    assert low["M5.hazard_ratio"].ci[1] < 0.2 and low["M5.hazard_loss"].value > low["M5.hazard_loss"].floor
-    assert right["M5.hazard_brier"].value == pytest.approx(0, abs=0.01)
-    bins = rewards_and_terminations.hazard_reliability(scored())
+    right, low = (by_id(terminations.terminations(scored(hazard=h))) for h in (1.0, 0.1))
+    assert right["terminations.hazard_ratio"].ci[0] < 1 < right["terminations.hazard_ratio"].ci[1]
+    assert low["terminations.hazard_ratio"].ci[1] < 0.2
+    assert low["terminations.log_loss"].value > low["terminations.log_loss"].floor
+    assert right["terminations.brier_skill"].value == pytest.approx(0, abs=0.01)
+    bins = terminations.hazard_reliability(scored())
     assert bins["count"].sum() == 3000 and (bins["low"] <= bins["frequency"]).all()
 
 
@@ -157,7 +158,7 @@ def test_numbers_that_are_not_finite_are_called_invalid():
     record = scored()
     hazard = record.hazard.copy()
     hazard[7] = np.nan
-    found = rewards_and_terminations.terminations(replace(record, hazard=hazard, terminated=np.arange(len(hazard)) % 500 == 0))
+    found = terminations.terminations(replace(record, hazard=hazard, terminated=np.arange(len(hazard)) % 500 == 0))
     assert [(each.value, each.status) for each in found] == [(None, "invalid")] * 3 + [(None, "skipped")]
     assert all("not finite" in each.reason for each in found[:3])
 
@@ -167,25 +168,25 @@ def test_reward_events_may_be_two_steps_off_but_not_in_another_episode():
     real, told = np.zeros(40), np.zeros(40)
     real[[5, 19]], told[[7, 20]] = 1, 1  # the second prediction is in the next episode
     record = Scored(**{**record.__dict__, "reward": real, "reward_mean": told})
-    found = by_id(rewards_and_terminations.rewards(record))
-    assert found["M5.reward_recall"].value == 0.5 and found["M5.reward_precision"].value == 0.5
-    assert found["M5.reward_recall"].status == "underpowered"
-    assert found["M5.reward_delay"].status == found["M5.reward_slope"].status == "underpowered"
-    none = by_id(rewards_and_terminations.rewards(Scored(**{**record.__dict__, "reward": np.zeros(40)})))
-    assert none["M5.reward_recall"].status == "not_applicable" and none["M5.reward_recall"].value is None
+    found = by_id(rewards.rewards(record))
+    assert found["rewards.recall"].value == 0.5 and found["rewards.precision"].value == 0.5
+    assert found["rewards.recall"].status == "underpowered"
+    assert found["rewards.delay"].status == found["rewards.slope"].status == "underpowered"
+    none = by_id(rewards.rewards(Scored(**{**record.__dict__, "reward": np.zeros(40)})))
+    assert none["rewards.recall"].status == "not_applicable" and none["rewards.recall"].value is None
 
 
 def rewarded(told, real, signs=True):
-    """M5 of 60 episodes of 20 steps: real and predicted rewards (20,) of each."""
+    """Rewards of 60 episodes of 20 steps: real and predicted rewards (20,) of each."""
     n, zero = 1200, np.zeros((1200, 1))
     record = Scored(
         cluster=np.repeat(np.arange(60), 20), step=np.tile(np.arange(20), 60), reward=np.tile(real, 60).astype(float),
         reward_mean=np.tile(told, 60).astype(float), previous=zero, codes=zero, action=np.zeros(n, int), bits=zero,
         entropy=zero, top=zero, hit=zero, terminated=np.zeros(n, bool), hazard=np.zeros(n),
     )  # fmt: skip
-    metrics = rewards_and_terminations.rewards(record, signs)
+    metrics = rewards.rewards(record, signs)
     codes = {finding["code"] for finding in findings(metrics) if finding["established"]}
-    return {m.id.removeprefix("M5.reward_"): m.value for m in metrics}, codes
+    return {m.id.removeprefix("rewards."): m.value for m in metrics}, codes
 
 
 def test_rewards_of_the_wrong_sign_size_or_time_are_named():
@@ -217,10 +218,11 @@ def test_an_end_that_is_announced_one_step_late_is_named():
         previous=zero, codes=zero, action=np.zeros(n, int), bits=zero, entropy=zero, top=zero, hit=zero, terminated=end,
         hazard=np.full(n, 0.001), hazard_after=np.where(end, 0.9, np.nan),
     )  # fmt: skip
-    codes = {f["code"] for f in findings(rewards_and_terminations.terminations(record)) if f["established"]}
+    codes = {f["code"] for f in findings(terminations.terminations(record)) if f["established"]}
     assert codes == {"ENDS_LATE", "ENDS_TOO_RARE", "BLIND_TO_ENDS"}
-    right = rewards_and_terminations.terminations(replace(record, hazard=np.where(end, 0.99, 0.0001)))
-    assert by_id(right)["M5.hazard_after"].value == pytest.approx(0.9) and by_id(right)["M5.hazard_after"].n_samples == 60
+    right = terminations.terminations(replace(record, hazard=np.where(end, 0.99, 0.0001)))
+    assert by_id(right)["terminations.hazard_after"].value == pytest.approx(0.9)
+    assert by_id(right)["terminations.hazard_after"].n_samples == 60
     assert not any(f["established"] for f in findings(right))
 
 
@@ -237,7 +239,7 @@ def test_the_energy_score_prefers_the_right_spread():
     assert rollouts.energy_scores(right)[0].mean() < rollouts.energy_scores(sure)[0].mean() - 0.1
     assert rollouts.energy_scores(right)[1].mean() == 1  # the standing frame is always wrong
     found = by_id(rollouts.horizon(right))
-    assert found["M4.horizon"].value == T and "longer than" in found["M4.horizon"].reason
+    assert found["rollouts.held_out_horizon"].value == T and "longer than" in found["rollouts.held_out_horizon"].reason
 
 
 # ---------------------------------------------------------------------------------------------------------------- probe
@@ -311,20 +313,20 @@ def test_the_probe_scores_what_decoding_scores(decoding):
 
 
 @pytest.mark.parametrize("decoding", ["autoregressive.Autoregressive", "parallel.Parallel"])
-def test_dreamt_bits_are_those_of_the_frames_that_were_drawn(decoding):
+def test_imagined_bits_are_those_of_the_frames_that_were_drawn(decoding):
     """The first dreamt frame, scored by teacher forcing in the same state."""
     model = awake_model(decoding)
     from conftest import steps_of
 
     steps, codes = steps_of(2, 5, first=[(0, 0), (1, 0)]), Codes(torch.randint(0, 5, (2, 5, 4)))
     record = held_out.drift(model, steps, codes, np.array([[0] * 5, [1] * 5]), context=2, futures=3)
-    assert record.dreamt_bits.shape == record.model.shape[:3] == (2, 3, 3)
+    assert record.imagined_bits.shape == record.model.shape[:3] == (2, 3, 3)
     _, state = model.start(steps[:, :2], Codes(codes.indices[:, :2]))
     for m in range(3):
         drawn = Codes(torch.from_numpy(record.model[:, m, :1]))
         told, _ = model.decoding.step(model.backbone, state.select(torch.arange(2)), steps.action[:, 1], None, drawn)
         bits = -logprob(told).sum(-1).detach().numpy() / math.log(2)
-        assert np.allclose(record.dreamt_bits[:, m, 0], bits, atol=1e-4)
+        assert np.allclose(record.imagined_bits[:, m, 0], bits, atol=1e-4)
 
 
 # --------------------------------------------------------------------------------------------------------------- report
@@ -334,7 +336,7 @@ def metric(id, value, ci, status="ok", **more):
     return Metric(id, id, value, ci=ci, status=status, n_clusters=50, n_samples=1000, **more)
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.code)
+@pytest.mark.parametrize("rule", specs.rules(), ids=lambda rule: rule.code)
 def test_a_finding_needs_its_whole_interval(rule):
     grid = [(x, x + 0.001) for x in np.linspace(-3, 12, 3001)]
     holding = [ci for ci in grid if rule.holds(*ci)]
@@ -351,10 +353,11 @@ def test_a_finding_needs_its_whole_interval(rule):
 
 def made(**more):
     metrics = [
-        metric("M2.dcal", 0.8, (0.6, 1.0)), metric("M6.shuffled", 0.0, (0.0, 0.01)),
-        metric("M4.horizon", 9.0, (7.0, 11.0)), metric("M5.hazard_brier", 0.5, (0.3, 0.6), floor=0.0, ceiling=1.0),
-        Metric("M5.reward_recall", "reward", None, status="not_applicable", reason="there are no rewards"),
-        metric("M1.bits", 3.0, (2.0, 4.0), values=np.arange(4.0), clusters=np.array([0, 0, 1, 1])),
+        metric("calibration.gap", 0.8, (0.6, 1.0)), metric("action_sensitivity.saved_bits", 0.0, (0.0, 0.01)),
+        metric("rollouts.held_out_horizon", 9.0, (7.0, 11.0)),
+        metric("terminations.brier_skill", 0.5, (0.3, 0.6), floor=0.0, ceiling=1.0),
+        Metric("rewards.recall", "reward", None, status="not_applicable", reason="there are no rewards"),
+        metric("code_length.bits", 3.0, (2.0, 4.0), values=np.arange(4.0), clusters=np.array([0, 0, 1, 1])),
     ]  # fmt: skip
     found = findings(metrics)
     keys = dict(metrics=metrics, findings=found, verdict=verdict(metrics, found), capabilities={"A": "data", "B": None})
@@ -373,17 +376,17 @@ def test_the_verdict_is_one_sentence_of_what_is_established():
 def test_a_report_comes_back_as_it_was_written(tmp_path):
     files.write(made(), tmp_path)
     told, rows = files.read(tmp_path)
-    assert told["verdict"] == made().verdict and told["schema"] == 1
-    entry = {m["id"]: m for m in told["metrics"]}["M5.hazard_brier"]
+    assert told["verdict"] == made().verdict and told["schema"] == 2
+    entry = {m["id"]: m for m in told["metrics"]}["terminations.brier_skill"]
     assert entry["skill"] == 0.5 and entry["ci"] == [0.3, 0.6]
-    assert rows["M1.bits"].tolist() == [0, 1, 2, 3] and rows["M1.bits/cluster"].tolist() == [0, 0, 1, 1]
+    assert rows["code_length.bits"].tolist() == [0, 1, 2, 3] and rows["code_length.bits/cluster"].tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize(
     "change, said",
     [
         (lambda r: r.pop("metrics"), "it has no metrics"),
-        (lambda r: r.update(schema=7), "it has schema 7, expected 1"),
+        (lambda r: r.update(schema=7), "it has schema 7, expected 2"),
         (lambda r: r["metrics"][0].update(status="fine"), "has status 'fine'"),
         (lambda r: r["metrics"][0].update(value=None), "status ok and value None"),
     ],
@@ -421,7 +424,8 @@ def test_evaluate_a_run_without_a_network(tmp_path, monkeypatch, capsys):
     told, rows = files.read(tmp_path / "run" / "evaluation")
     assert told["verdict"] in capsys.readouterr().out
     found = {m["id"]: m for m in told["metrics"]}
-    assert found["M1.bits"]["value"] > 0 and found["M6.shuffled"]["value"] is not None and len(rows["M1.bits"]) > 50
+    assert found["code_length.bits"]["value"] > 0 and found["action_sensitivity.saved_bits"]["value"] is not None
+    assert len(rows["code_length.bits"]) > 50
     assert told["provenance"]["data"]["steps"] > 0 and told["capabilities"]["B"] is None
     assert cli.main(["evaluate", str(tmp_path / "run"), "frames=200", f"data={tmp_path / 'run' / 'replay'}"]) == 0
     run = str(tmp_path / "run")
@@ -444,8 +448,8 @@ def written(folder, shift=0.0, states=range(400), env="Game", tokenizer="t", rec
     hard, own = np.random.default_rng(0).normal(10, 5, 1000), np.random.default_rng(int(10 * shift) + 20).normal(0, 0.1, 1000)
     bits = (hard + own)[states] + shift
     metrics = [
-        metric("M1.bits", bits.mean(), (9.0, 11.0), values=bits, clusters=states // 10),
-        metric("M5.reward_recall", *recall, direction="higher"),
+        metric("code_length.bits", bits.mean(), (9.0, 11.0), values=bits, clusters=states // 10),
+        metric("rewards.recall", *recall, direction="higher"),
     ]  # fmt: skip
     files.write(
         made(metrics=metrics, findings=[], state=states.astype(np.uint64),
@@ -458,21 +462,21 @@ def test_shared_states_show_what_intervals_cannot(tmp_path):
     for shift, said, code in ((0.5, "worse", 1), (-0.5, "better", 0), (0.0, "no difference shown", 0)):
         b = written(tmp_path / f"b{shift}", shift, states=range(100, 500))
         rows, remarks = compare.compare(a, b)
-        row = {row.metric: row for row in rows}["M1.bits"]
+        row = {row.metric: row for row in rows}["code_length.bits"]
         assert row.verdict == said and remarks == ["300 shared states"]
         assert row.difference == pytest.approx(shift, abs=0.05) and row.ci[1] - row.ci[0] < 0.1
         assert compare.exit_code(rows) == code == cli.main(["compare", str(a), str(b)])
-        assert compare.exit_code(rows, ["M5.reward_recall"]) == 0
+        assert compare.exit_code(rows, ["rewards.recall"]) == 0
 
 
 def test_what_is_not_shared_is_compared_by_intervals_and_said(tmp_path, capsys):
     a, b = written(tmp_path / "a"), written(tmp_path / "b", 0.5, range(500, 900), recall=(0.8, (0.7, 0.9)))
     rows, remarks = compare.compare(a, b)
     found = {row.metric: row for row in rows}
-    assert found["M1.bits"].note == found["M5.reward_recall"].note == "unpaired" and "no shared state" in remarks[0]
-    assert found["M1.bits"].verdict == "no difference shown" and found["M5.reward_recall"].verdict == "better"
+    assert found["code_length.bits"].note == found["rewards.recall"].note == "unpaired" and "no shared state" in remarks[0]
+    assert found["code_length.bits"].verdict == "no difference shown" and found["rewards.recall"].verdict == "better"
     rows, remarks = compare.compare(a, written(tmp_path / "c", tokenizer="other"))
-    assert [row.metric for row in rows] == ["M5.reward_recall"] and "not comparable" in remarks[0]
+    assert [row.metric for row in rows] == ["rewards.recall"] and "not comparable" in remarks[0]
     assert cli.main(["compare", str(a), str(written(tmp_path / "d", env="Other"))]) == 2
     assert "two models of one game" in capsys.readouterr().err
     assert cli.main(["compare", str(a), str(b), "metrics=M9.x"]) == 2 and "not compared here" in capsys.readouterr().err

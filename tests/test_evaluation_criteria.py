@@ -1,4 +1,4 @@
-"""Histories, memory, the arrow of time, usefulness and proxies (M9 to M15) against values by hand and known worlds."""
+"""Histories, memory, the arrow of time, usefulness and proxies against values by hand and known worlds."""
 
 import math
 from dataclasses import replace
@@ -15,7 +15,7 @@ def by_id(metrics):
     return {metric.id: metric for metric in metrics}
 
 
-# ------------------------------------------------------------------------------------------------------- M9: histories
+# ------------------------------------------------------------------------------------------------------- ---- histories
 
 
 def pairs(js_same, js_apart, floor=0.0, n=40):
@@ -27,24 +27,25 @@ def pairs(js_same, js_apart, floor=0.0, n=40):
 
 def test_a_right_model_merges_and_distinguishes():
     found = by_id(state_identity.state_identity(pairs(0.0, 0.5, floor=0.02)))
-    assert [found[f"M9.{x}"].value for x in ("compression", "distinction_auc", "precision", "recall")] == pytest.approx(
-        [0, 1, 1, 1]
-    )
-    assert found["M9.compression"].skill == pytest.approx(1) and found["M9.compression"].n_clusters == 20
+    names = ("compression", "distinction_auc", "precision", "recall")
+    assert [found[f"state_identity.{x}"].value for x in names] == pytest.approx([0, 1, 1, 1])
+    assert found["state_identity.compression"].skill == pytest.approx(1)
+    assert found["state_identity.compression"].n_clusters == 20
 
 
 def test_models_that_remember_too_much_or_too_little():
     entangled = by_id(state_identity.state_identity(pairs(0.5, 0.5)))  # histories as such matter to it
-    assert entangled["M9.compression"].value == 0.5 and entangled["M9.distinction_auc"].value == 0.5
-    assert entangled["M9.precision"].value == 0.5 and entangled["M9.recall"].value == 1
+    assert entangled["state_identity.compression"].value == 0.5 and entangled["state_identity.distinction_auc"].value == 0.5
+    assert entangled["state_identity.precision"].value == 0.5 and entangled["state_identity.recall"].value == 1
     forgetful = by_id(state_identity.state_identity(pairs(0.0, 0.0)))
-    assert forgetful["M9.compression"].value == 0 and forgetful["M9.recall"].value == 0
-    assert forgetful["M9.precision"].status == "not_applicable" and "tells no" in forgetful["M9.precision"].reason
+    assert forgetful["state_identity.compression"].value == 0 and forgetful["state_identity.recall"].value == 0
+    assert forgetful["state_identity.precision"].status == "not_applicable"
+    assert "tells no" in forgetful["state_identity.precision"].reason
     grid = state_identity.by_threshold(pairs(0.02, 0.5))
     assert grid["merged"].tolist() == [0, 0, 0, 1, 1] and grid["precision"].tolist() == [0.5, 0.5, 0.5, 1, 1]
     alike = pairs(0.0, 0.5)
     none = by_id(state_identity.state_identity(replace(alike, same=np.zeros(80, bool))))
-    assert none["M9.compression"].status == none["M9.distinction_auc"].status == "not_applicable"
+    assert none["state_identity.compression"].status == none["state_identity.distinction_auc"].status == "not_applicable"
 
 
 def test_distinction_has_an_interval_that_covers():
@@ -54,12 +55,12 @@ def test_distinction_has_an_interval_that_covers():
         same = np.arange(200) % 2 == 0
         js = rng.normal(np.where(same, 0, 1), 1)
         record = Pairs(np.arange(200) // 2, same, js, np.zeros(200), np.where(same, 0.0, 0.5))
-        low, high = by_id(state_identity.state_identity(record))["M9.distinction_auc"].ci
+        low, high = by_id(state_identity.state_identity(record))["state_identity.distinction_auc"].ci
         covered += low <= truth <= high
     assert 0.9 <= covered / 200 <= 0.985
 
 
-# -------------------------------------------------------------------------------------------------------- M10: memory
+# -------------------------------------------------------------------------------------------------------- ----- memory
 
 
 def recalls(keeps, delays=(1, 2, 4, 8), n=400, seed=0):
@@ -72,16 +73,16 @@ def recalls(keeps, delays=(1, 2, 4, 8), n=400, seed=0):
 
 def test_recall_and_half_life():
     found = by_id(memory.recall(recalls(lambda k: 1.0)))
-    assert found["M10.recall"].value == 1 and found["M10.recall"].ci == pytest.approx((0.025 ** (1 / 400), 1))
-    assert found["M10.half_life"].value == 8 and "longer than 8" in found["M10.half_life"].reason
+    assert found["memory.recall"].value == 1 and found["memory.recall"].ci == pytest.approx((0.025 ** (1 / 400), 1))
+    assert found["memory.half_life"].value == 8 and "longer than 8" in found["memory.half_life"].reason
     fading = by_id(memory.recall(recalls(lambda k: {1: 1.0, 2: 0.95, 4: 0.5, 8: 0.0}[k])))
-    assert fading["M10.half_life"].value == 4 and fading["M10.recall"].ci[0] < 0.5 < fading["M10.recall"].ci[1]
+    assert fading["memory.half_life"].value == 4 and fading["memory.recall"].ci[0] < 0.5 < fading["memory.recall"].ci[1]
     blank = recalls(lambda k: 0.0)
     never = by_id(memory.recall(replace(blank, answer=np.full(1600, 0.5))))
-    assert never["M10.recall"].value == 0.5 and never["M10.half_life"].status == "not_applicable"
-    assert never["M10.return"].status == "skipped"
+    assert never["memory.recall"].value == 0.5 and never["memory.half_life"].status == "not_applicable"
+    assert never["memory.return_distance"].status == "skipped"
     back = replace(blank, return_distance=np.full(1600, 3.0), return_distance_real=np.full(1600, 1.0))
-    assert by_id(memory.recall(back))["M10.return"].value == 2
+    assert by_id(memory.recall(back))["memory.return_distance"].value == 2
 
 
 def test_information_is_that_of_a_noisy_channel():
@@ -93,20 +94,22 @@ def test_information_is_that_of_a_noisy_channel():
     assert np.mean(few) == pytest.approx(capacity, abs=0.014)  # uncorrected it would be 0.024 bits too high
 
 
-# ---------------------------------------------------------------------------------------------------------- M11: arrow
+# ---------------------------------------------------------------------------------------------------------- ----- arrow
 
 
 def test_undoing_what_cannot_be_undone():
     never = by_id(arrow_of_time.irreversibility(Undos(np.arange(300), np.zeros(300), 0.9, 0.7, (0.1, 0.3))))
-    assert never["M11.undo"].value == 0 and never["M11.undo"].ci == (0, 0.01)
-    assert never["M11.arrow_gap"].value == pytest.approx(0.2) and never["M11.arrow_gap"].floor == pytest.approx(0.4)
-    assert never["M11.arrow_gap"].ci == (0.1, 0.3) and never["M11.undo"].experimental
+    assert never["arrow_of_time.undo_mass"].value == 0 and never["arrow_of_time.undo_mass"].ci == (0, 0.01)
+    assert never["arrow_of_time.auc_gap"].value == pytest.approx(0.2)
+    assert never["arrow_of_time.auc_gap"].floor == pytest.approx(0.4)
+    assert never["arrow_of_time.auc_gap"].ci == (0.1, 0.3) and never["arrow_of_time.undo_mass"].experimental
     some = by_id(arrow_of_time.irreversibility(Undos(np.arange(40), np.tile([0.0, 0.6], 20))))
-    assert some["M11.undo"].value == pytest.approx(0.3) and some["M11.undo"].ci[0] > 0.1
-    assert some["M11.arrow_gap"].status == "skipped"
+    assert some["arrow_of_time.undo_mass"].value == pytest.approx(0.3) and some["arrow_of_time.undo_mass"].ci[0] > 0.1
+    assert some["arrow_of_time.auc_gap"].status == "skipped"
     flat = by_id(arrow_of_time.irreversibility(Undos(np.zeros(0), np.zeros(0), 0.52, 0.5)))
     assert (
-        flat["M11.undo"].status == flat["M11.arrow_gap"].status == "not_applicable" and "0.52" in flat["M11.arrow_gap"].reason
+        flat["arrow_of_time.undo_mass"].status == flat["arrow_of_time.auc_gap"].status == "not_applicable"
+        and "0.52" in flat["arrow_of_time.auc_gap"].reason
     )
     one_way = arrow_of_time.reachability(np.arange(20), np.ones(20, bool), np.arange(20) < 5)
     assert one_way[0].value == 0.75
@@ -127,7 +130,7 @@ def test_one_classifier_tells_the_order_of_real_and_of_imagined_frames():
         arrow_of_time.precedence(real, still, np.arange(60), gap=12)
 
 
-# ----------------------------------------------------------------------------------------------------- M12: usefulness
+# ----------------------------------------------------------------------------------------------------- ----- usefulness
 
 
 def policy_values(real, model, noise=0.0, episodes=8, seed=0):
@@ -139,18 +142,18 @@ def policy_values(real, model, noise=0.0, episodes=8, seed=0):
 def test_agreement_by_hand():
     real, model = np.array([0.0, 1, 2, 3]), np.array([0.0, 2, 1, 1.5])
     found = by_id(policies.policy_agreement(policy_values(real, model)))
-    assert found["M12.spearman"].value == pytest.approx(1 - 6 * (4 + 1 + 1) / 60)
-    assert found["M12.kendall"].value == pytest.approx((4 - 2) / 6)
-    assert found["M12.regret"].value == 2 and found["M12.regret"].floor == 1.5
-    assert found["M12.abs_error"].value == pytest.approx((0 + 1 + 1 + 1.5) / 4 / 3)
-    assert found["M12.mmrv"].value == pytest.approx((0 + 2 + 1 + 2) / 4)
-    assert found["M12.spearman"].status == "underpowered" and "4 policies" in found["M12.spearman"].reason
-    assert found["M12.within_tertile"].status == "not_applicable" and found["M12.regret"].experimental
+    assert found["policies.spearman"].value == pytest.approx(1 - 6 * (4 + 1 + 1) / 60)
+    assert found["policies.kendall"].value == pytest.approx((4 - 2) / 6)
+    assert found["policies.regret"].value == 2 and found["policies.regret"].floor == 1.5
+    assert found["policies.value_error"].value == pytest.approx((0 + 1 + 1 + 1.5) / 4 / 3)
+    assert found["policies.mmrv"].value == pytest.approx((0 + 2 + 1 + 2) / 4)
+    assert found["policies.spearman"].status == "underpowered" and "4 policies" in found["policies.spearman"].reason
+    assert found["policies.tertile_spearman"].status == "not_applicable" and found["policies.regret"].experimental
     assert policies.regret(real, model, k=2) == 0 and policies.regret(real, np.zeros(4)) == 3  # ties go against the model
     same = policies.policy_agreement(policy_values(np.ones(5), real[[0, 1, 2, 3, 0]]))
     assert all(m.status == "not_applicable" for m in same)
     mute = by_id(policies.policy_agreement(policy_values(real, np.ones(4))))
-    assert mute["M12.spearman"].value is None and mute["M12.mmrv"].value == pytest.approx((3 + 2 + 2 + 3) / 4)
+    assert mute["policies.spearman"].value is None and mute["policies.mmrv"].value == pytest.approx((3 + 2 + 2 + 3) / 4)
 
 
 def test_easy_rankings_are_told_from_real_ones():
@@ -158,12 +161,12 @@ def test_easy_rankings_are_told_from_real_ones():
     real = np.concatenate([centre + rng.random(10) for centre in (0.0, 10.0, 20.0)])
     groups = np.repeat([0.0, 10.0, 20.0], 10) + rng.random(30)  # knows good from bad, nothing else
     found = by_id(policies.policy_agreement(policy_values(real, groups)))
-    assert found["M12.spearman"].value > 0.85 and found["M12.spearman"].status == "ok"
-    low, high = found["M12.within_tertile"].ci
-    assert low < 0.1 < high and abs(found["M12.within_tertile"].value) < 0.45
+    assert found["policies.spearman"].value > 0.85 and found["policies.spearman"].status == "ok"
+    low, high = found["policies.tertile_spearman"].ci
+    assert low < 0.1 < high and abs(found["policies.tertile_spearman"].value) < 0.45
     right = by_id(policies.policy_agreement(policy_values(real, real)))
-    assert all(right[f"M12.{x}"].value == 1 for x in ("spearman", "kendall", "within_tertile"))
-    assert all(right[f"M12.{x}"].value == 0 for x in ("regret", "abs_error", "mmrv"))
+    assert all(right[f"policies.{x}"].value == 1 for x in ("spearman", "kendall", "tertile_spearman"))
+    assert all(right[f"policies.{x}"].value == 0 for x in ("regret", "value_error", "mmrv"))
 
 
 @pytest.mark.parametrize("P, low, high", [(8, 0.22, 0.96), (20, 0.55, 0.92)])
@@ -179,7 +182,7 @@ def test_rank_correlations_over_few_policies_say_little(P, low, high):
     assert np.median(ends, 0) == pytest.approx((low, high), abs=0.15)
 
 
-# -------------------------------------------------------------------------------------------------- M13 and M14: values
+# -------------------------------------------------------------------------------------------------- -------------- values
 
 
 def test_value_equivalence_is_in_shares_of_the_range():
@@ -197,25 +200,25 @@ def test_a_planner_that_gains_nothing_indicts_no_model():
         planner_in_model=rng.normal(12, 1, 40),
     )  # fmt: skip
     found = by_id(planning.planning(replace(base, **returns)))
-    assert found["M13.oracle_gain"].ci[0] > 9 and found["M13.planner_regret"].value == pytest.approx(6, abs=1)
-    assert found["M13.planner_regret"].floor == found["M13.oracle_gain"].value and found["M13.optimism"].ci[0] > 7
+    assert found["planning.oracle_gain"].ci[0] > 9 and found["planning.regret"].value == pytest.approx(6, abs=1)
+    assert found["planning.regret"].floor == found["planning.oracle_gain"].value and found["planning.optimism"].ci[0] > 7
     weak = by_id(planning.planning(replace(base, **(returns | {"oracle_planner": rng.normal(0, 1, 40)}))))
-    assert weak["M13.planner_regret"].value is None and "cannot judge" in weak["M13.planner_regret"].reason
-    assert "not established" in weak["M13.oracle_gain"].reason
+    assert weak["planning.regret"].value is None and "cannot judge" in weak["planning.regret"].reason
+    assert "not established" in weak["planning.oracle_gain"].reason
     binary = dict(oracle_planner=np.repeat([1, 0], [8, 2]), model_planner=np.repeat([1, 0], [3, 7]), random=np.zeros(10))
     found = by_id(planning.planning(replace(base, **binary)))
-    assert found["M13.planner_regret"].ci == pytest.approx((0.0545, 0.7788), abs=1e-4)
-    assert found["M13.optimism"].status == "skipped"
+    assert found["planning.regret"].ci == pytest.approx((0.0545, 0.7788), abs=1e-4)
+    assert found["planning.optimism"].status == "skipped"
     assert all(m.status == "skipped" for m in planning.planning(base))
 
 
 def test_the_knee_is_the_least_information_that_is_as_good_as_all():
     def rung(value):
-        return Metric("M13.value_error", "", value, ci=(value - 0.05, value + 0.05), n_clusters=30)
+        return Metric("planning.value_error", "", value, ci=(value - 0.05, value + 0.05), n_clusters=30)
 
     found = by_id(information.information_knee([1.0, 2, 4, 8], [rung(0.9), rung(0.22), rung(0.19), rung(0.2)]))
-    assert found["M14.knee"].value == 2 and found["M14.fragility"].value == pytest.approx(0.01)
-    assert found["M14.knee"].ci == (2, 4)  # only the rung of 4 bits stays wholly below the bound of 0.25
+    assert found["information.knee"].value == 2 and found["information.fragility"].value == pytest.approx(0.01)
+    assert found["information.knee"].ci == (2, 4)  # only the rung of 4 bits stays wholly below the bound of 0.25
     short = information.information_knee([1.0, 2], [rung(0.9), rung(0.2)])
     assert all(m.status == "not_applicable" for m in short)
     with pytest.raises(UserError, match="one error for each rate"):
@@ -244,7 +247,7 @@ def test_the_bound_of_an_information_state_holds_in_a_random_world():
     assert information.ais_bound(0.1, 0.2, 0.5, 3.0) == pytest.approx(1.6)
 
 
-# --------------------------------------------------------------------------------------------------------- M15: proxies
+# --------------------------------------------------------------------------------------------------------- ----- proxies
 
 
 def test_classifiers_tell_apart_what_differs_and_nothing_else():
@@ -279,8 +282,8 @@ def test_longer_clips_are_easier_to_tell_apart():
     record = Rollouts(np.arange(60), rng.normal(size=(60, 4, 8, 2)), rng.normal(size=(60, 4, 8, 2)),
                       rng.normal(size=(60, 4, 8, 2)) + drift, np.zeros((60, 2)), alive, alive)  # fmt: skip
     found = by_id(proxies.c2st_by_length(record, (1, 4, 8, 16)))
-    assert list(found) == ["M15.c2st@1", "M15.c2st@4", "M15.c2st@8"]
-    assert abs(found["M15.c2st@1"].value - 0.5) < 0.1 and found["M15.c2st@8"].value > 0.9
+    assert list(found) == ["proxies.c2st@1", "proxies.c2st@4", "proxies.c2st@8"]
+    assert abs(found["proxies.c2st@1"].value - 0.5) < 0.1 and found["proxies.c2st@8"].value > 0.9
 
 
 def test_clips_that_no_rollout_lives_to_see_are_not_compared():
@@ -289,7 +292,7 @@ def test_clips_that_no_rollout_lives_to_see_are_not_compared():
     frames = [rng.normal(size=(20, 3, 4, 2)) for _ in range(3)]
     record = Rollouts(np.arange(20), *frames, np.zeros((20, 2)), np.ones_like(alive), alive)
     found = by_id(proxies.c2st_by_length(record, (1, 4)))
-    assert found["M15.c2st@1"].value is not None and found["M15.c2st@4"].status == "not_applicable"
+    assert found["proxies.c2st@1"].value is not None and found["proxies.c2st@4"].status == "not_applicable"
 
 
 def test_disagreement_self_consistency_and_coverage_by_hand():

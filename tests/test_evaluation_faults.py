@@ -101,7 +101,7 @@ def learned(tmp_path_factory):
 
 def test_checkpoints_of_one_training_are_ordered(learned):
     found = [evaluated(learned[name])[1] for name in ("early", "middle", "clean")]
-    for metric, better in (("M1.bits", -1), ("M5.hazard_loss", -1), ("M4.horizon", 1)):
+    for metric, better in (("code_length.bits", -1), ("terminations.log_loss", -1), ("rollouts.held_out_horizon", 1)):
         values = [numbers[metric]["value"] for numbers in found]
         print(metric, values)
         assert all(better * (b - a) >= 0 for a, b in zip(values, values[1:], strict=False)), (metric, values)

@@ -1,4 +1,4 @@
-"""Metrics at branches and rollouts (M2 to M8) against brute force on small joint distributions, and by hand."""
+"""Metrics at branches and rollouts against brute force on small joint distributions, and by hand."""
 
 import itertools
 import math
@@ -14,8 +14,9 @@ from tokenworld.evaluation.metrics import (
     calibration,
     code_length,
     next_frame,
-    rewards_and_terminations,
+    rewards,
     rollouts,
+    terminations,
 )
 from tokenworld.evaluation.records import Branches, Pairs, Rollouts, Scored
 from tokenworld.evaluation.statistics import divergences
@@ -62,7 +63,7 @@ def joints(seed, zeros=0.0):
     return p / p.sum(-1, keepdims=True)
 
 
-# ---------------------------------------------------------------------------------------------------- M2 and M3: branches
+# ---------------------------------------------------------------------------------------------------- ------ branches
 
 
 def test_divergences_are_those_of_brute_force():
@@ -83,12 +84,14 @@ def test_divergences_are_those_of_brute_force():
         dh[s, a] = entropy(q[s, a]) - entropy(p[s, a])
         for joint, sign in ((p[s, a], 1), (q[s, a], -1)):
             tc[s, a] += sign * (sum(entropy(m) for m in marginals(joint)) - entropy(joint))
-    for id, cells in {"M3.kl": kl, "M3.off_support": off, "M3.missed": missed, "M3.coherence": tc, "M2.dcal_joint": gap,
-                      "M2.dh": dh}.items():  # fmt: skip
+    for id, cells in {"next_frame.kl": kl, "next_frame.impossible_mass": off, "next_frame.missed_mass": missed,
+                      "next_frame.lost_dependence": tc, "calibration.branch_gap": gap,
+                      "calibration.excess_entropy": dh}.items():  # fmt: skip
         assert found[id].value == pytest.approx((behaviour * cells).sum(1).mean(), abs=1e-12), id
         assert found[id].values == pytest.approx((behaviour * cells).sum(1)) and found[id].status == "ok"
-    assert found["M3.kl"].value == pytest.approx(found["M2.dcal_joint"].value + found["M2.dh"].value)
-    assert by_id(next_frame.branch_fidelity(replace(record, behaviour=None)))["M3.kl"].value == pytest.approx(kl.mean())
+    assert found["next_frame.kl"].value == pytest.approx(found["calibration.branch_gap"].value
+                                                         + found["calibration.excess_entropy"].value)
+    assert by_id(next_frame.branch_fidelity(replace(record, behaviour=None)))["next_frame.kl"].value == pytest.approx(kl.mean())
 
 
 def test_the_true_model_is_at_the_ceiling_of_everything():
@@ -97,7 +100,8 @@ def test_the_true_model_is_at_the_ceiling_of_everything():
     zero = next_frame.branch_fidelity(record) + calibration.dispersion(record) + agents.causal_gap(record, record)
     zero += action_effects.counterfactual_effects(record)
     values = {m.id: m.value for m in zero}
-    assert values.pop("M7.effect_cosine") == pytest.approx(1) and values.pop("M7.sensitivity") == pytest.approx(1)
+    assert values.pop("action_effects.cosine") == pytest.approx(1)
+    assert values.pop("action_effects.size_ratio") == pytest.approx(1)
     assert all(value == pytest.approx(0, abs=1e-9) for value in values.values()), values
     assert len(values) == 4 + 2 + 6 + 2
 
@@ -108,8 +112,9 @@ def test_an_impossible_branch_has_a_finite_price():
     q = np.zeros_like(p)
     q[..., 0] = 1.0
     found = by_id(next_frame.branch_fidelity(branches(p, q)) + calibration.dispersion(branches(p, q)))
-    assert found["M3.kl"].value == pytest.approx(0.5 * divergences.IMPOSSIBLE - 1)
-    assert found["M3.missed"].value == 0.5 and found["M3.off_support"].value == 0 and found["M2.dh"].value == -1
+    assert found["next_frame.kl"].value == pytest.approx(0.5 * divergences.IMPOSSIBLE - 1)
+    assert found["next_frame.missed_mass"].value == 0.5 and found["next_frame.impossible_mass"].value == 0
+    assert found["calibration.excess_entropy"].value == -1
     assert divergences.capped(np.array([np.inf, 300.0, 2.0])).tolist() == [300, 300, 2]
 
 
@@ -119,11 +124,13 @@ def test_a_product_of_marginals_lacks_the_dependence_between_codes():
     m = marginals(p)
     q = np.stack([m[..., 0, x] * m[..., 1, y] for x, y in FRAMES], -1)
     found = by_id(next_frame.branch_fidelity(branches(p, q)) + calibration.dispersion(branches(p, q)))
-    assert found["M3.coherence"].value == pytest.approx(1) and found["M3.off_support"].value == pytest.approx(0.5)
-    assert found["M2.dcal_joint"].value == pytest.approx(0) and found["M2.dh"].value == pytest.approx(1)
-    absent = by_id(next_frame.branch_fidelity(replace(branches(p, q), total_correlation_q=None)))["M3.coherence"]
+    assert found["next_frame.lost_dependence"].value == pytest.approx(1)
+    assert found["next_frame.impossible_mass"].value == pytest.approx(0.5)
+    assert found["calibration.branch_gap"].value == pytest.approx(0)
+    assert found["calibration.excess_entropy"].value == pytest.approx(1)
+    absent = by_id(next_frame.branch_fidelity(replace(branches(p, q), total_correlation_q=None)))["next_frame.lost_dependence"]
     assert absent.value is None and absent.status == "skipped" and absent.reason
-    other = by_id(next_frame.branch_fidelity(branches(p, p), {"product": branches(p, q).bits}))["M3.kl"]
+    other = by_id(next_frame.branch_fidelity(branches(p, p), {"product": branches(p, q).bits}))["next_frame.kl"]
     assert other.floor == pytest.approx(1) and other.skill == pytest.approx(1)
 
 
@@ -134,8 +141,9 @@ def test_excess_code_length_is_beyond_a_known_entropy():
         reward=np.zeros(20), reward_mean=np.zeros(20), terminated=np.zeros(20, bool), hazard=np.zeros(20),
     )  # fmt: skip
     found = by_id(code_length.code_length(record, {"count": np.full((20, 2), 4.0)}, entropy=np.full(20, 2.0)))
-    assert found["M1.excess"].value == 1 and found["M1.excess"].floor == 6 and found["M1.bits"].skill == pytest.approx(5 / 6)
-    assert found["M1.changed"].value == 1.5 and found["M1.gain"].value == 5
+    assert found["code_length.excess_bits"].value == 1 and found["code_length.excess_bits"].floor == 6
+    assert found["code_length.bits"].skill == pytest.approx(5 / 6)
+    assert found["code_length.changed_code_bits"].value == 1.5 and found["code_length.saved_bits"].value == 5
     assert code_length.by_position(record).tolist() == [1.5, 1.5]
 
 
@@ -149,13 +157,13 @@ def test_energy_distance_is_unbiased_and_its_floor_is_the_standing_frame():
         ]
         assert divergences.energy_distance(real, model)[s] == pytest.approx(2 * cross - sum(within))
     rollout = drawn_rollouts(lambda shape: rng.normal(size=shape))
-    found = by_id(next_frame.frame_distance(rollout))["M3.energy"]
+    found = by_id(next_frame.frame_distance(rollout))["next_frame.energy_distance"]
     assert found.ci[0] < 0 < found.ci[1] and abs(found.ceiling) < 0.1 and found.floor > 1
-    single = by_id(next_frame.frame_distance(replace(rollout, real=rollout.real[:, :1])))["M3.energy"]
+    single = by_id(next_frame.frame_distance(replace(rollout, real=rollout.real[:, :1])))["next_frame.energy_distance"]
     assert single.value is None and single.status == "not_applicable"
 
 
-# ------------------------------------------------------------------------------------------------------------ M7: effects
+# ------------------------------------------------------------------------------------------------------------ ---- effects
 
 
 def two_actions(q_left, q_right, p_left=(0.9, 0.1, 0.0), p_right=(0.1, 0.9, 0.0)):
@@ -179,7 +187,7 @@ def test_effects_of_right_swapped_deaf_and_spurious_models():
         found = action_effects.counterfactual_effects(two_actions(*q))
         assert [m.value for m in found] == pytest.approx(values, abs=1e-9), name
     late = action_effects.counterfactual_effects(two_actions(*expected["deaf"][0]), after=4)
-    assert [m.id for m in late][0] == "M7.effect_error@4" and late[0].value == 1
+    assert [m.id for m in late][0] == "action_effects.error@4" and late[0].value == 1
     matrices = action_effects.effect_matrices(two_actions(*expected["swapped"][0]))
     assert matrices["true"] == pytest.approx(np.array([[0, 0.4], [0.4, 0]])) and matrices["model"] == pytest.approx(
         matrices["true"]
@@ -192,14 +200,14 @@ def test_mass_outside_the_candidates_is_an_effect_and_no_effect_is_not_applicabl
     q = record.marginal_q.copy()
     q[:, 1, 1] = [0.25, 0.25, 0.0]  # half of the coin's mass goes to a code that no branch has
     found = by_id(action_effects.counterfactual_effects(replace(record, marginal_q=q)))
-    assert found["M7.spurious"].value == pytest.approx(0.5)
+    assert found["action_effects.spurious"].value == pytest.approx(0.5)
     still = replace(record, marginal_p=record.marginal_p[:, :1].repeat(2, 1))
     found = by_id(action_effects.counterfactual_effects(still))
-    assert found["M7.effect_error"].value is None and found["M7.effect_cosine"].status == "not_applicable"
-    assert found["M7.spurious"].value == pytest.approx(0.8)
+    assert found["action_effects.error"].value is None and found["action_effects.cosine"].status == "not_applicable"
+    assert found["action_effects.spurious"].value == pytest.approx(0.8)
 
 
-# ----------------------------------------------------------------------------------------------------------- M8: transfer
+# ----------------------------------------------------------------------------------------------------------- ---- transfer
 
 
 def confused():
@@ -216,14 +224,15 @@ def test_gaps_between_policies_by_hand():
     record = confused()
     other = replace(record, behaviour=np.tile([0.0, 0.5, 0.5], (S, 1)), cluster=np.arange(S) + 100)
     found = {m.id: m.value for m in agents.causal_gap(record, other)}
-    assert found["M8.kl_behaviour"] == pytest.approx(0.2) and found["M8.kl_do"] == pytest.approx(2 / 3)
-    assert found["M8.do_gap"] == pytest.approx(2 / 3 - 0.2) and found["M8.kl_other"] == pytest.approx(1)
-    assert found["M8.transfer_gap"] == pytest.approx(0.8)
+    assert found["agents.behavior_kl"] == pytest.approx(0.2) and found["agents.interventional_kl"] == pytest.approx(2 / 3)
+    assert found["agents.intervention_gap"] == pytest.approx(2 / 3 - 0.2) and found["agents.other_agent_kl"] == pytest.approx(1)
+    assert found["agents.transfer_gap"] == pytest.approx(0.8)
     plenty = replace(record, support=np.tile([80, 80, 10], (S, 1)))
-    assert by_id(agents.causal_gap(plenty))["M8.do_gap_supported"].value == pytest.approx(1 / 2 - 0.1 / 0.9)
+    assert by_id(agents.causal_gap(plenty))["agents.supported_intervention_gap"].value == pytest.approx(1 / 2 - 0.1 / 0.9)
     missing = by_id(agents.causal_gap(replace(record, behaviour=None, support=None)))
-    assert missing["M8.kl_do"].value == pytest.approx(2 / 3) and missing["M8.do_gap"].status == "skipped"
-    assert missing["M8.transfer_gap"].status == "skipped"
+    assert missing["agents.interventional_kl"].value == pytest.approx(2 / 3)
+    assert missing["agents.intervention_gap"].status == "skipped"
+    assert missing["agents.transfer_gap"].status == "skipped"
 
 
 def test_error_by_support():
@@ -252,7 +261,7 @@ def test_a_feature_without_consequences_counts_beyond_the_truth():
     assert agents.spurious_feature(pairs)[0].value == pytest.approx(0.2)
 
 
-# ----------------------------------------------------------------------------------------------------------- M5: outcomes
+# ----------------------------------------------------------------------------------------------------------- ---- outcomes
 
 
 def test_rewards_and_hazards_at_branches():
@@ -261,15 +270,16 @@ def test_rewards_and_hazards_at_branches():
     reward, end = np.tile([0.0, 10.0], (S, A, 1)), np.tile([False, True], (S, A, 1))
     record = branches(p, p, reward=reward, terminated=end, reward_mean=np.tile([0.25, 0.5, 0.0], (S, 1)),
                       hazard=np.tile([0.25, 0.05, 0.0], (S, 1)))  # fmt: skip
-    found = by_id(rewards_and_terminations.at_branches(record))
-    assert found["M5.branch_reward_error"].value == pytest.approx(0.5 / 3) and found[
-        "M5.branch_reward_bias"
+    found = by_id(rewards.rewards_at_branches(record) + terminations.terminations_at_branches(record))
+    assert found["rewards.branch_error"].value == pytest.approx(0.5 / 3) and found[
+        "rewards.branch_bias"
     ].value == pytest.approx(0)
-    assert found["M5.branch_hazard_error"].value == pytest.approx(0.45 / 3)
-    assert found["M5.branch_hazard_ratio"].value == pytest.approx(0.1 / 0.25)
-    whole = by_id(rewards_and_terminations.at_branches(record, signs=False))["M5.branch_reward_error"]
+    assert found["terminations.branch_error"].value == pytest.approx(0.45 / 3)
+    assert found["terminations.branch_ratio"].value == pytest.approx(0.1 / 0.25)
+    whole = by_id(rewards.rewards_at_branches(record, signs=False))["rewards.branch_error"]
     assert whole.value == pytest.approx(2.5 - 0.25)
-    bare = rewards_and_terminations.at_branches(branches(p, p))
+    bare = branches(p, p)
+    bare = rewards.rewards_at_branches(bare) + terminations.terminations_at_branches(bare)
     assert all(m.value is None and m.status == "skipped" for m in bare) and len(bare) == 4
 
 
@@ -291,20 +301,21 @@ def test_survival_of_dreams_and_of_reality():
 
     def measured(real, model):
         record = replace(drawn_rollouts(lambda shape: np.zeros(shape)), alive_real=real, alive_model=model)
-        return by_id(rewards_and_terminations.survival(record)), rewards_and_terminations.survival_curves(record)
+        return by_id(terminations.survival(record)), terminations.survival_curves(record)
 
     alarms = np.zeros(2)
     for _ in range(100):
         same, curves = measured(alive(0.1), alive(0.1))
-        low, high = same["M5.survival_gap"].ci
-        alarms += (same["M5.log_rank_p"].value < 0.05, not low < 0 < high)
+        low, high = same["terminations.survival_gap"].ci
+        alarms += (same["terminations.log_rank_p"].value < 0.05, not low < 0 < high)
     assert (alarms <= 11).all(), alarms  # of 100 at a level of 5 %: a sound test has more once in 200
     assert curves["real"] == pytest.approx(0.9 ** np.arange(10), abs=0.06)
     longer, _ = measured(alive(0.2), alive(0.1))
     true = sum(0.9**t - 0.8**t for t in range(10))
-    assert longer["M5.log_rank_p"].value < 1e-6 and longer["M5.survival_gap"].value == pytest.approx(true, abs=0.4)
+    assert longer["terminations.log_rank_p"].value < 1e-6 and longer["terminations.survival_gap"].value == pytest.approx(true,
+                                                                                                                         abs=0.4)
     forever, _ = measured(np.ones((80, 6, 10), bool), np.ones((80, 6, 10), bool))
-    assert forever["M5.survival_gap"].status == "not_applicable"
+    assert forever["terminations.survival_gap"].status == "not_applicable"
 
 
 def test_classes_of_rewards_are_calibrated_one_by_one():
@@ -314,37 +325,39 @@ def test_classes_of_rewards_are_calibrated_one_by_one():
     fields = dict.fromkeys(("previous", "codes", "bits", "entropy", "top", "hit"), np.zeros((6000, 1)))
     record = Scored(cluster=np.arange(6000) // 20, action=np.zeros(6000, int), reward=reward, reward_mean=q[:, 2] - q[:, 0],
                     terminated=np.zeros(6000, bool), hazard=np.zeros(6000), reward_probability=q, **fields)  # fmt: skip
-    right = by_id(rewards_and_terminations.rewards(record))["M5.reward_classes"].value
-    flat = by_id(rewards_and_terminations.rewards(replace(record, reward_probability=q[:, ::-1])))["M5.reward_classes"].value
+    right = by_id(rewards.rewards(record))["rewards.sign_ece"].value
+    flat = by_id(rewards.rewards(replace(record, reward_probability=q[:, ::-1])))["rewards.sign_ece"].value
     assert right < 0.03 and flat > 0.2
-    found = by_id(rewards_and_terminations.rewards(replace(record, reward_probability=None)))
-    assert found["M5.reward_classes"].status == "skipped"
+    found = by_id(rewards.rewards(replace(record, reward_probability=None)))
+    assert found["rewards.sign_ece"].status == "skipped"
     hand = replace(record, reward=np.array([-1.0, 0, 0, 3, 3]), reward_mean=np.array([-0.6, 0.2, 0.9, 0.9, -0.1]))
-    assert rewards_and_terminations.reward_confusion(hand).tolist() == [[1, 0, 0], [0, 1, 1], [0, 1, 1]]
+    assert rewards.reward_confusion(hand).tolist() == [[1, 0, 0], [0, 1, 1], [0, 1, 1]]
 
 
-# -------------------------------------------------------------------------------------------------------------- M4: drift
+# -------------------------------------------------------------------------------------------------------------- ---- drift
 
 
 def test_a_right_model_never_drifts_and_a_moving_one_is_caught_when_it_is_half_as_bad_as_standing_still():
     rng = np.random.default_rng(0)
     right = by_id(rollouts.rollout_drift(drawn_rollouts(lambda shape: rng.normal(size=shape))))
     assert (
-        right["M4.valid_horizon"].value == right["M4.median_horizon"].value == 10
-        and "longer" in right["M4.valid_horizon"].reason
+        right["rollouts.valid_horizon"].value == right["rollouts.median_horizon"].value == 10
+        and "longer" in right["rollouts.valid_horizon"].reason
     )
-    assert right["M4.distance"].ci[0] < 0 < right["M4.distance"].ci[1] and right["M4.spread_skill"].value == pytest.approx(
-        1, abs=0.02
-    )
-    assert right["M4.rollout_self_feeding"].status == "skipped"
+    assert right["rollouts.distance"].ci[0] < 0 < right["rollouts.distance"].ci[1]
+    assert right["rollouts.spread_error_ratio"].value == pytest.approx(1, abs=0.02)
+    assert right["rollouts.exposure_bias"].status == "skipped"
     # without noise D(t) = 2 * 0.3 t sqrt(3) and the standing frame is at 2 * 2 sqrt(3): half of it is passed at t = 4 of 0 ..
     sure = by_id(rollouts.rollout_drift(drawn_rollouts(np.zeros, shift=0.3)))
-    assert sure["M4.first"].value == 0 and sure["M4.last"].value == pytest.approx(2 * 2.7 * 3**0.5)
-    assert sure["M4.last"].floor == pytest.approx(4 * 3**0.5) and sure["M4.last"].ceiling == 0
-    assert sure["M4.valid_horizon"].value == sure["M4.median_horizon"].value == 4 and sure["M4.valid_horizon"].ci == (4, 4)
-    assert sure["M4.spread_skill"].value == 0
+    assert sure["rollouts.first_step_distance"].value == 0
+    assert sure["rollouts.last_step_distance"].value == pytest.approx(2 * 2.7 * 3**0.5)
+    assert sure["rollouts.last_step_distance"].floor == pytest.approx(4 * 3**0.5)
+    assert sure["rollouts.last_step_distance"].ceiling == 0
+    assert sure["rollouts.valid_horizon"].value == sure["rollouts.median_horizon"].value == 4
+    assert sure["rollouts.valid_horizon"].ci == (4, 4)
+    assert sure["rollouts.spread_error_ratio"].value == 0
     noisy = by_id(rollouts.rollout_drift(drawn_rollouts(lambda shape: 0.2 * rng.normal(size=shape), shift=0.3)))
-    assert abs(noisy["M4.valid_horizon"].value - 4) <= 1 and abs(noisy["M4.median_horizon"].value - 4) <= 1
+    assert abs(noisy["rollouts.valid_horizon"].value - 4) <= 1 and abs(noisy["rollouts.median_horizon"].value - 4) <= 1
 
 
 def test_what_has_ended_is_left_out_of_distances():
@@ -359,11 +372,12 @@ def test_what_has_ended_is_left_out_of_distances():
     none[:, :, 5:] = False
     record = replace(record, alive_model=none)
     found = by_id(rollouts.rollout_drift(record))
-    assert found["M4.last"].value is None and found["M4.last"].reason == "no rollouts live that long"
-    assert np.isfinite(found["M4.distance"].value) and found["M4.median_horizon"].value == 10
+    assert found["rollouts.last_step_distance"].value is None
+    assert found["rollouts.last_step_distance"].reason == "no rollouts live that long"
+    assert np.isfinite(found["rollouts.distance"].value) and found["rollouts.median_horizon"].value == 10
 
 
 def test_self_feeding_is_of_the_last_frame():
     own, real = np.tile([1.0, 3.0], (80, 1)), np.tile([1.0, 2.0], (80, 1))
     record = replace(drawn_rollouts(np.zeros), own_bits=own, real_bits=real)
-    assert by_id(rollouts.rollout_drift(record))["M4.rollout_self_feeding"].value == 1.5
+    assert by_id(rollouts.rollout_drift(record))["rollouts.exposure_bias"].value == 1.5

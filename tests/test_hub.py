@@ -626,7 +626,7 @@ def test_commands_take_an_exported_model_for_a_run(folder, tmp_path, capsys):
         out = tmp_path / where.name
         assert cli.main(["evaluate", str(where), *data, f"out={out}", "frames=200", "metrics=M1"]) == 0
         told = json.loads((out / "report.json").read_text())
-        results.append([metric["value"] for metric in told["metrics"] if metric["id"] == "M1.bits"])
+        results.append([metric["value"] for metric in told["metrics"] if metric["id"] == "code_length.bits"])
     assert results[0] == results[2] and results[1] == results[3] and results[1][0] > 0
     assert cli.main(["dream", str(folder), f"out={tmp_path / 'dream.png'}", *data]) == 0
     capsys.readouterr()

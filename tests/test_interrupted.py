@@ -496,7 +496,7 @@ def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path, monke
 
 
 def made() -> report.Report:
-    return report.Report([Metric("M1.gain", "Gain", 1.0, "bits", "higher")], [], "No fault.", {}, {})
+    return report.Report([Metric("code_length.saved_bits", "Gain", 1.0, "bits", "higher")], [], "No fault.", {}, {})
 
 
 @pytest.mark.parametrize("kept", [["report.html"], ["report.html", "states.npz"], []])

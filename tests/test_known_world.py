@@ -21,7 +21,7 @@ from tokenworld.studies.known_world.planted import DEFECTS, oracle, world
 from tokenworld.tokenizers.nearest import NearestPatches
 from tokenworld.training.resume import open_run
 
-COVERED = ("M1", "M2", "M3", "M5", "M6", "M7")
+COVERED = response.FAMILIES
 
 # ------------------------------------------------------------------------------------------------------------- the world
 
@@ -139,7 +139,7 @@ def test_expectations_are_what_large_samples_show(name, dose):
     exact, found = known_numbers.exact(model), known_numbers.sampled(model, 500, seed=1)
     compared = 0
     for metric in found:
-        if metric.ci is None or metric.id not in exact or metric.id.split(".")[0] not in (*COVERED, "M4"):
+        if metric.ci is None or metric.id not in exact or metric.id.split(".")[0] not in (*COVERED, "rollouts"):
             continue
         half = (metric.ci[1] - metric.ci[0]) / 2
         assert abs(metric.value - exact[metric.id]) <= 2 * half + 2e-3, metric.id
@@ -196,22 +196,27 @@ def test_every_defect_has_its_own_signature(numbers):
 
 def test_the_truth_is_faultless(numbers):
     truth = numbers["", 0.0]
-    zero = ("M1.excess", "M2.dcal", "M2.dh", "M3.kl", "M3.off_support", "M3.missed", "M3.coherence", "M4.first", "M4.last",
-            "M7.effect_error", "M7.spurious", "M8.do_gap", "M8.transfer_gap", "M9.compression", "M11.undo", "M13.value_error",
-            "M13.optimism", "M13.planner_regret")  # fmt: skip
+    zero = ("code_length.excess_bits", "calibration.gap", "calibration.excess_entropy", "next_frame.kl",
+            "next_frame.impossible_mass", "next_frame.missed_mass", "next_frame.lost_dependence",
+            "rollouts.first_step_distance", "rollouts.last_step_distance",
+            "action_effects.error", "action_effects.spurious", "agents.intervention_gap", "agents.transfer_gap",
+            "state_identity.compression", "arrow_of_time.undo_mass", "planning.value_error",
+            "planning.optimism", "planning.regret")  # fmt: skip
     assert all(abs(truth[id]) < 1e-9 for id in zero)
-    assert all(truth[id] == pytest.approx(1) for id in ("M0.recall", "M5.hazard_ratio", "M7.effect_cosine", "M10.recall"))
+    assert all(truth[id] == pytest.approx(1) for id in ("tokenizer.event_recall", "terminations.hazard_ratio",
+                                                        "action_effects.cosine", "memory.recall"))
 
 
 def test_the_identity_of_divergence(numbers):
     """KL = calibration gap + excess entropy, for every model."""
     for found in numbers.values():
-        assert found["M3.kl"] == pytest.approx(found["M2.dcal_joint"] + found["M2.dh"], abs=1e-9)
+        assert found["next_frame.kl"] == pytest.approx(found["calibration.branch_gap"] + found["calibration.excess_entropy"],
+                                                       abs=1e-9)
 
 
 def test_some_defects_leave_the_next_frame_alone(numbers):
     """Ten of twenty-one cannot be seen in one-step code length, which is why there are other numbers."""
-    blind = {name for name in DEFECTS if abs(numbers[name, 1.0]["M3.kl"]) < 1e-9}
+    blind = {name for name in DEFECTS if abs(numbers[name, 1.0]["next_frame.kl"]) < 1e-9}
     assert blind == {"termination-blind", "flat reward", "forgets the colour", "depends on history", "self-feeding drift",
                      "reward sign flipped", "rewards one step late", "rewards scaled", "tokenizer drops the object",
                      "garbage off support"}  # fmt: skip
@@ -229,25 +234,26 @@ def test_few_false_alarms(numbers):
 
 
 FOUND = {  # in all of twenty samples (docs/response_matrix.md)
-    "action-blind": ("M7.effect_error", "M7.effect_cosine", "M7.sensitivity", "M6.shuffled", "M3.kl", "M3.off_support"),
-    "causally confused": ("M8.transfer_gap", "M8.do_gap", "M8.spurious_feature", "M7.effect_error"),
-    "left and right swapped": ("M7.effect_cosine", "M7.effect_error", "M3.kl"),
-    "independent tokens": ("M3.coherence", "M3.off_support"),
-    "overconfident": ("M2.dcal", "M2.dcal_joint", "M2.dh"),
-    "underconfident": ("M2.dcal", "M2.dcal_joint", "M2.dh"),
-    "blurred object": ("M3.off_support", "M2.dh", "M3.coherence"),
-    "mode dropped": ("M2.dcal", "M2.dcal_joint", "M3.missed", "M2.dh"),
-    "termination-blind": ("M5.branch_hazard_error", "M13.optimism"),
-    "flat reward": ("M5.branch_reward_error", "M5.reward_recall"),
-    "forgets the colour": ("M10.recall",),
-    "depends on history": ("M9.compression",),
-    "garbage off support": ("M8.transfer_gap", "M8.do_gap", "M7.spurious"),
-    "irrelevant distractor": ("M3.kl", "M2.dcal_joint"),
-    "one action aliased": ("M6.unannounced", "M7.effect_error", "M3.kl"),
-    "reward sign flipped": ("M5.branch_reward_error",),
-    "rewards one step late": ("M5.branch_reward_error", "M5.reward_recall"),
-    "rewards scaled": ("M5.branch_reward_error", "M5.reward_slope"),
-    "tokenizer drops the object": ("M0.recall",),
+    "action-blind": ("action_effects.error", "action_effects.cosine", "action_effects.size_ratio",
+                     "action_sensitivity.saved_bits", "next_frame.kl", "next_frame.impossible_mass"),
+    "causally confused": ("agents.transfer_gap", "agents.intervention_gap", "agents.spurious_feature", "action_effects.error"),
+    "left and right swapped": ("action_effects.cosine", "action_effects.error", "next_frame.kl"),
+    "independent tokens": ("next_frame.lost_dependence", "next_frame.impossible_mass"),
+    "overconfident": ("calibration.gap", "calibration.branch_gap", "calibration.excess_entropy"),
+    "underconfident": ("calibration.gap", "calibration.branch_gap", "calibration.excess_entropy"),
+    "blurred object": ("next_frame.impossible_mass", "calibration.excess_entropy", "next_frame.lost_dependence"),
+    "mode dropped": ("calibration.gap", "calibration.branch_gap", "next_frame.missed_mass", "calibration.excess_entropy"),
+    "termination-blind": ("terminations.branch_error", "planning.optimism"),
+    "flat reward": ("rewards.branch_error", "rewards.recall"),
+    "forgets the colour": ("memory.recall",),
+    "depends on history": ("state_identity.compression",),
+    "garbage off support": ("agents.transfer_gap", "agents.intervention_gap", "action_effects.spurious"),
+    "irrelevant distractor": ("next_frame.kl", "calibration.branch_gap"),
+    "one action aliased": ("confusions.unexpected_bits", "action_effects.error", "next_frame.kl"),
+    "reward sign flipped": ("rewards.branch_error",),
+    "rewards one step late": ("rewards.branch_error", "rewards.recall"),
+    "rewards scaled": ("rewards.branch_error", "rewards.slope"),
+    "tokenizer drops the object": ("tokenizer.event_recall",),
 }  # fmt: skip
 
 
@@ -310,11 +316,12 @@ def test_false_alarms_at_full_size(numbers):
 @pytest.mark.slow
 @pytest.mark.parametrize("name, dose", response.COVERED)
 def test_intervals_cover(name, dose):
-    """M1, M2, M3, M5, M6 and M7, 500 samples of 60 episodes: 92 to 98 %, but for numbers that are the same in every sample.
+    """The families of COVERED, 500 samples of 60 episodes: 92 to 98 %, but for numbers that are the same in every sample.
     The worst of several actions has a wider interval, which may hold more."""
     covered = response.coverage(name, dose)
     checked = {id: share for id, share in covered.items() if id.split(".")[0] in COVERED and share < 1}
-    worst = ("M6.apart", "M6.misnamed", "M6.unannounced", "M7.weakest_pair")
+    worst = ("confusions.closest_pair_bits", "confusions.misattributed_bits", "confusions.unexpected_bits",
+             "confusions.weakest_pair")
     assert checked and all(0.92 <= share <= (1 if id in worst else 0.98) for id, share in checked.items()), checked
 
 
@@ -389,13 +396,14 @@ def test_a_trained_model_approaches_the_kernel_and_a_wrong_one_is_caught(trained
     right = {metric.id: metric for metric in metrics}
     remembered = dict(zip(pictures["memory"]["delay"], pictures["memory"]["accuracy"], strict=True))
     assert remembered[2] > 0.65 and 0.3 < remembered[10] < 0.7  # its context holds four frames, and it learnt for seconds
-    assert right["M9.compression"].ci[0] < 0.02 and right["M9.distinction_auc"].ci[0] > 0.9
-    assert right["M11.undo"].ci[1] < 0.05 and right["M11.undo"].n_samples >= 40
-    assert right["M3.kl"].ci[1] < 0.5 and right["M3.off_support"].ci[1] < 0.1 and right["M7.effect_cosine"].ci[0] > 0.9
+    assert right["state_identity.compression"].ci[0] < 0.02 and right["state_identity.distinction_auc"].ci[0] > 0.9
+    assert right["arrow_of_time.undo_mass"].ci[1] < 0.05 and right["arrow_of_time.undo_mass"].n_samples >= 40
+    assert right["next_frame.kl"].ci[1] < 0.5 and right["next_frame.impossible_mass"].ci[1] < 0.1
+    assert right["action_effects.cosine"].ci[0] > 0.9
     embedding = next(run.world_model.decoding.action.parameters()).data  # (A, D)
     embedding[[LEFT, RIGHT]] = embedding[[RIGHT, LEFT]].clone()
     metrics, _ = tier_b(run.world_model, simulator, states=60, budget=120.0)
     wrong = {metric.id: metric for metric in metrics}
-    assert wrong["M3.kl"].ci[0] > right["M3.kl"].ci[1] + 1 and wrong["M7.effect_cosine"].ci[1] < 0.3
+    assert wrong["next_frame.kl"].ci[0] > right["next_frame.kl"].ci[1] + 1 and wrong["action_effects.cosine"].ci[1] < 0.3
     codes = {finding["code"] for finding in findings.findings(metrics) if finding["established"]}
     assert "ACTION_SWAP" in codes

@@ -31,7 +31,7 @@ def bits(states, shift=0.0, seed=1, per=10):
     """(metric, states): what states cost a model that is `shift` bits worse, with noise of its own."""
     states = np.asarray(states)
     own = np.random.default_rng(seed).normal(0, 0.1, 2000)
-    return of_rows("M1.bits", (HARD + own)[states] + shift, states // per), states.astype(np.uint64)
+    return of_rows("code_length.bits", (HARD + own)[states] + shift, states // per), states.astype(np.uint64)
 
 
 def compared(tmp_path, a, b, **more):
@@ -79,14 +79,14 @@ def test_branch_states_have_their_own_hashes(tmp_path):
     """In B the branch states come in another order; paired by hash the difference is exactly one bit everywhere."""
     order = np.random.default_rng(0).permutation(100)
     kl, hash = np.random.default_rng(1).gamma(2, 3, 100), np.arange(100, dtype=np.uint64) + 10**18
-    one = of_rows("M3.kl", kl, np.arange(100), tier="B", states=hash)
-    two = of_rows("M3.kl", kl[order] + 1, order, tier="B", states=hash[order])
+    one = of_rows("next_frame.kl", kl, np.arange(100), tier="B", states=hash)
+    two = of_rows("next_frame.kl", kl[order] + 1, order, tier="B", states=hash[order])
     a = written(tmp_path / "a", [one, bits(range(50))[0]], bits(range(50))[1])
     b = written(tmp_path / "b", [two, bits(range(50))[0]], bits(range(50))[1])
     found = {row.metric: row for row in compare.compare(a, b).rows}
-    assert found["M3.kl"].difference == pytest.approx(1) and found["M3.kl"].ci == pytest.approx((1, 1))
-    assert found["M3.kl"].verdict == "worse" and found["M3.kl"].note == ""
-    assert found["M1.bits"].difference == 0 and found["M1.bits"].verdict == "no difference shown"
+    assert found["next_frame.kl"].difference == pytest.approx(1) and found["next_frame.kl"].ci == pytest.approx((1, 1))
+    assert found["next_frame.kl"].verdict == "worse" and found["next_frame.kl"].note == ""
+    assert found["code_length.bits"].difference == 0 and found["code_length.bits"].verdict == "no difference shown"
 
 
 @pytest.mark.parametrize(
@@ -100,17 +100,17 @@ def test_branch_states_have_their_own_hashes(tmp_path):
 def test_what_is_better_depends_on_the_direction(tmp_path, direction, a, b, verdict):
     noise = np.random.default_rng(0).normal(0, 0.01, (2, 100))
     state, clusters = np.arange(100, dtype=np.uint64), np.arange(100) // 2
-    rows = [of_rows("M5.reward_bias", value + x, clusters, direction) for value, x in zip((a, b), noise, strict=True)]
+    rows = [of_rows("rewards.bias", value + x, clusters, direction) for value, x in zip((a, b), noise, strict=True)]
     row, _ = compared(tmp_path, (rows[0], state), (rows[1], state))
     assert row.verdict == verdict
-    told = [metric("M5.reward_bias", value, (value - 0.1, value + 0.1), direction) for value in (a, b)]
+    told = [metric("rewards.bias", value, (value - 0.1, value + 0.1), direction) for value in (a, b)]
     row, _ = compared(tmp_path / "ci", (told[0], None), (told[1], None))
     assert row.verdict == verdict and row.note == "unpaired"
 
 
 def test_intervals_alone_are_compared_by_recovered_variances(tmp_path):
     """For symmetric intervals that is the usual root of the sum of squares."""
-    a, b = metric("M5.reward_recall", 0.5, (0.4, 0.6), "higher"), metric("M5.reward_recall", 0.7, (0.55, 0.85), "higher")
+    a, b = metric("rewards.recall", 0.5, (0.4, 0.6), "higher"), metric("rewards.recall", 0.7, (0.55, 0.85), "higher")
     row, _ = compared(tmp_path, (a, None), (b, None))
     half = np.hypot(0.1, 0.15)
     assert row.ci == pytest.approx((0.2 - half, 0.2 + half)) and row.verdict == "better"
@@ -131,26 +131,26 @@ def test_few_episodes_show_nothing(tmp_path):
 
 def test_other_tokenizers_are_compared_in_what_is_not_about_codes(tmp_path):
     a, state = bits(range(400))
-    more = [metric("M4.distance", 1.0, (0.9, 1.1), tier="B"), metric("M5.hazard_loss", 0.1, (0.09, 0.11)),
-            metric("M7.effect_error", 0.5, (0.4, 0.6), tier="B")]  # fmt: skip
+    more = [metric("rollouts.distance", 1.0, (0.9, 1.1), tier="B"), metric("terminations.log_loss", 0.1, (0.09, 0.11)),
+            metric("action_effects.error", 0.5, (0.4, 0.6), tier="B")]  # fmt: skip
     one, two = written(tmp_path / "a", [a, *more], state), written(tmp_path / "b", [a, *more], state, tokenizer="other")
     rows, remarks = compare.compare(one, two)
-    assert [row.metric for row in rows] == ["M4.distance", "M5.hazard_loss"]
-    assert "tokenizers differ" in remarks[0] and "left out: M1.bits, M7.effect_error" in remarks
-    assert "M1.bits" in compare.table(rows, remarks)
-    with pytest.raises(UserError, match="M1.bits is not compared here"):
-        compare.exit_code(rows, ["M1.bits"])
+    assert [row.metric for row in rows] == ["rollouts.distance", "terminations.log_loss"]
+    assert "tokenizers differ" in remarks[0] and "left out: code_length.bits, action_effects.error" in remarks
+    assert "code_length.bits" in compare.table(rows, remarks)
+    with pytest.raises(UserError, match="code_length.bits is not compared here"):
+        compare.exit_code(rows, ["code_length.bits"])
     with pytest.raises(UserError, match="about Game and .* about Other: compare two models of one game"):
         compare.compare(one, written(tmp_path / "c", [a], state, env="Other"))
     _, remarks = compare.compare(one, written(tmp_path / "d", [a], state, preprocessing={"sticky": 0.25}))
     assert "prepared differently" in remarks[0]
-    assert remarks[-1] == "measured in one of the two only: M4.distance, M5.hazard_loss, M7.effect_error"
+    assert remarks[-1] == "measured in one of the two only: rollouts.distance, terminations.log_loss, action_effects.error"
 
 
 def test_the_gate_counts_what_it_is_told_to_and_no_chance(tmp_path):
-    row = compare.Row("M1.bits", "bits", "", 10.0, 10.3, 0.3, (0.2, 0.4), "worse", p=1e-8, harm=0.2, clusters=50)
-    fine = replace(row, metric="M5.x", verdict="better", ci=(-0.4, -0.2), harm=0.0)
-    assert compare.exit_code([row, fine]) == 1 and compare.exit_code([row, fine], ["M5.x"]) == 0
+    row = compare.Row("code_length.bits", "bits", "", 10.0, 10.3, 0.3, (0.2, 0.4), "worse", p=1e-8, harm=0.2, clusters=50)
+    fine = replace(row, metric="other.x", verdict="better", ci=(-0.4, -0.2), harm=0.0)
+    assert compare.exit_code([row, fine]) == 1 and compare.exit_code([row, fine], ["other.x"]) == 0
     assert compare.exit_code([row], tolerance=0.01) == 1 and compare.exit_code([row], tolerance=0.03) == 0
     assert compare.exit_code([]) == 0
     weak = [replace(row, metric=f"M{i}.x", p=0.03) for i in range(10)]  # each would do alone
@@ -181,25 +181,26 @@ def test_the_table_says_everything(tmp_path):
     ]
     lines = compare.table(*compare.compare(*folders)).split("\n")
     assert lines[0].split() == ["metric", "A", "B", "B", "-", "A", "95", "%", "interval", "B", "is"]
-    assert lines[1].startswith("M1.bits [M1.bits]  ") and lines[1].endswith("worse") and lines[2] == "400 shared states"
-    assert lines[3] == "B: 0 better, 1 worse (M1.bits), 0 equal (no difference shown)" and len(lines) == 4
+    assert lines[1].startswith("code_length.bits [code_length.bits]  ") and lines[1].endswith("worse")
+    assert lines[2] == "400 shared states"
+    assert lines[3] == "B: 0 better, 1 worse (code_length.bits), 0 equal (no difference shown)" and len(lines) == 4
     assert compare.table([], ["no shared state"]).endswith("no shared state; nothing is comparable")
 
 
 def test_the_table_lists_what_differs_and_counts_the_rest(tmp_path, capsys):
     def several(folder, *values):
         told = [metric(id, value, (value - 0.01, value + 0.01)) for id, value in
-                zip(("M5.hazard_loss", "M0.psnr", "M5.survival_gap"), values, strict=True)]  # fmt: skip
+                zip(("terminations.log_loss", "tokenizer.psnr", "terminations.survival_gap"), values, strict=True)]  # fmt: skip
         return str(written(folder, told))
 
     folders = several(tmp_path / "a", 1.0, 1.0, 1.0), several(tmp_path / "b", 2.0, 0.5, 1.0)
     assert cli.main(["compare", *folders]) == 1
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[:-2]] == ["metric", "M5.hazard_loss", "M0.psnr"]
-    assert lines[-1] == "B: 1 better, 1 worse (M5.hazard_loss), 1 equal (no difference shown)"
+    assert [line.split()[0] for line in lines[:-2]] == ["metric", "terminations.log_loss", "tokenizer.psnr"]
+    assert lines[-1] == "B: 1 better, 1 worse (terminations.log_loss), 1 equal (no difference shown)"
     assert cli.main(["compare", *folders, "rows=all"]) == 1
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:4]] == [
-        "M5.hazard_loss", "M0.psnr", "M5.survival_gap"]  # fmt: skip
+        "terminations.log_loss", "tokenizer.psnr", "terminations.survival_gap"]  # fmt: skip
     assert cli.main(["compare", folders[0], folders[0]]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and lines[-1] == "B: 0 better, 0 worse, 3 equal (no difference shown)"

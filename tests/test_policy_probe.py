@@ -8,10 +8,8 @@ import pytest
 import torch
 
 from tokenworld.cli import main as cli
-from tokenworld.evaluation import tiers
-from tokenworld.evaluation.metrics import policies
 from tokenworld.evaluation.probes import policies as probe
-from tokenworld.evaluation.report.explained import EXPLAINED
+from tokenworld.evaluation.report import specs
 from tokenworld.evaluation.report.files import read
 from tokenworld.interfaces import Codes, View
 
@@ -120,16 +118,22 @@ def run(tmp_path_factory):
 def test_the_command_ranks_policies(run, tmp_path, monkeypatch, capsys):
     for name, small in (("EPISODES", 4), ("HORIZON", 8), ("PLANNED", 3), ("CANDIDATES", 4), ("DEPTH", 3)):
         monkeypatch.setattr(probe, name, small)
-    played, measure = [], policies.policy_agreement
-    monkeypatch.setattr(tiers, "policy_agreement", lambda values: played.append(values.names) or measure(values))
-    words = ["evaluate", str(run), "tier=C", "states=2", "frames=100", "device=cpu", "metrics=M12,M13.optimism"]
+    played, measure = [], probe.policy_values
+
+    def watched(*words, **keywords):
+        values = measure(*words, **keywords)
+        played.append(values.names)
+        return values
+
+    monkeypatch.setattr(probe, "policy_values", watched)
+    words = ["evaluate", str(run), "tier=C", "states=2", "frames=100", "device=cpu", "metrics=M12,planning.optimism"]
     assert cli.main([*words, f"out={tmp_path / 'report'}"]) == 0
     report, _ = read(tmp_path / "report")
     found = {metric["id"]: metric for metric in report["metrics"]}
-    ranks = ("spearman", "kendall", "regret", "abs_error", "mmrv", "within_tertile")
-    assert set(found) == {f"M12.{name}" for name in ranks} | {"M13.optimism"}
+    ranks = ("spearman", "kendall", "regret", "value_error", "mmrv", "tertile_spearman")
+    assert set(found) == {f"policies.{name}" for name in ranks} | {"planning.optimism"}
     assert all(metric["experimental"] and metric["tier"] == "C" for metric in found.values())
-    assert found["M13.optimism"]["n_samples"] == 6 and report["capabilities"]["C"] == "policies that play"
+    assert found["planning.optimism"]["n_samples"] == 6 and report["capabilities"]["C"] == "policies that play"
     assert cli.main([*words, f"policies={run}", f"out={tmp_path / 'more'}"]) == 0
     assert played[1] == (str(run), *played[0])
     capsys.readouterr()
@@ -139,15 +143,16 @@ def test_the_command_ranks_policies(run, tmp_path, monkeypatch, capsys):
         assert told in capsys.readouterr().err
     measured = len(played)
     assert cli.main([*words[:-1], "metrics=M77", f"out={tmp_path / 'other'}"]) == 2
-    assert "metrics=M77 is no number and no row of numbers: did you mean M7" in capsys.readouterr().err
+    assert "metrics: got M77, expected a metric id. Did you mean M7?" in capsys.readouterr().err
     assert len(played) == measured and not (tmp_path / "other").exists()  # at once, before anything is measured
 
 
 def test_what_is_asked_for_and_not_measured_is_said(run, tmp_path):
-    assert cli.main(["evaluate", str(run), "frames=100", "metrics=M1.bits,M7", f"out={tmp_path / 'r'}", "device=cpu"]) == 0
+    assert cli.main(["evaluate", str(run), "frames=100", "metrics=code_length.bits,M7", f"out={tmp_path / 'r'}",
+                     "device=cpu"]) == 0
     found = {metric["id"]: metric for metric in read(tmp_path / "r")[0]["metrics"]}
-    effects = {id for id in EXPLAINED if id.startswith("M7.")}
-    assert set(found) == {"M1.bits", *effects} and found["M1.bits"]["value"] is not None
+    effects = {spec.id for spec in specs.specs() if spec.alias.startswith("M7.")}
+    assert set(found) == {"code_length.bits", *effects} and found["code_length.bits"]["value"] is not None
     assert all(found[id]["status"] == "skipped" and "tier=B" in found[id]["reason"] for id in effects)
 
 

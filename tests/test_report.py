@@ -1,5 +1,6 @@
 """The files of an evaluation: what goes in comes out, what is broken is named, and the page stands alone and trusts nothing."""
 
+import html
 import json
 import math
 import re
@@ -9,16 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_findings import FAMILIES
 
 from tokenworld.errors import UserError
 from tokenworld.evaluation.records import Branching, Metric
-from tokenworld.evaluation.report import explained, files, svg
+from tokenworld.evaluation.report import files, specs, svg
 from tokenworld.evaluation.report import page as pages
-from tokenworld.evaluation.report.drawings import DRAWINGS
+from tokenworld.evaluation.report.drawings import DRAWINGS, draw
 from tokenworld.evaluation.report.filmstrips import MOST
 from tokenworld.evaluation.report.findings import findings
-from tokenworld.evaluation.report.rules import RULES
 from tokenworld.evaluation.report.verdict import verdict
 from tokenworld.evaluation.statistics import reliability
 
@@ -60,12 +59,15 @@ def pictures(rng, words="a state", side=10):
 
 def made(words="Game", side=10, **more):
     metrics = [
-        metric("M2.dcal", 0.8), metric("M2.dcal_joint", 0.7, tier="B"), metric("M2.dh", 0.3, tier="B"),
-        metric("M3.kl", 1.0, tier="B", floor=9.0, ceiling=0.0), metric("M4.valid_horizon", 5.0, tier="B"),
-        metric("M5.hazard_brier", 0.5, floor=0.0, ceiling=1.0, direction="higher"), metric("M6.shuffled", 0.0),
-        Metric("M5.reward_recall", "rewards", None, status="not_applicable", reason=f"there are no rewards {words}"),
-        metric("M1.bits", 3.0, values=np.arange(4.0), clusters=np.array(["b", "b", "a", "c"]), unit="bits/frame"),
-        metric("M12.spearman", 0.5, tier="C", experimental=True), metric("M9.other", 1.0, name=words, unit=words, reason=words),
+        metric("calibration.gap", 0.8), metric("calibration.branch_gap", 0.7, tier="B"),
+        metric("calibration.excess_entropy", 0.3, tier="B"),
+        metric("next_frame.kl", 1.0, tier="B", floor=9.0, ceiling=0.0), metric("rollouts.valid_horizon", 5.0, tier="B"),
+        metric("terminations.brier_skill", 0.5, floor=0.0, ceiling=1.0, direction="higher"),
+        metric("action_sensitivity.saved_bits", 0.0),
+        Metric("rewards.recall", "rewards", None, status="not_applicable", reason=f"there are no rewards {words}"),
+        metric("code_length.bits", 3.0, values=np.arange(4.0), clusters=np.array(["b", "b", "a", "c"]), unit="bits/frame"),
+        metric("policies.spearman", 0.5, tier="C", experimental=True),
+        metric("M9.other", 1.0, name=words, unit=words, reason=words),
     ]  # fmt: skip
     found = findings(metrics)
     keys = dict(
@@ -88,25 +90,27 @@ def test_a_report_comes_back_as_it_was_written(tmp_path):
     assert told["schema"] == files.SCHEMA and told["verdict"] == made().verdict and told["findings"] == made().findings
     assert told["provenance"] == {"env_id": "Game", "weights": {"tokenizer": "Game"}, "seed": 3, "out": "runs/a"}
     assert told["selftest"] == {"Game": {"passed": True, "states": 8}} and told["capabilities"]["C"] is None
-    entry = {entry["id"]: entry for entry in told["metrics"]}["M3.kl"]
+    entry = {entry["id"]: entry for entry in told["metrics"]}["next_frame.kl"]
     assert entry == {
-        "id": "M3.kl", "name": "name of M3.kl", "value": 1.0, "unit": "", "direction": "lower", "ci": [0.99, 1.01],
+        "id": "next_frame.kl", "alias": "M3.kl", "name": "name of next_frame.kl", "value": 1.0, "unit": "",
+        "direction": "lower", "ci": [0.99, 1.01],
         "level": 0.95, "n_clusters": 50, "n_samples": 1000, "floor": 9.0, "ceiling": 0.0, "skill": pytest.approx(8 / 9),
         "tier": "B", "status": "ok", "reason": "", "experimental": False, "seconds": 0.0,
     }  # fmt: skip
-    assert rows["M1.bits"].tolist() == [0, 1, 2, 3] and rows["M1.bits/cluster"].tolist() == [1, 1, 0, 2]
+    assert rows["code_length.bits"].tolist() == [0, 1, 2, 3] and rows["code_length.bits/cluster"].tolist() == [1, 1, 0, 2]
     assert rows["state"].tolist() == [2**63 + i for i in range(4)] and rows["state"].dtype == np.uint64
     files.write(made(verdict="Another."), tmp_path / "deep" / "er")
     assert files.read(tmp_path / "deep" / "er")[0]["verdict"] == "Another."
 
 
 def test_states_hold_no_pickles(tmp_path):
-    odd = metric("M7.effect_error", 0.5, values=np.array([1, 2], object), clusters=np.array([None, "a"], object).astype(str),
+    odd = metric("action_effects.error", 0.5, values=np.array([1, 2], object),
+                 clusters=np.array([None, "a"], object).astype(str),
                  states=np.array([7, 8]))  # fmt: skip
     files.write(made(metrics=[odd]), tmp_path)
     with np.load(tmp_path / "states.npz", allow_pickle=False) as file:
         assert {name: file[name].dtype.kind for name in file.files} == {
-            "state": "u", "M7.effect_error": "f", "M7.effect_error/cluster": "i", "M7.effect_error/state": "u",
+            "state": "u", "action_effects.error": "f", "action_effects.error/cluster": "i", "action_effects.error/state": "u",
         }  # fmt: skip
 
 
@@ -146,20 +150,23 @@ def entry(told, id):
     "change, said",
     [
         (lambda r: r.pop("findings"), "it has no findings"),
-        (lambda r: r.update(schema=2), "it has schema 2, expected 1"),
+        (lambda r: r.update(schema=3), "it has schema 3, expected 2"),
         (lambda r: r.update(metrics={}), "metrics is dict, expected list"),
         (lambda r: r["metrics"].append(3), "a metric has no id"),
-        (lambda r: r["metrics"].append(r["metrics"][0]), "metric M2.dcal is there 2 times"),
-        (lambda r: entry(r, "M3.kl").update(status="good"), "metric M3.kl has status 'good', expected one of ok, underpowered"),
-        (lambda r: entry(r, "M3.kl").update(direction="up"), "M3.kl has direction 'up', expected one of lower, higher"),
-        (lambda r: entry(r, "M3.kl").update(tier="D"), "M3.kl has tier 'D'"),
-        (lambda r: entry(r, "M3.kl").update(value="1"), "M3.kl has value '1', expected a number or null"),
-        (lambda r: entry(r, "M3.kl").update(value=True), "M3.kl has value True, expected a number or null"),
-        (lambda r: entry(r, "M3.kl").update(value=None), "M3.kl has status ok and value None"),
-        (lambda r: entry(r, "M3.kl").update(ci=[2, 1]), r"M3.kl has the interval \[2, 1\], expected \[low, high\] or null"),
-        (lambda r: entry(r, "M3.kl").update(ci=[1]), r"M3.kl has the interval \[1\]"),
-        (lambda r: entry(r, "M3.kl").pop("unit"), "M3.kl has unit None, expected str"),
-        (lambda r: entry(r, "M5.reward_recall").update(reason=""), "was not measured and gives no reason"),
+        (lambda r: r["metrics"].append(r["metrics"][0]), "metric calibration.gap is there 2 times"),
+        (lambda r: entry(r, "next_frame.kl").update(status="good"),
+         "metric next_frame.kl has status 'good', expected one of ok, underpowered"),
+        (lambda r: entry(r, "next_frame.kl").update(direction="up"),
+         "next_frame.kl has direction 'up', expected one of lower, higher"),
+        (lambda r: entry(r, "next_frame.kl").update(tier="D"), "next_frame.kl has tier 'D'"),
+        (lambda r: entry(r, "next_frame.kl").update(value="1"), "next_frame.kl has value '1', expected a number or null"),
+        (lambda r: entry(r, "next_frame.kl").update(value=True), "next_frame.kl has value True, expected a number or null"),
+        (lambda r: entry(r, "next_frame.kl").update(value=None), "next_frame.kl has status ok and value None"),
+        (lambda r: entry(r, "next_frame.kl").update(ci=[2, 1]),
+         r"next_frame.kl has the interval \[2, 1\], expected \[low, high\] or null"),
+        (lambda r: entry(r, "next_frame.kl").update(ci=[1]), r"next_frame.kl has the interval \[1\]"),
+        (lambda r: entry(r, "next_frame.kl").pop("unit"), "next_frame.kl has unit None, expected str"),
+        (lambda r: entry(r, "rewards.recall").update(reason=""), "was not measured and gives no reason"),
         (lambda r: r["findings"][0].pop("code"), "a finding has no code or text"),
         (lambda r: r["findings"][0].update(severity="bad"), "finding OVERCONFIDENT has severity 'bad', expected one of fault"),
         (lambda r: r["findings"][0].pop("established"), "OVERCONFIDENT has established None, expected true, false or null"),
@@ -275,12 +282,15 @@ def test_the_page_stands_alone_and_trusts_nothing():
 def test_every_picture_and_number_is_drawn_and_explained():
     read = Read(pages.page(made()))
     words = " ".join(read.words)
-    assert set(DRAWINGS) == set(pages.PICTURES) == {name for section in pages.SECTIONS for name in section.pictures}
+    assert set(DRAWINGS) == {spec.picture for spec in specs.specs()} - {""}
+    assert "one from 1.00 to 2.00; two" in draw("a_b", {"a_b": {"one": [1, 2.0], "two": [0, 0]}}, {}, "said")
+    assert "<b>A b</b>" in draw("a_b", {"a_b": np.eye(2)}, {}) and draw("a_b", {}, {}) == ""
     assert set(pictures(np.random.default_rng(0))) == set(DRAWINGS) and "Not drawn" not in words
     for one in made().metrics:
         assert one.id in words and one.name in words
-    titles = [section.title for section in pages.SECTIONS]
-    places = [words.index(title) for title in ("From floor to ceiling", *titles, "Where this comes from")]
+    titles = [section.title for section in specs.sections()]
+    assert titles[0] == "From floor to ceiling" and len(titles) == 9
+    places = [words.index(title) for title in (*titles, "Where this comes from")]
     assert words.index(made().verdict) < places[0] and places == sorted(places)
     charted = read.tags.count("svg")
     assert charted == read.tags.count("desc") == read.tags.count("title") - 1 and charted >= 18
@@ -288,11 +298,42 @@ def test_every_picture_and_number_is_drawn_and_explained():
 
 
 def test_every_metric_has_a_sentence():
-    for module in FAMILIES:
-        for id in module.IDS:
-            assert explained.explained(id), id
-    assert explained.explained("M7.effect_error@4") == explained.explained("M7.effect_error") != ""
-    assert explained.explained("M99.x") == ""
+    for spec in specs.specs():
+        assert len(spec.explanation) > 15 and spec.explanation.endswith("."), spec.id
+        assert spec.direction == "none" or spec.alias.startswith("M15") or spec.source, spec.id
+    assert specs.explain("action_effects.error@4") == specs.explain("action_effects.error") != ""
+    assert specs.explain("other.x") == ""
+
+
+def test_ids_are_words_and_aliases_are_the_ids_of_schema_1():
+    ids, aliases = ([getattr(spec, name) for spec in specs.specs()] for name in ("id", "alias"))
+    assert len(set(ids)) == len(set(aliases)) == len(ids) == 95
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+)*\.[a-z0-9]+(_[a-z0-9]+)*", id) for id in ids)
+    assert all(re.fullmatch(r"M\d+\.\w+", alias) for alias in aliases)
+    for alias, id in (("M2.dcal", "calibration.gap"), ("M2.dh", "calibration.excess_entropy"), ("M12.mmrv", "policies.mmrv"),
+                      ("M3.off_support", "next_frame.impossible_mass"), ("M6.shuffled", "action_sensitivity.saved_bits"),
+                      ("M15.c2st@4", "proxies.c2st@4")):  # fmt: skip
+        assert specs.id_of(alias) == id and specs.alias_of(id) == alias
+    assert specs.id_of("M99.x") == "M99.x" and specs.alias_of("other.x") == ""
+    assert specs.translate("M7.sensitivity above 0.8, M99.x") == "action_effects.size_ratio above 0.8, M99.x"
+
+
+def test_metrics_are_chosen_by_id_family_alias_or_row():
+    assert specs.select("M2.dcal") == specs.select("calibration.gap") == ["calibration.gap"]
+    assert specs.select("policies.mmrv,M2") == [*specs.select("calibration"), "policies.mmrv"]
+    assert specs.select("M2,M1")[0] == "code_length.bits"  # in the order of the report
+    assert {spec.family for spec in map(specs.spec_of, specs.select("M5"))} == {"rewards", "terminations"}
+    with pytest.raises(UserError, match=r"metrics: got calibration.gab, expected a metric id. Did you mean calibration.gap\?"):
+        specs.select("calibration.gap,calibration.gab")
+
+
+def test_the_metric_table_is_the_documented_one():
+    root = Path(__file__).resolve().parent.parent
+    table, changes = ((root / name).read_text(encoding="utf-8") for name in ("docs/metrics.md", "CHANGELOG.md"))
+    assert table == specs.table(), "python -m tokenworld.evaluation.report.specs > docs/metrics.md"
+    for spec in specs.specs():
+        assert f"| `{spec.id}` | {spec.alias} | **{spec.name}" in table
+        assert not spec.alias or f"| `{spec.alias}` | `{spec.id}` |" in changes
 
 
 def test_what_is_missing_says_why():
@@ -300,7 +341,7 @@ def test_what_is_missing_says_why():
     bare = made(pictures={}, capabilities=tiers, metrics=[made().metrics[7]], selftest=None)
     words = " ".join(Read(pages.page(bare)).words)
     assert "Not drawn: Effects of actions: it needs a simulator that can be branched." in words
-    assert "Policies: it needs policies and what they earn in the world" in words
+    assert "Policies: it needs policies and their returns in the world" in words
     assert "Surprise by position: it was not part of this evaluation" in words
     assert "Rewards that were predicted, not measured, there are no rewards Game" in words.replace(" \n", " ")
     assert "The world's next frame, not measured" in words and 'fill="url(#none)"' in pages.page(bare)
@@ -319,42 +360,59 @@ def test_many_large_pictures_do_not_make_a_large_file():
 
 def test_the_ladder_tells_what_is_measured_from_what_can_be_relied_on():
     tiers = {"A": "held-out episodes", "B": "branches", "C": None}
-    told = [metric("M3.kl", 14.4, unit="bits/frame", tier="B", ceiling=0.0),
-            metric("M5.reward_bias", -0.25, half=0.5, direction="zero", floor=0.5, ceiling=0.0),
-            metric("M7.effect_error", 0.2, tier="B", floor=1.0, ceiling=0.0, status="underpowered", reason="few")]  # fmt: skip
+    told = [metric("next_frame.kl", 14.4, unit="bits/frame", tier="B", ceiling=0.0),
+            metric("rewards.bias", -0.25, half=0.5, direction="zero", floor=0.5, ceiling=0.0),
+            metric("action_effects.error", 0.2, tier="B", floor=1.0, ceiling=0.0, status="underpowered",
+                   reason="few")]  # fmt: skip
     assert told[1].skill == 0.5 and told[1].skill_ci == (-0.5, 1.0) and told[0].skill is told[0].skill_ci is None
     assert told[2].skill_ci == pytest.approx((0.79, 0.81))
     words = " ".join(Read(pages.page(made(metrics=told, findings=[], capabilities=tiers))).words)
-    assert words.count("name of M3.kl") == 1  # in the table only: it has no floor
-    assert "Rewards promised as they come. name of M5.reward_bias: -0.25 (floor 0.5, best 0)" in " ".join(words.split())
-    assert "Right effects of actions. name of M7.effect_error: 0.2 (floor 1, best 0), few episodes" in " ".join(words.split())
-    bars = words[: words.index("The divergence")] if "The divergence" in words else words
-    assert not re.search(r"name of [^(]*: \d+ ?%", bars)  # a percentage of the way would look like the number
+    assert words.count("name of next_frame.kl") == 1  # in the table only: it has no floor
+    text = " ".join(words.split())
+    assert "Rewards promised as they come. name of rewards.bias: -0.25; floor 0.5, best 0" in text
+    assert "Right effects of actions. name of action_effects.error: 0.2; floor 1, best 0, few episodes" in text
 
 
 @pytest.mark.parametrize("value, bar", [(0.0, svg.GREEN), (1.6, svg.ORANGE)])
 def test_a_rung_names_what_is_good_and_shows_the_number_itself(value, bar):
     """Of a perfect and of a bad model: mass on impossible frames of 0 is no '100% impossible'."""
-    told = [metric("M3.off_support", value, half=0.0, tier="B", floor=1.0, ceiling=0.0)]
+    told = [metric("next_frame.impossible_mass", value, half=0.0, tier="B", floor=1.0, ceiling=0.0)]
     page = pages.page(made(metrics=told, findings=[], pictures={}))
     words = " ".join(" ".join(Read(page).words).split())
-    assert f"Mass on possible frames. name of M3.off_support: {value:.3g} (floor 1, best 0)" in words
+    assert f"Mass on possible frames. name of next_frame.impossible_mass: {value:.3g}; floor 1, best 0" in words
     assert f'fill="{bar}"' in page
+
+
+@pytest.mark.parametrize("is_good", [True, False])
+def test_the_labels_of_a_perfect_and_of_a_bad_model_are_the_same_but_for_the_value(is_good):
+    """Every label names what is good, then the value between its anchors, never a percentage."""
+    floor, best = 0.375, 0.75
+    metrics = [metric(spec.id, best if is_good else floor, name=spec.name, unit=spec.unit, tier=spec.tier, floor=floor,
+                      ceiling=best) for spec in specs.specs() if spec.quality]  # fmt: skip
+    page = pages.page(made(metrics=metrics, findings=[], pictures={}))
+    ladders = " ".join(re.findall(r"<desc>share of the way from floor to ceiling: (.*?)</desc>", page))
+    assert "%" not in ladders and ladders.count("; floor 0.375, best 0.75") == len(metrics) > 35
+    for one in metrics:
+        quality = specs.spec_of(one.id).quality
+        label = quality if quality == one.name else f"{quality}. {one.name}"
+        assert html.escape(f"{label}: {one.value}; floor 0.375, best 0.75") in ladders
 
 
 def test_every_rung_has_a_quality():
     """Of all numbers that findings place between floor and ceiling."""
-    placed = {bound.metric for rule in RULES for bound in (rule.bound,) if bound.skill or bound.of_floor}
-    assert placed | {"M3.kl", "M7.effect_error", "M5.reward_recall"} <= set(pages.QUALITIES)
+    placed = {rule.metric for rule in specs.rules() if rule.bound.skill or rule.bound.of_floor}
+    expected = {spec.id for spec in specs.specs() if spec.is_expected}
+    assert placed | expected <= {spec.id for spec in specs.specs() if spec.quality}
+    assert {"next_frame.kl", "action_effects.error", "rewards.recall"} <= expected
 
 
 def test_findings_are_listed_by_what_is_known_of_them():
     words = " ".join(Read(pages.page(made())).words)
-    assert "Overconfident (+0.80 bits a frame)." in words and "fault, from M2.dcal" in words
+    assert "Overconfident (+0.80 bits a frame)." in words and "fault, from calibration.gap" in words
     assert "; limit: above 0.05" in words and "harmless" not in words
-    excluded = words[words.index("Looked for and excluded, the whole interval is on the good side of the limit: ") :]
+    excluded = words[words.index("Checked and excluded, the whole interval is on the good side of the limit: ") :]
     assert "underconfident (below -0.05)" in excluded
-    open_ = [metric("M2.dcal", 0.0, half=5.0)]
+    open_ = [metric("calibration.gap", 0.0, half=5.0)]
     words = " ".join(Read(pages.page(made(metrics=open_, findings=findings(open_)))).words)
     assert "nor excluded: overconfident (above 0.05), underconfident (below -0.05), n=1,000, 50 episodes." in words
 

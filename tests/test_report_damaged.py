@@ -32,10 +32,13 @@ def folder(tmp_path_factory):
                       tier=tier, values=values, clusters=clusters, **more)  # fmt: skip
 
     for name in ("a", "b"):
-        metrics = [metric("M1.bits", "lower"), metric("M2.dcal", "zero"), metric("M3.kl", "lower", "B", states=states[::-1])]
-        metrics += [metric("M12.abs_error", "lower", "C"), Metric("M5.x", "x", None, status="skipped", reason="no time")]
-        metrics += [Metric("M0.psnr", "Reconstruction", 30.0, "dB", "higher", (29.0, 31.0), n_clusters=20, n_samples=200)]
-        found = [{"code": "BAD", "severity": "fault", "evidence": ["M1.bits"], "text": "It is bad.", "established": True}]
+        metrics = [metric("code_length.bits", "lower"), metric("calibration.gap", "zero"),
+                   metric("next_frame.kl", "lower", "B", states=states[::-1])]
+        metrics += [metric("policies.value_error", "lower", "C"), Metric("M5.x", "x", None, status="skipped", reason="no time")]
+        metrics += [Metric("tokenizer.psnr", "Reconstruction", 30.0, "dB", "higher", (29.0, 31.0), n_clusters=20,
+                           n_samples=200)]
+        found = [{"code": "BAD", "severity": "fault", "evidence": ["code_length.bits"], "text": "It is bad.",
+                  "established": True}]
         provenance = {"env_id": "G", "weights": {"tokenizer": "t", "dynamics": "d"}, "parts": "p", "preprocessing": {"a": [1]}}
         files.write(files.Report(metrics, found, "Bad.", provenance, {"A": "data"}, state=states), out / name)
     return out
@@ -172,7 +175,7 @@ def test_made_up_arrays_are_refused(pair, what):
         members = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
-            archive.writestr(name, HUGE[what] if name == "M1.bits.npy" else content)
+            archive.writestr(name, HUGE[what] if name == "code_length.bits.npy" else content)
     assert "evaluate again" in compared(pair)
 
 
@@ -180,7 +183,7 @@ def test_an_archive_that_would_fill_the_memory_is_refused(pair):
     """A gigabyte of zeros in a megabyte, and a thousand arrays of the largest size that one may have."""
     path, before = pair / "a" / "states.npz", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        with archive.open("M1.bits.npy", "w", force_zip64=True) as file:
+        with archive.open("code_length.bits.npy", "w", force_zip64=True) as file:
             file.write(npy("{'descr': '<f8', 'fortran_order': False, 'shape': (134217728,), }\n"))
             for _ in range(1024):
                 file.write(bytes(1 << 20))
@@ -197,9 +200,9 @@ def test_an_array_may_be_compressed_well(pair):
     """A metric that is the same in every state, of a long evaluation."""
     n = 100_000
     arrays = dict(values=np.zeros(n), clusters=np.arange(n) // 5000)
-    metric = Metric("M6.blind", "x", 0.0, "", "lower", (0.0, 0.0), n_clusters=20, n_samples=n, **arrays)
+    metric = Metric("action_sensitivity.blind_states", "x", 0.0, "", "lower", (0.0, 0.0), n_clusters=20, n_samples=n, **arrays)
     files.write(files.Report([metric], [], "", {"env_id": "G"}, {}, state=np.arange(n, dtype=np.uint64)), pair / "a")
-    assert len(files.read(pair / "a")[1]["M6.blind"]) == n
+    assert len(files.read(pair / "a")[1]["action_sensitivity.blind_states"]) == n
 
 
 def test_numbers_that_are_not_finite_are_never_written(tmp_path):

@@ -6,6 +6,7 @@ train.collect.first_steps=200`, `export`, `evaluate` and `collect recipe=quickst
 
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,8 @@ import pytest
 
 from tokenworld import Agent
 from tokenworld.cli import main as cli
+from tokenworld.evaluation.report import specs
+from tokenworld.evaluation.report.files import read, read_json
 
 SAVED = sorted((Path(__file__).resolve().parent / "saved").iterdir())
 
@@ -31,8 +34,8 @@ def done(*words: str) -> bool:
 
 
 def figures(folder: Path) -> dict[str, float]:
-    report = json.loads((folder / "report.json").read_text())
-    return {metric["id"]: math.nan if metric["value"] is None else metric["value"] for metric in report["metrics"]}
+    """The metrics of a report of any schema, by the ids of this version."""
+    return {metric["id"]: math.nan if metric["value"] is None else metric["value"] for metric in read_json(folder)["metrics"]}
 
 
 def test_a_saved_run_scores_and_dreams_and_exports(saved, capsys):
@@ -48,6 +51,29 @@ def test_a_saved_run_is_evaluated_as_it_was(saved):
     assert before.keys() <= now.keys() and sum(math.isfinite(value) for value in before.values()) > 20
     assert {id: now[id] for id in before} == pytest.approx(before, rel=1e-3, abs=1e-5, nan_ok=True)
     assert done("compare", "evaluation", "again")
+
+
+def test_a_saved_evaluation_of_schema_1_is_read_by_aliases(saved, capsys):
+    """Its ids, the evidence and limits of its findings, its verdict and the rows of states.npz are those of this version."""
+    old = json.loads((saved / "evaluation" / "report.json").read_text())
+    report, rows = read(saved / "evaluation")
+    assert old["schema"] == 1 and report["schema"] == 2 and len(report["metrics"]) == len(old["metrics"]) > 30
+    pairs = list(zip(report["metrics"], old["metrics"], strict=True))
+    assert all(entry["alias"] == was["id"] != entry["id"] for entry, was in pairs)
+    ids = {entry["id"] for entry in report["metrics"]}
+    assert ids <= {spec.id for spec in specs.specs()}
+    assert all(set(finding["evidence"]) <= ids for finding in report["findings"])
+    assert "code_length.bits" in rows and "code_length.bits/cluster" in rows and "M1.bits" not in rows
+    assert not re.search(r"\bM\d+\.", json.dumps([report["findings"], report["verdict"], sorted(rows)]))
+    for name in ("M1.bits", "code_length.bits", "M1", "code_length"):
+        assert done("compare", "evaluation", "evaluation", f"metrics={name}")
+    capsys.readouterr()
+    assert not done("compare", "evaluation", "evaluation", "metrics=M1.bit")
+    assert "metrics=M1.bit is not compared here" in capsys.readouterr().err
+    shutil.copytree("evaluation", "run/evaluation")
+    assert done("export", "run", "out=again")
+    card = (saved / "again" / "README.md").read_text()
+    assert "| code_length.bits (M1.bits) Code length of a frame |" in card
 
 
 def test_a_saved_run_is_resumed_and_is_its_own_config(saved):

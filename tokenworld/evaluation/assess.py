@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld.errors import UserError
 from tokenworld.evaluation.metrics import baselines
 from tokenworld.evaluation.probes.other_agent import support_of
 from tokenworld.evaluation.probes.stages import Stages
 from tokenworld.evaluation.records import Metric
-from tokenworld.evaluation.report.explained import EXPLAINED
+from tokenworld.evaluation.report import specs
 from tokenworld.evaluation.report.files import Report, provenance
 from tokenworld.evaluation.report.files import fingerprint as weights_of
 from tokenworld.evaluation.report.findings import findings
@@ -81,6 +79,7 @@ def assess(
             run.world_model, policy, run.make_env, simulator, others=policies, budget=left, seed=seed, stages=stages
         ))  # fmt: skip
         metrics, pictures = metrics + more, pictures | drawn
+    metrics = sorted(metrics, key=lambda metric: specs.position(metric.id))
     if only is not None:
         metrics = _chosen(metrics, only)
     source = {"folder": str(data or run.out), "episodes": held_out.episodes, "steps": held_out.steps}
@@ -106,22 +105,16 @@ def _support(run):
     return support_of(codes, steps.action[0].numpy(), steps.acted[0].numpy(), run.world_model.shapes.actions)
 
 
-def chosen_ids(words: str) -> list[str]:
-    """metrics=M7,M12.regret -> the numbers that are named, or whose row is. Raises UserError for a word that names none."""
-    rows = {id.split(".")[0] for id in EXPLAINED}
-    for word in words.split(","):
-        if word not in EXPLAINED and word not in rows:
-            near = difflib.get_close_matches(word, [*EXPLAINED, *sorted(rows)], n=1, cutoff=0.0)[0]
-            raise UserError(f"metrics={word} is no number and no row of numbers: did you mean {near}?")
-    return [id for id in EXPLAINED if id in words.split(",") or id.split(".")[0] in words.split(",")]
-
-
 def _chosen(metrics: list[Metric], only: list[str]) -> list[Metric]:
     """The metrics that are asked for; of those that this evaluation does not have, that it does not."""
-    found = [metric for metric in metrics if metric.id.split("@")[0] in only]
-    have = {metric.id.split("@")[0] for metric in found}
-    why = "it was not part of this evaluation: M3 and M7 to M11 take tier=B, M12 and M13 tier=C"
-    return found + [absent(id, id, why, "skipped") for id in only if id not in have]
+    chosen = [metric for metric in metrics if metric.id.split("@")[0] in only]
+    have = {metric.id.split("@")[0] for metric in chosen}
+    for id in only:
+        if id not in have:
+            spec = specs.by_id()[id]
+            needs = "" if spec.tier == "A" else f": it takes tier={spec.tier}"
+            chosen.append(absent(spec, f"it was not part of this evaluation{needs}", "skipped"))
+    return sorted(chosen, key=lambda metric: specs.position(metric.id))
 
 
 def _branched(simulator) -> str | None:

@@ -13,7 +13,7 @@ codes are None if the decoding gives no likelihood.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ SHOWN, SAMPLES = 8, 4  # branch states that are drawn as pictures, frames of the
 class Metric:
     """One number of a report, with what is needed to believe it. `value` is None unless status is "ok" or "underpowered"."""
 
-    id: str  # "M2.dcal": the row of the specification, then the number's own short name
+    id: str  # that of its `statistics.metric_spec.MetricSpec`; of a variant followed by "@" and which
     name: str  # for people: "Calibration gap"
     value: float | None
     unit: str = ""
@@ -69,6 +69,18 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Reconstructions:
+    """Tier A: N held-out frames and what the tokenizer makes of them, as torch tensors on the CPU."""
+
+    cluster: Array  # (N,) int, the episode
+    frames: Any  # (N, C, H, W) uint8
+    decoded: Any  # (N, C, H, W) uint8, decode(encode(frame))
+    first: Any  # (N,) bool: it starts an episode
+    codes: Any  # (N, K) int
+    vocab_size: int
+
+
+@dataclass(frozen=True)
 class Scored:
     """Tier A: N held-out transitions, teacher-forced. Row n is (context h, action a) -> the next frame."""
 
@@ -90,6 +102,14 @@ class Scored:
     state: Array | None = None  # (N,) uint64: which state it is, alike in every evaluation on the same data
     reward_probability: Array | None = None  # (N, 3): predicted probability of a negative, of no and of a positive reward
     hazard_after: Array | None = None  # (N,): where the episode ended, the hazard predicted one step later; nan elsewhere
+
+    def under_each_action(self) -> Scored:
+        """The rows that were scored under each action; all, where none was."""
+        if self.bits_by_action is None:
+            return self
+        there = ~np.isnan(self.bits_by_action).any(1)
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return Scored(**{name: x if x is None else x[there] for name, x in values.items()})
 
 
 @dataclass(frozen=True)
@@ -132,24 +152,25 @@ class Rollouts:
     alive_model: Array  # (S, M, T) bool
     own_bits: Array | None = None  # (S, T): bits of the real frame t given a context that the model generated
     real_bits: Array | None = None  # (S, T): given the real context
+    hash: Array | None = None  # (S,) uint64, as in `Branches`
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Tier A: S starts in held-out data, M dreams of T steps from each under the real actions, beside the one real future."""
+    """Tier A: S starts in held-out data, M imagined rollouts of T steps from each under the real actions, the real future."""
 
     cluster: Array  # (S,)
     real: Array  # (S, T, K) int
     model: Array  # (S, M, T, K) int
-    copy: Array  # (S, K) int: the last frame before the dream, the floor
-    own_bits: Array | None  # (S, T): bits of the real frame t after t imagined frames
+    copy: Array  # (S, K) int: the last frame before the rollout, the floor
+    own_bits: Array | None  # (S, T): bits of the real frame t after t imagined frames; None without a likelihood
     real_bits: Array | None  # (S, T): after the real ones
-    dreamt_bits: Array | None = None  # (S, M, T): of the model's own frames, as it drew them
+    imagined_bits: Array | None = None  # (S, M, T): of the model's own frames, as it drew them
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Tier B, M9: pairs of histories. JS divergences in bits of what follows them under the same action."""
+    """Tier B: pairs of histories. JS divergences in bits of what follows them under the same action."""
 
     cluster: Array  # (N,)
     same: Array  # (N,) bool: both histories lead to the same simulator state
@@ -161,7 +182,7 @@ class Pairs:
 
 @dataclass(frozen=True)
 class Recalls:
-    """M10: a bit was planted, hidden for k steps and asked for."""
+    """A bit was planted, hidden for k steps and asked for."""
 
     cluster: Array  # (N,)
     delay: Array  # (N,) int, k
@@ -173,7 +194,7 @@ class Recalls:
 
 @dataclass(frozen=True)
 class Undos:
-    """M11: opportunities to undo what cannot be undone, and the model's mass on doing so."""
+    """Opportunities to undo what cannot be undone, and the model's mass on doing so."""
 
     cluster: Array  # (N,)
     mass: Array  # (N,): the model's probability of leaving the absorbing predicate in one step

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,59 +18,62 @@ from tokenworld.data.episodes import read_episodes, read_meta
 from tokenworld.data.replay import Replay
 from tokenworld.envs.known_world import World
 from tokenworld.errors import UserError
-from tokenworld.evaluation.metrics import (
-    agents,
-    arrow_of_time,
-    baselines,
-    confusions,
-    next_frame,
-    proxies,
-    rewards_and_terminations,
-)
-from tokenworld.evaluation.metrics.action_effects import IDS as EFFECTS
-from tokenworld.evaluation.metrics.action_effects import counterfactual_effects, effect_matrices
-from tokenworld.evaluation.metrics.action_sensitivity import IDS as SENSITIVITY
-from tokenworld.evaluation.metrics.action_sensitivity import action_sensitivity
-from tokenworld.evaluation.metrics.agents import by_support, causal_gap
-from tokenworld.evaluation.metrics.arrow_of_time import irreversibility
-from tokenworld.evaluation.metrics.calibration import IDS as CALIBRATION
-from tokenworld.evaluation.metrics.calibration import calibration, dispersion
-from tokenworld.evaluation.metrics.code_length import IDS as CODE_LENGTH
-from tokenworld.evaluation.metrics.code_length import code_length
-from tokenworld.evaluation.metrics.confusions import confused_actions, confused_effects
-from tokenworld.evaluation.metrics.memory import IDS as MEMORY
-from tokenworld.evaluation.metrics.memory import recall, recall_by_delay
-from tokenworld.evaluation.metrics.next_frame import branch_fidelity, frame_distance
-from tokenworld.evaluation.metrics.planning import planning
-from tokenworld.evaluation.metrics.policies import policy_agreement
-from tokenworld.evaluation.metrics.rewards_and_terminations import at_branches
-from tokenworld.evaluation.metrics.rollouts import curves, distance_curves, horizon, rollout_drift
-from tokenworld.evaluation.metrics.state_identity import IDS as STATE_IDENTITY
-from tokenworld.evaluation.metrics.state_identity import state_identity
-from tokenworld.evaluation.metrics.tokenizer import tokenizer_ceiling
+from tokenworld.evaluation.metrics import baselines
+from tokenworld.evaluation.metrics.next_frame import KL
+from tokenworld.evaluation.metrics.policies import SPEARMAN
+from tokenworld.evaluation.metrics.rollouts import HELD_OUT_HORIZON
 from tokenworld.evaluation.probes import branches as branch_probe
 from tokenworld.evaluation.probes import filmstrips as film_probe
 from tokenworld.evaluation.probes import held_out as held_out_probe
 from tokenworld.evaluation.probes import histories, known_world, other_agent, policies
 from tokenworld.evaluation.probes.stages import Stages, Tick, unseen
-from tokenworld.evaluation.records import SHOWN, Branches, Metric, Scored
-from tokenworld.evaluation.statistics import intervals  # fmt: skip
+from tokenworld.evaluation.records import SHOWN, Branches, Metric, Reconstructions
+from tokenworld.evaluation.report import specs
 from tokenworld.evaluation.statistics.measured import absent
-from tokenworld.evaluation.statistics.reliability import reliability
+from tokenworld.evaluation.statistics.metric_spec import NO_LIKELIHOOD
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.world_model import WorldModel
 
 SHORTEST = 32  # steps of a window, at least, if there are as many
-STARTS, FUTURES, HORIZON = 64, 4, 20  # dreams of the drift curve
+STARTS, FUTURES, HORIZON = 64, 4, 20  # rollouts of the drift curve
 ROLLOUTS = 40  # branch states from which whole futures are compared
-SHARE = 0.6  # of the budget that may be gone before the dreams begin
-NO_LIKELIHOOD = "the decoding gives no likelihood of a frame"
-OF_LIKELIHOOD = {  # the metrics of each tier that take one
-    "A": (*CODE_LENGTH, *CALIBRATION[:6], *SENSITIVITY, *confusions.OF_DATA, "M4.self_feeding", "M15.self_consistency"),
-    "B": (*CALIBRATION[6:], *next_frame.IDS[:4], *EFFECTS, *confusions.IDS[len(confusions.OF_DATA):], *agents.NAMES,
-          *STATE_IDENTITY),
-    "known world": (*MEMORY, "M11.undo"),
-}  # fmt: skip
+SHARE = 0.6  # of the budget that may be gone before the rollouts begin
+
+
+class Evaluation:
+    """The records of a tier that are filled so far, with the metrics and the arrays of pictures that follow from them.
+
+    settings: further arguments of measuring functions, by the names of their parameters. Without a likelihood (set
+    `has_likelihood`) the metrics that take one are not applicable, and the records that take one may be None.
+    """
+
+    def __init__(self, stages: Stages, **settings: Any):
+        self.stages, self.given, self.has_likelihood = stages, settings, True
+        self.metrics: list[Metric] = []
+        self.pictures: dict[str, Any] = {}
+        self._called: set[Callable] = set()
+
+    def fill(self, name: str, **records: Any) -> None:
+        """Call every measuring function that these records make possible: a line of the progress with this name."""
+        self.given |= records
+        measures = [function for function in specs.measures(self.given) if function not in self._called]
+        self._called |= set(measures)
+        with self.stages.probe(name, len(measures)) as tick:
+            for function in measures:
+                self.metrics += _timed(lambda function=function: _at(records, self._call(function)))
+                tick()
+        for picture, function in specs.pictures(self.given).items():
+            if function not in self._called and (self.has_likelihood or not specs.takes_likelihood(function)):
+                self._called.add(function)
+                arrays = specs.call(function, self.given)
+                if arrays is not None:
+                    self.pictures[picture] = arrays
+
+
+    def _call(self, function: Callable) -> list[Metric]:
+        if self.has_likelihood or not specs.takes_likelihood(function):
+            return specs.call(function, self.given)
+        return [absent(spec, NO_LIKELIHOOD) for spec in specs.of_likelihood(function)]
 
 
 def tier_a(
@@ -85,7 +88,7 @@ def tier_a(
     stages: Stages | None = None,
     names: Sequence[str] = (),
 ) -> tuple[list[Metric], dict[str, Any], np.ndarray]:
-    """Metrics M0 to M6 on about `frames` held-out frames, the arrays that pictures need, and the states (N,) that metrics
+    """Metrics of tier A on about `frames` held-out frames, the arrays that pictures need, and the states (N,) that metrics
     have values of. `counts` are of training codes, `names` of the actions.
 
     frames, budget and seed choose the rows. A value of a row depends on the model and the row's state alone, the number of a
@@ -102,8 +105,11 @@ def tier_a(
     everything = held_out.gather(np.arange(held_out.rows)[None], frames=False)[0]
     first = everything.first.numpy()
     episode, data = np.cumsum(first), fingerprint(everything)
+    taken = np.bincount(everything.action[everything.acted].numpy(), minlength=world_model.shapes.actions)
+    evaluation = Evaluation(stages, taken=taken, names=names, signs=world_model.reward.signs_only, grid=world_model.shapes.grid)
     with stages.probe("tokenizer"):
-        metrics = _timed(lambda: _tokenizer(world_model, held_out, codes_of, episode, frames))
+        reconstructions = _reconstructions(world_model, held_out, codes_of, episode, frames)
+    evaluation.fill("metrics of the tokenizer", reconstructions=reconstructions)
 
     rows = _windows(held_out.rows, frames, world_model.backbone.context)
     steps = held_out.gather(rows, frames=False).to(device)
@@ -111,54 +117,25 @@ def tier_a(
         scored = held_out_probe.score_held_out(
             world_model, steps, codes_of(rows), episode[rows], data + rows, deadline=began + SHARE * budget, tick=tick
         )
-    simple, taken = {}, np.bincount(everything.action[everything.acted].numpy(), minlength=world_model.shapes.actions)
+    simple = {}
     if counts is not None:
         previous, current = torch.from_numpy(scored.previous), torch.from_numpy(scored.codes)
         for name in ("copy_last", "unigram", "bigram"):
             simple[name] = getattr(baselines, f"bits_{name}")(counts, previous, current).double().numpy()
-    measures = (
-        lambda: rewards_and_terminations.rewards(scored, world_model.reward.signs_only),
-        lambda: rewards_and_terminations.terminations(scored),
-    )
-    if scored.bits is None:
-        metrics += _without_likelihood("A")
-    else:
-        measures = (
-            lambda: code_length(scored, simple, against=counts and counts.best),
-            lambda: calibration(scored),
-            lambda: _at(forked(scored).state, action_sensitivity(forked(scored), taken)),
-            lambda: _at(forked(scored).state, confused_actions(forked(scored), taken, names)),
-            *measures,
-        )
-    metrics += _measured(stages, "metrics of held-out frames", measures)
-    pictures = _pictures(scored, world_model.shapes.grid)
+    evaluation.has_likelihood = scored.bits is not None
+    evaluation.fill("metrics of held-out frames", scored=scored, baselines=simple, against=counts and counts.best)
+
+    metrics, pictures = evaluation.metrics, evaluation.pictures
     if time.monotonic() - began > SHARE * budget:
         reason = f"the budget of {budget:.0f} s was used up before: give more, or measure fewer frames"
-        metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="skipped", reason=reason))
-        return metrics, pictures, scored.state
+        return [*metrics, absent(HELD_OUT_HORIZON, reason, "skipped")], pictures, scored.state
     most = min(STARTS, max(8, frames // 8))
     with stages.probe("imagined rollouts beside held-out episodes", HORIZON, "steps") as tick:
-        found = _drift(world_model, held_out, codes_of, first, episode, data, most, seed, tick)
-    if isinstance(found, str):
-        metrics.append(Metric("M4.horizon", "Valid horizon", None, "steps", "higher", status="not_applicable", reason=found))
-    else:
-        own_frames = (lambda: []) if found.dreamt_bits is None else (lambda: proxies.own_frames(found))
-        metrics += _measured(stages, "metrics of imagined rollouts", [lambda: horizon(found) + own_frames()])
-        pictures["drift"] = curves(found)
+        drift = _drift(world_model, held_out, codes_of, first, episode, data, most, seed, tick)
+    if isinstance(drift, str):
+        return [*metrics, absent(HELD_OUT_HORIZON, drift)], pictures, scored.state
+    evaluation.fill("metrics of imagined rollouts", drift=drift)
     return metrics, pictures, scored.state
-
-
-def _pictures(scored: Scored, grid: tuple[int, int]) -> dict[str, Any]:
-    """The arrays of the pictures of held-out frames."""
-    pictures: dict[str, Any] = {}
-    if scored.bits is not None:
-        pictures["top_reliability"] = reliability(scored.top.ravel(), scored.hit.ravel())
-        pictures["surprise"] = scored.bits.mean(0).reshape(grid)
-    if (np.abs(scored.reward) > rewards_and_terminations.EVENT).any():
-        pictures["reward_confusion"] = rewards_and_terminations.reward_confusion(scored)
-    if scored.terminated.any():
-        pictures["hazard_reliability"] = rewards_and_terminations.hazard_reliability(scored)
-    return pictures
 
 
 def tier_b(
@@ -166,7 +143,7 @@ def tier_b(
     support: Callable[[np.ndarray], np.ndarray] | None = None, stages: Stages | None = None,
 ) -> tuple[list[Metric], dict[str, Any]]:  # fmt: skip
     """Metrics at `states` branch states of a simulator (see `simulators/interface.py`), under random play, and arrays for
-    pictures. names: of the actions · policy: with it a quarter as many states of its play, for M8 · support: as in
+    pictures. names: of the actions · policy: with it a quarter as many states of its play · support: as in
     `other_agent.branches_of_policy`.
 
     Two thirds of `budget` seconds are for the branches, the rest for rollouts; what does not fit is left out, and counted.
@@ -178,21 +155,15 @@ def tier_b(
         places = branch_probe.places(simulator, states, context, began + budget / 6, seed, tick=tick)
     if not places:
         reason = f"no episode of random play is longer than the {context} frames that are read before a branch"
-        return [absent("M3.kl", "KL divergence of the next frame", reason, tier="B")], {}
-    signs = world_model.reward.signs_only
+        return [absent(KL, reason)], {}
+    evaluation = Evaluation(stages, names=names, signs=world_model.reward.signs_only)
     with stages.probe("every action at branch states", len(places), "states") as tick:
         branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3, tick=tick)
-    of_branches, pictures = (lambda branches: at_branches(branches, signs),), {}
-    if branches.bits is not None:
-        confused = lambda branches: confused_effects(branches, names)  # noqa: E731
-        of_branches = (dispersion, branch_fidelity, counterfactual_effects, confused, *of_branches)
-    metrics = _measured(
-        stages, "metrics of branches", [lambda measure=m: _at(branches.hash, measure(branches)) for m in of_branches]
-    )
-    if branches.bits is not None:
-        pictures |= {"effects": effect_matrices(branches) | {"actions": names}, "plane": _plane(metrics)}
+    evaluation.has_likelihood = branches.bits is not None
+    evaluation.fill("metrics of branches", branches=branches)
+    if evaluation.has_likelihood:
         with stages.probe("pictures of the worst branch states", SHOWN) as tick:
-            pictures["filmstrips"] = film_probe.worst(
+            evaluation.pictures["filmstrips"] = film_probe.worst(
                 world_model, simulator, places, branches, names, began + budget * 0.75, seed, tick
             )
     spread = places[:: max(1, len(places) // ROLLOUTS)][:ROLLOUTS]
@@ -200,76 +171,49 @@ def tier_b(
         rolled = branch_probe.rollouts(
             world_model, simulator, spread, steps=HORIZON, each=FUTURES * 2, deadline=began + budget, tick=tick
         )
+    is_known = isinstance(getattr(simulator, "world", None), World)  # it answers questions that no other simulator does
     begins = np.array([place.key for place in spread[: len(rolled.real)]], np.uint64)
-    of_futures = (rollout_drift, frame_distance, rewards_and_terminations.survival, arrow_of_time.of_rollouts, _told_apart)
-    metrics += _measured(stages, "metrics of futures", [lambda measure=m: _at(begins, measure(rolled)) for m in of_futures])
-    pictures["distance"] = distance_curves(rolled)
-    if not (rolled.alive_real.all() and rolled.alive_model.all()):
-        pictures["survival"] = rewards_and_terminations.survival_curves(rolled)
-    is_known = isinstance(getattr(simulator, "world", None), World)
-    if branches.bits is None:
-        return metrics + _without_likelihood("B") + (_without_likelihood("known world") if is_known else []), pictures
-    more, drawn = _by_likelihood(
-        world_model, simulator, places, branches, policy, support, count=max(8, states // 4), context=context,
-        deadline=began + budget, seed=seed, stages=stages,
-    )  # fmt: skip
-    metrics, pictures = metrics + more, pictures | drawn
-    if is_known:  # questions that only the known world answers
-        with stages.probe("questions to the known world"):
-            asked = known_world.recalls(world_model, simulator.world, seed)
-            undone = irreversibility(known_world.undos(world_model, simulator, began + budget, seed))
-        metrics += recall(asked) + [metric for metric in undone if metric.id == "M11.undo"]  # its arrow: from rollouts
-        pictures["memory"] = recall_by_delay(asked)
-    return metrics, pictures
-
-
-def _by_likelihood(
-    world_model: WorldModel, simulator, places, branches: Branches, policy, support, *, count: int, context: int,
-    deadline: float, seed: int, stages: Stages,
-) -> tuple[list[Metric], dict[str, Any]]:  # fmt: skip
-    """M8 at `count` states of the policy beside those of random play, and M9 of pairs of histories."""
-    metrics, pictures = [], {}
-    if policy is None:
-        metrics += causal_gap(branches)
-    else:
+    evaluation.fill("metrics of futures", rollouts=replace(rolled, hash=begins))
+    if not evaluation.has_likelihood:
+        evaluation.fill("metrics of agents and histories", own_branches=None, history_pairs=None)
+        if is_known:
+            evaluation.fill("metrics of the known world", recalls=None, undos=None)
+        return evaluation.metrics, evaluation.pictures
+    mine = None
+    if policy is not None:
+        count = max(8, states // 4)
         with stages.probe("every action at states of the run's policy", count, "states") as tick:
             mine = other_agent.branches_of_policy(
-                world_model, policy, simulator, count=count, context=context, deadline=deadline, support=support, seed=seed,
-                tick=tick,
+                world_model, policy, simulator, count=count, context=context, deadline=began + budget, support=support,
+                seed=seed, tick=tick,
             )  # fmt: skip
-        metrics += _of_two_agents(mine, branches)
-        if mine is not None and mine.support is not None:
-            pictures["support"] = by_support(mine, parts=5)
+    evaluation.fill("metrics of agents", **_of_two_agents(mine, branches))
     with stages.probe("pairs of histories", 2 * histories.PAIRS) as tick:
-        two = histories.pairs(world_model, simulator, places, branches, deadline, seed, tick=tick)
-    if two is not None:
-        metrics += _timed(lambda: state_identity(two))
-    return metrics, pictures
+        pairs = histories.pairs(world_model, simulator, places, branches, began + budget, seed, tick=tick)
+    if pairs is not None:
+        evaluation.fill("metrics of histories", history_pairs=pairs)
+    if is_known:
+        with stages.probe("questions to the known world"):
+            recalls = known_world.recalls(world_model, simulator.world, seed)
+            undos = known_world.undos(world_model, simulator, began + budget, seed)
+        evaluation.fill("metrics of the known world", recalls=recalls, undos=undos)
+    return evaluation.metrics, evaluation.pictures
 
 
-def _without_likelihood(part: str) -> list[Metric]:
-    """The metrics of `OF_LIKELIHOOD`, as not applicable."""
-    names, tier = agents.NAMES | confusions.NAMES, "A" if part == "A" else "B"
-    return [absent(id, names.get(id, id), NO_LIKELIHOOD, tier=tier) for id in OF_LIKELIHOOD[part]]
-
-
-def _of_two_agents(mine: Branches | None, other: Branches) -> list[Metric]:
-    """M8 at branches of the run's policy, and at those of random play."""
+def _of_two_agents(mine: Branches | None, random_play: Branches) -> dict[str, Branches]:
+    """Records: branches of the run's policy and of another agent, random play; without the first, of random play alone."""
     if mine is None:
-        return causal_gap(other)
-    return causal_gap(mine, replace(other, behaviour=np.full(other.p.shape[:2], 1 / other.p.shape[1])))
-
-
-def _told_apart(rolled) -> list[Metric]:
-    return [replace(metric, tier="B") for metric in proxies.c2st_by_length(rolled)]
+        return {"own_branches": random_play}
+    behaviour = np.full(random_play.p.shape[:2], 1 / random_play.p.shape[1])
+    return {"own_branches": mine, "other_branches": replace(random_play, behaviour=behaviour)}
 
 
 def tier_c(
     world_model: WorldModel, policy, make_env, simulator=None, *, others: dict, budget: float, seed: int = 0,
     stages: Stages | None = None,
 ):  # fmt: skip
-    """M12 and M13 of the run's policy (or None), of those made from it, and of `others` by name, in `budget` seconds; arrays
-    for a picture."""
+    """Metrics of tier C of the run's policy (or None), of those made from it, and of `others` by name, in `budget` seconds, and
+    arrays for pictures."""
     world_model.eval()
     stages = stages or Stages()
     values = policies.policy_values(
@@ -277,18 +221,10 @@ def tier_c(
     )
     if values is None:
         reason = f"the budget of {budget:.0f} s was over before three policies had played"
-        return [absent("M12.spearman", "Rank correlation of policies", reason, "skipped", tier="C", experimental=True)], {}
-    metrics = _measured(stages, "metrics of policies", [lambda: policy_agreement(values), lambda: planning(values)])
-    bounds = [[intervals.ratio(x, None, np.arange(len(x)))[1] for x in side] for side in (values.real, values.model)]
-    drawn = {"names": values.names, "real": np.array([x.mean() for x in values.real]),
-             "model": np.array([x.mean() for x in values.model]), "real_ci": np.array(bounds[0]),
-             "model_ci": np.array(bounds[1])}  # fmt: skip
-    return metrics, {"policies": drawn}
-
-
-def _plane(metrics: list[Metric]) -> dict[str, float]:
-    by_id = {metric.id: metric.value for metric in metrics}
-    return {"dcal": by_id.get("M2.dcal_joint"), "dh": by_id.get("M2.dh")}
+        return [absent(SPEARMAN, reason, "skipped")], {}
+    evaluation = Evaluation(stages)
+    evaluation.fill("metrics of policies", policy_values=values)
+    return evaluation.metrics, evaluation.pictures
 
 
 def fingerprint(steps: Steps) -> int:
@@ -321,19 +257,14 @@ def held_out_of(data: str, meta: dict) -> Replay:
     return replays["test"] if replays["test"].rows else replays["train"]
 
 
-def _tokenizer(world_model: WorldModel, held_out: Replay, codes_of, episode: np.ndarray, frames: int) -> list[Metric]:
+def _reconstructions(
+    world_model: WorldModel, held_out: Replay, codes_of, episode: np.ndarray, frames: int
+) -> Reconstructions:
     rows = np.arange(min(frames, held_out.rows))
     steps, codes = held_out.gather(rows[None]), codes_of(rows[None])
     decoded = torch.cat([world_model.frames(Codes(part)).cpu()[0] for part in codes.indices.split(256, 1)])
     indices = codes.indices[0].cpu()
-    return tokenizer_ceiling(steps.obs[0], decoded, steps.first[0], episode[rows], indices, world_model.shapes.vocab_size)
-
-
-def forked(scored: Scored) -> Scored:
-    """The rows that were scored under each action."""
-    there = ~np.isnan(scored.bits_by_action).any(1)
-    values = {f.name: getattr(scored, f.name) for f in fields(scored)}
-    return Scored(**{name: x if x is None else x[there] for name, x in values.items()})
+    return Reconstructions(episode[rows], steps.obs[0], decoded, steps.first[0], indices, world_model.shapes.vocab_size)
 
 
 def _windows(rows: int, frames: int, context: int) -> np.ndarray:
@@ -345,12 +276,12 @@ def _windows(rows: int, frames: int, context: int) -> np.ndarray:
 
 
 def _drift(world_model, held_out, codes_of, first, episode, data, most, seed, tick: Tick = unseen):
-    """Dreams from starts spread over the episodes that are long enough, or a sentence why there are none."""
+    """Imagined rollouts from starts spread over the episodes that are long enough, or a sentence why there are none."""
     context = min(world_model.backbone.context, 8)
     lengths = np.diff(np.append(np.flatnonzero(first), len(first)))
     T = int(min(HORIZON, lengths.max() - context))
     if T < 2:
-        return f"no held-out episode is longer than the {context} frames that are read before a dream"
+        return f"no held-out episode is longer than the {context} frames that are read before a rollout"
     begins = np.flatnonzero(first)[lengths >= context + T]
     spare = lengths[lengths >= context + T] - context - T
     rng = np.random.default_rng(seed)
@@ -365,20 +296,13 @@ def _drift(world_model, held_out, codes_of, first, episode, data, most, seed, ti
     )  # fmt: skip
 
 
-def _at(states: np.ndarray | None, metrics: list[Metric]) -> list[Metric]:
-    """The metrics whose rows are these states, told which."""
+def _at(records: dict[str, Any], metrics: list[Metric]) -> list[Metric]:
+    """The metrics whose rows are the branch states of the first record, with these states."""
+    states = getattr(next(iter(records.values())), "hash", None)
     rows = -1 if states is None else len(states)
-    return [replace(m, states=states) if m.values is not None and len(m.values) == rows else m for m in metrics]
-
-
-def _measured(stages: Stages, name: str, measures: Sequence[Callable[[], list[Metric]]]) -> list[Metric]:
-    """The metrics of a group, which is one line of the progress."""
-    metrics: list[Metric] = []
-    with stages.probe(name, len(measures)) as tick:
-        for measure in measures:
-            metrics += _timed(measure)
-            tick()
-    return metrics
+    return [
+        replace(m, states=states) if m.values is not None and m.states is None and len(m.values) == rows else m for m in metrics
+    ]
 
 
 def _timed(measure: Callable[[], list[Metric]]) -> list[Metric]:

@@ -36,7 +36,7 @@ CONFIG, WEIGHTS, CARD, FORMAT = "config.json", "model.safetensors", "README.md",
 FILES = (CONFIG, WEIGHTS, "policy.safetensors", "starts.safetensors", CARD)
 SIDE, COUNT = whole(1, 2**16), whole(1, 2**31)
 SCORE = record(return_mean=number, return_ci95=listed(number, 2), episodes=whole(), random_return_mean=number)
-METRIC = record(id=text, name=text, value=number, unit=text, ci=maybe(listed(number, 2)))
+METRIC = record(id=text, name=text, value=number, unit=text, alias=maybe(text), ci=maybe(listed(number, 2)))
 TOLD = record(  # what a config.json says; its parts are compared with their constructors later
     parts=mapped(mapped(plain)),
     frame=listed(SIDE, 3),
@@ -295,6 +295,7 @@ def card(config: dict[str, Any], parameters: dict[str, int]) -> str:
         for metric in figures["metrics"]:
             low, high = metric["ci"] if metric.get("ci") else (None, None)
             between = "" if low is None else f"{low:.4g} to {high:.4g}"
-            lines.append(f"| {metric['id']} {metric['name']} | {metric['value']:.4g} | {between} | {metric['unit']} |")
+            id = f"{metric['id']} ({metric['alias']})" if metric.get("alias") else metric["id"]
+            lines.append(f"| {id} {metric['name']} | {metric['value']:.4g} | {between} | {metric['unit']} |")
         lines.append("")
     return "\n".join(lines)

@@ -24,10 +24,10 @@ Exit code 0: B is nowhere shown to be worse; 1: it is, in one of metrics= (defau
 
 examples
   tokenworld compare old/evaluation new/evaluation
-  tokenworld compare old/evaluation new/evaluation metrics=M1.bits,M5.hazard_loss""",
+  tokenworld compare old/evaluation new/evaluation metrics=code_length,terminations""",
 )
 KEYS = {
-    "metrics": Key(str, "ID,ID", "only these decide the exit code; default: all"),
+    "metrics": Key(str, "ID,ID", "only these metrics, or families of them, decide the exit code; default: all"),
     "rows": Key(Literal["all"], "all", "also list the metrics in which no difference is shown"),
 }
 

@@ -15,26 +15,26 @@ if TYPE_CHECKING:
     from tokenworld.training.run import Run
 
 HELP = Help(
-    summary="how good a world model is, measured without reinforcement learning: a verdict, numbers, a page",
+    summary="how good a world model is, measured without reinforcement learning: a verdict, metrics, a page",
     place="RUN",
     flags=TRUST,
     about="""\
 Measures the world model of a run, or of an exported model, on held-out episodes (the run's own, or the test episodes of
 data=DIR; where there are none, all of them), without a policy and without the real environment: what the tokenizer loses,
-code lengths beside simple predictors, calibration, sensitivity to actions, rewards, terminations, and how long a dream
-stays with what really came. Every number has a 95 % interval over episodes; what could not be measured is in the report
-with the reason. Writes report.json, states.npz and report.html, one file that opens without a network.
+code lengths beside simple predictors, calibration, sensitivity to actions, rewards, terminations, and how long an imagined
+rollout stays near reality. Every metric has a 95 % interval over episodes; what could not be measured is in the report with
+the reason. Writes report.json, states.npz and report.html, one file that opens without a network.
 
-tier=B also branches the simulator (Atari, MinAtar, the known world; others are played again from their seed): from the same
-states every action is taken, and what can come of it is held against what the model says: impossible frames, missed ones, the
-effects of actions, whole futures, the run's policy beside another agent.
-tier=C also lets some twenty policies play (the run's own, mixed with random actions in many shares, and constant ones), really
-and in dreams: does the model order them as the world does, and what does a planner without learning lose by planning in it?
+tier=B also branches the simulator (Atari, MinAtar, the known world; others are replayed from their seed). From the same states
+every action is taken, and the possible outcomes are compared with the model's: impossible frames, missed frames, the effects of
+actions, whole futures, the run's policy beside another agent.
+tier=C also runs about twenty policies (the run's own, mixed with random actions in many shares, and constant ones), in the
+environment and in the model. Does the model order them as the environment does? How much does a planner lose by planning in it?
 
 examples
   tokenworld evaluate runs/NAME
   tokenworld evaluate runs/NAME tier=B
-  tokenworld evaluate runs/NAME tier=C metrics=M5,M12,M13.planner_regret
+  tokenworld evaluate runs/NAME tier=C metrics=calibration,policies,M13
   tokenworld evaluate dyn data=data/breakout frames=5000 out=reports/breakout""",
 )
 KEYS = {
@@ -42,7 +42,7 @@ KEYS = {
     "frames": Key(int, "2000", "held-out frames to measure on"),
     "states": Key(int, "200", "states to branch from (tier B)"),
     "budget": Key(int, "3", "minutes (10 with a simulator); what does not fit is reported as skipped, or done at fewer states"),
-    "metrics": Key(str, "ID,ID", "only these metrics, or rows of them; default: all of the tier"),
+    "metrics": Key(str, "ID,ID", "only these metrics, or families of them; default: all of the tier"),
     "policies": Key(str, "RUN,RUN", "runs whose policies play along (tier C); they must look at pixels, or share this run's"
                     " tokenizer"),
 } | shared(
@@ -62,13 +62,12 @@ def parse(words: list[str]) -> Callable[[], Any]:
 def run(out: str, keys: dict) -> Report:
     """Measure a run's world model on held-out episodes, with tier=B also at branches of its simulator, with tier=C also on what
     policies earn: report.json, states.npz, report.html and one line."""
-    from tokenworld.evaluation import assess
-    from tokenworld.evaluation.report import partial
+    from tokenworld.evaluation.report import partial, specs
     from tokenworld.evaluation.report.files import check_folder, write
     from tokenworld.log import Log
 
     tier = keys.get("tier", "A")
-    only = assess.chosen_ids(keys["metrics"]) if "metrics" in keys else None
+    only = specs.select(keys["metrics"]) if "metrics" in keys else None
     if "policies" in keys and tier != "C":
         raise UserError(f"policies= play in tier C, got tier={tier}: add tier=C")
     folder = Path(keys.get("out", Path(out) / "evaluation"))
@@ -79,7 +78,7 @@ def run(out: str, keys: dict) -> Report:
         files.rescued(folder, lambda place: write(report, place))
         partial.remove(folder)
     measured = sum(metric.value is not None for metric in report.metrics)
-    Log(None).say(f"{measured} of {len(report.metrics)} numbers measured: {folder}/report.html")
+    Log(None).say(f"{measured} of {len(report.metrics)} metrics measured: {folder}/report.html")
     return report
 
 

@@ -1,4 +1,4 @@
-"""Does the model use its actions (M6, tier A: held-out data), and do they have the right effects (M7, tier B: branches)?
+"""Do actions have the right effects? Tier B: branches.
 
 Sensitivity is not correctness: a model with left and right swapped is as sensitive as a perfect one, and pays for it in code
 length. Effects are compared code by code, and only where the true ones differ: a joint distance of frames would blame
@@ -7,47 +7,96 @@ actions for errors that all actions share.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
+
 import numpy as np
 
 from tokenworld.evaluation.records import Branches, Metric
 from tokenworld.evaluation.statistics import intervals
 from tokenworld.evaluation.statistics.measured import absent, mean, number, share
+from tokenworld.evaluation.statistics.metric_spec import (
+    ACTIONS,
+    MetricSpec,
+    Rule,
+    above,
+    arrays_of,
+    below,
+    measure,
+    of_likelihood,
+)
 
-IDS = ("M7.effect_error", "M7.spurious", "M7.effect_cosine", "M7.sensitivity")
-SILENT: dict[str, str] = {}  # numbers that no finding reads, and why
+_spec = partial(
+    MetricSpec, section=ACTIONS, topic="the effects of actions", tier="B", of_codes=True, is_expected=True,
+    source="Yu et al. 2026, arXiv:2606.15032",
+)  # fmt: skip
+ERROR = _spec(
+    "action_effects.error", "Error of the effect of actions",
+    "Of the effect that changing the action has on the codes, the share that the model gets wrong.",
+    alias="M7.effect_error", unit="share", quality="Right effects of actions", picture="effects",
+    rules=(Rule("WRONG_EFFECTS", "fault", above(0.5),
+                lambda m: f"gets {min(1, m.value):.0%} of the effects of its actions wrong"),),
+)  # fmt: skip
+SPURIOUS = _spec(
+    "action_effects.spurious", "Codes moved by the wrong action",
+    "Number of codes that the model changes although the action does not affect them.",
+    alias="M7.spurious", unit="codes", is_expected=False,
+    rules=(Rule("SPURIOUS_EFFECTS", "warning", above(0.1),
+                lambda m: f"actions move {m.value:.2g} codes that they do not move in truth"),),
+)  # fmt: skip
+COSINE = _spec(
+    "action_effects.cosine", "Agreement of the effects of actions",
+    "Whether actions move codes in the right direction: 1 is right, 0 unrelated; swapped actions are near 0.",
+    alias="M7.effect_cosine", direction="higher", quality="Effects of actions that agree with the world's",
+    rules=(Rule("EFFECTS_DISAGREE", "fault", below(0.5),
+                lambda m: f"the effects of its actions agree with the world's by {m.value:.2f} only"),),
+)  # fmt: skip
+SIZE_RATIO = _spec(
+    "action_effects.size_ratio", "Size of the effect of actions",
+    "Size of the model's effects over the size of the world's. It is 1 for swapped actions too.",
+    alias="M7.sensitivity", unit="share", direction="none", is_expected=False,
+    rules=(Rule("ACTIONS_WITHOUT_EFFECT", "fault", below(0.2),
+                lambda m: f"its actions have {max(0, m.value):.0%} of their effect",
+                covers=("EFFECTS_DISAGREE", "PAIR_TOO_ALIKE", "OVERLOOKS_AN_ACTION")),
+           Rule("ACTIONS_TOO_STRONG", "warning", above(1.5), lambda m: f"its actions have {m.value:.0%} of their effect")),
+)  # fmt: skip
 MOVED = 1e-6  # a pair of actions moves a code if its distributions differ by more than this (sum of absolute differences)
 CHUNK = 32  # states at once, to bound memory
 MOVED_ESTIMATED = 0.1  # the same, where the true distributions are estimated from draws
 
 
+@measure
+@of_likelihood(ERROR, SPURIOUS, COSINE, SIZE_RATIO)
 def counterfactual_effects(branches: Branches, after: int = 1) -> list[Metric]:
-    """M7: with D_j = p_j(. | a) - p_j(. | a') for each code j, state and pair of actions, and D'_j the model's:
+    """With D_j = p_j(. | a) - p_j(. | a') for each code j, state and pair of actions, and D'_j the model's:
 
-    effect_error    sum |D - D'| / sum |D| over the codes that the pair truly moves: 0 right, 1 none or as wrong as none
+    error           sum |D - D'| / sum |D| over the codes that the pair truly moves: 0 right, 1 none or as wrong as none
     spurious        how many codes it does not truly move the model moves (sum of total variations, per state and pair)
-    effect_cosine   cos(D, D') over the moved codes, 0 if the model has no effect: near 0 or below for swapped actions
-    sensitivity     sum |D'| / sum |D| over all codes: 1 for swapped actions too, which is why it is a legacy
+    cosine          cos(D, D') over the moved codes, 0 if the model has no effect: near 0 or below for swapped actions
+    size_ratio      sum |D'| / sum |D| over all codes: 1 for swapped actions too
 
     `after`: the records hold the frames that many steps after a single different action; ids then end in "@after".
     """
-    at, suffix = ("", "") if after == 1 else (f", {after} steps after", f"@{after}")
+    specs = (ERROR, SPURIOUS, COSINE, SIZE_RATIO)
+    if after != 1:
+        specs = tuple(spec.variant(str(after), f"{spec.name}, {after} steps after") for spec in specs)
+    error, spurious, cosine, size_ratio = specs
     sums, cluster = _sums(branches), branches.cluster
-    names = {
-        "M7.effect_error": "Error of the effect of actions",
-        "M7.spurious": "Codes moved by the wrong action",
-        "M7.effect_cosine": "Agreement of the effects of actions",
-        "M7.sensitivity": "Size of the effect of actions",
-    }
     reason = "" if branches.exact else f"effects below {MOVED_ESTIMATED} count as none, since they are estimated from draws"
-    common = dict(tier="B", reason=reason)
     none = "no action has an effect in these states"
-    error, spurious, cosine, sensitivity = ((id + suffix, name + at) for id, name in names.items())
     return [
-        share(*error, sums["wrong"], sums["moved"], cluster, none=none, floor=1.0, ceiling=0.0, **common),
-        mean(*spurious, sums["spurious"], cluster, "codes", ceiling=0.0, **common),
-        _cosine(*cosine, sums, cluster, none, common),
-        share(*sensitivity, sums["model"], sums["true"], cluster, direction="none", none=none, floor=0.0, **common),
+        share(error, sums["wrong"], sums["moved"], cluster, none=none, floor=1.0, ceiling=0.0, reason=reason),
+        mean(spurious, sums["spurious"], cluster, ceiling=0.0, reason=reason),
+        _cosine(cosine, sums, cluster, none, reason),
+        share(size_ratio, sums["model"], sums["true"], cluster, none=none, floor=0.0, reason=reason),
     ]
+
+
+@arrays_of("effects")
+@of_likelihood()
+def effects(branches: Branches, names: Sequence[str] = ()) -> dict:
+    """`effect_matrices`, and the names of the actions."""
+    return effect_matrices(branches) | {"actions": names}
 
 
 def effect_matrices(branches: Branches) -> dict[str, np.ndarray]:
@@ -103,10 +152,9 @@ def _with_rest(marginal: np.ndarray, candidates: np.ndarray, rows: np.ndarray | 
     return np.concatenate([used, 1 - used.sum(-1, keepdims=True)], -1)
 
 
-def _cosine(id: str, name: str, sums: dict[str, np.ndarray], cluster: np.ndarray, none: str, common: dict) -> Metric:
-    more = dict(unit="", direction="higher", floor=0.0, ceiling=1.0, **common)
+def _cosine(spec: MetricSpec, sums: dict[str, np.ndarray], cluster: np.ndarray, none: str, reason: str) -> Metric:
     if sums["true_square"].sum() == 0:
-        return absent(id, name, none, **{key: value for key, value in more.items() if key != "reason"})
+        return absent(spec, none, floor=0.0, ceiling=1.0)
     whole = [intervals.cluster_sums(sums[part], cluster) for part in ("along", "true_square", "model_square")]
 
     def cosine(weights: np.ndarray) -> np.ndarray:
@@ -116,4 +164,4 @@ def _cosine(id: str, name: str, sums: dict[str, np.ndarray], cluster: np.ndarray
 
     C = len(whole[0])
     ci = intervals.percentile(cosine(intervals.draws_of(C)), clusters=C)
-    return number(id, name, float(cosine(np.ones(C))), ci, C, len(cluster), **more)
+    return number(spec, float(cosine(np.ones(C))), ci, C, len(cluster), floor=0.0, ceiling=1.0, reason=reason)

@@ -1,4 +1,4 @@
-"""M6, tier A: does the model use its actions? From held-out data.
+"""Tier A: does the model use its actions? From held-out data.
 
 Sensitivity is not correctness: a model with left and right swapped is as sensitive as a perfect one, and pays for it in code
 length.
@@ -7,45 +7,69 @@ length.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
 from tokenworld.evaluation.records import Metric, Scored
 from tokenworld.evaluation.statistics import intervals
 from tokenworld.evaluation.statistics.measured import absent, mean
+from tokenworld.evaluation.statistics.metric_spec import ACTIONS, MetricSpec, Rule, below, measure, of_likelihood
 
-IDS = ("M6.shuffled", "M6.inverse", "M6.blind")
-SILENT = {  # numbers that no finding reads, and why
-    "M6.inverse": "how well an effect tells its action is the world's: M6.inverse_gap judges what the model makes of it",
-    "M6.blind": "in how many states actions make no difference in the world is not known: M7 judges it at branches",
-}
+_spec = partial(
+    MetricSpec, section=ACTIONS, topic="the use of actions", of_codes=True, source="Bruce et al. 2024 (Genie), arXiv:2402.15391"
+)
+LEAST_SAVED = 0.1  # bits of a frame: a model that saves less by knowing the action ignores it
+SAVED_BITS = _spec(
+    "action_sensitivity.saved_bits", "Bits that the right action saves",
+    "Bits saved by knowing the action, against an action drawn from those of the data. 0: the model ignores it. Sensitivity "
+    "is not correctness.",
+    alias="M6.shuffled", unit="bits/frame", direction="higher",
+    rules=(Rule("ACTION_BLIND", "fault", below(LEAST_SAVED),
+                lambda m: "ignores its actions" if m.value > -LEAST_SAVED
+                else f"misled by its actions ({m.value:+.2f} bits a frame)", covers=("OVERLOOKS_AN_ACTION",)),),
+)  # fmt: skip
+INVERSE_ACCURACY = _spec(
+    "action_sensitivity.inverse_accuracy", "Actions recognized by their effect",
+    "How often the action that was taken explains the next frame best. Floor: the most frequent action.",
+    alias="M6.inverse", unit="share", direction="higher",
+    silent="how well an effect tells its action is the world's: the inverse gap judges what the model makes of it",
+)  # fmt: skip
+BLIND_STATES = _spec(
+    "action_sensitivity.blind_states", "States in which actions make no difference to the model",
+    "The share of states in which all actions give the frame the same probability.",
+    alias="M6.blind", unit="share", direction="none",
+    silent="in how many states actions make no difference in the world is not known: the effects at branches judge it",
+)  # fmt: skip
 ALIKE = 1e-3  # bits: two actions are as likely as each other if they differ by less, which rounding does too
 
 
+@measure
+@of_likelihood(SAVED_BITS, INVERSE_ACCURACY, BLIND_STATES)
 def action_sensitivity(scored: Scored, taken: np.ndarray | None = None) -> list[Metric]:
-    """M6: bits that knowing the action saves over an action drawn from those of the data, and how well the frame tells which
-    action was taken: argmax_a of q(frame | h, a) pi_b(a), beside always naming the commonest. Of actions within `ALIKE` bits
-    of the best each is named equally often.
+    """Bits that knowing the action saves over an action drawn from those of the data, and how well the frame tells which
+    action was taken: argmax_a of q(frame | h, a) pi_b(a), beside always naming the most frequent. Of actions within `ALIKE`
+    bits of the best each is named equally often.
 
     taken (A,): how often each action was taken in all of the data, of which these rows are some: a row's values then depend on
     its state alone, and not on which others were measured. None: in these rows.
     """
-    names = {"M6.shuffled": "Bits that the right action saves", "M6.inverse": "Actions recognised by their effect",
-             "M6.blind": "States in which actions make no difference to the model"}  # fmt: skip
+    scored = scored.under_each_action()
     A = 0 if scored.bits_by_action is None else scored.bits_by_action.shape[1]
     counts = np.bincount(scored.action, minlength=A) if A else np.zeros(0)
     if (counts > 0).sum() < 2:
         reason = "frames were not scored under other actions" if A == 0 else "the held-out data hold a single action"
-        return [absent(id, name, reason, "skipped" if A == 0 else "not_applicable") for id, name in names.items()]
+        status = "skipped" if A == 0 else "not_applicable"
+        return [absent(spec, reason, status) for spec in (SAVED_BITS, INVERSE_ACCURACY, BLIND_STATES)]
     taken = counts / counts.sum() if taken is None else taken / taken.sum()
     own = scored.bits_by_action[np.arange(len(scored.action)), scored.action]
     named = recognition_share(log_posterior(scored, taken), scored.action)
     alike = (np.ptp(scored.bits_by_action, axis=1) < 0.05).astype(float)
     floor = taken.max() if scored.behaviour is None else (scored.behaviour.argmax(1) == scored.action).mean()
     return [
-        _saved(names["M6.shuffled"], scored, own, taken),
-        mean("M6.inverse", names["M6.inverse"], named, scored.cluster, "share", "higher", floor=float(floor)),
-        mean("M6.blind", names["M6.blind"], alike, scored.cluster, "share", "none"),
+        _saved(scored, own, taken),
+        mean(INVERSE_ACCURACY, named, scored.cluster, floor=float(floor), states=scored.state),
+        mean(BLIND_STATES, alike, scored.cluster, states=scored.state),
     ]
 
 
@@ -67,11 +91,11 @@ def recognition_share(log_posterior: np.ndarray, action: np.ndarray) -> np.ndarr
     return best[np.arange(len(log_posterior)), action] / best.sum(1)
 
 
-def _saved(name: str, scored: Scored, own: np.ndarray, taken: np.ndarray) -> Metric:
+def _saved(scored: Scored, own: np.ndarray, taken: np.ndarray) -> Metric:
     """Bits under an action drawn from the data's less those under the own one; each draw of the bootstrap has its own shares
     of actions, `taken` (A,) are those of all data, around whose value the interval is laid."""
     saved = scored.bits_by_action @ taken - own
-    found = mean("M6.shuffled", name, saved, scored.cluster, "bits/frame", "higher", floor=0.0)
+    found = mean(SAVED_BITS, saved, scored.cluster, floor=0.0, states=scored.state)
     columns = np.concatenate([scored.bits_by_action, scored.action[:, None] == np.arange(len(taken)), own[:, None]], 1)
     sums = np.stack([intervals.cluster_sums(column, scored.cluster) for column in columns.T], 1)  # (C, 2 A + 1)
     drawn = intervals.draws_of(len(sums)) @ sums

@@ -1,4 +1,4 @@
-"""Does time run forwards in the model? M11, experimental: what cannot be undone, and whether order can be told.
+"""Does time run forward in the model? Experimental: what cannot be undone, and whether order can be told.
 
 A policy makes an arrow of time too, and a world in balance has none: what real data do not show is not asked of a model.
 """
@@ -6,6 +6,7 @@ A policy makes an arrow of time too, and a world in balance has none: what real 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -14,33 +15,64 @@ from tokenworld.evaluation.records import Metric, Rollouts, Undos
 from tokenworld.evaluation.statistics import intervals, ranking
 from tokenworld.evaluation.statistics.classifier import fit, fold_of
 from tokenworld.evaluation.statistics.measured import absent, mean, number, share
+from tokenworld.evaluation.statistics.metric_spec import IDENTITY, MetricSpec, Rule, above, below, measure, of_likelihood
 
-IDS = ("M11.undo", "M11.arrow_gap", "M11.reachability")
-SILENT: dict[str, str] = {}  # numbers that no finding reads, and why
+_spec = partial(MetricSpec, section=IDENTITY, topic="the direction of time", tier="B", experimental=True)
+UNDO_MASS = _spec(
+    "arrow_of_time.undo_mass", "Mass on undoing what cannot be undone",
+    "Probability that the model gives to undoing what cannot be undone.", alias="M11.undo", unit="probability", picture="undos",
+    source="Rahaman et al. 2020, arXiv:1907.01285",
+    rules=(Rule("UNDOES", "fault", above(0.01),
+                lambda m: f"undoes what cannot be undone in {m.value:.0%} of the opportunities"),),
+)  # fmt: skip
+AUC_GAP = _spec(
+    "arrow_of_time.auc_gap", "Loss of the arrow of time",
+    "How much harder it is to tell forward from backward in imagined rollouts than in reality.", alias="M11.arrow_gap",
+    unit="AUC", direction="zero", quality="Order of time kept", source="Grinsztajn et al. 2021, arXiv:2106.04480",
+    rules=(Rule("LOSES_THE_ARROW_OF_TIME", "warning", above(0.1),
+                lambda m: f"its rollouts lose the order of time ({m.value:.2f} of the area under the curve)"),
+           Rule("ADDS_AN_ARROW_OF_TIME", "warning", below(-0.1),
+                lambda m: f"its rollouts have more order in time than reality ({-m.value:.2f} of the area under the curve)")),
+)  # fmt: skip
+REACHABILITY = _spec(
+    "arrow_of_time.reachability", "One-way paths that stay one-way",
+    "Of the one-way paths of the world, the share that is one-way in the model.", alias="M11.reachability", unit="share",
+    direction="higher", quality="One-way paths kept", source="Rahaman et al. 2020, arXiv:1907.01285",
+    rules=(Rule("LOSES_ONE_WAY_PATHS", "fault", below(0.9),
+                lambda m: f"{1 - m.value:.0%} of the one-way paths can be gone back"),),
+)  # fmt: skip
 ARROW = 0.55  # below this area under the curve real data have no arrow to speak of
 
 
 def irreversibility(undos: Undos) -> list[Metric]:
-    """M11: the model's probability of undoing in one step what cannot be undone, over all opportunities (if it is exactly 0,
-    up to 3 / n by the rule of three), and how much worse the order of imagined frames can be told than that of real ones."""
+    """What is undone, and the gap between the arrows of time of the same record."""
+    return [*undoing(undos), _auc_gap(undos)]
+
+
+@measure
+@of_likelihood(UNDO_MASS)
+def undoing(undos: Undos) -> list[Metric]:
+    """The model's probability of undoing in one step what cannot be undone, over all opportunities (if it is exactly 0, up to
+    3 / n by the rule of three)."""
     n, clusters = len(undos.mass), len(np.unique(undos.cluster))
-    id, name, common = "M11.undo", "Mass on undoing what cannot be undone", dict(unit="probability", experimental=True)
     if n == 0:
-        found = [absent(id, name, "nothing that could be undone was ever seen", tier="B", **common)]
-    elif (undos.mass == 0).all():
-        found = [number(id, name, 0.0, (0.0, intervals.rule_of_three(n)), clusters, n, tier="B", ceiling=0.0, **common,
-                        values=undos.mass, clusters=undos.cluster)]  # fmt: skip
-    else:
-        found = [mean(id, name, undos.mass, undos.cluster, tier="B", ceiling=0.0, **common)]
-    id, name = "M11.arrow_gap", "Loss of the arrow of time"
-    common = dict(unit="AUC", direction="zero", experimental=True)
+        return [absent(UNDO_MASS, "nothing that could be undone was ever seen")]
+    if (undos.mass == 0).all():
+        ci = (0.0, intervals.rule_of_three(n))
+        return [number(UNDO_MASS, 0.0, ci, clusters, n, ceiling=0.0, values=undos.mass, clusters=undos.cluster)]
+    return [mean(UNDO_MASS, undos.mass, undos.cluster, ceiling=0.0)]
+
+
+def _auc_gap(undos: Undos) -> Metric:
+    """How much worse the order of imagined frames can be told than that of real ones."""
     if undos.auc_real is None or undos.auc_model is None:
-        return [*found, absent(id, name, "no classifier of the order of frames was trained", "skipped", **common)]
+        return absent(AUC_GAP, "no classifier of the order of frames was trained", "skipped")
     if undos.auc_real < ARROW:
         why = f"real frames have no arrow of time: their order is told with an AUC of {undos.auc_real:.2f}, below {ARROW}"
-        return [*found, absent(id, name, why, **common)]
+        return absent(AUC_GAP, why)
+    n, clusters = len(undos.mass), len(np.unique(undos.cluster))
     gap = undos.auc_real - undos.auc_model
-    return [*found, number(id, name, gap, undos.auc_gap_ci, clusters, n, floor=undos.auc_real - 0.5, ceiling=0.0, **common)]
+    return number(AUC_GAP, gap, undos.auc_gap_ci, clusters, n, floor=undos.auc_real - 0.5, ceiling=0.0)
 
 
 def precedence(
@@ -78,25 +110,24 @@ def precedence(
     }
 
 
+@measure
 def of_rollouts(rollouts: Rollouts, steps: int = 8) -> list[Metric]:
-    """M11.arrow_gap of the first `steps` frames of rollouts, of pairs (real, imagined) that both live so long."""
+    """The gap between the arrows of time of the first `steps` frames, of pairs of rollouts that both live so long."""
     T = min(steps, rollouts.real.shape[2])
     both = rollouts.alive_real[:, :, T - 1] & rollouts.alive_model[:, :, T - 1]  # (S, R)
     cluster = np.repeat(rollouts.cluster, both.shape[1])[both.ravel()]
-    name, common = "Loss of the arrow of time", dict(unit="AUC", direction="zero", experimental=True, tier="B")
     if len(np.unique(cluster)) < 2 or T < 2:
-        return [absent("M11.arrow_gap", name, f"fewer than two episodes have rollouts that live for {T} steps", **common)]
+        return [absent(AUC_GAP, f"fewer than two episodes have rollouts that live for {T} steps")]
     real, model = (x[:, :, :T][both] for x in (rollouts.real, rollouts.model))  # (n, T, F)
-    found = irreversibility(Undos(cluster, np.zeros(0), **precedence(real, model, cluster)))
-    return [replace(one, tier="B", n_samples=len(cluster)) for one in found if one.id == "M11.arrow_gap"]
+    gap = _auc_gap(Undos(cluster, np.zeros(0), **precedence(real, model, cluster)))
+    return [replace(gap, n_samples=len(cluster))]
 
 
 def reachability(cluster: np.ndarray, forward: np.ndarray, backward: np.ndarray) -> list[Metric]:
-    """M11: pairs of states of which the second can be reached from the first and not the other way round (N,): the share of
+    """Pairs of states of which the second can be reached from the first and not the other way round (N,): the share of
     them of which the model says the same, from whether it reaches forward and backward (N,) bool."""
     kept = np.asarray(forward, bool) & ~np.asarray(backward, bool)
-    return [share("M11.reachability", "One-way paths that stay one-way", kept, None, cluster, "share", "higher", tier="B",
-                  floor=0.0, ceiling=1.0, experimental=True)]  # fmt: skip
+    return [share(REACHABILITY, kept, None, cluster, floor=0.0, ceiling=1.0)]
 
 
 def _ordered(x: np.ndarray, gap: int) -> np.ndarray:

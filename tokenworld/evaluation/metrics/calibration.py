@@ -1,4 +1,4 @@
-"""Code lengths and calibration: M1 and M2, from held-out data alone (tier A) and at exact branches (tier B).
+"""Calibration, from held-out data alone (tier A) and at exact branches (tier B).
 
 A code's surprise is -log2 q of what came, its announced surprise the entropy of q. Their difference, summed over a frame's
 codes along the data, has mean zero if q is the true conditional (the increments are martingale differences): it is positive
@@ -12,52 +12,119 @@ together, not equal.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 
 from tokenworld.evaluation.records import Branches, Metric, Scored
 from tokenworld.evaluation.statistics import divergences, intervals
 from tokenworld.evaluation.statistics.measured import absent, mean, number
+from tokenworld.evaluation.statistics.metric_spec import (
+    CALIBRATION,
+    HALF,
+    MetricSpec,
+    Rule,
+    above,
+    arrays_of,
+    below,
+    measure,
+    of_likelihood,
+)
 from tokenworld.evaluation.statistics.reliability import reliability
 
-IDS = ("M2.dcal", "M2.dcal_p", "M2.entropy", "M2.ece", "M2.kce", "M2.kce_p", "M2.dcal_joint", "M2.dh")
-SILENT = {  # numbers that no finding reads, and why
-    "M2.dcal_p": "a p-value says whether, not how much: M2.dcal does",
-    "M2.entropy": "how uncertain the world is is not known from data: M2.dh judges it at branches",
-    "M2.ece": "it has no interval: M2.dcal judges",
-    "M2.kce": "it has no interval: M2.dcal judges",
-    "M2.kce_p": "a p-value says whether, not how much: M2.dcal does",
-}
+_spec = partial(
+    MetricSpec, section=CALIBRATION, topic="calibration", of_codes=True, source="Malik et al. 2019, arXiv:1906.08312"
+)
+OVER = 0.05  # bits of a frame that a calibration gap must exceed
+GAP = _spec(
+    "calibration.gap", "Calibration gap",
+    "Surprise paid minus surprise announced. Above 0: overconfident. 0 is necessary, not sufficient: a model that ignores its "
+    "inputs is calibrated. Values below 0 do not measure the size of the fault: very flat predictions come near 0 again.",
+    alias="M2.dcal", unit="bits/frame", direction="zero",
+    rules=(Rule("OVERCONFIDENT", "fault", above(OVER), lambda m: f"overconfident ({m.value:+.2f} bits a frame)",
+                covers=("OVERCONFIDENT_AT_BRANCHES",)),
+           Rule("UNDERCONFIDENT", "warning", below(-OVER), lambda m: f"underconfident ({m.value:+.2f} bits a frame)",
+                covers=("UNDERCONFIDENT_AT_BRANCHES",))),
+)  # fmt: skip
+GAP_P = _spec(
+    "calibration.gap_p", "p-value of a calibration gap of 0", "How likely a gap this large is if the model is calibrated.",
+    alias="M2.dcal_p", direction="none", silent="a p-value says whether, not how much: the calibration gap does",
+)  # fmt: skip
+ENTROPY = _spec(
+    "calibration.entropy", "Announced surprise of a frame", "How uncertain the model says it is.", alias="M2.entropy",
+    unit="bits/frame", direction="none",
+    silent="how uncertain the world is is not known from data: the excess entropy at branches judges it",
+)  # fmt: skip
+ECE = _spec(
+    "calibration.ece", "Expected calibration error of the most probable code",
+    "Mean difference between the probability of the most probable code and how often it comes.", alias="M2.ece",
+    unit="probability", picture="top_reliability", source="Guo et al. 2017, arXiv:1706.04599",
+    silent="it has no interval: the calibration gap judges",
+)  # fmt: skip
+KCE = _spec(
+    "calibration.kce", "Kernel calibration error (unbiased)", "The same without bins and without bias.", alias="M2.kce",
+    direction="zero", source="Widmann et al. 2019, arXiv:1910.11385", silent="it has no interval: the calibration gap judges",
+)  # fmt: skip
+KCE_P = _spec(
+    "calibration.kce_p", "p-value of a kernel calibration error of 0",
+    "How likely an error this large is if the model is calibrated.", alias="M2.kce_p", direction="none",
+    source="Widmann et al. 2019, arXiv:1910.11385", silent="a p-value says whether, not how much: the calibration gap does",
+)  # fmt: skip
+BRANCH_GAP = _spec(
+    "calibration.branch_gap", "Calibration gap of whole frames",
+    "At branches: expected surprise at the possible next frames minus the surprise announced. Above 0: overconfident.",
+    alias="M2.dcal_joint", unit="bits/frame", direction="zero", tier="B",
+    rules=(Rule("OVERCONFIDENT_AT_BRANCHES", "fault", above(5 * OVER),
+                lambda m: f"overconfident of whole frames ({m.value:+.2f} bits a frame)"),
+           Rule("UNDERCONFIDENT_AT_BRANCHES", "warning", below(-5 * OVER),
+                lambda m: f"underconfident of whole frames ({m.value:+.2f} bits a frame)")),
+)  # fmt: skip
+EXCESS_ENTROPY = _spec(
+    "calibration.excess_entropy", "Entropy beyond the world's",
+    "Announced surprise minus the world's own. Above 0 the model averages over futures, below 0 it drops some.",
+    alias="M2.dh", unit="bits/frame", direction="zero", tier="B", picture="plane",
+    source="Gneiting and Raftery 2007, doi:10.1198/016214506000001437",
+    rules=(Rule("MORE_RANDOM_THAN_THE_WORLD", "warning", above(HALF),
+                lambda m: f"more random than the world ({m.value:+.2f} bits a frame)"),
+           Rule("LESS_RANDOM_THAN_THE_WORLD", "warning", below(-HALF),
+                lambda m: f"less random than the world ({m.value:+.2f} bits a frame)")),
+)  # fmt: skip
 PAIRS = 2000  # codes that the kernel error compares with each other
 
 
+@measure
+@of_likelihood(GAP, GAP_P, ENTROPY, ECE, KCE, KCE_P)
 def calibration(scored: Scored) -> list[Metric]:
-    """M2, tier A: the calibration gap per frame, its p-value, and the errors of the most probable code's probability."""
+    """Tier A: the calibration gap per frame, its p-value, and the errors of the most probable code's probability."""
     paid, announced, cluster = divergences.frame_bits(scored.bits), scored.entropy.sum(1), scored.cluster
     gap, clusters, codes = paid - announced, len(np.unique(cluster)), scored.top.size
-    common = dict(unit="", direction="none")
     p = intervals.zero_mean_p(gap, cluster)
     bins = reliability(scored.top.ravel(), scored.hit.ravel())
     found = [
-        mean("M2.dcal", "Calibration gap", gap, cluster, "bits/frame", "zero", ceiling=0.0),
-        number("M2.dcal_p", "p-value of a calibration gap of 0", p, None, clusters, len(gap), **common),
-        mean("M2.entropy", "Announced surprise of a frame", announced, cluster, "bits/frame", "none"),
-        number("M2.ece", "Expected calibration error of the most probable code", bins["ece"], None, clusters, codes,
-               unit="probability", ceiling=0.0),
-    ]  # fmt: skip
-    names = {"M2.kce": "Kernel calibration error (unbiased)", "M2.kce_p": "p-value of a kernel calibration error of 0"}
-    if clusters < 2:
-        return found + [absent(id, name, "it compares at least two episodes") for id, name in names.items()]
-    (error, error_p), n = kernel_error(scored), min(PAIRS, codes)
-    return found + [
-        number("M2.kce", names["M2.kce"], error, None, clusters, n, unit="", direction="zero", ceiling=0.0),
-        number("M2.kce_p", names["M2.kce_p"], error_p, None, clusters, n, **common),
+        mean(GAP, gap, cluster, ceiling=0.0),
+        number(GAP_P, p, None, clusters, len(gap)),
+        mean(ENTROPY, announced, cluster),
+        number(ECE, bins["ece"], None, clusters, codes, ceiling=0.0),
     ]
+    if clusters < 2:
+        return found + [absent(spec, "it compares at least two episodes") for spec in (KCE, KCE_P)]
+    (error, error_p), n = kernel_error(scored), min(PAIRS, codes)
+    return found + [number(KCE, error, None, clusters, n, ceiling=0.0), number(KCE_P, error_p, None, clusters, n)]
 
 
+@arrays_of("top_reliability")
+@of_likelihood()
+def top_reliability(scored: Scored) -> dict:
+    """How often the most probable code came, by its probability."""
+    return reliability(scored.top.ravel(), scored.hit.ravel())
+
+
+@measure
+@of_likelihood(BRANCH_GAP, EXCESS_ENTROPY)
 def dispersion(branches: Branches) -> list[Metric]:
-    """M2, tier B: how a model is wrong, from branches of the states that a policy visits: calibration gap of whole frames,
-    positive if overconfident, and H(q) - H(p), positive if it averages, negative if it drops modes. They add up to M3.kl.
+    """Tier B: how a model is wrong, from branches of the states that a policy visits: calibration gap of whole frames,
+    positive if overconfident, and H(q) - H(p), positive if it averages, negative if it drops modes. They add up to
+    KL(p || q).
 
     The entropy given the simulator's state is at most that given what the model sees: where state is hidden, H(q) - H(p)
     holds that honest uncertainty too and is an upper bound.
@@ -66,12 +133,18 @@ def dispersion(branches: Branches) -> list[Metric]:
     paid = (p * divergences.finite_bits(branches)).sum(-1)  # (S, A)
     gap = (weight * (paid - branches.entropy_q)).sum(1)
     excess = (weight * (branches.entropy_q - H_p)).sum(1)
-    common = dict(unit="bits/frame", direction="zero", tier="B", ceiling=0.0)
+    reason = "" if branches.exact else divergences.ESTIMATED
     return [
-        mean("M2.dcal_joint", "Calibration gap of whole frames", gap, branches.cluster, **common),
-        mean("M2.dh", "Entropy beyond the world's", excess, branches.cluster, **common,
-             reason="" if branches.exact else divergences.ESTIMATED),
-    ]  # fmt: skip
+        mean(BRANCH_GAP, gap, branches.cluster, ceiling=0.0),
+        mean(EXCESS_ENTROPY, excess, branches.cluster, ceiling=0.0, reason=reason),
+    ]
+
+
+@arrays_of("plane")
+@of_likelihood()
+def plane(branches: Branches) -> dict:
+    """Nothing: the calibration plane shows two metrics."""
+    return {}
 
 
 def kernel_error(scored: Scored, seed: int = 0, draws: int = 500) -> tuple[float, float]:

@@ -1,54 +1,78 @@
-"""M1: code lengths of held-out frames, beside simple predictors (Lambert et al. 2020, arXiv:2002.04523)."""
+"""Code lengths of held-out frames, beside simple predictors (Lambert et al. 2020, arXiv:2002.04523): tier A."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 
 from tokenworld.evaluation.records import Metric, Scored
 from tokenworld.evaluation.statistics import divergences
 from tokenworld.evaluation.statistics.measured import mean, share
+from tokenworld.evaluation.statistics.metric_spec import OVERVIEW, MetricSpec, Rule, arrays_of, below, measure, of_likelihood
 
-IDS = ("M1.bits", "M1.gain", "M1.changed", "M1.excess")
-SILENT = {  # numbers that no finding reads, and why
-    "M1.bits": "its ideal, the entropy of the world, is not known: M1.gain judges it against simple predictors",
-    "M1.changed": "its ideal is not known: M1.gain judges the whole frame",
-    "M1.excess": "it is known only where the world is: M2.dcal_joint and M2.dh are its parts and judge it",
-}
+_spec = partial(
+    MetricSpec, section=OVERVIEW, topic="code length", of_codes=True, source="Lambert et al. 2020, arXiv:2002.04523"
+)
+BITS = _spec(
+    "code_length.bits", "Code length of a frame",
+    "Bits that a held-out frame costs under the model, given the frames before it. Floor: the best simple predictor.",
+    alias="M1.bits", unit="bits/frame", quality="Short code of a frame", picture="surprise",
+    silent="its ideal, the entropy of the world, is not known: the saved bits compare it with simple predictors",
+)  # fmt: skip
+GAIN = _spec(
+    "code_length.saved_bits", "Bits saved against the best simple predictor",
+    "Bits that the model saves against the best of copying, counting codes and counting pairs of codes.",
+    alias="M1.gain", unit="bits/frame", direction="higher",
+    rules=(Rule("WORSE_THAN_COUNTING", "fault", below(0),
+                lambda m: f"worse than counting codes ({-m.value:.2f} bits a frame more)"),),
+)  # fmt: skip
+CHANGED = _spec(
+    "code_length.changed_code_bits", "Code length of a changed code",
+    "The same, of codes that differ from those of the last frame: the static background does not count.",
+    alias="M1.changed", unit="bits/code", silent="its ideal is not known: the saved bits judge the whole frame",
+)  # fmt: skip
+EXCESS = _spec(
+    "code_length.excess_bits", "Bits of a frame beyond the world's own entropy",
+    "Bits that the model pays beyond the entropy of the world: 0 is the best possible.",
+    alias="M1.excess", unit="bits/frame", quality="No bits beyond the world's entropy",
+    silent="it is known only where the world is: its parts, the calibration gap and the excess entropy at branches, judge it",
+)  # fmt: skip
 
 
+@measure
+@of_likelihood(BITS, GAIN, CHANGED, EXCESS)
 def code_length(
     scored: Scored, baselines: dict[str, np.ndarray], *, entropy: np.ndarray | None = None, against: str | None = None
 ) -> list[Metric]:
-    """M1: bits of a held-out frame. baselines: name -> bits (N, K) of simple predictors on the same frames; the best is the
-    floor. against: the one that M1.gain compares with, chosen without these frames, so that a frame's gain depends on that
+    """Bits of a held-out frame. baselines: name -> bits (N, K) of simple predictors on the same frames; the best is the
+    floor. against: the one that the saved bits refer to, chosen without these frames, so that a frame's value depends on that
     frame alone; None: the best. Only the best possible model reaches the entropy of the world, which data do not tell:
     `entropy` (N,) is that of the true next frame, in bits, where it is known, and then there is a ceiling and an excess."""
     frame, N = divergences.frame_bits(scored.bits), len(scored.bits)
     floors = {name: float(bits.sum(1).mean()) for name, bits in baselines.items()}
     best = min(floors, key=floors.get) if floors else None
     ceiling = None if entropy is None else float(entropy.mean())
-    found = [
-        mean("M1.bits", "Code length of a frame", frame, scored.cluster, "bits/frame", floor=floors.get(best), ceiling=ceiling)
-    ]
+    found = [mean(BITS, frame, scored.cluster, floor=floors.get(best), ceiling=ceiling)]
     if best is not None:
         against = against or best
         gain = baselines[against].sum(1) - frame
-        found.append(mean("M1.gain", f"Bits saved against {against}", gain, scored.cluster, "bits/frame", "higher", floor=0.0))
+        found.append(mean(GAIN, gain, scored.cluster, name=f"Bits saved against {against}", floor=0.0))
     changed = scored.previous != scored.codes
     floors = {name: float(bits[changed].mean()) for name, bits in baselines.items()} if changed.any() else {}
-    dear = np.where(changed, divergences.capped(scored.bits), 0.0).sum(1)
+    paid = np.where(changed, divergences.capped(scored.bits), 0.0).sum(1)
     found.append(
-        share("M1.changed", "Code length of a changed code", dear, changed.sum(1), scored.cluster,
-              "bits/code", floor=min(floors.values(), default=None), samples=N,
+        share(CHANGED, paid, changed.sum(1), scored.cluster, floor=min(floors.values(), default=None), samples=N,
               none="no code of the held-out frames changed")
     )  # fmt: skip
     if entropy is not None:
         floor = None if best is None else float(baselines[best].sum(1).mean() - entropy.mean())
-        found.append(mean("M1.excess", "Bits of a frame beyond the world's own entropy", frame - entropy, scored.cluster,
-                          "bits/frame", floor=floor, ceiling=0.0))  # fmt: skip
+        found.append(mean(EXCESS, frame - entropy, scored.cluster, floor=floor, ceiling=0.0))
     return found
 
 
-def by_position(scored: Scored) -> np.ndarray:
-    """Mean bits (K,) of each code of a frame: where the surprise is."""
-    return scored.bits.mean(0)
+@arrays_of("surprise")
+@of_likelihood()
+def by_position(scored: Scored, grid: tuple[int, ...] = (-1,)) -> np.ndarray:
+    """Mean bits of each code of a frame, in the shape of its grid: where the surprise is."""
+    return scored.bits.mean(0).reshape(grid)

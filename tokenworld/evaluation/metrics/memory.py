@@ -1,22 +1,40 @@
-"""M10: what the model remembers: a bit is planted, hidden for k steps and asked for."""
+"""What the model remembers: a bit is planted, hidden for k steps and asked for."""
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 
 from tokenworld.evaluation.records import Metric, Recalls
 from tokenworld.evaluation.statistics import intervals
 from tokenworld.evaluation.statistics.measured import absent, mean, number
+from tokenworld.evaluation.statistics.metric_spec import IDENTITY, MetricSpec, Rule, arrays_of, below, measure, of_likelihood
 
-IDS = ("M10.recall", "M10.half_life", "M10.return")
-SILENT = {  # numbers that no finding reads, and why
-    "M10.half_life": "how long a bit must be remembered is not known: M10.recall judges the longest delay",
-    "M10.return": "a distance without a scale",
-}
+_spec = partial(MetricSpec, section=IDENTITY, topic="memory", tier="B", source="World Stability 2025, arXiv:2503.08122")
+RECALL = _spec(
+    "memory.recall", "A bit recalled after the longest delay",
+    "How often a hidden bit is recalled after the longest delay. Floor: guessing.",
+    alias="M10.recall", unit="share", direction="higher", quality="A hidden bit recalled", picture="memory", is_expected=True,
+    rules=(Rule("FORGETS", "fault", below(0.75),
+                lambda m: f"forgets what is hidden (recalls {m.value:.0%}, chance is {m.floor or 0.5:.0%})"),),
+)  # fmt: skip
+HALF_LIFE = _spec(
+    "memory.half_life", "Steps until half of what was remembered is lost", "Steps until half of the information is lost.",
+    alias="M10.half_life", unit="steps", direction="higher",
+    silent="how long a bit must be remembered is not known: recall judges the longest delay",
+)  # fmt: skip
+RETURN = _spec(
+    "memory.return_distance", "Distance to the start after an action and its inverse, beyond the world's",
+    "How far the model ends from the start after an action and its inverse, beyond the distance in the world.",
+    alias="M10.return", unit="distance", silent="a distance without a scale",
+)  # fmt: skip
 
 
+@measure
+@of_likelihood(RECALL, HALF_LIFE, RETURN)
 def recall(recalls: Recalls) -> list[Metric]:
-    """M10: accuracy of the bit that the model gives back after the longest delay, with an exact interval (rows count as
+    """Accuracy of the bit that the model gives back after the longest delay, with an exact interval (rows count as
     independent: one was planted in each); the delay at which the bits of information kept have halved since the shortest;
     and, of an action followed by its inverse, how much farther from the start the model ends than the world."""
     longest = int(recalls.delay.max())
@@ -25,18 +43,19 @@ def recall(recalls: Recalls) -> list[Metric]:
     right = _right(recalls)
     clusters = len(np.unique(recalls.cluster[chosen]))
     found = [
-        number("M10.recall", f"A bit recalled after {longest} steps", float(right[chosen].mean()),
-               (curve["low"][-1], curve["high"][-1]), clusters, int(chosen.sum()), unit="share", direction="higher",
-               tier="B", floor=0.5, ceiling=1.0, values=right[chosen], clusters=recalls.cluster[chosen]),
+        number(RECALL, float(right[chosen].mean()), (curve["low"][-1], curve["high"][-1]), clusters, int(chosen.sum()),
+               name=f"A bit recalled after {longest} steps", floor=0.5, ceiling=1.0, values=right[chosen],
+               clusters=recalls.cluster[chosen]),
         _half_life(recalls, curve),
     ]  # fmt: skip
-    id, name = "M10.return", "Distance to the start after an action and its inverse, beyond the world's"
     if recalls.return_distance is None or recalls.return_distance_real is None:
-        return [*found, absent(id, name, "no action was followed by its inverse", "skipped", tier="B")]
+        return [*found, absent(RETURN, "no action was followed by its inverse", "skipped")]
     beyond = recalls.return_distance - recalls.return_distance_real
-    return [*found, mean(id, name, beyond, recalls.cluster, "distance", tier="B", ceiling=0.0)]
+    return [*found, mean(RETURN, beyond, recalls.cluster, ceiling=0.0)]
 
 
+@arrays_of("memory")
+@of_likelihood()
 def recall_by_delay(recalls: Recalls) -> dict[str, np.ndarray]:
     """{"delay", "accuracy", "low", "high" (exact 95 % interval), "count", "information" (bits between the planted bit and the
     one given back, less the bias of the estimate)}, one entry for each delay, ascending."""
@@ -51,11 +70,10 @@ def recall_by_delay(recalls: Recalls) -> dict[str, np.ndarray]:
 
 
 def _half_life(recalls: Recalls, curve: dict[str, np.ndarray]) -> Metric:
-    id, name, common = "M10.half_life", "Steps until half of what was remembered is lost", dict(unit="steps", tier="B")
     delays = np.unique(recalls.delay)
     if curve["low"][0] <= 0.5:
         reason = f"nothing is recalled after the shortest delay, {delays[0]} steps"
-        return absent(id, name, reason, direction="higher", **common)
+        return absent(HALF_LIFE, reason)
     found, row = np.unique(recalls.cluster, return_inverse=True)
 
     def half_life(weights: np.ndarray) -> np.ndarray:
@@ -68,7 +86,7 @@ def _half_life(recalls: Recalls, curve: dict[str, np.ndarray]) -> Metric:
     ci = intervals.percentile(half_life(intervals.draws_of(len(found), draws=1000)[:, row]))
     beyond = curve["information"][-1] > curve["information"][0] / 2
     reason = f"longer than {delays[-1]} steps, the longest delay" if beyond else ""
-    return number(id, name, value, ci, len(found), len(row), direction="higher", **common, floor=0.0, reason=reason)
+    return number(HALF_LIFE, value, ci, len(found), len(row), floor=0.0, reason=reason)
 
 
 def _right(recalls: Recalls) -> np.ndarray:

@@ -1,63 +1,94 @@
-"""Does the model keep the state of its world? M9: what histories mean to it. M10: what it remembers.
+"""Does the model keep the state of its world? What histories mean to it.
 
-M9 (after Vafa et al. 2024, arXiv:2406.03689, for stochastic worlds): two histories that lead to one state must be followed
+After Vafa et al. 2024, arXiv:2406.03689, for stochastic worlds: two histories that lead to one state must be followed
 by the same frames (compression), two that lead to states with different futures must not (distinction). Divergences are
-Jensen-Shannon, in bits. M10: a bit is planted, hidden for k steps and asked for.
+Jensen-Shannon, in bits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
 from tokenworld.evaluation.records import Metric, Pairs
 from tokenworld.evaluation.statistics import intervals, ranking
 from tokenworld.evaluation.statistics.measured import absent, mean, number, share
+from tokenworld.evaluation.statistics.metric_spec import IDENTITY, MetricSpec, Rule, above, below, measure, of_likelihood
 
-IDS = ("M9.compression", "M9.distinction_auc", "M9.precision", "M9.recall")
-SILENT: dict[str, str] = {}  # numbers that no finding reads, and why
+_spec = partial(
+    MetricSpec, section=IDENTITY, topic="state identity", tier="B", of_codes=True, is_expected=True,
+    source="Vafa et al. 2024, arXiv:2406.03689",
+)  # fmt: skip
+COMPRESSION = _spec(
+    "state_identity.compression", "Divergence between histories of one state",
+    "Jensen-Shannon divergence between the predictions after histories that lead to one state: 0 is right.",
+    alias="M9.compression", unit="bits", quality="One state, one prediction",
+    rules=(Rule("HISTORY_DEPENDENT", "fault", above(0.01),
+                lambda m: f"predicts differently after histories that lead to one state ({m.value:.2f} bits)"),),
+)  # fmt: skip
+DISTINCTION = _spec(
+    "state_identity.distinction_auc", "States distinguished",
+    "Area under the curve: whether the model distinguishes histories of different states from those of one state.",
+    alias="M9.distinction_auc", unit="AUC", direction="higher", quality="Different states distinguished",
+    rules=(Rule("STATES_HARD_TO_TELL", "warning", below(0.75),
+                lambda m: f"hardly tells different states from one state ({m.value:.2f} of the area under the curve)"),),
+)  # fmt: skip
+PRECISION = _spec(
+    "state_identity.precision", "Distinctions that are true",
+    "Of the histories that the model distinguishes, the share that really differs.",
+    alias="M9.precision", unit="share", direction="higher", is_expected=False,
+    rules=(Rule("SPLITS_STATES", "fault", below(0.5),
+                lambda m: f"{1 - m.value:.0%} of the states that it tells apart are one"),),
+)  # fmt: skip
+RECALL = _spec(
+    "state_identity.recall", "True distinctions that are made",
+    "Of the states that really differ, the share that the model distinguishes.",
+    alias="M9.recall", unit="share", direction="higher", quality="Different states that are distinguished",
+    rules=(Rule("MERGES_STATES", "fault", below(0.5),
+                lambda m: f"does not tell {1 - m.value:.0%} of the different states apart"),),
+)  # fmt: skip
 GRID = (0.001, 0.003, 0.01, 0.03, 0.1)  # bits
 
 
-def state_identity(pairs: Pairs, tau: float = 0.01) -> list[Metric]:
-    """M9: divergence between histories of one state beyond that of two estimates of the same prediction; how well divergence
+@measure
+@of_likelihood(COMPRESSION, DISTINCTION, PRECISION, RECALL)
+def state_identity(history_pairs: Pairs, tau: float = 0.01) -> list[Metric]:
+    """Divergence between histories of one state beyond that of two estimates of the same prediction; how well divergence
     ranks pairs that truly differ by more than tau bits above pairs of one state; precision and recall of "more than tau
     bits apart" as a sign of it."""
+    pairs = history_pairs
     same, apart, cluster = pairs.same.astype(bool), (~pairs.same.astype(bool)) & (pairs.js_true > tau), pairs.cluster
     beyond = pairs.js_model - pairs.js_floor
-    told, true = beyond > tau, pairs.js_true > tau
-    names = {"M9.compression": "Divergence between histories of one state", "M9.distinction_auc": "States told apart",
-             "M9.precision": "Distinctions that are true", "M9.recall": "True distinctions that are made"}  # fmt: skip
-    common = dict(tier="B")
+    distinct, true = beyond > tau, pairs.js_true > tau
     found = []
     if same.any():
         floor = float(beyond[~same].mean()) if (~same).any() else None
-        found.append(mean("M9.compression", names["M9.compression"], beyond[same], cluster[same], "bits", **common, floor=floor,
-                          ceiling=0.0, states=None if pairs.state is None else pairs.state[same]))  # fmt: skip
+        states = None if pairs.state is None else pairs.state[same]
+        found.append(mean(COMPRESSION, beyond[same], cluster[same], floor=floor, ceiling=0.0, states=states))
     else:
-        found.append(absent("M9.compression", names["M9.compression"], "no two histories lead to one state", **common))
+        found.append(absent(COMPRESSION, "no two histories lead to one state"))
     if same.any() and apart.any():
-        found.append(_distinction(names["M9.distinction_auc"], pairs, same, apart))
+        found.append(_distinction(pairs, same, apart))
     else:
         what = "no two histories lead to one state" if not same.any() else f"no two states differ by more than {tau} bits"
-        found.append(absent("M9.distinction_auc", names["M9.distinction_auc"], what, **common))
-    for id, of, none in (("M9.precision", told, "the model tells no histories apart"),
-                         ("M9.recall", true, f"no two states differ by more than {tau} bits")):  # fmt: skip
-        found.append(share(id, names[id], told & true, of, cluster, "share", "higher", samples=int(of.sum()), none=none,
-                           **common, ceiling=1.0))  # fmt: skip
+        found.append(absent(DISTINCTION, what))
+    for spec, of, none in ((PRECISION, distinct, "the model tells no histories apart"),
+                           (RECALL, true, f"no two states differ by more than {tau} bits")):  # fmt: skip
+        found.append(share(spec, distinct & true, of, cluster, samples=int(of.sum()), none=none, ceiling=1.0))
     return found
 
 
-def _distinction(name: str, pairs: Pairs, same: np.ndarray, apart: np.ndarray) -> Metric:
+def _distinction(pairs: Pairs, same: np.ndarray, apart: np.ndarray) -> Metric:
     rows = same | apart
     score, positive = (pairs.js_model - pairs.js_floor)[rows], apart[rows]
     found, row = np.unique(pairs.cluster[rows], return_inverse=True)
     weights = intervals.draws_of(len(found), draws=1000)
     drawn = np.concatenate([ranking.auc(score, positive, part[:, row]) for part in np.array_split(weights, 20)])
-    return number("M9.distinction_auc", name, float(ranking.auc(score, positive)),
-                  intervals.percentile(drawn[np.isfinite(drawn)], clusters=len(found)), len(found), int(rows.sum()), unit="AUC",
-                  direction="higher", tier="B", floor=0.5, ceiling=1.0)  # fmt: skip
+    ci = intervals.percentile(drawn[np.isfinite(drawn)], clusters=len(found))
+    value = float(ranking.auc(score, positive))
+    return number(DISTINCTION, value, ci, len(found), int(rows.sum()), floor=0.5, ceiling=1.0)
 
 
 def by_threshold(pairs: Pairs, grid: Sequence[float] = GRID) -> dict[str, np.ndarray]:

@@ -1,54 +1,72 @@
-"""What the tokenizer loses, the dynamics can never know: M0, tier A."""
+"""What the tokenizer loses, the dynamics can never know: tier A."""
 
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
-from torch import Tensor
 
 from tokenworld.evaluation.metrics.tokenizer_measures import codebook_usage, events, perplexity
-from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.records import Metric, Reconstructions
 from tokenworld.evaluation.statistics import intervals
 from tokenworld.evaluation.statistics.measured import absent, number
+from tokenworld.evaluation.statistics.metric_spec import OVERVIEW, MetricSpec, Rule, below, measure
 
-IDS = ("M0.psnr", "M0.recall", "M0.precision", "M0.usage", "M0.perplexity")
-SILENT = {  # numbers that no finding reads, and why
-    "M0.psnr": "it stays high when a small object is lost: M0.recall judges that",
-    "M0.usage": "how many codes a game needs is not known",
-    "M0.perplexity": "how many codes a game needs is not known",
-}
+_spec = partial(
+    MetricSpec, section=OVERVIEW, topic="the tokenizer", source="Micheli et al. 2023 (IRIS), arXiv:2209.00588"
+)
+PSNR = _spec(
+    "tokenizer.psnr", "Reconstruction",
+    "Peak signal-to-noise ratio of decode(encode(frame)). High values can hide a lost ball: see the next line.",
+    alias="M0.psnr", unit="dB", direction="higher",
+    silent="it stays high when a small object is lost: event recall judges that",
+)  # fmt: skip
+RECALL = _spec(
+    "tokenizer.event_recall", "Changes that survive the tokenizer",
+    "Of the pixels that change from frame to frame, the share that also changes in the reconstruction.",
+    alias="M0.recall", unit="share", direction="higher", quality="Changes that survive the tokenizer", is_expected=True,
+    rules=(Rule("TOKENIZER_LOSES_EVENTS", "fault", below(0.9),
+                lambda m: f"the tokenizer loses {1 - m.value:.0%} of what moves"),),
+)  # fmt: skip
+PRECISION = _spec(
+    "tokenizer.event_precision", "Changes of the reconstruction that are real",
+    "Of the pixels that change in the reconstruction, the share that really changed.",
+    alias="M0.precision", unit="share", direction="higher", quality="Changes that are real", is_expected=True,
+    rules=(Rule("TOKENIZER_INVENTS_EVENTS", "warning", below(0.9),
+                lambda m: f"{1 - m.value:.0%} of what moves in the reconstruction stands still in truth"),),
+)  # fmt: skip
+USAGE = _spec(
+    "tokenizer.codebook_usage", "Codes in use", "The share of the codebook that occurs.", alias="M0.usage", unit="share",
+    direction="none", silent="how many codes a game needs is not known",
+)  # fmt: skip
+PERPLEXITY = _spec(
+    "tokenizer.perplexity", "Perplexity of the codes",
+    "How many codes are in use, counted by how evenly: exp of the entropy of their frequencies.", alias="M0.perplexity",
+    unit="codes", direction="none", silent="how many codes a game needs is not known",
+)  # fmt: skip
 
 
-def tokenizer_ceiling(
-    frames: Tensor, decoded: Tensor, first: Tensor, cluster: np.ndarray, codes: Tensor, V: int
-) -> list[Metric]:
-    """M0: frames and decoded (N, C, H, W) uint8, first (N,), their episodes (N,), codes (N, K) -> PSNR, event recall and
-    precision, codes in use."""
+@measure
+def tokenizer_ceiling(reconstructions: Reconstructions) -> list[Metric]:
+    """PSNR, event recall and precision, and codes in use."""
+    frames, decoded, cluster = reconstructions.frames, reconstructions.decoded, reconstructions.cluster
     error = (frames.float() - decoded.float()).square().flatten(1).mean(1).double().numpy()  # (N,)
     mse, (low, high), n = intervals.ratio(error, None, cluster)
-    whole = [events(frames[rows], decoded[rows], first[rows]) for rows in _episodes(cluster)]
+    whole = [events(frames[rows], decoded[rows], reconstructions.first[rows]) for rows in _episodes(cluster)]
     numbers = np.arange(len(whole))
-    found = [
-        number("M0.psnr", "Reconstruction", _db(mse), (_db(high), _db(low)), n, len(error), unit="dB", direction="higher"),
-    ]
-    for id, name, share, of in (
-        ("M0.recall", "Changes that survive the tokenizer", "recall", "real_changes"),
-        ("M0.precision", "Changes of the reconstruction that are real", "precision", "reconstructed_changes"),
-    ):
+    found = [number(PSNR, _db(mse), (_db(high), _db(low)), n, len(error))]
+    for spec, share, of in ((RECALL, "recall", "real_changes"), (PRECISION, "precision", "reconstructed_changes")):
         count = np.array([e[of] for e in whole], float)
         if count.sum() == 0:
-            found.append(absent(id, name, "nothing changes", direction="higher"))
+            found.append(absent(spec, "nothing changes"))
             continue
         kept = count * np.array([e[share] or 0.0 for e in whole])
         value, ci, _ = intervals.ratio(kept, count, numbers)
-        found.append(number(id, name, value, ci, n, int(count.sum()), unit="share", direction="higher", floor=0.0,
-                            ceiling=1.0))  # fmt: skip
-    for id, name, value, unit in (
-        ("M0.usage", "Codes in use", codebook_usage(codes, V), "share"),
-        ("M0.perplexity", "Perplexity of the codes", perplexity(codes, V), "codes"),
-    ):
-        found.append(number(id, name, value, None, n, len(codes), unit=unit, direction="none"))
+        found.append(number(spec, value, ci, n, int(count.sum()), floor=0.0, ceiling=1.0))
+    codes, V = reconstructions.codes, reconstructions.vocab_size
+    for spec, value in ((USAGE, codebook_usage(codes, V)), (PERPLEXITY, perplexity(codes, V))):
+        found.append(number(spec, value, None, n, len(codes)))
     return found
 
 

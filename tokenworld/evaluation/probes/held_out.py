@@ -164,7 +164,7 @@ def drift(
     _, state = world_model.start(steps[:, :context], Codes(z[:, :context]))
     real = state.select(torch.arange(S, device=device))
     dream = state.select(torch.arange(S, device=device).repeat_interleave(futures))
-    drawn, own_bits, real_bits, dreamt_bits = [], [], [], []
+    drawn, own_bits, real_bits, imagined_bits = [], [], [], []
     for t in range(T):
         action, following = steps.action[:, context - 1 + t], Codes(z[:, context + t : context + t + 1])
         many = action.repeat_interleave(futures)
@@ -178,7 +178,7 @@ def drift(
         if is_scored:
             real_bits.append(-logprob(after_real).sum(-1) / math.log(2))
             own_bits.append(-logprob(after_dream).sum(-1) / math.log(2) if t > 0 else real_bits[0])
-            dreamt_bits.append(-logprob(prediction).sum(-1).view(S, futures) / math.log(2))
+            imagined_bits.append(-logprob(prediction).sum(-1).view(S, futures) / math.log(2))
         tick()
     return Drift(
         cluster=episode[:, context],
@@ -187,7 +187,7 @@ def drift(
         copy=_array(z[:, context - 1]),
         own_bits=_array(torch.stack(own_bits, 1)) if own_bits else None,
         real_bits=_array(torch.stack(real_bits, 1)) if real_bits else None,
-        dreamt_bits=_array(torch.stack(dreamt_bits, 2)) if dreamt_bits else None,
+        imagined_bits=_array(torch.stack(imagined_bits, 2)) if imagined_bits else None,
     )
 
 

@@ -1,4 +1,4 @@
-"""M9 on a real model: histories that lead to one state of the simulator, and states that differ.
+"""State identity of a real model: histories that lead to one state of the simulator, and states that differ.
 
 From a place, short action sequences are played under the same randomness; where two of them end in the same state (a detour, or
 actions that commute), the model must expect the same of both. The divergence is that of the next codes' distributions, each a

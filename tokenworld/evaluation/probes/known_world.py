@@ -1,5 +1,5 @@
-"""Questions that only a scripted world answers, put to a real model of the known world: M10, does it remember the colour, and
-M11, does it undo the broken vase?
+"""Questions that only a scripted world answers, put to a real model of the known world: does it remember the color, and does
+it undo the broken vase?
 
 Both are asked through whole frames: two that differ in one tile alone are drawn and tokenised, whatever the tokenizer.
 """

@@ -18,11 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tokenworld.errors import UserError
+from tokenworld.evaluation.report import specs
 from tokenworld.evaluation.report.files import read
 from tokenworld.evaluation.statistics import intervals
 
-OF_CODES = ("M1.", "M2.", "M3.", "M4.", "M6.", "M7.", "M8.", "M9.", "M14.", "M15.")  # depend on the tokenizer, except:
-OF_FRAMES = ("M3.energy", "M4.first", "M4.last", "M4.distance", "M4.valid_horizon", "M4.median_horizon", "M4.spread_skill")
 ROUNDING = 1e-4  # of a value, or of 1 if that is more: a smaller difference is that of sums in another order
 SAME = "no difference shown"
 SURE = 0.05  # chance that a gate closes though B is worse in nothing, over all metrics that count
@@ -37,7 +36,7 @@ class Row:
     a: float
     b: float
     difference: float  # B - A; of a number that is good at zero: |B| - |A|
-    ci: tuple[float, float] | None  # of the difference; None where there is none to be had
+    ci: tuple[float, float] | None  # of the difference; None where it is not known
     verdict: str  # "better", "worse", "no difference shown"
     note: str = ""  # "" for what is paired
     p: float = 1.0  # two-sided, of no difference
@@ -70,7 +69,7 @@ def compare(a: Path, b: Path) -> Comparison:
             continue
         if other is None or entry["value"] is None or other["value"] is None:
             alone += [id] if entry["value"] is not None or (other is not None and other["value"] is not None) else []
-        elif not same_codes and id.startswith(OF_CODES) and not id.startswith(OF_FRAMES):
+        elif not same_codes and (spec := specs.spec_of(id)) is not None and spec.of_codes:
             left_out.append(id)
         else:
             rows.append(_row(entry, other, _rows_of(entry, states_one), _rows_of(other, states_two), same))
@@ -88,16 +87,24 @@ def exit_code(rows: list[Row], metrics: list[str] | None = None, tolerance: floa
     Many metrics are tried, so their p-values are Holm's: if B is worse in nothing, the code is 1 in at most 5 % of cases.
     Raises UserError for a metric that is not there, or a tolerance below 0.
     """
-    known = {row.metric for row in rows}
-    for name in metrics or []:
-        if name not in known:
-            raise UserError(f"metrics={name} is not compared here: expected some of {', '.join(sorted(known))}")
+    chosen = None if metrics is None else {id for name in metrics for id in _named(name, rows)}
     if not tolerance >= 0:
         raise UserError(f"tolerance={tolerance} is no share: expected a number from 0, such as 0.02 for two percent of A")
-    counting = [row for row in rows if metrics is None or row.metric in metrics]
+    counting = [row for row in rows if chosen is None or row.metric in chosen]
     adjusted = intervals.holm(np.array([row.p for row in counting])) if counting else []
     worse = [row.harm > tolerance * abs(row.a) and p < SURE for row, p in zip(counting, adjusted, strict=True)]
     return int(any(worse))
+
+
+def _named(name: str, rows: list[Row]) -> list[str]:
+    """The compared metrics that an id, an alias, a family or a row of aliases names. Raises UserError where none is."""
+    known = [row.metric for row in rows]
+    base, at, variant = name.partition("@")
+    named = {f"{id}{at}{variant}" for id in specs.matches(base)} | {name}
+    found = [id for id in known if id in named or not at and id.partition("@")[0] in named]
+    if not found:
+        raise UserError(f"metrics={name} is not compared here: expected some of {', '.join(sorted(known))}")
+    return found
 
 
 def table(rows: list[Row], remarks: list[str], every: bool = False) -> str:
@@ -111,10 +118,10 @@ def table(rows: list[Row], remarks: list[str], every: bool = False) -> str:
         lines.append((f"{row.name} [{row.metric}]", f"{row.a:.3g}", f"{row.b:.3g}", f"{row.difference:+.3g}", ci, verdict))
     widths = [max((len(line[i]) for line in lines), default=0) for i in range(len(head))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    said = list(remarks) if rows else [*remarks, "nothing is comparable"]
+    notes = list(remarks) if rows else [*remarks, "nothing is comparable"]
     if len(rows) > 1:
-        said.append(f"of {len(rows)} numbers one in 20 would differ by chance: the exit code corrects for that")
-    return "\n".join([*text, "; ".join(said), *([summary(rows)] if rows else [])])
+        notes.append(f"of {len(rows)} metrics one in 20 would differ by chance: the exit code corrects for that")
+    return "\n".join([*text, "; ".join(notes), *([summary(rows)] if rows else [])])
 
 
 def summary(rows: list[Row]) -> str:

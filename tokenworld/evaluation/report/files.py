@@ -1,16 +1,19 @@
 """A finished evaluation as files: report.json (for programs), states.npz (for comparisons), report.html (for people).
 
-report.json, schema 1, strict JSON (no NaN, no Infinity):
+report.json, schema 2, strict JSON (no NaN, no Infinity):
 
-    schema        1
+    schema        2
     verdict       one line
     provenance    model, tokenizer and data by hash, versions, environment, seed
     capabilities  tier -> what was there to measure with, or null
-    metrics       [{id, name, value, unit, direction, ci, level, n_clusters, n_samples, floor, ceiling, skill, tier, status,
-                  reason, experimental, seconds}]; value is null unless status is ok or underpowered
+    metrics       [{id, alias, name, value, unit, direction, ci, level, n_clusters, n_samples, floor, ceiling, skill, tier,
+                  status, reason, experimental, seconds}]; value is null unless status is ok or underpowered; alias is the
+                  id of schema 1, or empty
     findings      [{code, severity, evidence, text, established, threshold}]; established is true, false (excluded) or null
                   (open), threshold its limit in words (not in reports of older versions)
     selftest      what the suite checked of itself on this machine, name -> {passed, ...}, or null
+
+In schema 1 the ids were what are aliases now: it is read, and its ids are translated.
 
 states.npz, no pickles: for each metric with a value per row "<id>" (n,) and "<id>/cluster" (n,), the episode of each; "state"
 (N,), a number for each row that was measured, the same in every evaluation on the same data; "<id>/state" (n,) where a
@@ -36,11 +39,12 @@ import torch
 from tokenworld import files
 from tokenworld.errors import UserError, first_line
 from tokenworld.evaluation.records import Metric
-from tokenworld.evaluation.report import partial
+from tokenworld.evaluation.report import partial, specs
 from tokenworld.evaluation.report import rows as state_rows
 from tokenworld.evaluation.report.page import page
 
-SCHEMA = 1
+SCHEMA = 2
+READABLE = (1, SCHEMA)
 LARGEST = 64 << 20  # bytes of a report.json
 KEYS = ("schema", "verdict", "provenance", "capabilities", "metrics", "findings")
 STATUSES = ("ok", "underpowered", "not_applicable", "skipped", "invalid")
@@ -55,18 +59,11 @@ TYPES = {"name": str, "unit": str, "reason": str, "experimental": bool, "n_clust
 class Report:
     """`pictures`: arrays that the page draws, each optional:
 
-    top_reliability, hazard_reliability   as `calibration.reliability` and `outcomes.hazard_reliability` return them
-    surprise (h, w)                       bits of each position
-    plane                                 {"dcal", "dh"}, and "others": [(name, dcal, dh)], for comparison
-    filmstrips                            [`filmstrips.Branching`], worst first
-    effects                               as `effects.effect_matrices` returns, and "actions": [name]
-    drift, distance, survival             as `drift.curves`, `drift.distance_curves`, `outcomes.survival_curves` return
-    reward_confusion (3, 3)               counts, rows real and columns predicted signs -, 0, +
-    transfer                              the matrix of `transfer.transfer_matrix`, and "names": [name]
-    support                               as `transfer.by_support` returns
-    policies                              {"names", "real" (P,), "model" (P,)}, and "real_ci", "model_ci" (P, 2)
-    undos                                 [(words, mass, frame before, frame after)], frames (C, H, W)
-    memory                                as `histories.recall_by_delay` returns
+    plane        {}, or {"others": [(name, gap, excess entropy)]}, for comparison
+    filmstrips   [`records.Branching`], worst first
+    transfer     the matrix of `transfer_matrix` in metrics/agents.py, and "names": [name]
+    undos        [(words, mass, frame before, frame after)], frames (C, H, W)
+    others       as the functions of `metrics/` return them that are marked with `arrays_of`
     """
 
     metrics: list[Metric]
@@ -130,7 +127,7 @@ def as_json(report: Report) -> dict[str, Any]:
 
 def _entry(metric: Metric) -> dict[str, Any]:
     entry = {f.name: _plain(getattr(metric, f.name)) for f in fields(metric) if f.name not in ("values", "clusters", "states")}
-    return entry | {"skill": _plain(metric.skill)}
+    return entry | {"alias": specs.alias_of(metric.id), "skill": _plain(metric.skill)}
 
 
 def _finite(metric: Metric) -> Metric:
@@ -172,11 +169,23 @@ def states(report: Report) -> dict[str, np.ndarray]:
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """report.json and states.npz of a folder, checked. Raises UserError that names what is missing or wrong."""
-    return read_json(folder), state_rows.read(Path(folder) / "states.npz")
+    report, is_old = _read_json(folder)
+    rows = state_rows.read(Path(folder) / "states.npz")
+    if not is_old:
+        return report, rows
+    upgraded = {"/".join([specs.id_of(base), *kind]): x for name, x in rows.items() for base, *kind in [name.split("/")]}
+    if len(upgraded) != len(rows):
+        raise UserError(f"{folder}/states.npz holds a metric under its old and its new id: evaluate again")
+    return report, upgraded
 
 
 def read_json(folder: Path) -> dict[str, Any]:
-    """report.json of a folder, checked. Raises UserError that names what is missing or wrong."""
+    """report.json of a folder, checked, its ids those of this version. Raises UserError that names what is missing or wrong."""
+    return _read_json(folder)[0]
+
+
+def _read_json(folder: Path) -> tuple[dict[str, Any], bool]:
+    """report.json of a folder, and whether its ids were of schema 1."""
     path = Path(folder) / "report.json"
     try:
         if not path.is_file():
@@ -189,10 +198,28 @@ def read_json(folder: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON ({first_line(error)}): evaluate again") from None
     wrong = validate(report)
+    is_old = not wrong and report["schema"] == 1
+    if is_old:
+        report = _upgrade(report)
+        wrong = validate(report)
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
         raise UserError(f"{path} is no report of this version: {' '.join(wrong[0].split())[:300]}{more}: evaluate again")
-    return report
+    return report, is_old
+
+
+def _upgrade(report: dict[str, Any]) -> dict[str, Any]:
+    """A report of schema 1 as one of this schema: ids become aliases. What no spec knows keeps its id."""
+    metrics = [entry | {"id": specs.id_of(entry["id"]), "alias": specs.alias_of(specs.id_of(entry["id"]))}
+               for entry in report["metrics"]]  # fmt: skip
+    findings = []
+    for finding in report["findings"]:
+        finding = finding | {"evidence": [specs.id_of(str(id)) for id in finding["evidence"]]}
+        if "threshold" in finding:
+            finding["threshold"] = specs.translate(finding["threshold"])
+        findings.append(finding)
+    verdict = specs.translate(report["verdict"])
+    return report | {"schema": SCHEMA, "metrics": metrics, "findings": findings, "verdict": verdict}
 
 
 def figures(folder: Path) -> dict[str, Any]:
@@ -213,7 +240,7 @@ def validate(report: Any) -> list[str]:
     missing = [key for key in KEYS if key not in report]
     if missing:
         return [f"it has no {', '.join(missing)}"]
-    if report["schema"] != SCHEMA:
+    if report["schema"] not in READABLE or isinstance(report["schema"], bool):
         return [f"it has schema {report['schema']!r}, expected {SCHEMA}"]
     kinds = {"verdict": str, "provenance": dict, "capabilities": dict, "metrics": list, "findings": list}
     wrong = [f"{key} is {type(report[key]).__name__}, expected {kind.__name__}" for key, kind in kinds.items()

@@ -5,38 +5,16 @@ Nothing in it is trusted: every word that comes from a file is escaped.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from html import escape
 from typing import Any
 
 from tokenworld.evaluation.records import Metric
-from tokenworld.evaluation.report import svg
-from tokenworld.evaluation.report.drawings import drawn, figure
-from tokenworld.evaluation.report.explained import explained
+from tokenworld.evaluation.report import specs, svg
+from tokenworld.evaluation.report.drawings import draw, figure, title_of
+from tokenworld.evaluation.statistics.metric_spec import OVERVIEW, MetricSpec, Section
 
-NEEDS = {"A": "held-out episodes", "B": "a simulator that can be branched", "C": "policies and what they earn in the world"}
+NEEDS = {"A": "held-out episodes", "B": "a simulator that can be branched", "C": "policies and their returns in the world"}
 TIERS = {"A": "From data alone", "B": "With a simulator", "C": "With policies"}
-LADDER = {  # what a full evaluation shows, by tier, named by what is good: where it is missing, a hatched bar says why
-    "A": {"M0.recall": "Changes that survive the tokenizer", "M0.precision": "Changes that are real",
-          "M5.reward_recall": "Rewards that were predicted", "M5.reward_precision": "Predicted rewards that came",
-          "M5.reward_bias": "Rewards promised as they come", "M5.hazard_brier": "Terminations that are known",
-          "M5.hazard_loss": "Terminations that do not surprise"},
-    "B": {"M3.kl": "The world's next frame", "M3.off_support": "Mass on possible frames",
-          "M3.missed": "Outcomes that are expected", "M3.energy": "Next frames like real ones",
-          "M4.first": "First frames like real ones", "M4.last": "Last frames like real ones",
-          "M4.distance": "Rollouts like real ones", "M5.branch_reward_error": "Rewards of actions",
-          "M5.branch_reward_bias": "Rewards of actions promised as they come", "M5.branch_hazard_error": "Ends after actions",
-          "M7.effect_error": "Right effects of actions", "M7.effect_cosine": "Agreement of the effects of actions",
-          "M7.weakest_pair": "Actions that differ", "M7.reversed": "States with the right actions",
-          "M9.compression": "One state, one prediction", "M9.distinction_auc": "Different states told apart",
-          "M9.recall": "Different states that are told apart", "M10.recall": "A hidden bit recalled",
-          "M11.arrow_gap": "Order of time kept", "M11.reachability": "One-way paths kept"},
-    "C": {"M12.spearman": "Order of policies", "M12.kendall": "Order of pairs of policies",
-          "M12.regret": "Return kept by choosing in the model", "M12.within_tertile": "Order of similar policies",
-          "M13.planner_regret": "Return kept by planning in the model", "M13.optimism": "Returns promised as they come"},
-}  # fmt: skip
-ALWAYS = ("M0", "M3", "M5", "M7", "M9", "M12", "M4.distance", "M10.recall", "M13.planner_regret")  # rows of what is missing
-QUALITIES = {id: quality for names in LADDER.values() for id, quality in names.items()}
 STYLE = """
 :root { color-scheme: light }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; background: #fff; margin: 0 auto; max-width: 1240px; padding: 16px;
@@ -54,7 +32,7 @@ svg { display: block; width: 100%; height: auto; font-family: system-ui, sans-se
 table { border-collapse: collapse; width: 100%; font-size: .9rem }
 th, td { text-align: left; vertical-align: top; padding: .35em .8em .35em 0; border-bottom: 1px solid #eee }
 th:nth-child(1) { width: 30% } th:nth-child(2) { width: 15% } th:nth-child(3) { width: 15% }
-.told td:first-child { white-space: nowrap }
+.sources td:first-child { white-space: nowrap }
 td.n { overflow-wrap: normal; font-variant-numeric: tabular-nums }
 .branchings { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 560px), 1fr)); gap: 0 20px }
 .branching { border-top: 1px solid #eee }
@@ -77,44 +55,6 @@ img { width: 78px; image-rendering: pixelated; border: 1px solid #ddd }
 """
 
 
-@dataclass(frozen=True)
-class Section:
-    title: str
-    about: str
-    pictures: tuple[str, ...]
-    numbers: tuple[str, ...]  # of metrics whose id begins so
-
-
-SECTIONS = (
-    Section("Calibration: overconfident or averaging?", "A model can err by being too sure, or by spreading over too much.",
-            ("plane", "top_reliability"), ("M2.",)),
-    Section("What can come, and what the model expects", "At states of the simulator, all next frames and their probabilities"
-            " are known or drawn.", ("filmstrips",), ("M3.",)),
-    Section("What actions do", "Does the model know that another action would have another effect, and which?", ("effects",),
-            ("M6.", "M7.")),
-    Section("How far a dream can be trusted", "Dreams feed on their own frames, so small errors grow.", ("distance", "drift"),
-            ("M4.",)),
-    Section("Rewards and ends", "What a policy lives on: both are rare, so they are compared as probabilities.",
-            ("hazard_reliability", "survival", "reward_confusion"), ("M5.",)),
-    Section("Another agent, another choice of actions", "A model may have learnt its agent's habits, not the world.",
-            ("transfer", "support"), ("M8.",)),
-    Section("Is it useful?", "What policies and planners are worth in the model, beside what they earn in the world.",
-            ("policies",), ("M12.", "M13.", "M14.")),
-    Section("Surprise, memory and what cannot be undone", "Where in the frame the surprise is, and what lasts.",
-            ("surprise", "memory", "undos"), ("M9.", "M10.", "M11.", "M15.")),
-)  # fmt: skip
-PICTURES = {  # what it is called, what it takes, the number whose absence explains its own
-    "plane": ("Calibration plane", "B", "M2.dh"), "top_reliability": ("Reliability of codes", "A", "M2.ece"),
-    "filmstrips": ("Filmstrips", "B", "M3.kl"), "effects": ("Effects of actions", "B", "M7.effect_error"),
-    "distance": ("Distance of dreams", "B", "M4.distance"), "drift": ("Drift", "A", "M4.horizon"),
-    "hazard_reliability": ("Reliability of ends", "A", "M5.hazard_ratio"), "survival": ("Survival", "B", "M5.survival_gap"),
-    "reward_confusion": ("Rewards", "A", "M5.reward_classes"), "transfer": ("Transfer between agents", "A", "M8.matrix_gap"),
-    "support": ("Error by support", "B", "M8.do_gap_supported"), "policies": ("Policies", "C", "M12.spearman"),
-    "surprise": ("Surprise by position", "A", "M1.bits"), "memory": ("Memory", "B", "M10.recall"),
-    "undos": ("Undone in dreams", "B", "M11.undo"),
-}  # fmt: skip
-
-
 def page(report: Any) -> str:
     """The whole file, from a `report.Report`."""
     env = escape(str(report.provenance.get("env_id", "")))
@@ -123,8 +63,9 @@ def page(report: Any) -> str:
         f"<h1>How good is this world model? <small>{env}</small></h1>",
         f'<p class="verdict">{escape(report.verdict)}</p>',
         _findings(report.findings),
-        _headed("From floor to ceiling", _ladders(report) + _table(report.metrics, ("M0.", "M1."))),
-        *(_headed(section.title, _section(section, report, numbers)) for section in SECTIONS),
+        *(_headed(section.title, (_ladders(report) if section == OVERVIEW else "") + _section(section, own, report, numbers))
+          for section, own in specs.sections().items()),
+        _others(report),
         _headed("Where this comes from", _provenance(report)),
     ]
     head = (
@@ -132,6 +73,12 @@ def page(report: Any) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
     )
     return f"{head}<title>tokenworld report: {env}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+
+
+def _others(report: Any) -> str:
+    """What no spec knows: metrics of another version or of one's own."""
+    unknown = [metric for metric in report.metrics if specs.spec_of(metric.id) is None]
+    return _headed("Further metrics", _table(unknown)) if unknown else ""
 
 
 def _headed(title: str, content: str) -> str:
@@ -150,13 +97,13 @@ def _findings(findings: list[dict]) -> str:
             amount = finding["text"].removeprefix("not established").strip(" ()")
             open_.setdefault(amount, []).append(_words(finding["code"]) + _limit(finding, " ({})"))
     if open_:
-        told = "; ".join(f"{', '.join(codes)}, {escape(n)}" for n, codes in open_.items())
-        parts.append(f'<p class="off">Not established, neither shown nor excluded: {told}.</p>')
+        words = "; ".join(f"{', '.join(codes)}, {escape(n)}" for n, codes in open_.items())
+        parts.append(f'<p class="off">Not established, neither shown nor excluded: {words}.</p>')
     excluded = [_words(f["code"]) + _limit(f, " ({})") for f in findings
                 if f["established"] is False and f["severity"] != "note"]  # fmt: skip
     if excluded:
-        told = f"Looked for and excluded, the whole interval is on the good side of the limit: {', '.join(excluded)}"
-        parts.append(f'<p class="off">{told}.</p>')
+        words = f"Checked and excluded, the whole interval is on the good side of the limit: {', '.join(excluded)}"
+        parts.append(f'<p class="off">{words}.</p>')
     return "".join(parts)
 
 
@@ -174,76 +121,77 @@ def _words(code: str) -> str:
 
 
 def _ladders(report: Any) -> str:
-    """A ladder for each tier: every number that has a floor and a ceiling, and what a full evaluation would show."""
-    numbers = {metric.id: metric for metric in report.metrics}
+    """A ladder for each tier: every metric that has a floor and a ceiling, and what a full evaluation would show."""
     parts = []
-    for tier, names in LADDER.items():
-        ids = [m.id for m in report.metrics if m.tier == tier and (m.skill is not None or m.id in names)]
-        ids += [id for id in names if id not in numbers and id.startswith(ALWAYS)]
-        order = {id: i for i, id in enumerate(names)}
-        rows = []
-        for id in sorted(ids, key=lambda id: (order.get(id, len(order)), id)):
-            metric = numbers.get(id)
-            if metric is not None and metric.value is not None and metric.skill is None:
-                continue  # without a floor or a ceiling it has no place here: the table has it
-            if metric is None or metric.value is None:
-                reason = (metric.reason if metric else "") or (_lacking(tier, report) if report.capabilities.get(tier) else "")
-                rows.append((names[id], None, None, f"not measured{', ' if reason else ''}{reason}"))
-            else:
-                few = "" if metric.status == "ok" else "few episodes"
-                rows.append((_rung(metric), metric.skill, metric.skill_ci, few))
+    for tier, title in TIERS.items():
+        rows = _rungs(report, tier)
         if rows:
             lacking = "" if report.capabilities.get(tier) else f"Not measured: it needs {NEEDS[tier]}."
-            parts.append(figure(TIERS[tier], svg.ladder(rows, TIERS[tier]), lacking))
-    about = ("A bar for each quality, longer is better: how far its number is on the way from the floor, what simple predictors"
-             " reach, to the ceiling, the best there is. The number itself stands above the bar. Green: the whole 95 % interval"
-             " lies above the floor; orange: below it; grey: neither, or too few episodes to tell. Hatched: not measured. There"
-             " is no single score, on purpose.")  # fmt: skip
+            parts.append(figure(title, svg.ladder(rows, title), lacking))
+    about = ("A bar for each quality, longer is better: from the floor, which simple predictors reach, to the ceiling, the best"
+             " possible value. The text gives the value itself with both. Green: the whole 95 % interval lies above the floor;"
+             " orange: below it; gray: neither, or too few episodes to tell. Hatched: not measured. There is no single score,"
+             " on purpose.")  # fmt: skip
     return f'<p class="off">{about}</p><div class="row">{"".join(parts)}</div>'
 
 
-def _rung(metric: Metric) -> str:
-    """What is good, then the number itself between its anchors: "Mass on possible frames. Mass on impossible frames: 0.04
-    (floor 1, best 0)"."""
-    id = metric.id.split("@")[0]
-    value, floor, best = (_with_unit(x, metric.unit, bare=True) for x in (metric.value, metric.floor, metric.ceiling))
-    quality = QUALITIES.get(id, "")
+def _rungs(report: Any, tier: str) -> list[tuple]:
+    """The rows of a tier's ladder, as `svg.ladder` takes them."""
+    numbers, rows = {metric.id: metric for metric in report.metrics}, []
+    known = [spec.id for spec in specs.specs() if spec.tier == tier and spec.is_expected]
+    ids = dict.fromkeys([metric.id for metric in report.metrics if metric.tier == tier] + known)
+    for id in sorted(ids, key=specs.position):
+        metric, spec = numbers.get(id), specs.spec_of(id)
+        if metric is not None and metric.skill is not None:
+            rows.append((_rung(metric, spec), metric.skill, metric.skill_ci, "" if metric.status == "ok" else "few episodes"))
+        elif (metric is None or metric.value is None) and spec is not None and spec.quality:
+            reason = (metric.reason if metric else "") or (_lacking(tier, report) if report.capabilities.get(tier) else "")
+            rows.append((spec.quality, None, None, f"not measured{', ' if reason else ''}{reason}"))
+    return rows  # without a floor or a ceiling a metric has no bar: the table has it
+
+
+def _rung(metric: Metric, spec: MetricSpec | None) -> str:
+    """What is good, then the value with its anchors: "Mass on possible frames. Mass on impossible frames: 0.04; floor 1,
+    best 0". A bare percentage would look like the quality's own."""
+    value, floor, best = (_number(x) for x in (metric.value, metric.floor, metric.ceiling))
     label = " (experimental)" if metric.experimental else ""
-    number = f"{metric.name}: {value} (floor {floor}, best {best})"
-    return f"{quality}{label}. {number}" if quality else f"{number}{label}"
+    number = f": {value}; floor {floor}, best {best}"
+    if spec is None or spec.quality in ("", metric.name):
+        return f"{metric.name}{label}{number}"
+    return f"{spec.quality}{label}. {metric.name}{number}"
 
 
-def _section(section: Section, report: Any, numbers: dict[str, Metric]) -> str:
-    found = [drawn(name, report.pictures, numbers) for name in section.pictures]
-    missing = [f"{PICTURES[name][0]}: {_why(name, report, numbers)}"
-               for name, drawing in zip(section.pictures, found, strict=True) if not drawing]  # fmt: skip
-    parts = [f'<p class="off">{escape(section.about)}</p>']
-    if any(found):
-        parts.append(f'<div class="row">{"".join(found)}</div>')
+def _section(section: Section, own: list[MetricSpec], report: Any, numbers: dict[str, Metric]) -> str:
+    """The pictures and the table of a section's metrics."""
+    shown = {spec.picture: spec for spec in reversed(own) if spec.picture}  # of several specs the first explains its absence
+    shown = dict(reversed(shown.items()))
+    found = {picture: draw(picture, report.pictures, numbers, spec.explanation) for picture, spec in shown.items()}
+    missing = [f"{title_of(picture)}: {_why(spec, report, numbers)}" for picture, spec in shown.items() if not found[picture]]
+    parts = [f'<p class="off">{escape(section.about)}</p>' if section.about else ""]
+    if any(found.values()):
+        parts.append(f'<div class="row">{"".join(found.values())}</div>')
     if missing:
         parts.append(f'<p class="off">Not drawn: {escape("; ".join(missing))}.</p>')
-    return "".join(parts) + _table(report.metrics, section.numbers)
+    ids = {spec.id for spec in own}
+    return "".join(parts) + _table([metric for metric in report.metrics if metric.id.split("@")[0] in ids])
 
 
-def _why(name: str, report: Any, numbers: dict[str, Metric]) -> str:
-    """Why a picture is missing: what its number says, or what it would take."""
-    _, tier, id = PICTURES[name]
-    metric = numbers.get(id)
+def _why(spec: MetricSpec, report: Any, numbers: dict[str, Metric]) -> str:
+    """Why the picture of a metric is missing: the reason of the metric, or what it would take."""
+    metric = numbers.get(spec.id)
     if metric is not None and metric.value is None and metric.reason:
         return metric.reason
-    return _lacking(tier, report)
+    return _lacking(spec.tier, report)
 
 
 def _lacking(tier: str, report: Any) -> str:
     return "it was not part of this evaluation" if report.capabilities.get(tier) else f"it needs {NEEDS[tier]}"
 
 
-def _table(metrics: list[Metric], beginning: tuple[str, ...] = ("",)) -> str:
-    head = "<tr><th>number</th><th>value</th><th>95 % interval</th><th>what it says</th></tr>"
+def _table(metrics: list[Metric]) -> str:
+    head = "<tr><th>metric</th><th>value</th><th>95 % interval</th><th>what it says</th></tr>"
     rows = []
-    for metric in metrics:
-        if not metric.id.startswith(beginning):
-            continue
+    for metric in sorted(metrics, key=lambda metric: specs.position(metric.id)):
         note = f" {metric.reason[:1].upper()}{metric.reason[1:]}." if metric.reason else ""
         if metric.status == "underpowered":
             note = f" Underpowered:{note.lower()}"
@@ -253,11 +201,13 @@ def _table(metrics: list[Metric], beginning: tuple[str, ...] = ("",)) -> str:
         interval = "" if metric.ci is None else " to ".join(_with_unit(end, metric.unit, bare=True) for end in metric.ci)
         label = " (experimental)" if metric.experimental else ""
         counts = "" if metric.value is None else f", {metric.n_samples:,} samples, {metric.n_clusters:,} episodes"
+        alias = specs.alias_of(metric.id)
+        id = f"{metric.id} ({alias})" if alias else metric.id
         row = [
-            ("", f"{escape(metric.name)}{label}<br><small>{escape(metric.id)}, tier {metric.tier}{counts}</small>"),
+            ("", f"{escape(metric.name)}{label}<br><small>{escape(id)}, tier {metric.tier}{counts}</small>"),
             ("n", f"{escape(value)}<br><small>{escape(', '.join(anchors))}</small>"),
             ("n ci", escape(interval)),
-            ("", f"{escape(explained(metric.id))}{escape(note)}"),
+            ("", f"{escape(specs.explain(metric.id))}{escape(note)}"),
         ]
         cells = "".join(f'<td class="{kind}">{cell}</td>' if kind else f"<td>{cell}</td>" for kind, cell in row)
         rows.append(f"<tr{' class=off' if metric.value is None else ''}>{cells}</tr>")
@@ -271,15 +221,15 @@ def _provenance(report: Any) -> str:
     if report.selftest is None:
         rows.append(("self-test", "not run"))
     else:
-        rows += [(f"self-test: {name}", told) for name, told in report.selftest.items()]
-    cells = "".join(f"<tr><td>{escape(str(key))}</td><td>{escape(_told(value))}</td></tr>" for key, value in rows)
-    return f'<table class="told">{cells}</table>'
+        rows += [(f"self-test: {name}", result) for name, result in report.selftest.items()]
+    cells = "".join(f"<tr><td>{escape(str(key))}</td><td>{escape(_as_words(value))}</td></tr>" for key, value in rows)
+    return f'<table class="sources">{cells}</table>'
 
 
-def _told(value: Any) -> str:
+def _as_words(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_told(inner)}" for key, inner in value.items())
-    return ", ".join(map(_told, value)) if isinstance(value, (list, tuple)) else str(value)
+        return ", ".join(f"{key} {_as_words(inner)}" for key, inner in value.items())
+    return ", ".join(map(_as_words, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _with_unit(value: float, unit: str, bare: bool = False) -> str:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenworld.evaluation.metrics.action_sensitivity import LEAST_SAVED, SAVED_BITS
+from tokenworld.evaluation.metrics.rollouts import HELD_OUT_HORIZON, VALID_HORIZON
 from tokenworld.evaluation.records import Metric
-from tokenworld.evaluation.report.rules import LEAST_SAVED, RULES, SIGNATURES
+from tokenworld.evaluation.report import specs
+from tokenworld.evaluation.report.findings import SIGNATURES
 
 NAMED = 6  # faults that the verdict lists, and what is open or was not judged
-SPOKEN = ("M4.valid_horizon", "M4.horizon", "M6.shuffled")  # numbers that the verdict itself reads
-TOPICS = {  # what a number is about, by the longest beginning of its id
-    "M0.": "the tokenizer", "M1.": "code length", "M2.": "calibration", "M3.": "the next frame", "M4.": "rollouts",
-    "M4.valid_horizon": "the valid horizon", "M4.horizon": "the valid horizon", "M5.reward": "rewards",
-    "M5.branch_reward": "rewards at branches", "M5.": "terminations", "M5.branch_hazard": "terminations at branches",
-    "M6.": "the use of actions", "M7.": "the effects of actions", "M8.": "other agents", "M9.": "states told apart",
-    "M10.": "memory", "M11.": "the direction of time", "M12.": "the ranking of policies", "M13.": "planning",
-}  # fmt: skip
+SPOKEN = (VALID_HORIZON, HELD_OUT_HORIZON, SAVED_BITS)  # metrics that the verdict itself reads
 TIERS = {"B": "what actions really do and whole rollouts", "C": "policies and planning"}  # what is missing without one
-
-COVERS = {source.code: source.covers for source in (*RULES, *SIGNATURES)}
 
 
 def verdict(metrics: list[Metric], found: list[dict[str, Any]]) -> str:
@@ -29,21 +23,24 @@ def verdict(metrics: list[Metric], found: list[dict[str, Any]]) -> str:
     lacking = _not_judged(metrics)
     if lacking:
         parts.append(f"not judged: {_listed(lacking)}")
-    found = _without_repetition(found)
-    claimed = sorted((finding for finding in found if finding["established"]), key=_weight)
+    covers = {source.code: source.covers for source in (*specs.rules(), *SIGNATURES)}
+    found = _without_repetition(found, covers)
+    claimed = [finding for finding in found if finding["established"]]
+    claimed.sort(key=lambda finding: (finding["severity"] != "fault",
+                                      -len(covers[finding["code"]])))  # what says the most first
     faults = [f"{finding['text']} [limit: {finding['threshold']}]" for finding in claimed if finding["severity"] != "note"]
     settled = sum(finding["established"] is not None and finding["severity"] != "note" for finding in found)
     none = f"no fault established in {settled} checks" if settled else "no check was settled"
     parts.append(_listed(faults) if faults else none)
     parts += [finding["text"] for finding in claimed if finding["severity"] == "note"]
     by_id = {metric.id: metric for metric in metrics if metric.value is not None and metric.status == "ok"}
-    reach = by_id.get("M4.valid_horizon") or by_id.get("M4.horizon")
+    reach = by_id.get(VALID_HORIZON.id) or by_id.get(HELD_OUT_HORIZON.id)
     if reach is not None:
         steps = f"{reach.value:.0f} step{'s' * (round(reach.value) != 1)}"
         is_cut = reach.reason.startswith("longer")
         near = "rollouts as a whole stay near reality for" if faults else "trust rollouts to"  # other faults are known
         parts.append(f"{near} {f'at least {steps} (longest tried)' if is_cut else steps}")
-    saved = by_id.get("M6.shuffled")
+    saved = by_id.get(SAVED_BITS.id)
     if saved is not None and saved.ci is not None and saved.ci[0] > LEAST_SAVED:
         parts.append(f"knowing the action saves {saved.value:.2f} bits a frame")
     judged = {metric.id for metric in metrics if metric.status == "ok"}
@@ -55,20 +52,16 @@ def verdict(metrics: list[Metric], found: list[dict[str, Any]]) -> str:
     return line[0].upper() + line[1:] + "."
 
 
-def _without_repetition(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _without_repetition(found: list[dict[str, Any]], covers: dict[str, tuple[str, ...]]) -> list[dict[str, Any]]:
     """All but what an established finding says better."""
-    covered = {code for finding in found if finding["established"] for code in COVERS[finding["code"]]}
+    covered = {code for finding in found if finding["established"] for code in covers[finding["code"]]}
     return [finding for finding in found if finding["code"] not in covered]
-
-
-def _weight(finding: dict[str, Any]) -> tuple:
-    """Faults first, of these first what says the most."""
-    return finding["severity"] != "fault", -len(COVERS[finding["code"]])
 
 
 def _not_judged(metrics: list[Metric]) -> list[str]:
     """What findings read and what was not measured, or on too little: each topic with the first reason, and missing tiers."""
-    read = {rule.metric for rule in RULES} | {rule.also for rule in RULES} | set(SPOKEN)
+    rules = specs.rules()
+    read = {rule.metric for rule in rules} | {rule.also for rule in rules} | {spec.id for spec in SPOKEN}
     read |= {bound.metric for signature in SIGNATURES for bound in signature.bounds}
     reasons: dict[str, dict[str, None]] = {}  # reason -> topics
     seen: set[str] = set()
@@ -83,7 +76,9 @@ def _not_judged(metrics: list[Metric]) -> list[str]:
 
 
 def _topic(id: str) -> str:
-    return TOPICS.get(max((begin for begin in TOPICS if id.startswith(begin)), key=len, default=""), id)
+    """What a metric is about, in words."""
+    spec = specs.spec_of(id)
+    return id if spec is None else spec.topic or spec.family.replace("_", " ")
 
 
 def _listed(words: list[str]) -> str:

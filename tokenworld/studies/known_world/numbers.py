@@ -2,7 +2,7 @@
 
 `exact`: over states as often as the behaviour policy visits them, and over all that may follow. `sampled`: with intervals,
 from a few episodes, as an evaluation of a real model has them. Both go through the metrics themselves, but for those of
-held-out data (M1, M2.dcal, M5, M6) and of rollouts (M4), whose expectations are written down
+held-out data (code length, calibration, rewards, terminations, actions) and of rollouts, whose expectations are written down
 here independently.
 """
 
@@ -23,13 +23,14 @@ from tokenworld.evaluation.metrics import (
     memory,
     next_frame,
     planning,
-    rewards_and_terminations,
+    rewards,
     state_identity,
+    terminations,
     tokenizer,
 )
 from tokenworld.evaluation.metrics import policies as policy_metrics
 from tokenworld.evaluation.metrics import rollouts as rollout_metrics
-from tokenworld.evaluation.records import Branches, Metric
+from tokenworld.evaluation.records import Branches, Metric, Reconstructions
 from tokenworld.evaluation.statistics.divergences import IMPOSSIBLE, plogp
 from tokenworld.studies.known_world import tables
 from tokenworld.studies.known_world.planted import Model, oracle, world
@@ -55,7 +56,8 @@ def exact(model: Model) -> dict[str, float]:
     found += tokenizer_metrics(model, episodes=40, seed=0)
     numbers = {m.id: np.nan if m.value is None else float(m.value) for m in found} | expectations(model)
     curve = tables.exact_drift(model)
-    return numbers | {"M4.first": float(curve[0]), "M4.last": float(curve[-1]), "M4.distance": float(curve.mean())}
+    return numbers | {"rollouts.first_step_distance": float(curve[0]), "rollouts.last_step_distance": float(curve[-1]),
+                      "rollouts.distance": float(curve.mean())}
 
 
 def sampled(model: Model, episodes: int = 60, seed: int = 0, *, rollouts: bool = True, policies: bool = False) -> list[Metric]:
@@ -69,14 +71,14 @@ def sampled(model: Model, episodes: int = 60, seed: int = 0, *, rollouts: bool =
     other = tables.branches(model, table, theirs["state"], theirs["cluster"], tables.other_agent())
     entropy = _entropy(oracle().frame)[rows["state"], rows["action"]]
     found = code_length.code_length(seen, {}, entropy=entropy) + calibration.calibration(seen)
-    found += rewards_and_terminations.rewards(seen) + rewards_and_terminations.terminations(seen)
+    found += rewards.rewards(seen) + terminations.terminations(seen)
     found += action_sensitivity.action_sensitivity(seen)
     found += confusions.confused_actions(seen) + _of_branches(mine, other)
     some = rng.permutation(len(rows["state"]))[:200]
     found += agents.spurious_feature(tables.lamp_pairs(model))
     found += state_identity.state_identity(tables.pairs(model, rows["state"][some], rows["cluster"][some]))
     found += memory.recall(tables.recalls(model, 50, rng))
-    found += arrow_of_time.irreversibility(tables.undos(model, rows["state"], rows["cluster"])) 
+    found += arrow_of_time.irreversibility(tables.undos(model, rows["state"], rows["cluster"]))
     found += tokenizer_metrics(model, episodes, seed)
     if rollouts:
         found += rollout_metrics.rollout_drift(tables.rollouts(model, seed=seed))
@@ -87,13 +89,14 @@ def sampled(model: Model, episodes: int = 60, seed: int = 0, *, rollouts: bool =
 
 
 def _of_branches(mine: Branches, other: Branches) -> list[Metric]:
-    return [*calibration.dispersion(mine), *next_frame.branch_fidelity(mine), *rewards_and_terminations.at_branches(mine),
-            *action_effects.counterfactual_effects(mine), *confusions.confused_effects(mine),
+    return [*calibration.dispersion(mine), *next_frame.branch_fidelity(mine), *rewards.rewards_at_branches(mine),
+            *terminations.terminations_at_branches(mine), *action_effects.counterfactual_effects(mine),
+            *confusions.confused_effects(mine),
             *agents.causal_gap(mine, other)]  # fmt: skip
 
 
 def tokenizer_metrics(model: Model, episodes: int, seed: int) -> list[Metric]:
-    """M0 of frames of play, as the model's tokenizer gives them back."""
+    """Metrics of frames of play, as the model's tokenizer gives them back."""
     w, rng = world(), np.random.default_rng([seed, 3])
     rows = tables.transitions(w.play(w.behaviour, rng, episodes))
     z = w.tiles[rows["state"]]
@@ -104,11 +107,11 @@ def tokenizer_metrics(model: Model, episodes: int, seed: int) -> list[Metric]:
         decoded[lost[:, k], :, y : y + SIDE, x : x + SIDE] = 16  # an empty tile
     first = torch.from_numpy(rows["step"] == 0)
     frames, given = torch.from_numpy(seen), torch.from_numpy(decoded)
-    return tokenizer.tokenizer_ceiling(frames, given, first, rows["cluster"], torch.from_numpy(z), max(TILES))
+    return tokenizer.tokenizer_ceiling(Reconstructions(rows["cluster"], frames, given, first, torch.from_numpy(z), max(TILES)))
 
 
 def expectations(model: Model) -> dict[str, float]:
-    """M1, M2.dcal, M5 and M6 of held-out data as sums over states, actions and frames."""
+    """The metrics of held-out data as sums over states, actions and frames."""
     w, truth = world(), oracle()
     weight = w.visits[:, None] * w.behaviour  # (S, A)
     S, A = weight.shape
@@ -119,36 +122,36 @@ def expectations(model: Model) -> dict[str, float]:
     announced = sequential_entropy(truth.frame.reshape(S * A, *TILES), model.frame.reshape(S * A, *TILES)).reshape(S, A)
     total = float((weight * paid).sum())
     return {
-        "M1.bits": total,
-        "M1.excess": total - float((weight * _entropy(truth.frame)).sum()),
-        "M2.dcal": total - float((weight * announced).sum()),
-        "M5.hazard_ratio": float((weight * model.hazard).sum() / (weight * w.hazard).sum()),
-        "M6.unannounced": _unannounced(weight, paid - announced),
+        "code_length.bits": total,
+        "code_length.excess_bits": total - float((weight * _entropy(truth.frame)).sum()),
+        "calibration.gap": total - float((weight * announced).sum()),
+        "terminations.hazard_ratio": float((weight * model.hazard).sum() / (weight * w.hazard).sum()),
+        "confusions.unexpected_bits": _unannounced(weight, paid - announced),
         **_of_rewards(weight, model.reward),
         **_of_actions(weight, p, bits),
     }
 
 
 def _of_rewards(weight: np.ndarray, reward_mean: np.ndarray) -> dict[str, float]:
-    """M5 of predicted rewards (S, A), visited with weight (S, A). An event ends its episode: no other is near."""
+    """Of predicted rewards (S, A), visited with weight (S, A). An event ends its episode: no other is near."""
     gave = world().reward
-    event, square = np.abs(gave) > rewards_and_terminations.EVENT, float((weight * reward_mean**2).sum())
-    predicted = (np.abs(reward_mean) > rewards_and_terminations.EVENT) & (np.sign(reward_mean) == np.sign(gave))
+    event, square = np.abs(gave) > rewards.EVENT, float((weight * reward_mean**2).sum())
+    predicted = (np.abs(reward_mean) > rewards.EVENT) & (np.sign(reward_mean) == np.sign(gave))
     return {
-        "M5.reward_recall": float((weight * event * predicted).sum() / (weight * event).sum()),
-        "M5.reward_bias": float((weight * (reward_mean - gave)).sum()),
-        "M5.reward_slope": float((weight * reward_mean * gave).sum()) / square if square else np.nan,
+        "rewards.recall": float((weight * event * predicted).sum() / (weight * event).sum()),
+        "rewards.bias": float((weight * (reward_mean - gave)).sum()),
+        "rewards.slope": float((weight * reward_mean * gave).sum()) / square if square else np.nan,
     }
 
 
 def _unannounced(weight: np.ndarray, gap: np.ndarray) -> float:
-    """M6.unannounced from the surprise paid beyond the announced, (S, A)."""
+    """confusions.unexpected_bits from the surprise paid beyond the announced, (S, A)."""
     each, mass = (weight * gap).sum(0), weight.sum(0)  # (A,)
     return float((each / mass - (each.sum() - each) / (mass.sum() - mass)).max())
 
 
 def _of_actions(weight: np.ndarray, p: np.ndarray, bits: np.ndarray) -> dict[str, float]:
-    """M6 from what follows, p (S, A, Z), and its price under each action, bits (S, A, Z)."""
+    """Of actions, from what follows, p (S, A, Z), and its price under each action, bits (S, A, Z)."""
     A = weight.shape[1]
     under = np.einsum("saz,sbz->sab", p, bits)  # bits of what follows a, had b been done
     saved = under @ weight.sum(0) - np.einsum("saa->sa", under)
@@ -162,10 +165,11 @@ def _of_actions(weight: np.ndarray, p: np.ndarray, bits: np.ndarray) -> dict[str
     announced = (posterior / posterior.sum(1, keepdims=True)).max(1)  # (S, Z)
     best = log_posterior >= log_posterior.max(1, keepdims=True) - action_sensitivity.ALIKE
     return {
-        "M6.shuffled": float((weight * saved).sum()),
-        "M6.misnamed": float((np.diag(mean)[:, None] - mean)[~np.eye(A, dtype=bool)].max()),
-        "M6.apart": float(((apart + apart.T)[pairs] / np.add.outer(weight.sum(0), weight.sum(0))[pairs]).min()),
-        "M6.inverse_gap": float((joint * (announced[:, None] - best / best.sum(1, keepdims=True))).sum()),
+        "action_sensitivity.saved_bits": float((weight * saved).sum()),
+        "confusions.misattributed_bits": float((np.diag(mean)[:, None] - mean)[~np.eye(A, dtype=bool)].max()),
+        "confusions.closest_pair_bits": float(((apart + apart.T)[pairs] / np.add.outer(weight.sum(0),
+                                                                                       weight.sum(0))[pairs]).min()),
+        "confusions.inverse_gap": float((joint * (announced[:, None] - best / best.sum(1, keepdims=True))).sum()),
     }
 
 

@@ -248,100 +248,113 @@ class Defect:
     silent: tuple[str, ...]
 
 
-ONE_STEP = ("M2.dcal", "M2.dcal_joint", "M2.dh", "M3.kl", "M3.off_support", "M3.missed", "M3.coherence")
-EFFECTS = ("M7.effect_error", "M7.spurious", "M7.effect_cosine")
-ACTIONS = ("M6.apart", "M6.misnamed", "M6.unannounced", "M6.inverse_gap", "M7.weakest_pair", "M7.reversed")
-HEADS = ("M5.branch_reward_error", "M5.branch_hazard_error")
+ONE_STEP = ("calibration.gap", "calibration.branch_gap", "calibration.excess_entropy", "next_frame.kl",
+            "next_frame.impossible_mass", "next_frame.missed_mass", "next_frame.lost_dependence")
+EFFECTS = ("action_effects.error", "action_effects.spurious", "action_effects.cosine")
+ACTIONS = ("confusions.closest_pair_bits", "confusions.misattributed_bits", "confusions.unexpected_bits",
+           "confusions.inverse_gap", "confusions.weakest_pair", "confusions.swapped_states")
+HEADS = ("rewards.branch_error", "terminations.branch_error")
 DEFECTS = {
     "action-blind": Defect(
         action_blind,
-        ("M7.effect_error", "M7.effect_cosine", "M7.sensitivity", "M6.shuffled", "M3.kl", "M3.off_support", "M12.spearman"),
-        ("M2.dcal", "M2.dcal_joint", "M8.transfer_gap", *HEADS, "M10.recall"),
+        ("action_effects.error", "action_effects.cosine", "action_effects.size_ratio", "action_sensitivity.saved_bits",
+         "next_frame.kl", "next_frame.impossible_mass", "policies.spearman"),
+        ("calibration.gap", "calibration.branch_gap", "agents.transfer_gap", *HEADS, "memory.recall"),
     ),
     "causally confused": Defect(
         causally_confused,
-        ("M8.transfer_gap", "M8.do_gap", "M8.spurious_feature", "M7.effect_error"),
-        ("M2.dcal", "M2.dcal_joint", *HEADS, "M10.recall"),
+        ("agents.transfer_gap", "agents.intervention_gap", "agents.spurious_feature", "action_effects.error"),
+        ("calibration.gap", "calibration.branch_gap", *HEADS, "memory.recall"),
     ),
     "left and right swapped": Defect(
         swapped,
-        ("M7.effect_cosine", "M7.effect_error", "M7.reversed", "M6.misnamed", "M6.inverse_gap", "M3.kl", "M12.spearman",
-         "M13.optimism"),
-        ("M7.sensitivity", "M2.dh", *HEADS, "M10.recall"),
+        ("action_effects.cosine", "action_effects.error", "confusions.swapped_states", "confusions.misattributed_bits",
+         "confusions.inverse_gap", "next_frame.kl", "policies.spearman",
+         "planning.optimism"),
+        ("action_effects.size_ratio", "calibration.excess_entropy", *HEADS, "memory.recall"),
     ),
     "one action aliased": Defect(
         aliased,
-        ("M6.apart", "M6.unannounced", "M7.weakest_pair", "M7.effect_error", "M3.kl"),
-        ("M7.spurious", *HEADS, "M10.recall"),
+        ("confusions.closest_pair_bits", "confusions.unexpected_bits", "confusions.weakest_pair", "action_effects.error",
+         "next_frame.kl"),
+        ("action_effects.spurious", *HEADS, "memory.recall"),
     ),
     "independent tokens": Defect(
         independent_tokens,
-        ("M3.coherence", "M3.off_support"),
-        ("M2.dcal_joint", *EFFECTS, "M12.spearman", "M13.value_error", *HEADS),
+        ("next_frame.lost_dependence", "next_frame.impossible_mass"),
+        ("calibration.branch_gap", *EFFECTS, "policies.spearman", "planning.value_error", *HEADS),
     ),
     "overconfident": Defect(
         overconfident,
-        ("M2.dcal", "M2.dcal_joint", "M2.dh", "M3.missed"),
-        ("M7.effect_cosine", "M3.off_support", "M10.recall", *HEADS),
+        ("calibration.gap", "calibration.branch_gap", "calibration.excess_entropy", "next_frame.missed_mass"),
+        ("action_effects.cosine", "next_frame.impossible_mass", "memory.recall", *HEADS),
     ),
     "underconfident": Defect(
-        underconfident, ("M2.dcal", "M2.dcal_joint", "M2.dh"), ("M3.off_support", "M7.effect_cosine", "M10.recall", *HEADS)
+        underconfident, ("calibration.gap", "calibration.branch_gap", "calibration.excess_entropy"),
+        ("next_frame.impossible_mass", "action_effects.cosine", "memory.recall", *HEADS)
     ),
     "blurred object": Defect(
         blurred_object,
-        ("M3.off_support", "M2.dh", "M3.coherence"),
-        ("M2.dcal", "M2.dcal_joint", "M7.effect_error", "M10.recall", *HEADS),
+        ("next_frame.impossible_mass", "calibration.excess_entropy", "next_frame.lost_dependence"),
+        ("calibration.gap", "calibration.branch_gap", "action_effects.error", "memory.recall", *HEADS),
     ),
     "mode dropped": Defect(
         mode_dropped,
-        ("M2.dcal", "M2.dcal_joint", "M3.missed", "M2.dh"),
-        ("M3.off_support", "M7.effect_error", "M12.spearman", *HEADS),
+        ("calibration.gap", "calibration.branch_gap", "next_frame.missed_mass", "calibration.excess_entropy"),
+        ("next_frame.impossible_mass", "action_effects.error", "policies.spearman", *HEADS),
     ),
     "termination-blind": Defect(
         termination_blind,
-        ("M5.hazard_ratio", "M5.branch_hazard_error", "M13.value_error", "M13.optimism"),
-        (*ONE_STEP, *EFFECTS, "M5.branch_reward_error", "M10.recall"),
+        ("terminations.hazard_ratio", "terminations.branch_error", "planning.value_error", "planning.optimism"),
+        (*ONE_STEP, *EFFECTS, "rewards.branch_error", "memory.recall"),
     ),
     "flat reward": Defect(
         flat_reward,
-        ("M5.branch_reward_error", "M5.reward_recall", "M12.spearman", "M12.regret"),
-        (*ONE_STEP, *EFFECTS, "M5.branch_hazard_error", "M10.recall"),
+        ("rewards.branch_error", "rewards.recall", "policies.spearman", "policies.regret"),
+        (*ONE_STEP, *EFFECTS, "terminations.branch_error", "memory.recall"),
     ),
     "undoes the vase": Defect(
-        undoes_vase, ("M11.undo", "M4.last"), ("M7.effect_error", "M5.branch_reward_error", "M10.recall")
+        undoes_vase, ("arrow_of_time.undo_mass", "rollouts.last_step_distance"),
+        ("action_effects.error", "rewards.branch_error", "memory.recall")
     ),
     "forgets the colour": Defect(
-        forgets_colour, ("M10.recall", "M13.optimism"), (*ONE_STEP, *EFFECTS, *HEADS)
+        forgets_colour, ("memory.recall", "planning.optimism"), (*ONE_STEP, *EFFECTS, *HEADS)
     ),
     "depends on history": Defect(
-        history_dependent, ("M9.compression",), (*ONE_STEP, *EFFECTS, *HEADS, "M4.last", "M10.recall", "M13.value_error")
+        history_dependent, ("state_identity.compression",), (*ONE_STEP, *EFFECTS, *HEADS, "rollouts.last_step_distance",
+                                                             "memory.recall", "planning.value_error")
     ),
-    "self-feeding drift": Defect(self_feeding_drift, ("M4.last",), (*ONE_STEP, *EFFECTS, *HEADS, "M4.first")),
+    "self-feeding drift": Defect(self_feeding_drift, ("rollouts.last_step_distance",),
+                                 (*ONE_STEP, *EFFECTS, *HEADS, "rollouts.first_step_distance")),
     "garbage off support": Defect(
         garbage_off_support,
-        ("M8.transfer_gap", "M8.do_gap", "M7.spurious", "M11.undo"),
-        ("M2.dcal", "M2.dcal_joint", "M4.first", *HEADS),
+        ("agents.transfer_gap", "agents.intervention_gap", "action_effects.spurious", "arrow_of_time.undo_mass"),
+        ("calibration.gap", "calibration.branch_gap", "rollouts.first_step_distance", *HEADS),
     ),
     "irrelevant distractor": Defect(
-        wrong_distractor, ("M3.kl", "M2.dcal_joint", "M4.last"), ("M12.regret", "M13.optimism", *HEADS)
+        wrong_distractor, ("next_frame.kl", "calibration.branch_gap", "rollouts.last_step_distance"),
+        ("policies.regret", "planning.optimism", *HEADS)
     ),
     "reward sign flipped": Defect(
         flipped_reward,
-        ("M5.reward_slope", "M5.reward_recall", "M5.branch_reward_error", "M12.regret", "M13.optimism", "M12.spearman"),
-        (*ONE_STEP, *EFFECTS, *ACTIONS, "M5.branch_hazard_error", "M4.last", "M10.recall"),
+        ("rewards.slope", "rewards.recall", "rewards.branch_error", "policies.regret", "planning.optimism",
+         "policies.spearman"),
+        (*ONE_STEP, *EFFECTS, *ACTIONS, "terminations.branch_error", "rollouts.last_step_distance", "memory.recall"),
     ),
     "rewards one step late": Defect(
         late_reward,
-        ("M5.reward_recall", "M5.branch_reward_error"),
-        (*ONE_STEP, *EFFECTS, *ACTIONS, "M5.branch_hazard_error", "M4.last", "M10.recall"),
+        ("rewards.recall", "rewards.branch_error"),
+        (*ONE_STEP, *EFFECTS, *ACTIONS, "terminations.branch_error", "rollouts.last_step_distance", "memory.recall"),
     ),
     "rewards scaled": Defect(
         scaled_reward,
-        ("M5.reward_slope", "M5.branch_reward_error"),
-        (*ONE_STEP, *EFFECTS, *ACTIONS, "M5.branch_hazard_error", "M4.last", "M10.recall", "M12.spearman"),
+        ("rewards.slope", "rewards.branch_error"),
+        (*ONE_STEP, *EFFECTS, *ACTIONS, "terminations.branch_error", "rollouts.last_step_distance", "memory.recall",
+         "policies.spearman"),
     ),
     "tokenizer drops the object": Defect(
-        lossy_tokenizer, ("M0.recall",), (*ONE_STEP, *EFFECTS, *HEADS, "M4.last", "M10.recall", "M13.value_error")
+        lossy_tokenizer, ("tokenizer.event_recall",), (*ONE_STEP, *EFFECTS, *HEADS, "rollouts.last_step_distance",
+                                                       "memory.recall", "planning.value_error")
     ),
 }  # fmt: skip
 

@@ -15,30 +15,38 @@ import numpy as np
 
 from tokenworld.evaluation.metrics import proxies
 from tokenworld.evaluation.records import Metric
+from tokenworld.evaluation.report import specs
 from tokenworld.evaluation.statistics import intervals
 from tokenworld.studies.known_world import numbers as known_numbers
 from tokenworld.studies.known_world.planted import DEFECTS, Model, oracle, planted
 
 DOSES = (0.25, 0.5, 1.0)
 RESOLUTION = 0.01  # bits, shares, probabilities, correlations
-SHOWN = ("M0.recall", "M1.excess", "M2.dcal", "M2.dh", "M3.kl", "M3.off_support", "M3.missed", "M3.coherence", "M4.first",
-         "M4.last", "M5.reward_recall", "M5.reward_bias", "M5.reward_slope", "M5.hazard_ratio", "M5.branch_reward_error",
-         "M5.branch_hazard_error", "M6.shuffled", "M6.apart", "M6.misnamed", "M6.unannounced", "M6.inverse_gap",
-         "M7.effect_error", "M7.spurious", "M7.effect_cosine", "M7.sensitivity", "M7.weakest_pair", "M7.reversed", "M8.do_gap",
-         "M8.transfer_gap",
-         "M8.spurious_feature", "M9.compression", "M10.recall", "M11.undo", "M12.spearman", "M12.regret", "M13.value_error",
-         "M13.optimism")  # fmt: skip
-BIASED = ("M12.spearman", "M12.regret")  # by chance in returns: compared with the truth measured on as many
+SHOWN = ("tokenizer.event_recall", "code_length.excess_bits", "calibration.gap", "calibration.excess_entropy", "next_frame.kl",
+         "next_frame.impossible_mass", "next_frame.missed_mass", "next_frame.lost_dependence", "rollouts.first_step_distance",
+         "rollouts.last_step_distance", "rewards.recall", "rewards.bias", "rewards.slope", "terminations.hazard_ratio",
+         "rewards.branch_error",
+         "terminations.branch_error", "action_sensitivity.saved_bits", "confusions.closest_pair_bits",
+         "confusions.misattributed_bits", "confusions.unexpected_bits", "confusions.inverse_gap",
+         "action_effects.error", "action_effects.spurious", "action_effects.cosine", "action_effects.size_ratio",
+         "confusions.weakest_pair", "confusions.swapped_states", "agents.intervention_gap",
+         "agents.transfer_gap",
+         "agents.spurious_feature", "state_identity.compression", "memory.recall", "arrow_of_time.undo_mass",
+         "policies.spearman", "policies.regret", "planning.value_error",
+         "planning.optimism")  # fmt: skip
+BIASED = ("policies.spearman", "policies.regret")  # by chance in returns: compared with the truth measured on as many
 EXCEPTIONS = {
-    ("action-blind", "M8.transfer_gap", "silent"): "the other agent takes other actions more often, and ignoring them costs it "
-    "more: a gap between agents is no proof of a wrong cause",
-    ("left and right swapped", "M2.dh", "silent"): "at the walls left and right are unlike in entropy, so swapping them "
-    "moves it a little",
-    ("underconfident", "M2.dcal", "responds"): "a flat distribution over what is possible pays what it announces: the gap is "
-    "largest at a temperature of about 2 and shrinks again, M2.dh goes on growing",
-    ("underconfident", "M2.dcal_joint", "responds"): "as M2.dcal",
-    ("reward sign flipped", "M12.spearman", "responds"): "with half of the door's rewards wrong the order of the policies is "
-    "nearly right again: ranks are no measure of size",
+    ("action-blind", "agents.transfer_gap", "silent"):
+        "the other agent takes other actions more often, and ignoring them costs it more: a gap between agents is no proof of "
+        "a wrong cause",
+    ("left and right swapped", "calibration.excess_entropy", "silent"):
+        "at the walls left and right are unlike in entropy, so swapping them moves it a little",
+    ("underconfident", "calibration.gap", "responds"):
+        "a flat distribution over what is possible pays what it announces: the gap is largest at a temperature of about 2 and "
+        "shrinks again, calibration.excess_entropy goes on growing",
+    ("underconfident", "calibration.branch_gap", "responds"): "as calibration.gap",
+    ("reward sign flipped", "policies.spearman", "responds"):
+        "with half of the door's rewards wrong the order of the policies is nearly right again: ranks are no measure of size",
 }  # fmt: skip
 
 
@@ -140,16 +148,17 @@ def coverage(name: str, dose: float, datasets: int = 500, episodes: int = 60) ->
 
 
 def meta(numbers: dict) -> dict:
-    """M15's table over the planted models: which cheap numbers predict which dear ones. A property of these defects."""
+    """The meta table over the planted models: which cheap metrics predict which expensive ones. A property of these defects."""
     models = [numbers["", 0.0], *(numbers[name, 1.0] for name in DEFECTS)]
     truth = models[0]
 
     def column(metric: str) -> np.ndarray:  # how far from right
         return np.abs(np.array([model[metric] for model in models]) - truth[metric])
 
-    cheap = ("M1.excess", "M2.dcal", "M6.shuffled", "M5.hazard_ratio", "M4.last")
-    dear = ("M3.kl", "M7.effect_error", "M12.spearman", "M13.value_error", "M13.optimism")
-    return proxies.meta_table({id: column(id) for id in cheap}, {id: column(id) for id in dear})
+    cheap = ("code_length.excess_bits", "calibration.gap", "action_sensitivity.saved_bits", "terminations.hazard_ratio",
+             "rollouts.last_step_distance")
+    expensive = ("next_frame.kl", "action_effects.error", "policies.spearman", "planning.value_error", "planning.optimism")
+    return proxies.meta_table({id: column(id) for id in cheap}, {id: column(id) for id in expensive})
 
 
 _references: dict[tuple[int, int], dict[str, Metric]] = {}
@@ -210,12 +219,19 @@ def page(seeds: int = 200, small: int = 20, datasets: int = 500) -> str:
     )
 
 
+FAMILIES = ("code_length", "calibration", "next_frame", "rewards", "terminations", "action_sensitivity", "confusions",
+            "action_effects")  # fmt: skip
 COVERED = (("action-blind", 0.5), ("overconfident", 1.0), ("termination-blind", 0.5), ("flat reward", 0.5))
+
+
+def _order(id: str) -> tuple[int, str]:
+    return specs.position(id), id
 
 
 def _matrix_table(numbers: dict) -> str:
     truth = numbers["", 0.0]
-    rows = [["defect", *SHOWN], ["(the truth)", *(f"{truth[m]:.3g}" for m in SHOWN)]]
+    names = [f"{id} ({specs.alias_of(id)})" for id in SHOWN]
+    rows = [["defect", *names], ["(the truth)", *(f"{truth[m]:.3g}" for m in SHOWN)]]
     for name in DEFECTS:
         moved = [numbers[name, 1.0][m] - truth[m] for m in SHOWN]
         rows.append([name, *("" if abs(x) <= RESOLUTION else "undefined" if np.isnan(x) else f"{x:+.3g}" for x in moved)])
@@ -242,7 +258,7 @@ def _heard_table(numbers: dict) -> str:
 
 
 def _alarms_table(counts: dict[str, int], seeds: int) -> str:
-    rows = [["number", f"false alarms of {seeds}"], *([id, str(n)] for id, n in sorted(counts.items()) if n)]
+    rows = [["number", f"false alarms of {seeds}"], *([id, str(counts[id])] for id in sorted(counts, key=_order) if counts[id])]
     quiet = sum(not n for n in counts.values())
     return (
         f"## False alarms\n\n{seeds} samples of 60 episodes of the truth itself: how often the 95 % interval leaves the exact "
@@ -260,8 +276,7 @@ def _power_table(found: dict[tuple[str, str], float], seeds: int) -> str:
 
 
 def _coverage_table(found: dict[tuple[str, float], dict[str, float]], datasets: int) -> str:
-    parts = ("M1", "M2", "M3", "M5", "M6", "M7")
-    ids = sorted({id for covered in found.values() for id in covered if id.split(".")[0] in parts})
+    ids = sorted({id for covered in found.values() for id in covered if id.split(".")[0] in FAMILIES}, key=_order)
     rows = [["number", *(f"{name} {dose:g}" for name, dose in found)]]
     for id in ids:
         rows.append([id, *(f"{covered[id]:.1%}" if covered.get(id, 1.0) < 1 else "" for covered in found.values())])
@@ -279,8 +294,8 @@ def _meta_table(numbers: dict) -> str:
                  for j in range(len(table["criteria"])))  # fmt: skip
         rows.append([proxy, *cells])
     return (
-        "## Do cheap numbers predict dear ones?\n\nSpearman over the truth and all defects at full dose, of how far each is "
-        "from right, with its interval over models: a property of these defects, and the way to make such a table of real "
+        "## Do cheap metrics predict expensive ones?\n\nSpearman over the truth and all defects at full dose, of how far each "
+        "is from right, with its interval over models: a property of these defects, and the way to make such a table of real "
         "checkpoints.\n\n" + _table(rows)
     )
 

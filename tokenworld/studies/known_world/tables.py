@@ -106,7 +106,7 @@ def branches(model: Model, table: dict, states: np.ndarray, cluster: np.ndarray,
 
 
 def pairs(model: Model, states: np.ndarray, cluster: np.ndarray) -> Pairs:
-    """M9 at states (n,): every action after a history with and without a detour, and each state beside another one."""
+    """At states (n,): every action after a history with and without a detour, and each state beside another one."""
     flat, right, detour = (x.reshape(*x.shape[:2], -1)[states] for x in (model.frame, oracle().frame, model.detour))
     other = np.random.default_rng(0).permutation(len(states))
     same = js(flat, detour).ravel()
@@ -121,7 +121,7 @@ def pairs(model: Model, states: np.ndarray, cluster: np.ndarray) -> Pairs:
 
 
 def lamp_pairs(model: Model) -> Pairs:
-    """M8: contexts that differ in the lamp alone."""
+    """Contexts that differ in the lamp alone."""
     w = world()
     dark = np.flatnonzero(w.states[:, 3] == 0)
     lit = np.ravel_multi_index((w.states[dark] + [0, 0, 0, 1, 0]).T, STATE)
@@ -134,7 +134,7 @@ def lamp_pairs(model: Model) -> Pairs:
 
 
 def recalls(model: Model, per_delay: int = 200, rng: np.random.Generator | None = None) -> Recalls:
-    """M10: the colour is shown, then hidden for k steps (to the right, waiting), then asked for, `per_delay` times for each k
+    """The colour is shown, then hidden for k steps (to the right, waiting), then asked for, `per_delay` times for each k
     and colour: the model's answers drawn, or without `rng` in their right proportions. Where the actor goes is told."""
     rows = []
     for k in DELAYS:
@@ -153,7 +153,7 @@ def recalls(model: Model, per_delay: int = 200, rng: np.random.Generator | None 
 
 
 def undos(model: Model, states: np.ndarray, cluster: np.ndarray) -> Undos:
-    """M11: what the model says, over all actions, of the vases that are broken in states (n,)."""
+    """What the model says, over all actions, of the vases that are broken in states (n,)."""
     broken = world().states[states, 2] == 1
     whole = model.frame.sum(tuple(2 + j for j in range(6) if j != 3))[..., 0][states[broken]]  # (n, A)
     return Undos(np.repeat(cluster[broken], whole.shape[1]), whole.ravel())
