@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tokenworld.data.episodes import read_episodes, read_meta
 from tokenworld.data.replay import Replay
@@ -87,9 +88,11 @@ def tier_a(
     seed: int = 0,
     stages: Stages | None = None,
     names: Sequence[str] = (),
+    dictionary: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[list[Metric], dict[str, Any], np.ndarray]:
     """Metrics of tier A on about `frames` held-out frames, the arrays that pictures need, and the states (N,) that metrics
     have values of. `counts` are of training codes, `names` of the actions.
+    dictionary: frames (N, C, H, W) uint8 -> those that a plain dictionary of patches makes of them.
 
     frames, budget and seed choose the rows. A value of a row depends on the model and the row's state alone, the number of a
     row of a data set: shares of actions are those of all held-out data, the simple predictor to beat is the best one on the
@@ -110,6 +113,7 @@ def tier_a(
     with stages.probe("tokenizer"):
         reconstructions = _reconstructions(world_model, held_out, codes_of, episode, frames)
     evaluation.fill("metrics of the tokenizer", reconstructions=reconstructions)
+    _compare_with_dictionary(evaluation, reconstructions, dictionary)
 
     rows = _windows(held_out.rows, frames, world_model.backbone.context)
     steps = held_out.gather(rows, frames=False).to(device)
@@ -136,6 +140,29 @@ def tier_a(
         return [*metrics, absent(HELD_OUT_HORIZON, drift)], pictures, scored.state
     evaluation.fill("metrics of imagined rollouts", drift=drift)
     return metrics, pictures, scored.state
+
+
+def tokenizer_only(
+    world_model: WorldModel, held_out: Replay, codes_of: Callable[[np.ndarray], Codes], *, frames: int,
+    dictionary: Callable[[Tensor], Tensor] | None = None,
+) -> list[Metric]:  # fmt: skip
+    """The metrics of a tokenizer whose dynamics is not trained, or not whole in this process; arguments as in `tier_a`."""
+    world_model.eval()
+    episode = np.cumsum(held_out.gather(np.arange(held_out.rows)[None], frames=False)[0].first.numpy())
+    evaluation = Evaluation(Stages())
+    reconstructions = _reconstructions(world_model, held_out, codes_of, episode, frames)
+    evaluation.fill("metrics of the tokenizer", reconstructions=reconstructions)
+    _compare_with_dictionary(evaluation, reconstructions, dictionary)
+    return evaluation.metrics
+
+
+def _compare_with_dictionary(
+    evaluation: Evaluation, reconstructions: Reconstructions, dictionary: Callable[[Tensor], Tensor] | None
+) -> None:
+    if dictionary is not None:
+        decoded = dictionary(reconstructions.frames)
+        record = replace(reconstructions, decoded=decoded)
+        evaluation.fill("metrics of a dictionary of patches", dictionary_reconstructions=record)
 
 
 def tier_b(

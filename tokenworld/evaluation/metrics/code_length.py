@@ -40,6 +40,32 @@ EXCESS = _spec(
 )  # fmt: skip
 
 
+BASELINE_BITS = _spec(
+    "code_length.baseline_bits", "Code length of a frame under a simple predictor",
+    "Bits that a held-out frame costs under copying the last frame, counting codes, or counting pairs of codes.",
+    unit="bits/frame", direction="none", silent="it is the floor of the code length of a frame",
+)  # fmt: skip
+BASELINE_CHANGED = _spec(
+    "code_length.baseline_changed_bits", "Code length of a changed code under a simple predictor",
+    "The same, of codes that differ from those of the last frame.",
+    unit="bits/code", direction="none", silent="it is the floor of the code length of a changed code",
+)  # fmt: skip
+
+
+@measure
+def of_predictors(scored: Scored, baselines: dict[str, np.ndarray]) -> list[Metric]:
+    """A variant of both baselines, "ID@NAME", for each simple predictor. baselines: name -> bits (N, K)."""
+    changed, results = scored.previous != scored.codes, []
+    for name, bits in baselines.items():
+        words = name.replace("_", " ")
+        frame = BASELINE_BITS.variant(name, f"Code length of a frame: {words}")
+        code = BASELINE_CHANGED.variant(name, f"Code length of a changed code: {words}")
+        results.append(mean(frame, bits.sum(1), scored.cluster))
+        results.append(share(code, np.where(changed, bits, 0.0).sum(1), changed.sum(1), scored.cluster, samples=len(bits),
+                             none="no code of the held-out frames changed"))  # fmt: skip
+    return results
+
+
 @measure
 @of_likelihood(BITS, GAIN, CHANGED, EXCESS)
 def code_length(

@@ -90,6 +90,11 @@ BRANCH_ERROR = _branched(
     rules=(Rule("WRONG_REWARDS", "fault", below(0.25, skill=True),
                 lambda m: f"its rewards are {'worse' if m.skill_ci[1] < 0 else 'no better'} than a constant"),),
 )  # fmt: skip
+EVENT_F1 = _spec(
+    "rewards.event_f1", "F1 of reward events at their exact steps",
+    "Harmonic mean of recall and precision of reward events, an early or late one counting as two errors.",
+    direction="higher", silent="recall and precision within two steps judge the events",
+)  # fmt: skip
 EVENT = 0.5  # a reward event is a reward further from zero than this
 WITHIN = 2  # steps by which an event may be early or late
 
@@ -105,6 +110,7 @@ def rewards(scored: Scored, signs: bool = True) -> list[Metric]:
     found = [
         _events(RECALL, near(predicted, real, scored), real != 0, scored, "real reward events"),
         _events(PRECISION, near(real, predicted, scored), predicted != 0, scored, "predicted reward events"),
+        _f1(real != 0, predicted != 0, scored),
         *_sizes(scored, gave, int((real != 0).sum())),
         _delay(real, predicted, scored),
     ]
@@ -113,6 +119,14 @@ def rewards(scored: Scored, signs: bool = True) -> list[Metric]:
     errors = [reliability(scored.reward_probability[:, c], np.sign(scored.reward) == c - 1)["ece"] for c in range(3)]
     clusters = len(np.unique(scored.cluster))
     return [*found, number(SIGN_ECE, float(np.mean(errors)), None, clusters, len(gave), ceiling=0.0)]
+
+
+def _f1(real: np.ndarray, predicted: np.ndarray, scored: Scored) -> Metric:
+    """2 TP / (2 TP + FP + FN) of events (N,) bool."""
+    if not real.any():
+        return absent(EVENT_F1, "there are no real reward events")
+    return share(EVENT_F1, 2.0 * (real & predicted), real.astype(float) + predicted, scored.cluster, samples=int(real.sum()),
+                 floor=0.0, ceiling=1.0)  # fmt: skip
 
 
 def _sign_of_events(reward: np.ndarray) -> np.ndarray:
