@@ -49,7 +49,7 @@ def pictures(rng, words="a state", side=10):
         "drift": curve, "distance": curve | {"second": t * 0, "self_feeding": np.where(t < 3, np.nan, t)},
         "survival": {"real": 1 / t, "model": t * 0 + 1}, "reward_confusion": np.array([[1, 2, 3], [4, 5, 6], [0, 0, 0]]),
         "transfer": {"names": [words, "b"], "mean": np.array([[1, 2.0], [3, np.nan]])},
-        "support": {"do": t, "low": t - 0.1, "high": t + 0.1, "behaviour": t * np.nan, "count": t, "support": t},
+        "support": {"do": t, "low": t - 0.1, "high": t + 0.1, "behavior": t * np.nan, "count": t, "support": t},
         "policies": {"names": [words, "b"], "real": np.array([0.0, 1]), "model": np.array([0.5, 2]),
                      "real_ci": np.array([[-1, 1], [0, 2.0]]), "model_ci": np.array([[0, 1], [1, 3.0]])},
         "undos": [(words, 0.3, frame(rng), frame(rng))],

@@ -60,11 +60,11 @@ def assess(
 
     def measured(tier: str, measure: Callable[[], tuple]) -> tuple:
         began, stages.tier, ran = time.monotonic(), tier, []
-        found, seconds = kept(folder, key, tier, lambda: (ran.append(tier), measure())[1])
+        result, seconds = kept(folder, key, tier, lambda: (ran.append(tier), measure())[1])
         stages.end -= seconds - (time.monotonic() - began)  # the tiers after it have as much time as they had before
         if not ran:
             stages.kept()
-        return found
+        return result
 
     names = run.meta.get("action_meanings") or ()
     metrics, pictures, state = measured("A", lambda: tier_a(
@@ -88,11 +88,11 @@ def assess(
     if only is not None:
         metrics = _chosen(metrics, only)
     source = {"folder": str(data or run.out), "episodes": held_out.episodes, "steps": held_out.steps}
-    found = findings(metrics)
+    established = findings(metrics)
     return Report(
         metrics=metrics,
-        findings=found,
-        verdict=verdict(metrics, found),
+        findings=established,
+        verdict=verdict(metrics, established),
         provenance=origin | {"data": source, "seed": seed, "frames": frames},
         capabilities={"A": "held-out episodes", "B": _branched(simulator),
                       "C": "policies that play" if policies is not None else None},

@@ -179,7 +179,7 @@ def tier_b(
     world_model.eval()
     context = min(world_model.backbone.context, 8)
     with stages.probe("branch states of random play", states, "states") as tick:
-        places = branch_probe.places(simulator, states, context, began + budget / 6, seed, tick=tick)
+        places = branch_probe.branch_states(simulator, states, context, began + budget / 6, seed, tick=tick)
     if not places:
         reason = f"no episode of random play is longer than the {context} frames that are read before a branch"
         return [absent(KL, reason)], {}
@@ -199,7 +199,7 @@ def tier_b(
             world_model, simulator, spread, steps=HORIZON, each=FUTURES * 2, deadline=began + budget, tick=tick
         )
     is_known = isinstance(getattr(simulator, "world", None), World)  # it answers questions that no other simulator does
-    begins = np.array([place.key for place in spread[: len(rolled.real)]], np.uint64)
+    begins = np.array([branch_state.key for branch_state in spread[: len(rolled.real)]], np.uint64)
     evaluation.fill("metrics of futures", rollouts=replace(rolled, hash=begins))
     if not evaluation.has_likelihood:
         evaluation.fill("metrics of agents and histories", own_branches=None, history_pairs=None)
@@ -231,8 +231,8 @@ def _of_two_agents(mine: Branches | None, random_play: Branches) -> dict[str, Br
     """Records: branches of the run's policy and of another agent, random play; without the first, of random play alone."""
     if mine is None:
         return {"own_branches": random_play}
-    behaviour = np.full(random_play.p.shape[:2], 1 / random_play.p.shape[1])
-    return {"own_branches": mine, "other_branches": replace(random_play, behaviour=behaviour)}
+    behavior = np.full(random_play.p.shape[:2], 1 / random_play.p.shape[1])
+    return {"own_branches": mine, "other_branches": replace(random_play, behavior=behavior)}
 
 
 def tier_c(
@@ -274,10 +274,10 @@ def fingerprint_of(replay: Replay, frames: bool = True) -> str:
 
 def held_out_of(data: str, meta: dict) -> Replay:
     """The test episodes of a folder that `collect` wrote, or all where none is one. Raises UserError for another game."""
-    found = read_meta(data)
+    meta_of_data = read_meta(data)
     for key in ("env_id", "frame_shape", "action_count"):
-        if found[key] != meta[key]:
-            raise UserError(f"{data} has {key} {found[key]}, the model knows {meta[key]}: choose data of its own game")
+        if meta_of_data[key] != meta[key]:
+            raise UserError(f"{data} has {key} {meta_of_data[key]}, the model knows {meta[key]}: choose data of its own game")
     replays = {"train": Replay(), "test": Replay()}
     for episode in read_episodes(data):
         replays[episode.split].add(episode)
@@ -334,5 +334,5 @@ def _at(records: dict[str, Any], metrics: list[Metric]) -> list[Metric]:
 
 def _timed(measure: Callable[[], list[Metric]]) -> list[Metric]:
     began = time.monotonic()
-    found = measure()
-    return [replace(metric, seconds=round((time.monotonic() - began) / len(found), 3)) for metric in found]
+    metrics = measure()
+    return [replace(metric, seconds=round((time.monotonic() - began) / len(metrics), 3)) for metric in metrics]

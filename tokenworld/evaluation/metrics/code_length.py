@@ -79,22 +79,22 @@ def code_length(
     floors = {name: float(bits.sum(1).mean()) for name, bits in baselines.items()}
     best = min(floors, key=floors.get) if floors else None
     ceiling = None if entropy is None else float(entropy.mean())
-    found = [mean(BITS, frame, scored.cluster, floor=floors.get(best), ceiling=ceiling)]
+    metrics = [mean(BITS, frame, scored.cluster, floor=floors.get(best), ceiling=ceiling)]
     if best is not None:
         against = against or best
         gain = baselines[against].sum(1) - frame
-        found.append(mean(GAIN, gain, scored.cluster, name=f"Bits saved against {against}", floor=0.0))
+        metrics.append(mean(GAIN, gain, scored.cluster, name=f"Bits saved against {against}", floor=0.0))
     changed = scored.previous != scored.codes
     floors = {name: float(bits[changed].mean()) for name, bits in baselines.items()} if changed.any() else {}
     paid = np.where(changed, divergences.capped(scored.bits), 0.0).sum(1)
-    found.append(
+    metrics.append(
         share(CHANGED, paid, changed.sum(1), scored.cluster, floor=min(floors.values(), default=None), samples=N,
               none="no code of the held-out frames changed")
     )  # fmt: skip
     if entropy is not None:
         floor = None if best is None else float(baselines[best].sum(1).mean() - entropy.mean())
-        found.append(mean(EXCESS, frame - entropy, scored.cluster, floor=floor, ceiling=0.0))
-    return found
+        metrics.append(mean(EXCESS, frame - entropy, scored.cluster, floor=floor, ceiling=0.0))
+    return metrics
 
 
 @arrays_of("surprise")

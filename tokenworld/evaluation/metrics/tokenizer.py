@@ -86,16 +86,16 @@ def fidelity(
     mse, (low, high), n = intervals.ratio(error, None, cluster)
     whole = [events(frames[rows], decoded[rows], reconstructions.first[rows]) for rows in _episodes(cluster)]
     numbers = np.arange(len(whole))
-    found = [number(psnr, _db(mse), (_db(high), _db(low)), n, len(error))]
+    metrics = [number(psnr, _db(mse), (_db(high), _db(low)), n, len(error))]
     for spec, share, of in ((recall, "recall", "real_changes"), (precision, "precision", "reconstructed_changes")):
         count = np.array([e[of] for e in whole], float)
         if count.sum() == 0:
-            found.append(absent(spec, "nothing changes"))
+            metrics.append(absent(spec, "nothing changes"))
             continue
         kept = count * np.array([e[share] or 0.0 for e in whole])
         value, ci, _ = intervals.ratio(kept, count, numbers)
-        found.append(number(spec, value, ci, n, int(count.sum()), floor=0.0, ceiling=1.0))
-    return found
+        metrics.append(number(spec, value, ci, n, int(count.sum()), floor=0.0, ceiling=1.0))
+    return metrics
 
 
 def _episodes(cluster: np.ndarray) -> list[np.ndarray]:

@@ -156,8 +156,8 @@ def _transfer(x: dict, numbers: Numbers) -> str:
 def _support(x: dict, numbers: Numbers) -> str:
     part = np.arange(1, len(x["do"]) + 1)
     lines = [("actions set at random, with 95 % interval", x["do"], BLUE, ""),
-             ("actions of the agent that played", x["behaviour"], ORANGE, "6 3")]  # fmt: skip
-    lines = [one for one in lines if np.isfinite(one[1]).any()]
+             ("actions of the agent that played", x["behavior"], ORANGE, "6 3")]  # fmt: skip
+    lines = [line for line in lines if np.isfinite(line[1]).any()]
     chart = svg.curves("Error by support", "tenth of (state, action), rarest first", "KL, bits/frame", part, lines,
                           band=(x["low"], x["high"]))  # fmt: skip
     return figure("Error by support", chart, "How often training data hold a state and action: high at the left is a lack of"

@@ -138,8 +138,8 @@ def curves(title: str, xlabel: str, ylabel: str, x, lines: Sequence[tuple], *, b
         axes.curve(x, y, colour, dash, steps)
     if mark:
         axes.drawn.append(line([(axes.px(mark[0]), axes.low), (axes.px(mark[0]), axes.top)], INK, 1.5, "1 2"))
-    ends = "; ".join(f"{name} from {_short(y[0])} to {_short(y[-1])}" for name, y, _, _ in lines)
-    return axes.svg(title, f"{words or ylabel} by {xlabel}: {ends}")
+    summary = "; ".join(f"{name} from {_short(y[0])} to {_short(y[-1])}" for name, y, _, _ in lines)
+    return axes.svg(title, f"{words or ylabel} by {xlabel}: {summary}")
 
 
 def reliability_chart(bins: dict, title: str, what: str, floor: float | None = None) -> str:
@@ -163,8 +163,8 @@ def plane_chart(dcal, dh, others: Sequence[tuple[str, float, float]] = ()) -> st
 
     An oracle is at the origin; the axes reach as far as the model, others beyond them stay at the edge.
     """
-    ends = [abs(end) for value, ci in (dcal, dh) for end in (value, *(ci or ()))]
-    reach = 1.25 * max(*ends, 0.2)
+    bounds = [abs(end) for value, ci in (dcal, dh) for end in (value, *(ci or ()))]
+    reach = 1.25 * max(*bounds, 0.2)
     axes = Axes((-reach, reach), (-reach, reach), "calibration gap, bits/frame", "excess entropy, bits/frame")
     axes.curve([0, 0], [-reach, reach], GREY)
     axes.curve([-reach, reach], [0, 0], GREY)
@@ -255,10 +255,10 @@ def ladder(rows: Sequence[tuple[str, float | None, tuple[float, float] | None, s
     Green if the whole interval lies above the floor, orange if below; grey if neither, or if a note says not to rely on it.
     """
     x = lambda skill: 16 + (min(max(skill, -0.3), 1.05) + 0.3) / 1.35 * (W - 26)  # noqa: E731
-    drawn, y, told = [HATCH], 20, []
+    drawn, y, described = [HATCH], 20, []
     for name, skill, ci, note in rows:
-        told.append(f"{name}{', ' if note else ''}{note}")
-        for words in textwrap.wrap(told[-1], 56, max_lines=4, placeholder=" …"):
+        described.append(f"{name}{', ' if note else ''}{note}")
+        for words in textwrap.wrap(described[-1], 56, max_lines=4, placeholder=" …"):
             y += LINE
             drawn.append(text(4, y - 3, words, colour=INK if skill is not None else "#555"))
         if skill is None:
@@ -276,7 +276,7 @@ def ladder(rows: Sequence[tuple[str, float | None, tuple[float, float] | None, s
     for end, word in ((0.0, "floor"), (1.0, "ceiling")):
         drawn.insert(1, line([(x(end), 16), (x(end), y)], "#ccc", 1))
         drawn.append(text(x(end), 12, word, "middle"))
-    return svg(title, f"share of the way from floor to ceiling: {'; '.join(told)}", drawn, W, y)
+    return svg(title, f"share of the way from floor to ceiling: {'; '.join(described)}", drawn, W, y)
 
 
 def _shade(share: float, below: bool) -> str:

@@ -17,7 +17,7 @@ from tokenworld.evaluation.simulators.interface import self_test
 Event = tuple[str, int]  # ("action", a) or ("seed", k)
 
 
-class Replay:
+class ReplaySimulator:
     """One environment; a snapshot is its seed and all that was done to it (see `interface.py` for the methods).
 
     Raises UserError as `tokenworld.envs.gym.make`.
@@ -64,8 +64,8 @@ class Replay:
         return int.from_bytes(hashlib.sha256(self.obs.tobytes()).digest()[:8], "big")
 
 
-def of_env(*, processes: bool = False, **settings: Any) -> Replay:
+def of_env(*, processes: bool = False, **settings: Any) -> ReplaySimulator:
     """The simulator of an environment of `tokenworld.envs.gym.make`, tested; it runs in this process."""
-    simulator = Replay(**settings)
+    simulator = ReplaySimulator(**settings)
     self_test(simulator, str(settings.get("id")))
     return simulator
