@@ -439,7 +439,7 @@ def test_marks_are_where_the_numbers_are():
     assert axes.drawn[-2].count(",") == 2 + 0 and axes.drawn[-1].count(",") == 1  # broken where there is no number
     ladder = svg.ladder([("good", 0.5, (0.4, 0.6), ""), ("bad", -0.1, (-0.2, -0.05), ""), ("open", 0.1, (-0.1, 0.3), ""),
                             ("few", 0.5, (0.4, 0.6), "few episodes"), ("none", None, None, "not measured")], "t")  # fmt: skip
-    assert [ladder.count(f'fill="{colour}"') for colour in (svg.GREEN, svg.ORANGE, svg.GREY)] == [1, 1, 2]
+    assert [ladder.count(f'fill="{color}"') for color in (svg.GREEN, svg.ORANGE, svg.GRAY)] == [1, 1, 2]
     assert ">none, not measured<" in ladder and ">few, few episodes<" in ladder and ladder.count("url(#none)") == 1
     low = [float(x) for x in re.findall(r'<rect x="([\d.]+)" y="\d+" width="[\d.]+" height="13"', ladder)]
     assert low[0] == low[2] == low[3] > low[1]  # from the floor, and below it

@@ -16,7 +16,7 @@ from tokenworld.log import Log
 LINE = re.compile(r"tier ([ABC]), (.+?)(?:: (\d+) of (\d+) [\w ]+)? in \d+:\d\d; \d+:\d\d of the budget left")
 PROBES = {
     "A": ["tokenizer", "metrics of the tokenizer", "held-out frames under each action", "metrics of held-out frames",
-          "imagined rollouts beside held-out episodes", "metrics of imagined rollouts"],
+          "imagined rollouts and held-out episodes", "metrics of imagined rollouts"],
     "B": ["branch states of random play", "every action at branch states", "metrics of branches",
           "pictures of the worst branch states", "whole futures of branch states", "metrics of futures",
           "every action at states of the run's policy", "metrics of agents", "pairs of histories", "metrics of histories"],

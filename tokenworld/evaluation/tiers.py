@@ -134,7 +134,7 @@ def tier_a(
         reason = f"the budget of {budget:.0f} s was used up before: give more, or measure fewer frames"
         return [*metrics, absent(HELD_OUT_HORIZON, reason, "skipped")], pictures, scored.state
     most = min(STARTS, max(8, frames // 8))
-    with stages.probe("imagined rollouts beside held-out episodes", HORIZON, "steps") as tick:
+    with stages.probe("imagined rollouts and held-out episodes", HORIZON, "steps") as tick:
         drift = _drift(world_model, held_out, codes_of, first, episode, data, most, seed, tick)
     if isinstance(drift, str):
         return [*metrics, absent(HELD_OUT_HORIZON, drift)], pictures, scored.state

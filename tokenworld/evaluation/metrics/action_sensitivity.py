@@ -48,7 +48,7 @@ ALIKE = 1e-3  # bits: two actions are as likely as each other if they differ by 
 @of_likelihood(SAVED_BITS, INVERSE_ACCURACY, BLIND_STATES)
 def action_sensitivity(scored: Scored, taken: np.ndarray | None = None) -> list[Metric]:
     """Bits that knowing the action saves over an action drawn from those of the data, and how well the frame tells which
-    action was taken: argmax_a of q(frame | h, a) pi_b(a), beside always naming the most frequent. Of actions within `ALIKE`
+    action was taken: argmax_a of q(frame | h, a) pi_b(a), next to always naming the most frequent. Of actions within `ALIKE`
     bits of the best each is named equally often.
 
     taken (A,): how often each action was taken in all of the data, of which these rows are some: a row's values then depend on

@@ -1,4 +1,4 @@
-"""Code lengths of held-out frames, beside simple predictors (Lambert et al. 2020, arXiv:2002.04523): tier A."""
+"""Code lengths of held-out frames, compared with simple predictors (Lambert et al. 2020, arXiv:2002.04523): tier A."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Is the model of use for decisions? Experimental: it orders policies by their returns.
 
-Returns in the model beside returns in the real environment, over the same horizon. Rankings over few policies say little:
+Returns in the model next to returns in the real environment, over the same horizon. Rankings over few policies say little:
 with 8 policies a correlation of 0.8 has an interval of (0.2, 0.96), so fewer than 20 count as underpowered.
 """
 
@@ -79,7 +79,7 @@ def policy_agreement(policy_values: PolicyValues, k: int = 1) -> list[Metric]:
     episodes = sum(map(len, values.real)) + sum(map(len, values.model))
     few = dict(status="underpowered", reason=f"only {P} policies: a ranking takes about {POLICIES}") if P < POLICIES else {}
 
-    def made(spec: MetricSpec, of: Callable, drawn: tuple[Array, Array], **more) -> Metric:
+    def agreement(spec: MetricSpec, of: Callable, drawn: tuple[Array, Array], **more) -> Metric:
         value = float(of(real, model))
         if not np.isfinite(value):
             return absent(spec, "the model values all policies alike")
@@ -88,12 +88,12 @@ def policy_agreement(policy_values: PolicyValues, k: int = 1) -> list[Metric]:
         return metric(spec, value, ci=ci, n_clusters=P, n_samples=episodes, **few, **more)
 
     metrics = [
-        made(SPEARMAN, ranking.spearman, pair, floor=0.0, ceiling=1.0),
-        made(KENDALL, ranking.kendall, pair, floor=0.0, ceiling=1.0),
-        made(REGRET, partial(regret, k=k), pair, name=REGRET.name if k == 1 else f"Return lost by trusting the best {k}",
+        agreement(SPEARMAN, ranking.spearman, pair, floor=0.0, ceiling=1.0),
+        agreement(KENDALL, ranking.kendall, pair, floor=0.0, ceiling=1.0),
+        agreement(REGRET, partial(regret, k=k), pair, name=REGRET.name if k == 1 else f"Return lost by trusting the best {k}",
              floor=float(real.max() - real.mean()), ceiling=0.0),
-        made(VALUE_ERROR, lambda v, w: np.abs(v - w).mean(-1) / reach, pair, ceiling=0.0, values=error, clusters=np.arange(P)),
-        made(MMRV, mmrv, pair, ceiling=0.0),
+        agreement(VALUE_ERROR, lambda v, w: np.abs(v - w).mean(-1) / reach, pair, ceiling=0.0, values=error, clusters=np.arange(P)),
+        agreement(MMRV, mmrv, pair, ceiling=0.0),
     ]  # fmt: skip
     if P < 9:
         reason = f"thirds of {P} policies are too few to rank: it takes at least 9"
@@ -109,7 +109,7 @@ def policy_agreement(policy_values: PolicyValues, k: int = 1) -> list[Metric]:
         return np.where(seen.any(0), np.where(seen, each, 0).sum(0) / np.maximum(seen.sum(0), 1), np.nan)
 
     pair = (np.take_along_axis(drawn_real, rows, 1), np.take_along_axis(drawn_model, rows, 1))
-    return [*metrics, made(TERTILE_SPEARMAN, within, pair, floor=0.0, ceiling=1.0)]
+    return [*metrics, agreement(TERTILE_SPEARMAN, within, pair, floor=0.0, ceiling=1.0)]
 
 
 @arrays_of("policies")

@@ -99,7 +99,7 @@ def self_consistency(own: np.ndarray, own_cluster: np.ndarray, real: np.ndarray,
 @measure
 @of_likelihood(SELF_CONSISTENCY)
 def own_frames(drift: Drift) -> list[Metric]:
-    """Self-consistency of imagined rollouts beside the real futures from the same starts."""
+    """Self-consistency of imagined rollouts compared with the real futures from the same starts."""
     if drift.imagined_bits is None:
         return [absent(SELF_CONSISTENCY, "the model's own frames were not scored", "skipped")]
     _, M, T = drift.imagined_bits.shape

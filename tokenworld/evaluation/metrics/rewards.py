@@ -194,7 +194,7 @@ def reward_confusion(scored: Scored) -> np.ndarray:
 
 @measure
 def rewards_at_branches(branches: Branches, signs: bool = True) -> list[Metric]:
-    """Tier B: predicted reward of each state and action beside its true expectation over the branches, actions weighted as in
+    """Tier B: predicted reward of each state and action next to its true expectation over the branches, actions weighted as in
     KL(p || q). error: mean absolute difference; the floor is a constant prediction of the mean."""
     if branches.reward is None or branches.reward_mean is None:
         return [absent(spec, "no rewards at the branches", "skipped") for spec in (BRANCH_ERROR, BRANCH_BIAS)]

@@ -1,4 +1,4 @@
-"""How far can an imagined rollout be trusted? Rollouts under given actions, beside what really came of them.
+"""How far can an imagined rollout be trusted? Rollouts under given actions, compared with what really followed.
 
 Tier A, held-out episodes: there is one real future of each start, so there is no distance between distributions; the
 energy score is used, whose expectation is lowest for the true distribution (Gneiting and Raftery 2007). Where the world

@@ -138,7 +138,7 @@ def hazard_reliability(scored: Scored, bins: int = BINS) -> dict[str, np.ndarray
 
 @measure
 def terminations_at_branches(branches: Branches) -> list[Metric]:
-    """Tier B: predicted hazard of each state and action beside its true expectation over the branches, actions weighted as in
+    """Tier B: predicted hazard of each state and action next to its true expectation over the branches, actions weighted as in
     KL(p || q). error: mean absolute difference; the floor is a constant prediction of the mean."""
     if branches.terminated is None or branches.hazard is None:
         return [absent(spec, "no terminations at the branches", "skipped") for spec in (BRANCH_ERROR, BRANCH_RATIO)]

@@ -170,7 +170,7 @@ def drift(
         many = action.repeat_interleave(futures)
         after_real, real = world_model.decoding.step(world_model.backbone, real, action, None, following)
         is_scored = after_real.score is not None
-        if is_scored and t > 0:  # the real frame after an imagined past, beside the real frame after the real past
+        if is_scored and t > 0:  # the real frame after an imagined past, and the real frame after the real past
             first_rows = torch.arange(S, device=device) * futures
             after_dream, _ = world_model.decoding.step(world_model.backbone, dream.select(first_rows), action, None, following)
         prediction, dream = world_model.step(dream, many, noise[:, t].flatten(0, 1))

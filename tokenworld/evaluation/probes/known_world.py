@@ -16,36 +16,36 @@ from tokenworld.evaluation.records import Recalls, Undos
 from tokenworld.evaluation.simulators.tabular import Tabular
 from tokenworld.world_model import WorldModel
 
-DELAYS = (2, 5, 10)  # steps for which the colour is hidden
-TRIALS = 20  # of each delay and colour
+DELAYS = (2, 5, 10)  # steps for which the color is hidden
+TRIALS = 20  # of each delay and color
 VASES = 40  # states with a broken vase, at most
 
 
 def recalls(world_model: WorldModel, world: World, seed: int = 0) -> Recalls:
-    """The actor sees the colour, goes to the right, waits k steps and comes back: which of the two frames that differ in the
-    colour alone does the model expect? It reads the last frames, as many as its context holds."""
+    """The actor sees the color, goes to the right, waits k steps and comes back: which of the two frames that differ in the
+    color alone does the model expect? It reads the last frames, as many as its context holds."""
     rng, rows = np.random.default_rng(seed), []
     for k in DELAYS:
-        for colour in (0, 1):
+        for color in (0, 1):
             for _ in range(TRIALS):
-                state = world.index(0, int(rng.integers(4)), 0, int(rng.integers(2)), colour)
+                state = world.index(0, int(rng.integers(4)), 0, int(rng.integers(2)), color)
                 states, actions = [state], []
                 for action, cell in [(RIGHT, 1), *[(STAY, 1)] * k, (LEFT, 0)]:
                     p = world.transition[states[-1], action] * (world.states[:, 0] == cell)  # without slips
                     states.append(int(choose(p[None], rng)[0]))
                     actions.append(action)
-                rows.append((k, colour, _expects(world_model, world, states, actions)))
+                rows.append((k, color, _expects(world_model, world, states, actions)))
     delay, truth, answer = np.array(rows).T
     return Recalls(np.arange(len(rows)), delay.astype(int), truth, answer)
 
 
 def _expects(world_model: WorldModel, world: World, states: list[int], actions: list[int]) -> float:
-    """The model's probability of colour 1, given that the last frame is one of the two."""
+    """The model's probability of color 1, given that the last frame is one of the two."""
     device, context = world_model.device, world_model.backbone.context
     seen = np.stack([world.render(s) for s in states[:-1]])[-context:]
     taken = np.array(actions[:-1])[-(len(seen) - 1) :] if len(seen) > 1 else np.zeros(0, int)
     branch_state = BranchState(None, 0, 0, seen, taken)
-    both = [world.index(*world.states[states[-1], :4], colour) for colour in (0, 1)]
+    both = [world.index(*world.states[states[-1], :4], color) for color in (0, 1)]
     codes = branches.encode_frames(world_model, np.stack([world.render(s) for s in both]), device)
     last = torch.full((2,), actions[-1], device=device)
     bits = branches.score_frames(world_model, branches.read_state(world_model, branch_state, device), last, codes)

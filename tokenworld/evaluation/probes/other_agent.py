@@ -1,4 +1,4 @@
-"""Branches at the states that the run's policy visits, weighted by that policy, beside those of random play."""
+"""Branches at the states that the run's policy visits, weighted by that policy, compared with those of random play."""
 
 from __future__ import annotations
 

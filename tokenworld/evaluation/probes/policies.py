@@ -24,7 +24,7 @@ from tokenworld.interfaces import View
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 HORIZON = 50  # steps of a return
-EPISODES = 32  # of each policy, real and dreamt
+EPISODES = 32  # of each policy, real and imagined
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of random actions in the run's policy
 POLICIES = 20
 CANDIDATES, DEPTH = 32, 10  # action sequences that the planner tries at each step, and their length
@@ -200,7 +200,7 @@ class InModel:
 
 
 def shoot(world_model: WorldModel, state, rng: np.random.Generator) -> int:
-    """The first action of the best of some random sequences, dreamt from a state of one row."""
+    """The first action of the best of some random sequences, imagined from a state of one row."""
     device, K = world_model.device, world_model.shapes.codes
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
     plans = torch.from_numpy(rng.integers(world_model.shapes.actions, size=(CANDIDATES, DEPTH))).to(device)

@@ -1,4 +1,4 @@
-"""Two evaluations beside each other: `tokenworld compare A B`.
+"""Two evaluations side by side: `tokenworld compare A B`.
 
 Where both measured the same states, their difference is taken state by state and episodes are resampled, so that what is
 hard for both cancels. A value of a state depends on that state alone (`tiers.tier_a`, `probes/branches.py`): evaluations of

@@ -33,7 +33,7 @@ from tokenworld.evaluation.statistics.metric_spec import BITS, HALF, Bound, Rule
 @dataclass(frozen=True)
 class Signature:
     """All of `bounds` hold and none of `unless` does. `words` takes the metrics of the bounds, in their order. `covers`:
-    findings that the verdict need not repeat beside it."""
+    findings that the verdict need not repeat next to it."""
 
     code: str
     severity: str

@@ -79,7 +79,7 @@ def _packed(value: Any) -> bytes:
 
 
 def _plain(value: Any, arrays: list[np.ndarray]) -> Any:
-    """The value as JSON, its types written beside what JSON does not tell apart; arrays by their number."""
+    """The value as JSON, its types written next to what JSON does not tell apart; arrays by their number."""
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf":
         arrays.append(np.asarray(value))
         return {"array" if isinstance(value, np.ndarray) else "number": len(arrays) - 1}

@@ -1,6 +1,6 @@
 """Atari as a simulator that can be branched (see `interface.py`).
 
-What was learnt the hard way about cloning, and is dealt with here:
+Pitfalls of cloning that this file handles:
 - ALE's snapshots leave out the action that a sticky step repeats, so what ran before a restore leaks into what comes after.
   Here the emulator itself is never sticky and runs frame by frame; the repeated action is held, and drawn, in Python.
 - `copy.deepcopy` of an `AtariEnv` is a fresh game. Emulators are never copied here: their state is.

@@ -31,7 +31,7 @@ class Branchable(Protocol):
         """Everything that the future depends on, and the current obs."""
 
     def restore(self, x: Any) -> Array:
-        """Return to a snapshot, as often as wanted; its obs. Randomness goes on as in the snapshot until `reseed`."""
+        """Return to a snapshot, as often as wanted; its obs. Randomness continues as in the snapshot until `reseed`."""
 
     def step(self, a: int) -> tuple[Array, float, bool]:
         """Obs, reward, terminated. Raises `ValueError` after the end of an episode."""

@@ -1,6 +1,6 @@
 """Simulators that are branched by playing again: any environment of `tokenworld.envs.gym` that a seed and its actions repeat.
 
-The last resort, since a branch at step t costs t steps. What may come can only be drawn: chance is drawn anew from the
+The last resort, since a branch at step t costs t steps. What may come can only be drawn: chance is drawn again from the
 environment's own random stream, `np_random`, and chance from elsewhere is not seen, so that the model is blamed for it.
 """
 

@@ -46,15 +46,15 @@ def exact(model: Model) -> dict[str, float]:
     mine = tables.branches(model, table, rows, cluster)
     other = tables.branches(model, table, theirs, cluster, tables.other_agent())
     states = np.arange(len(world().states))
-    found = _of_branches(mine, other)
-    found += agents.spurious_feature(tables.lamp_pairs(model))
-    found += state_identity.state_identity(tables.pairs(model, states, states))
-    found += memory.recall(tables.recalls(model)) + arrow_of_time.irreversibility(tables.undos(model, states, states))
+    metrics = _of_branches(mine, other)
+    metrics += agents.spurious_feature(tables.lamp_pairs(model))
+    metrics += state_identity.state_identity(tables.pairs(model, states, states))
+    metrics += memory.recall(tables.recalls(model)) + arrow_of_time.irreversibility(tables.undos(model, states, states))
     V, W = (np.stack([tables.values(m, pi)[rows] for pi in tables.policies().values()]) for m in (oracle(), model))
     values = tables.policy_values(model)
-    found += policy_metrics.policy_agreement(values) + planning.planning(values) + planning.value_equivalence(V, W, cluster)
-    found += tokenizer_metrics(model, episodes=40, seed=0)
-    numbers = {m.id: np.nan if m.value is None else float(m.value) for m in found} | expectations(model)
+    metrics += policy_metrics.policy_agreement(values) + planning.planning(values) + planning.value_equivalence(V, W, cluster)
+    metrics += tokenizer_metrics(model, episodes=40, seed=0)
+    numbers = {m.id: np.nan if m.value is None else float(m.value) for m in metrics} | expectations(model)
     curve = tables.exact_drift(model)
     return numbers | {"rollouts.first_step_distance": float(curve[0]), "rollouts.last_step_distance": float(curve[-1]),
                       "rollouts.distance": float(curve.mean())}
@@ -70,22 +70,22 @@ def sampled(model: Model, episodes: int = 60, seed: int = 0, *, rollouts: bool =
     mine = tables.branches(model, table, rows["state"], rows["cluster"])
     other = tables.branches(model, table, theirs["state"], theirs["cluster"], tables.other_agent())
     entropy = _entropy(oracle().frame)[rows["state"], rows["action"]]
-    found = code_length.code_length(seen, {}, entropy=entropy) + calibration.calibration(seen)
-    found += rewards.rewards(seen) + terminations.terminations(seen)
-    found += action_sensitivity.action_sensitivity(seen)
-    found += confusions.confused_actions(seen) + _of_branches(mine, other)
+    metrics = code_length.code_length(seen, {}, entropy=entropy) + calibration.calibration(seen)
+    metrics += rewards.rewards(seen) + terminations.terminations(seen)
+    metrics += action_sensitivity.action_sensitivity(seen)
+    metrics += confusions.confused_actions(seen) + _of_branches(mine, other)
     some = rng.permutation(len(rows["state"]))[:200]
-    found += agents.spurious_feature(tables.lamp_pairs(model))
-    found += state_identity.state_identity(tables.pairs(model, rows["state"][some], rows["cluster"][some]))
-    found += memory.recall(tables.recalls(model, 50, rng))
-    found += arrow_of_time.irreversibility(tables.undos(model, rows["state"], rows["cluster"]))
-    found += tokenizer_metrics(model, episodes, seed)
+    metrics += agents.spurious_feature(tables.lamp_pairs(model))
+    metrics += state_identity.state_identity(tables.pairs(model, rows["state"][some], rows["cluster"][some]))
+    metrics += memory.recall(tables.recalls(model, 50, rng))
+    metrics += arrow_of_time.irreversibility(tables.undos(model, rows["state"], rows["cluster"]))
+    metrics += tokenizer_metrics(model, episodes, seed)
     if rollouts:
-        found += rollout_metrics.rollout_drift(tables.rollouts(model, seed=seed))
+        metrics += rollout_metrics.rollout_drift(tables.rollouts(model, seed=seed))
     if policies:
         values = tables.sampled_values(model, 60, rng)
-        found += policy_metrics.policy_agreement(values) + planning.planning(values)
-    return found
+        metrics += policy_metrics.policy_agreement(values) + planning.planning(values)
+    return metrics
 
 
 def _of_branches(mine: Branches, other: Branches) -> list[Metric]:

@@ -181,12 +181,12 @@ def undoes_vase(dose: float) -> Model:
 
 
 def forgets_colour(dose: float) -> Model:
-    """Where the colour is not shown it is drawn anew, with probability `dose` at each step."""
+    """Where the color is not shown it is drawn again, with probability `dose` at each step."""
     w = world()
     T = w.transition.reshape(*w.transition.shape[:2], *STATE)
     hidden = (np.arange(STATE[0]) > 0).reshape(1, 1, -1, 1, 1, 1, 1)
-    anew = np.broadcast_to(T.mean(-1, keepdims=True), T.shape)
-    return _of(np.where(hidden, (1 - dose) * T + dose * anew, T).reshape(w.transition.shape))
+    redrawn = np.broadcast_to(T.mean(-1, keepdims=True), T.shape)
+    return _of(np.where(hidden, (1 - dose) * T + dose * redrawn, T).reshape(w.transition.shape))
 
 
 def history_dependent(dose: float) -> Model:
@@ -317,7 +317,7 @@ DEFECTS = {
         undoes_vase, ("arrow_of_time.undo_mass", "rollouts.last_step_distance"),
         ("action_effects.error", "rewards.branch_error", "memory.recall")
     ),
-    "forgets the colour": Defect(
+    "forgets the color": Defect(
         forgets_colour, ("memory.recall", "planning.optimism"), (*ONE_STEP, *EFFECTS, *HEADS)
     ),
     "depends on history": Defect(
