@@ -152,7 +152,7 @@ def test_other_folders_are_refused_and_nothing_is_left_in_them(whole, tmp_path, 
     for word, said in (("seed=3", "seed=0, got 3"), ("env.sticky=0.2", "env.sticky=0.1, got 0.2")):
         with pytest.raises(UserError, match=said):
             collect(tmp_path / "data", word)
-    with files.locked(tmp_path / "data"), pytest.raises(UserError, match="is being written by another process"):
+    with files.locking(tmp_path / "data"), pytest.raises(UserError, match="is being written by another process"):
         collect(tmp_path / "data")
     with pytest.raises(UserError, match="is no MinAtar game|did you mean"):
         collect(tmp_path / "none", "env.id=MinAtar/Nothing-v1")

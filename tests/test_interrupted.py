@@ -298,7 +298,7 @@ def test_two_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(folders.time, "strftime", lambda _: "20250101-000000")
     spec = compose.compose(DEBUG)
-    with folders.claimed(spec) as one, folders.claimed(spec) as two:
+    with folders.claiming(spec) as one, folders.claiming(spec) as two:
         assert [one.name, two.name] == ["20250101-000000-quickstart-0", "20250101-000000-quickstart-0-2"]
         (two / "kept").touch()
     assert [path.name for path in Path("runs").iterdir()] == [two.name], "a run that never began leaves no folder"
@@ -382,7 +382,7 @@ def test_a_kill_while_a_run_is_made_leaves_a_folder_that_counts_as_empty(tmp_pat
     for name in left:
         (tmp_path / name).write_text("half")
     spec = compose.compose([*DEBUG, f"out={tmp_path}"])
-    with folders.claimed(spec) as out:
+    with folders.claiming(spec) as out:
         assert [path.name for path in out.iterdir()] == [files.LOCK]
 
 

@@ -82,11 +82,11 @@ def test_the_vector_environment_follows_the_kernel():
 
 def test_visits_are_those_of_play():
     w = world()
-    rows = tables.transitions(w.play(w.behaviour, np.random.default_rng(0), 4000))
+    rows = tables.transitions(w.play(w.behavior, np.random.default_rng(0), 4000))
     seen = np.bincount(rows["state"], minlength=len(w.visits)) / len(rows["state"])
     assert np.abs(seen - w.visits).max() < 0.004
     taken = np.bincount(rows["action"], minlength=4) / len(rows["action"])
-    assert np.abs(taken - w.visits @ w.behaviour).max() < 0.006
+    assert np.abs(taken - w.visits @ w.behavior).max() < 0.006
 
 
 def test_a_real_tokenizer_has_a_code_for_every_tile():
@@ -125,7 +125,7 @@ def test_planted_models_are_probabilities(name):
 
 def test_bits_of_tiles_add_up_to_those_of_the_frame():
     w, model = world(), planted.planted("underconfident", 1.0)
-    rows = tables.transitions(w.play(w.behaviour, np.random.default_rng(1), 20))
+    rows = tables.transitions(w.play(w.behavior, np.random.default_rng(1), 20))
     seen = tables.scored(model, rows)
     whole = model.frame[(rows["state"], rows["action"], *w.tiles[rows["after"]].T)]
     assert np.allclose(seen.bits.sum(1), -np.log2(whole))

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from tokenworld import optim
 from tokenworld.actions import DiscreteAction
-from tokenworld.backbones.pretrained import TINY, Pretrained, _probed
+from tokenworld.backbones.pretrained import TINY, Pretrained, _probe
 from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes
@@ -353,7 +353,7 @@ class Blind(torch.nn.Module):
 
 
 def test_what_does_not_attend_or_remember_as_it_should_is_found_out():
-    assert _probed(Blind(), 6) == (2, 4, 8)
+    assert _probe(Blind(), 6) == (2, 4, 8)
     for wrong, told in (
         (Blind("all"), "does not attend as the mask says"),
         (Blind("leaks"), "does not attend as the mask says"),
@@ -362,7 +362,7 @@ def test_what_does_not_attend_or_remember_as_it_should_is_found_out():
         (Blind(widths=(8, 6)), "do not all keep"),
     ):
         with pytest.raises(UserError, match=told):
-            _probed(wrong, 6)
+            _probe(wrong, 6)
 
 
 def test_a_padding_token_of_a_table_that_is_not_needed():

@@ -241,7 +241,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
         processes.append(started(*words))
         return processes[-1]
 
-    monkeypatch.setattr(sweep, "_started", remembered)
+    monkeypatch.setattr(sweep, "_start", remembered)
     words = ["seed=0,1", "jobs=2", "train.loop.epochs=12"]
     metrics = out / "Breakout-seed0" / "metrics.jsonl"
     with meanwhile(lambda: metrics.exists() and '"epoch": 4' in metrics.read_text(), lambda: processes[0].kill()):
@@ -331,7 +331,7 @@ def test_metrics_of_another_form_count_for_nothing(tmp_path, line):
 
 def test_a_second_sweep_in_the_folder_is_refused(fake, capsys):
     fake.mkdir()
-    with files.locked(fake):
+    with files.locking(fake):
         assert run(fake, "seed=1") == 2
     assert "is being written by another process" in capsys.readouterr().err
     assert run(fake, "seed=1") == 0 and files.LOCK not in names(fake)

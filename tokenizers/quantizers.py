@@ -158,9 +158,9 @@ class Quantizer(nn.Module):
 def fsq_levels(vocab_size: int) -> list[int]:
     """The fewest levels of 4..8 (else 3..8) whose product is vocab_size, as equal as possible: 512 -> [8, 8, 8]."""
     for smallest in (4, 3):
-        found = sorted(_factors(vocab_size, 8, smallest), key=lambda levels: (len(levels), levels))
-        if found:
-            return found[0]
+        candidates = sorted(_factors(vocab_size, 8, smallest), key=lambda levels: (len(levels), levels))
+        if candidates:
+            return candidates[0]
     raise UserError(
         f"tokenizer.vocab_size must be a product of levels 3..8 for quantizer fsq, got {vocab_size}: choose e.g. 512"
     )

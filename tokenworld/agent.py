@@ -34,7 +34,7 @@ class Agent:
     def __init__(self, world_model: WorldModel, policy, *, temperature: float = 1.0, seed: int = 0):
         is_number = isinstance(temperature, numbers.Real) and not isinstance(temperature, bool)
         if not is_number or not 0 <= temperature <= HOTTEST:
-            what = arguments.shown(temperature)
+            what = arguments.format_value(temperature)
             raise UserError(f"temperature must be a number from 0 (the most probable action) to {HOTTEST:g}, got {what}")
         self.world_model, self.policy, self.temperature = world_model.eval(), policy.eval(), temperature
         self.device = world_model.device
@@ -60,8 +60,8 @@ class Agent:
         if "policy" not in world_model.config["parts"]:
             raise UserError(f"{source} is a world model without a policy: load it by WorldModel.from_pretrained")
         section = world_model.config["parts"]["policy"]
-        stored = model_folder.stored(folder / "policy.safetensors", "policy")
-        policy = stored.fitted(lambda: schema.build(section, shapes=world_model.shapes), [section])
+        stored = model_folder.read_weights(folder / "policy.safetensors", "policy")
+        policy = stored.build_fitting(lambda: schema.build(section, shapes=world_model.shapes), [section])
         return cls(world_model, policy.to(device), temperature=temperature, seed=seed)
 
     def save_pretrained(self, dir: Path | str, *, starts: Steps | None = None) -> None:

@@ -130,9 +130,9 @@ def gather(value: Any) -> list[Any]:
     """The values of all ranks, on the first one (on the others only their own): what a checkpoint keeps of each."""
     if world_size() == 1:
         return [value]
-    found = [None] * world_size() if rank() == 0 else None
-    dist.gather_object(value, found)
-    return found if found is not None else [value]
+    values = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values)
+    return values if values is not None else [value]
 
 
 @torch.no_grad()

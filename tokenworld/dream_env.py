@@ -78,7 +78,7 @@ class DreamEnv(VectorEnv):
         the random streams go on."""
         seed = None if seed is None else arguments.seed(seed)
         if not isinstance(options, (dict, type(None))):
-            given = arguments.shown(options)
+            given = arguments.format_value(options)
             raise UserError(f"reset takes options as a dict, got {given}: give options={{'obs': frames}} or none")
         unknown = set(options or ()) - {"obs"}
         if unknown:
@@ -102,14 +102,14 @@ class DreamEnv(VectorEnv):
         actions = arguments.array("actions", actions)
         A, N, K = self.world_model.shapes.actions, self.num_envs, self.world_model.shapes.codes
         if actions.shape != (N,) or actions.dtype.kind not in "iu" or actions.min() < 0 or actions.max() >= A:
-            raise UserError(f"actions must be {N} whole numbers in 0..{A - 1}, got {arguments.shown(actions)}")
+            raise UserError(f"actions must be {N} whole numbers in 0..{A - 1}, got {arguments.format_value(actions)}")
         if self._state is None:
             raise UserError("no dream was begun: call reset() before step()")
         taken = torch.from_numpy(actions.astype(np.int64)).to(self.device)
         noise = torch.rand(N, K + 2, generator=self._generator, device=self.device)
         prediction, self._state = self.world_model.step(self._state, taken, noise[:, :K])
         reward = prediction.reward.mean if self.expected_reward else prediction.reward.sample(noise[:, K])
-        begins, ends = self._ended, prediction.terminated.sample(noise[:, K + 1]).cpu().numpy()
+        begins, terminations = self._ended, prediction.terminated.sample(noise[:, K + 1]).cpu().numpy()
         self._action[:, -1] = taken
         for history, newest in ((self._codes, prediction.codes.indices[:, 0]), (self._action, 0), (self._first, False)):
             history[:, :-1] = history[:, 1:].clone()
@@ -118,7 +118,7 @@ class DreamEnv(VectorEnv):
         if begins.any():
             self._begin(np.flatnonzero(begins))
             self._remember()
-        terminated = ends & ~begins
+        terminated = terminations & ~begins
         truncated = (self._length >= self.horizon) & ~terminated & ~begins
         ended = terminated | truncated
         reward = np.where(begins, 0, reward.float().cpu().numpy()).astype(np.float32)
@@ -143,7 +143,7 @@ class DreamEnv(VectorEnv):
     def _begin(self, rows: np.ndarray, frames: torch.Tensor | None = None) -> None:
         """New starts into the histories of these rows: drawn ones, or given frames (N, C, H, W)."""
         index = torch.from_numpy(rows).to(self.device)
-        steps = self._drawn(len(rows)) if frames is None else frames_as_steps(frames)
+        steps = self._draw_starts(len(rows)) if frames is None else frames_as_steps(frames)
         steps = steps.to(self.device)
         codes, T = self.world_model.encode(steps).indices, steps.obs.shape[1]
         first = steps.first.clone()
@@ -154,7 +154,7 @@ class DreamEnv(VectorEnv):
         self._action[index, -1] = 0
         self._length[rows] = 0
 
-    def _drawn(self, count: int) -> Steps:
+    def _draw_starts(self, count: int) -> Steps:
         """Moments where somebody acted, with what came before: Steps (count, T)."""
         if isinstance(self.starts, Replay):
             return self.starts.sample(count, self.world_model.backbone.context, self._rng, ends="acted")[0]
@@ -255,7 +255,7 @@ def _windows_of(starts: Starts, world_model: WorldModel) -> Steps | Replay:
         kind = type(starts).__name__
         raise UserError(f"starts must be Steps, a Replay or a folder of episodes, got a {kind}: see DreamEnv")
     if isinstance(starts, (str, Path)):
-        folder, starts = files.given_path("starts", starts), Replay()
+        folder, starts = files.check_path("starts", starts), Replay()
         for episode in read_episodes(folder):
             starts.add(episode)
         if not starts.steps:

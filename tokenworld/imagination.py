@@ -37,7 +37,7 @@ def imagine(
     arguments.noise(noise, (len(prediction.codes.indices), horizon, K + 3), "BHn")
     first_carry = carry = policy.start(noise.shape[0]) if carry is None else carry
     alive = [torch.ones(noise.shape[0], dtype=torch.bool, device=noise.device)]
-    indices, h, actions, rewards, ends, frames = [], [], [], [], [], []
+    indices, h, actions, rewards, terminations, frames = [], [], [], [], [], []
 
     def look(prediction: Prediction) -> View:
         indices.append(prediction.codes.indices[:, 0])
@@ -52,7 +52,7 @@ def imagine(
         reward, terminated = prediction.reward, prediction.terminated.sample(noise[:, t, K + 1])
         actions.append(action)
         rewards.append(reward.mean if expected_reward else reward.sample(noise[:, t, K]))
-        ends.append(terminated)
+        terminations.append(terminated)
         alive.append(alive[-1] & ~terminated)
     look(prediction)
     return Trajectory(
@@ -60,7 +60,7 @@ def imagine(
         torch.stack(h, 1),
         torch.stack(actions, 1),
         torch.stack(rewards, 1),
-        torch.stack(ends, 1),
+        torch.stack(terminations, 1),
         torch.stack(alive, 1),
         torch.stack(frames, 1) if policy.needs_pixels else None,
         first_carry,

@@ -30,7 +30,7 @@ def update(run, steps: int) -> None:
         raise UserError(f"{run.out / FOLDER} is a link, nothing is written through it: remove it")
     held_out = run.held_out if run.held_out.rows else run.replay
     if run.count["tokenizer"] and held_out.rows:
-        with _afforded(run, "pictures", STRIP) as is_afforded:
+        with _within_budget(run, "pictures", STRIP) as is_afforded:
             if is_afforded:
                 path = run.out / FOLDER / f"epoch_{run.epoch + 1:06d}.png"
                 film = film_of(run, held_out, steps=steps, seed=run.seed, dynamics=has_dynamics(run), title=title_of(run))
@@ -38,7 +38,7 @@ def update(run, steps: int) -> None:
                 thin_out(path.parent)
                 run.log.picture("film", path)
     if run.curve:
-        with _afforded(run, "learning_curve", CURVE) as is_afforded:
+        with _within_budget(run, "learning_curve", CURVE) as is_afforded:
             if is_afforded:
                 save_learning_curve(run)
 
@@ -80,7 +80,7 @@ def thin_out(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _afforded(run, name: str, expected: float) -> Iterator[bool]:
+def _within_budget(run, name: str, expected: float) -> Iterator[bool]:
     """Is there time for another one of these? What it takes is counted in `run.seconds`."""
     began, spent = time.monotonic(), run.seconds.get(name, 0.0)
     is_afforded = spent + expected <= SHARE * run.log.wall

@@ -39,14 +39,14 @@ class Dreams(VecEnv):
         self._actions = actions
 
     def step_wait(self):
-        obs, reward, terminated, truncated, told = self.dreams.step(self._actions)
+        obs, reward, terminated, truncated, info = self.dreams.step(self._actions)
         self._total += reward
         self._length += 1
         ended = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for i in np.flatnonzero(ended):
             infos[i] = {
-                "terminal_observation": told["final_obs"][i],
+                "terminal_observation": info["final_obs"][i],
                 "TimeLimit.truncated": bool(truncated[i]),
                 "episode": {"r": float(self._total[i]), "l": int(self._length[i]), "t": 0.0},
             }

@@ -30,7 +30,7 @@ from tokenworld.config.saved import RunSpec
 from tokenworld.errors import UserError
 from tokenworld.log import Log
 from tokenworld.scores.comparison import compare, markdown
-from tokenworld.sweep_folder import epochs_of, last_line, read_summary, stored
+from tokenworld.sweep_folder import epochs_of, last_line, read_settings, read_summary
 
 Settings = dict[str, str | None]  # key -> the word's value; ~key -> None
 OWN_KEYS = ("out", "jobs")
@@ -130,7 +130,7 @@ def words_of(settings: Settings) -> list[str]:
 def name_runs(out: Path, runs: Sequence[tuple[Settings, str]]) -> list[str]:
     """A name for each (settings, env id): those in `out` keep theirs, new ones say what differs. Raises UserError if `out`
     holds something else than a part of this grid."""
-    known = stored(out)
+    known = read_settings(out)
     chosen = [settings for settings, _ in runs]
     for name, settings in known.items():
         if settings not in chosen:
@@ -179,7 +179,7 @@ def sweep(out: Path, members: Sequence[Member], jobs: int, words: Sequence[str])
         _ = member.summary
         if (member.out / "config.yaml").is_file() and not _same(saved.load(member.out), member.spec):
             raise UserError(f"{member.out} was begun with other settings than its recipe has now: choose another out=DIR")
-    with files.locked(out):
+    with files.locking(out):
         return _sweep(out, members, jobs, words)
 
 
@@ -215,8 +215,8 @@ class Job:
 
     member: Member
     process: subprocess.Popen
-    place: int  # among the jobs
-    signalled: int = 0  # signals that it got
+    slot: int  # among the jobs
+    signals_sent: int = 0  # signals that it got
 
 
 def _train(
@@ -227,19 +227,19 @@ def _train(
     waiting = [member for member in members if not member.finished]
     running: list[Job] = []
     failed: dict[str, int] = {}
-    told: set[str] = set()
+    announced: set[str] = set()
     with _Interrupts() as interrupts, _Clock(members, log) as clock:
         while waiting or running:
             for job in running[:]:
                 code, name = job.process.poll(), job.member.name
-                if code is None and job.signalled < interrupts.count:  # one each: a second one means stop without saving
+                if code is None and job.signals_sent < interrupts.count:  # one each: a second one means stop without saving
                     job.process.send_signal(interrupts.signum)
-                    job.signalled += 1
+                    job.signals_sent += 1
                 elif code is not None:
                     running.remove(job)
                     if job.member.finished and code == 0:
                         how = "finished"
-                    elif job.signalled:
+                    elif job.signals_sent:
                         how = "stopped"
                     else:
                         how, failed[name] = f"failed (exit code {code})", code or 1
@@ -247,28 +247,28 @@ def _train(
                     ended(failed)
             if interrupts.count:
                 waiting = []
-            if interrupts.count > interrupts.told:
-                interrupts.told = interrupts.count
+            if interrupts.count > interrupts.announced:
+                interrupts.announced = interrupts.count
                 log.say("stopping: each run finishes its epoch and saves; Ctrl-C again stops at once")
             for member in waiting[:]:
-                places = set(range(jobs)) - {job.place for job in running}
-                if not places:
+                slots = set(range(jobs)) - {job.slot for job in running}
+                if not slots:
                     break
-                process = None if member.finished else _started(member, min(places), jobs)
+                process = None if member.finished else _start(member, min(slots), jobs)
                 if process is not None:
                     clock.say(f"began {member.name}")
-                    running.append(Job(member, process, min(places)))
+                    running.append(Job(member, process, min(slots)))
                 if member.finished or process is not None:
                     waiting.remove(member)
-                elif member.name not in told:
-                    told.add(member.name)
+                elif member.name not in announced:
+                    announced.add(member.name)
                     log.say(f"{member.name} is still at work in a process that another sweep began: waiting for it")
             clock.tick()
             time.sleep(POLL)
     return failed, interrupts.signum
 
 
-def _started(member: Member, place: int, jobs: int) -> subprocess.Popen | None:
+def _start(member: Member, slot: int, jobs: int) -> subprocess.Popen | None:
     """`tokenworld train` in a process of its own, its output in the run's log; None if another process has the run.
 
     The lock goes with the open file, so it holds for as long as the process lives, also without its sweep.
@@ -287,7 +287,7 @@ def _started(member: Member, place: int, jobs: int) -> subprocess.Popen | None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=environment(place, jobs, member.spec.device or "auto"),
+            env=environment(slot, jobs, member.spec.device or "auto"),
             start_new_session=True,  # a terminal's Ctrl-C reaches the sweep alone, which passes on exactly one
         )
 
@@ -297,14 +297,14 @@ def _trust(is_needed: bool = False) -> list[str]:
     return [origins.FLAG] if is_needed or origins.is_vouched() else []
 
 
-def environment(place: int, jobs: int, device: str) -> dict[str, str]:
+def environment(slot: int, jobs: int, device: str) -> dict[str, str]:
     """A job's share of the machine: its cores, and one of the visible GPUs in turn if there are several."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     changed = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // jobs)))}
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     if gpus > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
-        changed["CUDA_VISIBLE_DEVICES"] = visible[place % gpus]
+        changed["CUDA_VISIBLE_DEVICES"] = visible[slot % gpus]
     return {**os.environ, **changed}
 
 
@@ -312,7 +312,7 @@ class _Interrupts:
     """Counts Ctrl-C, and the polite requests of a cluster or a closing terminal, instead of dying of them."""
 
     def __init__(self) -> None:
-        self.count = self.told = 0
+        self.count = self.announced = 0
         self.signum = 0  # the newest one that counts
 
     def __enter__(self) -> _Interrupts:
@@ -389,6 +389,6 @@ def write_results(out: Path, results: dict[str, Any], text: str) -> None:
     files.write(out / "results.md", text)
 
 
-def _same(one: RunSpec, other: RunSpec) -> bool:
+def _same(spec: RunSpec, other: RunSpec) -> bool:
     """Are two the same run? `out` may be written in another way, from another folder."""
-    return replace(one, out=None) == replace(other, out=None)
+    return replace(spec, out=None) == replace(other, out=None)

@@ -120,11 +120,11 @@ class WorldModel(nn.Module):
         """The dynamics' losses on real steps: {"codes" (B, T-1), "reward", "termination" (B, T - lookahead)} in nats."""
         codes = self.encode(steps) if codes is None else codes
         losses, h = self.decoding.loss(self.backbone, codes, steps)
-        told = steps[:, : h.shape[1]]
+        targets = steps[:, : h.shape[1]]
         return {
             **losses,
-            "reward": self.reward(h).loss(told.reward),
-            "termination": self.termination(h).loss(told.terminated),
+            "reward": self.reward(h).loss(targets.reward),
+            "termination": self.termination(h).loss(targets.terminated),
         }
 
     @torch.no_grad()

@@ -22,10 +22,10 @@ from tokenworld.backbones import language_model
 from tokenworld.backbones.ring_cache import RingCache
 from tokenworld.errors import UserError, first_line
 from tokenworld.interfaces import Part
-from tokenworld.kernels.attention import additive, computed_in, write_ring
+from tokenworld.kernels.attention import additive, compute_dtype, write_ring
 from tokenworld.kernels.memory import ring_memory
-from tokenworld.storage.hub import downloaded
-from tokenworld.storage.weights import on_meta
+from tokenworld.storage.hub import download
+from tokenworld.storage.weights import is_on_meta
 
 
 class Pretrained(nn.Module, Part):
@@ -66,7 +66,7 @@ class Pretrained(nn.Module, Part):
             attention = "sdpa" if torch.cuda.is_available() else "eager"
         self.model = _model(name, path, config, attention)
         H = self.model.config.hidden_size
-        self.layers, self.heads, self.width = _probed(self.model, H)
+        self.layers, self.heads, self.width = _probe(self.model, H)
         self.D, self.context, self.checkpoint, self.lr_scale = dim or H, context, checkpoint, lr_scale
         self.table = _learned_positions(self.model)
         self.receptive_field = None if self.table is not None else self.layers * (context - 1) + 1
@@ -110,9 +110,9 @@ class Pretrained(nn.Module, Part):
             keys, rings = self._rings(cache, index, S)
         places = index.expand(1, -1) if self.table is None else self._places(index, begun, P, S)  # (1 or B, L)
         cut = begun if first is not None or cache is not None else None
-        seen = _seen(keys, index, cut, P, self.context, within)
+        seen = _visible(keys, index, cut, P, self.context, within)
         h = self.enter(x.reshape(B, T * p, D))
-        mask = additive(seen, T * p, computed_in(h), x.device, False)
+        mask = additive(seen, T * p, compute_dtype(h), x.device, False)
         h = self.model(
             inputs_embeds=h, attention_mask=mask, position_ids=places, past_key_values=rings, use_cache=False
         ).last_hidden_state
@@ -139,10 +139,10 @@ class Pretrained(nn.Module, Part):
 
     def portable(self) -> dict:
         """The keywords that build the same architecture without the files that its weights came from."""
-        told = self.model.config.to_diff_dict()
+        config = self.model.config.to_diff_dict()
         tokens = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
         left_out = (*tokens, "architectures", "dtype", "transformers_version")
-        kept = {key: value for key, value in told.items() if key in _keywords(self.model.config) and key not in left_out}
+        kept = {key: value for key, value in config.items() if key in _keywords(self.model.config) and key not in left_out}
         return {"name": None, "path": None, "config": kept}
 
     def _slots(self, P: int) -> int:
@@ -221,7 +221,7 @@ class Probe:
         return k, v
 
 
-def _seen(keys: Tensor, index: Tensor, begun: Tensor | None, P: int, context: int, within: str) -> Tensor:
+def _visible(keys: Tensor, index: Tensor, begun: Tensor | None, P: int, context: int, within: str) -> Tensor:
     """keys (S,), queries (L,), begun (B, L) -> bool (B or 1, 1, L, S), true where a query sees a key."""
     key_step, step = keys // P, (index // P).unsqueeze(-1)
     ahead = keys <= index.unsqueeze(-1) if within == "causal" else key_step <= step
@@ -242,7 +242,7 @@ def _model(name: str | None, path: str | None, config: dict | None, attention: s
     transformers.logging.set_verbosity_error()  # its advice is for other uses; what matters raises
     transformers.logging.disable_progress_bar()
     if config is not None:
-        return language_model.untrained(_configured(config), attention)
+        return language_model.build_untrained(_build_config(config), attention)
     label = f"backbone.{next(iter(given))}={name or path}"
     if path is not None:
         where = Path(path).expanduser()
@@ -251,18 +251,20 @@ def _model(name: str | None, path: str | None, config: dict | None, attention: s
     else:
         wanted = ["config.json", "*.safetensors", "*.safetensors.index.json"]
         advice = "download it where there is a network and give its folder as backbone.path"
-        where = Path(downloaded(name, wanted, label, advice))
+        where = Path(download(name, wanted, label, advice))
     language_model.check(where, label)
     try:
-        found = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=True)
+        loaded_config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # a damaged config raises errors of many types
         raise UserError(f"{label} cannot be loaded: {first_line(error)}; expected a causal transformer's config.json and"
                         " safetensors") from None  # fmt: skip
-    _refuse_unfit(found)
-    return language_model.untrained(found, attention) if on_meta() else language_model.load(where, found, attention, label)
+    _refuse_unfit(loaded_config)
+    if is_on_meta():
+        return language_model.build_untrained(loaded_config, attention)
+    return language_model.load(where, loaded_config, attention, label)
 
 
-def _configured(config: dict):
+def _build_config(config: dict):
     """A config of the model type that it names; a table of tokens is not needed and made small."""
     from transformers import AutoConfig
 
@@ -271,18 +273,18 @@ def _configured(config: dict):
         raise UserError(f"backbone.config must name a model_type, got {config}: for example"
                         " backbone.config={model_type: llama, hidden_size: 256}")  # fmt: skip
     try:
-        made = AutoConfig.for_model(kind, **{"vocab_size": 8} | {k: v for k, v in config.items() if k != "model_type"})
+        model_config = AutoConfig.for_model(kind, **{"vocab_size": 8} | {k: v for k, v in config.items() if k != "model_type"})
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"backbone.config is no {kind} that transformers knows: {first_line(error)}") from None
-    known = _keywords(made)
+    known = _keywords(model_config)
     for key in set(config) - known:
         near = difflib.get_close_matches(key, known, n=1)
-        raise UserError(f"unknown key backbone.config.{key}: {f'did you mean {near[0]}? ' if near else ''}{type(made).__name__}"
-                        f" takes {', '.join(sorted(known))}")  # fmt: skip
-    _refuse_unfit(made)
-    if made.pad_token_id is not None and made.pad_token_id >= made.vocab_size:
-        made.pad_token_id = None
-    return made
+        raise UserError(f"unknown key backbone.config.{key}: {f'did you mean {near[0]}? ' if near else ''}"
+                        f"{type(model_config).__name__} takes {', '.join(sorted(known))}")  # fmt: skip
+    _refuse_unfit(model_config)
+    if model_config.pad_token_id is not None and model_config.pad_token_id >= model_config.vocab_size:
+        model_config.pad_token_id = None
+    return model_config
 
 
 def _keywords(config) -> set[str]:
@@ -312,7 +314,7 @@ def _refuse_unfit(config) -> None:
 
 
 @torch.no_grad()
-def _probed(model, H: int) -> tuple[int, int, int]:
+def _probe(model, H: int) -> tuple[int, int, int]:
     """(layers, key heads, width) of what the model caches, after two positions went through it: a model that ignores our
     masks, as one with biases of its own would, is refused."""
     kind, training = model.config.model_type, model.training
@@ -328,12 +330,12 @@ def _probed(model, H: int) -> tuple[int, int, int]:
 
     model.eval()
     try:
-        one, other, both = out(x[:, :2], causal), out(x[:, ::2], causal), out(x[:, :2], full)
+        first, second, both = out(x[:, :2], causal), out(x[:, ::2], causal), out(x[:, :2], full)
     except (AttributeError, TypeError):  # it asks its cache for what only the model's own has
         raise UserError(f"backbone cannot be a {kind}: it needs a cache of its own; choose gpt2, llama or qwen3") from None
     model.train(training)
     shapes = {shape for pair in probe.shapes.values() for shape in pair}
-    if not one.is_meta and (not torch.equal(one, other) or torch.equal(one, both)):
+    if not first.is_meta and (not torch.equal(first, second) or torch.equal(first, both)):
         raise UserError(f"backbone cannot be a {kind}: it does not attend as the mask says; choose gpt2, llama or qwen3")
     if len(shapes) != 1 or len(probe.shapes) != model.config.num_hidden_layers:
         raise UserError(f"backbone cannot be a {kind}: its layers do not all keep keys and values of one size; choose e.g."

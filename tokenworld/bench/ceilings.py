@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tokenworld.bench.clocks import timed
+from tokenworld.bench.clocks import time_calls
 from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.training.run import Run
@@ -22,7 +22,7 @@ from tokenworld.training.run import Run
 def product_ceiling(run: Run, rows: int, dim: int) -> float:
     """FLOP/s of (rows, D) x (D, 4D) in the run's precision: the widest product of a transformer block."""
     a, b = (torch.randn(shape, device=run.device, dtype=precision(run)) for shape in ((rows, dim), (dim, 4 * dim)))
-    return 8 * rows * dim * dim / min(timed(run.device, lambda: a @ b, 5))
+    return 8 * rows * dim * dim / min(time_calls(run.device, lambda: a @ b, 5))
 
 
 def picture_ceiling(run: Run, frames: int) -> float | None:
@@ -36,14 +36,14 @@ def picture_ceiling(run: Run, frames: int) -> float | None:
     for n in {min(frames, 16), frames}:  # small batches stay in a CPU's cache
         x = torch.randn(n, C, H, W, device=run.device, dtype=precision(run)).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            best = max(best, 18 * C * C * H * W * n / min(timed(run.device, lambda x=x: conv(x), 5)))
+            best = max(best, 18 * C * C * H * W * n / min(time_calls(run.device, lambda x=x: conv(x), 5)))
     return best
 
 
 def read_bandwidth(device: torch.device) -> float:
     """Bytes per second of a sum over 256 MB."""
     x = torch.ones(2**26, device=device)
-    return 4 * x.numel() / min(timed(device, x.sum, 5))
+    return 4 * x.numel() / min(time_calls(device, x.sum, 5))
 
 
 def peak_memory(device: torch.device) -> int:

@@ -31,12 +31,12 @@ class Key:
 @dataclass(frozen=True)
 class Help:
     """What --help says of a command. summary: its line in the list of commands · about: what it does, and examples ·
-    place: what stands after the command, before its keys · flags: words without an `=`, and what they do ·
+    positional: what stands after the command, before its keys · flags: words without an `=`, and what they do ·
     first, settings: what is listed before and after the keys · usages: further forms, and sections: the keys of those."""
 
     summary: str
     about: str
-    place: str = ""
+    positional: str = ""
     flags: Mapping[str, str] = field(default_factory=dict)
     first: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -72,7 +72,7 @@ TRUST = {origins.FLAG: "import code that the folders of this command name (only 
 DEVICE = ("auto", "auto, cpu, cuda or mps, instead of the run's own")
 
 
-def shared(names: str, **other: tuple[str, str]) -> dict[str, Key]:
+def shared_keys(names: str, **other: tuple[str, str]) -> dict[str, Key]:
     """The shared keys of these names; other: value and text that this command shows in their place."""
     changed = {name: dict(zip(("value", "text"), shown, strict=True)) for name, shown in other.items()}
     return {name: replace(SHARED[name], **changed.get(name, {})) for name in names.split()}
@@ -144,9 +144,9 @@ def run_of(words: list[str], keys: Collection[str]) -> tuple[str, list[str]]:
 def folders_of(words: Sequence[str], wanted: int, keys: Collection[str]) -> tuple[list[str], list[str]]:
     """The folders among the words, and the settings. A word with an = is a folder if folders are missing and it is one on this
     disk, first where its key is none of the command's: a folder may be called lr=0.1, even seed=3."""
-    found = [word for word in words if "=" not in word and (not word.startswith(("-", "~")) or Path(word).is_dir())]
+    folders = [word for word in words if "=" not in word and (not word.startswith(("-", "~")) or Path(word).is_dir())]
     for candidates in (lambda word: word.partition("=")[0] not in keys, lambda word: True):
         for word in words:
-            if len(found) < wanted and "=" in word and word not in found and candidates(word) and Path(word).is_dir():
-                found.append(word)
-    return [word for word in words if word in found], [word for word in words if word not in found]
+            if len(folders) < wanted and "=" in word and word not in folders and candidates(word) and Path(word).is_dir():
+                folders.append(word)
+    return [word for word in words if word in folders], [word for word in words if word not in folders]

@@ -51,7 +51,7 @@ def of_command(name: str) -> str:
 def usage(name: str) -> str:
     """The line that says in which form a command is written."""
     verb = verbs.load(name)
-    words = ["tokenworld", name, verb.HELP.place, "[key=value ...]" if verb.KEYS else ""]
+    words = ["tokenworld", name, verb.HELP.positional, "[key=value ...]" if verb.KEYS else ""]
     return " ".join(word for word in [*words, *(f"[{flag}]" for flag in verb.HELP.flags)] if word)
 
 

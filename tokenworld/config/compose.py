@@ -71,12 +71,12 @@ def refuse_repeats(words: list[str]) -> None:
 
 def split_paths(text: str) -> list[str]:
     """`a,b` -> [a, b]; a part with commas that is a path on this disk stays whole."""
-    words, found = text.split(",") if text else [], []
+    words, paths = text.split(",") if text else [], []
     while words:
         longest = next((n for n in range(len(words), 1, -1) if Path(",".join(words[:n])).exists()), 1)
-        found.append(",".join(words[:longest]))
+        paths.append(",".join(words[:longest]))
         words = words[longest:]
-    return found
+    return paths
 
 
 def cli_keys(words: list[str], kinds: Mapping[str, Any]) -> dict:
@@ -123,7 +123,7 @@ def _hydra(recipe: str, overlays: list[str], overrides: list[str]) -> tuple[dict
         OmegaConf.set_struct(cfg, False)
         overlaid: list[str] = []
         for overlay in overlays:
-            cfg, keys = _overlaid(cfg, overlay)
+            cfg, keys = _apply_overlay(cfg, overlay)
             overlaid += keys
         if "command" in cfg:
             raise UserError(f"{path} is the config of a run, not a recipe: continue that run by --resume, or copy the sections"
@@ -143,7 +143,7 @@ def _hydra(recipe: str, overlays: list[str], overrides: list[str]) -> tuple[dict
         raise UserError(f"recipe {recipe!r} with [{words}] cannot be read: {reason}") from None
 
 
-def _overlaid(cfg: Any, overlay: str) -> tuple[Any, list[str]]:
+def _apply_overlay(cfg: Any, overlay: str) -> tuple[Any, list[str]]:
     """A composed recipe with an overlay merged over it, and the keys that the overlay sets."""
     from omegaconf import OmegaConf
 

@@ -145,14 +145,14 @@ def meta() -> dict:
     """What produced a run: package versions and, in a checkout, the commit."""
     import platform
 
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in ("tokenworld", "torch", "numpy", "gymnasium", "ale-py", "minatar", "transformers",
                  "vector-quantize-pytorch"):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return {"versions": found, "git": _git_hash()}
+            versions[name] = None
+    return {"versions": versions, "git": _git_hash()}
 
 
 def _git_hash() -> str | None:

@@ -176,7 +176,7 @@ def build(section: dict, **by_code) -> Any:
     origins.check(section, section["_target_"])
     is_own = is_part(target, tuple(PARTS.values()))
     try:
-        made = target(**given)
+        part = target(**given)
     except UserError:
         raise
     except Exception as error:
@@ -186,24 +186,24 @@ def build(section: dict, **by_code) -> Any:
         raise UserError(f"{section['_target_']} cannot be made with {settings[:300]}"
                         f" ({type(error).__name__}: {first_line(error)}): change one of these settings") from error
     if not is_own:
-        _check_base(made, section["_target_"])
-    return made
+        _check_base(part, section["_target_"])
+    return part
 
 
-def _check_base(made: Any, target: str) -> None:
+def _check_base(part: Any, target: str) -> None:
     """Refuse a module of a plug-in without the hooks that all parts have."""
     from torch import nn
 
     from tokenworld.interfaces import Part
 
-    if not isinstance(made, nn.Module):
+    if not isinstance(part, nn.Module):
         return  # an environment or a sink
-    name = type(made).__name__
-    if Part not in type(made).__mro__:
-        bases = ", ".join(base.__name__ for base in type(made).__bases__)
+    name = type(part).__name__
+    if Part not in type(part).__mro__:
+        bases = ", ".join(base.__name__ for base in type(part).__bases__)
         raise UserError(f"{target} must inherit from nn.Module and tokenworld.interfaces.Part, got {bases}: write class"
                         f" {name}(nn.Module, Part)")
     for hook in vars(Part):
-        if hook in made._modules:  # the attribute would be the default of the hook
+        if hook in part._modules:  # the attribute would be the default of the hook
             raise UserError(f"{target} has a submodule with the name of a hook of tokenworld.interfaces.Part, {hook}: give it"
                             f" another name, for example {hook}_layers")

@@ -106,7 +106,7 @@ def collect_episodes(
 
     command: what must be the same to continue, as JSON, with the `seed`. Raises `UserError` for a folder of something else.
     """
-    with files.locked(directory):
+    with files.locking(directory):
         plan = check_folder(directory, command) or Plan(command, wanted)
         files.remove_unfinished(directory)
         if plan.finished is not None:  # a process that was killed as it ended, or the same command given twice
@@ -114,7 +114,7 @@ def collect_episodes(
         attempt = plan.attempts
         replace(plan, attempts=attempt + 1).write(directory)
         with EpisodeWriter(directory, meta, say=log.say) as writer:
-            held = _held(directory, log) if attempt else dict.fromkeys(SPLITS, 0)
+            held = _count_held(directory, log) if attempt else dict.fromkeys(SPLITS, 0)
             if attempt:
                 log.say(
                     f"continuing {directory}: {_progress(held, wanted)} are kept; the others come from other games than an"
@@ -165,7 +165,7 @@ def _play(
     env.close()
 
 
-def _held(directory: Path, log: Log) -> dict[str, int]:
+def _count_held(directory: Path, log: Log) -> dict[str, int]:
     """Steps by split that a data set holds."""
     held = dict.fromkeys(SPLITS, 0)
 

@@ -250,14 +250,14 @@ def _read(
                     report(item)
                     continue
                 try:
-                    found = unpack(pieces(file, item), item.end - item.begin, *content)
+                    numbered = unpack(pieces(file, item), item.end - item.begin, *content)
                 except ValueError as error:
                     begin = item.begin - HEADER.size
                     reason = f"not an episode of this data set: {error}"
                     report(Damage(shard, begin, item.end - begin, "corrupt", reason))
                     continue
-                if found is not None:
-                    yield found
+                if numbered is not None:
+                    yield numbered
     for line in damages.lines():
         _warn(line)
 

@@ -107,12 +107,12 @@ class Replay:
         # At most half full after the move: then as many rows can come as were moved.
         target = allocated if 2 * needed <= allocated else max(1024, 2 * needed)
         for name, old in self._arrays.items():
-            self._arrays[name] = self._moved(old, target)
+            self._arrays[name] = self._move(old, target)
         if self._codes is not None:
-            self._codes = self._moved(self._codes, target)
+            self._codes = self._move(self._codes, target)
         self._start = 0
 
-    def _moved(self, old: np.ndarray, target: int) -> np.ndarray:
+    def _move(self, old: np.ndarray, target: int) -> np.ndarray:
         new = old if target == len(old) else np.empty((target, *old.shape[1:]), old.dtype)
         new[: self.rows] = old[self._start : self._start + self.rows]
         return new

@@ -154,10 +154,10 @@ class Parallel(nn.Module, Part):
 
     def loss(self, backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:
         """Cross-entropies in nats, means over K: {"codes", "alone": (B, T-1)}; h (B, T-1, D)."""
-        z, after = self._corrupted(codes.indices), codes.indices[:, 1:]
+        z, after = self._corrupt(codes.indices), codes.indices[:, 1:]
         out, _ = backbone(self._embed(z, steps.action), "full", None, steps.first)  # (B, T, K+1, D)
         out, before = out[:, :-1], z[:, :-1]
-        *fewer, given = self._given(out, before, lambda logits, pivot: after.gather(-1, pivot))
+        *fewer, given = self._condition(out, before, lambda logits, pivot: after.gather(-1, pivot))
         nats = [-log_prob(logits, after).mean(-1) for logits in fewer]  # each (B, T-1)
         losses = {"codes": -log_prob(given, after).mean(-1), "alone": sum(nats) / len(nats)}
         return losses, self._summary(out, after)
@@ -189,7 +189,7 @@ class Parallel(nn.Module, Part):
             h = torch.where(first[:, None], 0, h)
         return Prediction(Codes(z.unsqueeze(1)), h, lambda: self._all(logits)), ParallelState(cache, z, begins)
 
-    def _corrupted(self, z: Tensor) -> Tensor:
+    def _corrupt(self, z: Tensor) -> Tensor:
         """z (B, T, K) with a share `corrupt` of its codes, chosen at random, from another window."""
         if not (self.training and self.corrupt):
             return z
@@ -203,7 +203,7 @@ class Parallel(nn.Module, Part):
         near = self.near(x.view(B * T, *self.grid, D).permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)  # (B*T, K, D)
         return torch.cat([x + near.reshape(x.shape) + a, a], 2) + self.place
 
-    def _given(self, out: Tensor, before: Tensor, draw: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+    def _condition(self, out: Tensor, before: Tensor, draw: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
         """Logits `(..., K, n)` of the codes, each independent of the others, then given one pivot, and so on to all pivots.
 
         draw: (logits `(..., 1, n)` of a pivot, its position `(..., 1)`) -> its code `(..., 1)`."""
@@ -231,21 +231,21 @@ class Parallel(nn.Module, Part):
         extra = None if self.vector_logits is None else self.vector_logits(self._vectors())
         logits = self.logits(F.silu(hidden), n, extra)
         if not self.prior:
-            return self._only_used(logits)
+            return self._mask_unused(logits)
         logits = logits + self.frequency[:, :n]
         stay = self.copy.expand(before.shape).unsqueeze(-1)
-        return self._only_used(logits.scatter_add(-1, before.unsqueeze(-1), stay.to(logits.dtype)))
+        return self._mask_unused(logits.scatter_add(-1, before.unsqueeze(-1), stay.to(logits.dtype)))
 
     def _draw(self, out: Tensor, before: Tensor, noise: Tensor | None, z: Tensor | None) -> tuple[Tensor, Tensor]:
         """out (B, K+1, D) -> the next codes (B, K), drawn with noise (B, K) or given as z, and the logits (B, K, n) of each
         given those drawn before it."""
         if z is not None:
-            return z, self._given(out, before, lambda logits, pivot: z.gather(-1, pivot))[-1]
+            return z, self._condition(out, before, lambda logits, pivot: z.gather(-1, pivot))[-1]
 
         def draw(logits: Tensor, pivot: Tensor) -> Tensor:
             return sample_categorical(logits, noise.gather(1, pivot), self.temperature)
 
-        logits = self._given(out, before, draw)[-1]
+        logits = self._condition(out, before, draw)[-1]
         return sample_categorical(logits, noise, self.temperature), logits
 
     def _summary(self, out: Tensor, z: Tensor) -> Tensor:
@@ -257,7 +257,7 @@ class Parallel(nn.Module, Part):
         """The vectors `(n, E)` of the codes that have logits; None without `codebook`."""
         return None if self.vector_logits is None else self.codebook[: self.computed]
 
-    def _only_used(self, logits: Tensor) -> Tensor:
+    def _mask_unused(self, logits: Tensor) -> Tensor:
         """Make codes impossible that the tokenizer does not use yet."""
         if self.vector_logits is None:
             return logits

@@ -141,21 +141,21 @@ class Remote:
         try:
             self.pipe.send((method, keywords))
         except OSError as error:
-            raise self._lost() from error
+            raise self._lost_error() from error
 
     def answer(self) -> Any:
         """What the game returned. A process that is gone may leave its pipe open to others: look at both."""
         try:
             if self.pipe not in wait([self.pipe, self.process.sentinel]):
-                raise self._lost()
+                raise self._lost_error()
             is_fine, result = self.pipe.recv()
         except (EOFError, OSError) as error:
-            raise self._lost() from error
+            raise self._lost_error() from error
         if not is_fine:
             raise UserError(result)
         return result
 
-    def _lost(self) -> UserError:
+    def _lost_error(self) -> UserError:
         self.process.join(1.0)
         code = self.process.exitcode or 0
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

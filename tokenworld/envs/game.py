@@ -40,7 +40,7 @@ class Game(gymnasium.Wrapper):
         try:
             result = self._seeded(seed, options)
         except (Exception, SystemExit) as error:
-            raise UserError(f"{self._place('failed in reset')}: {describe(error)}") from error
+            raise UserError(f"{self._locate('failed in reset')}: {describe(error)}") from error
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
             raise self._refusal("reset()", _kind(result), "(obs, info)", NEW_API)
         return self._frame(result[0], "reset()"), result[1]
@@ -59,7 +59,7 @@ class Game(gymnasium.Wrapper):
         try:
             result = self.env.step(action)
         except (Exception, SystemExit) as error:
-            raise UserError(f"{self._place('failed')}: {describe(error)}") from error
+            raise UserError(f"{self._locate('failed')}: {describe(error)}") from error
         if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
             raise self._refusal("step()", _kind(result), "(obs, reward, terminated, truncated, info)", NEW_API)
         obs, reward, terminated, truncated, info = result
@@ -103,9 +103,9 @@ class Game(gymnasium.Wrapper):
         return bool(value)
 
     def _refusal(self, what: str, got: str, expected: str, todo: str) -> UserError:
-        return UserError(f"{self._place('')}: {what} is {got}, expected {expected}: {todo}")
+        return UserError(f"{self._locate('')}: {what} is {got}, expected {expected}: {todo}")
 
-    def _place(self, what: str) -> str:
+    def _locate(self, what: str) -> str:
         return f"env.id={self.id} {what} in step {self.steps} of row {self.row}".replace("  ", " ")
 
 

@@ -53,22 +53,22 @@ class World:
         self.states = np.array(list(product(*map(range, STATE))))  # (S, 5)
         S, A = len(self.states), self.actions
         self.transition, self.reward = np.zeros((S, A, S)), np.zeros((S, A))
-        self.behaviour = np.zeros((S, A))
-        for s, (cell, ring, vase, lamp, colour) in enumerate(self.states.tolist()):
+        self.behavior = np.zeros((S, A))
+        for s, (cell, ring, vase, lamp, color) in enumerate(self.states.tolist()):
             for a in range(A):
                 for (p, c), (q, o), (r, v), lit in product(
                     _moves(cell, a), ((0.5, ring - 1), (0.5, ring + 1)), _breaks(cell, vase, a), (0, 1)
                 ):
-                    self.transition[s, a, self.index(c, o % 4, v, lit, colour)] += p * q * r * 0.5
-            self.reward[s, USE] = (2 * colour - 1) * (cell == DOOR)
+                    self.transition[s, a, self.index(c, o % 4, v, lit, color)] += p * q * r * 0.5
+            self.reward[s, USE] = (2 * color - 1) * (cell == DOOR)
             usable = cell in (VASE, DOOR)
             wish = (0.05, 0.85, 0.05, 0.05 * usable) if lamp else (0.45, 0.2, 0.2, 0.15 * usable)
-            self.behaviour[s] = np.array(wish) / sum(wish)
+            self.behavior[s] = np.array(wish) / sum(wish)
         self.hazard = np.repeat(np.array(HAZARD)[self.states[:, 0], None], A, 1)
         self.hazard[self.states[:, 0] == DOOR, USE] = 1.0
-        cell, ring, vase, lamp, colour = self.states.T
-        self.tiles = np.stack([cell, ring, ring, vase, lamp, np.where(cell == 0, colour + 1, 0)], 1)  # (S, 6)
-        start = np.where(colour == 1, GOOD, 1 - GOOD) * ((cell == 0) & (vase == 0))
+        cell, ring, vase, lamp, color = self.states.T
+        self.tiles = np.stack([cell, ring, ring, vase, lamp, np.where(cell == 0, color + 1, 0)], 1)  # (S, 6)
+        start = np.where(color == 1, GOOD, 1 - GOOD) * ((cell == 0) & (vase == 0))
         self.start = start / start.sum()
 
     def index(self, *values: int) -> int:
@@ -76,11 +76,11 @@ class World:
 
     def kernel(self, state: int, action: int) -> list[tuple[float, int, float, bool]]:
         """[(probability, next state, reward, terminated)] of everything that may come."""
-        reward, hazard, found = float(self.reward[state, action]), float(self.hazard[state, action]), []
+        reward, hazard, outcomes = float(self.reward[state, action]), float(self.hazard[state, action]), []
         for s in np.flatnonzero(self.transition[state, action]).tolist():
             p = float(self.transition[state, action, s])
-            found += [(p * (1 - hazard), s, reward, False), (p * hazard, s, reward, True)]
-        return found
+            outcomes += [(p * (1 - hazard), s, reward, False), (p * hazard, s, reward, True)]
+        return outcomes
 
     def starts(self) -> list[tuple[float, int]]:
         """[(probability, state)] in which episodes begin."""
@@ -98,7 +98,7 @@ class World:
     @cached_property
     def visits(self) -> np.ndarray:
         """`visits_of` the behaviour policy."""
-        return self.visits_of(self.behaviour)
+        return self.visits_of(self.behavior)
 
     def visits_of(self, policy: np.ndarray) -> np.ndarray:
         """(S,) share of the steps of a policy's episodes in each state, truncation included."""
@@ -114,13 +114,13 @@ class World:
         path, alive = [], np.ones(count, bool)
         for _ in range(self.max_steps):
             action = choose(policy[state], rng)
-            ends = rng.random(count) < self.hazard[state, action]
+            terminated = rng.random(count) < self.hazard[state, action]
             after = choose(self.transition[state, action], rng)
-            path.append((state, action, after, ends, alive))
-            state, alive = after, alive & ~ends
-        states, actions, after, ends, lived = (np.stack(column, 1) for column in zip(*path, strict=True))
+            path.append((state, action, after, terminated, alive))
+            state, alive = after, alive & ~terminated
+        states, actions, after, terminated, lived = (np.stack(column, 1) for column in zip(*path, strict=True))
         return [
-            {"state": np.append(states[i, :n], after[i, n - 1]), "action": actions[i, :n], "terminated": ends[i, :n]}
+            {"state": np.append(states[i, :n], after[i, n - 1]), "action": actions[i, :n], "terminated": terminated[i, :n]}
             for i, n in enumerate(lived.sum(1))
         ]
 

@@ -57,7 +57,7 @@ def run_name(folder: Path) -> str:
 
 
 def _sections(sinks: Sequence[str | dict] | None) -> list[dict[str, Any]]:
-    found = []
+    sections = []
     for entry in sinks or ():
         if isinstance(entry, str) and entry not in SHORT:
             near = difflib.get_close_matches(entry, SHORT, n=1, cutoff=0.5)
@@ -66,8 +66,8 @@ def _sections(sinks: Sequence[str | dict] | None) -> list[dict[str, Any]]:
         section = {"_target_": SHORT[entry]} if isinstance(entry, str) else entry
         if not isinstance(section.get("_target_"), str):
             raise UserError(f"{KEY} has an entry without a _target_, {section!r}: write {{_target_: {SHORT['trackio']}}}")
-        found.append(section)
-    return found
+        sections.append(section)
+    return sections
 
 
 def _is_installed(package: str) -> bool:

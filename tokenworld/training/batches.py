@@ -36,8 +36,8 @@ def progress(run: Run, batches, total: int, label: str):
 
 def split_batch(batch: int, accumulate: int) -> list[slice]:
     """A batch in `accumulate` parts, as equal as can be."""
-    ends = [round(i * batch / accumulate) for i in range(accumulate + 1)]
-    return [slice(*ends[i : i + 2]) for i in range(accumulate) if ends[i] < ends[i + 1]]
+    bounds = [round(i * batch / accumulate) for i in range(accumulate + 1)]
+    return [slice(*bounds[i : i + 2]) for i in range(accumulate) if bounds[i] < bounds[i + 1]]
 
 
 def gather_steps(steps: Steps) -> Steps:

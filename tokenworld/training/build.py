@@ -86,7 +86,7 @@ def build_run(
     frame, actions = tuple(env.single_observation_space.shape), int(env.single_action_space.n)
     meta = meta_of(cfg, env, seed)
     env.close()
-    loaded = restore.loaded(spec, frame, actions) if saved is None else {}
+    loaded = restore.load_sources(spec, frame, actions) if saved is None else {}
     if saved is not None:
         saved.check_sizes(cfg, frame, actions)
     world_model = WorldModel.from_config(cfg, frame=frame, actions=actions)
@@ -96,8 +96,8 @@ def build_run(
     if "policy" in phases:
         section, shapes = cfg["policy"], world_model.shapes
         policy = schema.build(section, shapes=shapes) if saved is None else saved.build_policy(cfg, shapes)
-    for key, found in loaded.items():
-        (found.put_tokenizer if key == "load.tokenizer" else found.put)(world_model)
+    for key, source in loaded.items():
+        (source.put_tokenizer if key == "load.tokenizer" else source.put)(world_model)
     run = Run(
         out=out,
         seed=seed,
@@ -152,12 +152,12 @@ def meta_of(cfg: dict, env, seed: int) -> dict:
 
 def read_data(run: Run, data: str) -> dict[str, int]:
     """The user's episodes into a run's memory; what each split has. Raises UserError for those of other frames or actions."""
-    meta, found, plan = run.meta, read_meta(Path(data)), collection.read_plan(Path(data))
+    meta, data_meta, plan = run.meta, read_meta(Path(data)), collection.read_plan(Path(data))
     for key in ("frame_shape", "action_count"):
-        if found[key] != meta[key]:
+        if data_meta[key] != meta[key]:
             raise UserError(
-                f"{data} holds episodes of {found['env_id']} with {key} {found[key]}, expected {meta[key]} as in"
-                f" {meta['env_id']}: set env.id={found['env_id']} (and its preprocessing) or choose other data"
+                f"{data} holds episodes of {data_meta['env_id']} with {key} {data_meta[key]}, expected {meta[key]} as in"
+                f" {meta['env_id']}: set env.id={data_meta['env_id']} (and its preprocessing) or choose other data"
             )
     if plan is not None and plan.finished is None:
         run.log.say(f"{data} is an unfinished collection: the same `tokenworld collect` command continues it")

@@ -29,7 +29,7 @@ def start_run(spec: RunSpec, out: Path | None = None) -> Run:
     out = Path(spec.out) if out is None else out
     if distributed.broadcast((out / "config.yaml").is_file()):
         return resume_run(out, spec)
-    with folders.emptied_on_error(out):
+    with folders.emptying_on_error(out):
         if distributed.rank() == 0:
             saved_config.save(out / "config.yaml", spec)  # first: a run killed from here on can be resumed
         run = build_run(out, spec)
@@ -68,21 +68,21 @@ def _of_run(keys: dict) -> dict[str, str]:
 def _open_model(folder: Path, keys: dict) -> Run:
     """An exported model as a run without episodes."""
     world_model = WorldModel.from_pretrained(folder)  # all that can be wrong with it is said here
-    told = world_model.config
-    if not isinstance(told.get("training"), dict) or "env" not in told["parts"]:
+    config = world_model.config
+    if not isinstance(config.get("training"), dict) or "env" not in config["parts"]:
         raise UserError(f"{folder} was saved without the settings of a run: use it in Python, or give a `tokenworld export`")
-    cfg = told["parts"] | {"train": told["training"]}
+    cfg = config["parts"] | {"train": config["training"]}
     phases = ("policy", "evaluate") if "policy" in cfg else ("evaluate",)
     for phase in schema.PHASES:
         schema.check_section(cfg, f"train.{phase}")
     # what it is scored in was checked when it was loaded; the training's own words for it were not
-    cfg["train"] = cfg["train"] | {"evaluate": cfg["train"]["evaluate"] | {"env": told.get("score_env") or {}}}
-    policy = model_folder.stored(folder / "policy.safetensors", "policy") if "policy" in cfg else None
-    saved = Saved(model_folder.stored(folder / "model.safetensors"), policy)
+    cfg["train"] = cfg["train"] | {"evaluate": cfg["train"]["evaluate"] | {"env": config.get("score_env") or {}}}
+    policy = model_folder.read_weights(folder / "policy.safetensors", "policy") if "policy" in cfg else None
+    saved = Saved(model_folder.read_weights(folder / "model.safetensors"), policy)
     spec = replace(RunSpec.of(cfg, {"recipe": folder.name}), **_of_run(keys) | {"data": None})
     run = build_run(folder, spec, phases, log=Log(None), saved=saved)
     saved.put(run.world_model, run.policy)
-    figures = told.get("figures") or {}
+    figures = config.get("figures") or {}
     run.count |= {"tokenizer": 1, "dynamics": 1, "policy": int(run.policy is not None)}
     run.count["env_steps"] = figures.get("env_steps") or 0
     run.results = {"eval": figures["score"]} if figures.get("score") else {}

@@ -78,7 +78,7 @@ def save_gif(path: Path, video: np.ndarray, fps: float = 10) -> None:
         frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
 
 
-def code_colours(indices: Any) -> np.ndarray:
+def code_colors(indices: Any) -> np.ndarray:
     """A colour per code, (...) int -> (..., 3) uint8: grey for the most frequent one, then the palette, ever paler."""
     indices = np.asarray(indices)
     codes, inverse, counts = np.unique(indices, return_inverse=True, return_counts=True)
@@ -86,6 +86,6 @@ def code_colours(indices: Any) -> np.ndarray:
     rank[np.argsort(-counts, kind="stable")] = np.arange(len(codes))
     n = len(PALETTE) - 1  # without white
     paler = (0.25 + 0.6 * ((rank - 1) // n) / max(1, (len(codes) - 2) // n + 1))[:, None]
-    colour = PALETTE[(rank - 1) % n] * (1 - paler) + 255 * paler
-    colour[rank == 0] = 236
-    return colour[inverse.reshape(indices.shape)].astype(np.uint8)
+    color = PALETTE[(rank - 1) % n] * (1 - paler) + 255 * paler
+    color[rank == 0] = 236
+    return color[inverse.reshape(indices.shape)].astype(np.uint8)

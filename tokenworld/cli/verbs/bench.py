@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from tokenworld import files
-from tokenworld.cli.arguments import SETTINGS, Help, Key, recipe_of, shared
+from tokenworld.cli.arguments import SETTINGS, Help, Key, recipe_of, shared_keys
 from tokenworld.config.saved import RunSpec
 from tokenworld.errors import UserError
 
 HELP = Help(
     summary="how fast a recipe runs here, beside what this machine can do at best",
-    place="imagine|dynamics|tokenizer|encode|decode|collect|loop",
+    positional="imagine|dynamics|tokenizer|encode|decode|collect|loop",
     settings=SETTINGS,
     flags={"--json FILE": "the figures as JSON; with - in place of the table"},
     about="""\
@@ -29,7 +29,7 @@ examples
   tokenworld bench dynamics recipe=iris train.dynamics.batch=8
   tokenworld bench loop recipe=iris device=cuda precision=bf16""",
 )
-KEYS = shared("recipe overlay seed device precision") | {
+KEYS = shared_keys("recipe overlay seed device precision") | {
     "repeats": Key(int, "5", "timings of each thing; the median counts"),
 }
 
@@ -58,7 +58,7 @@ def run(what: str, spec: RunSpec, repeats: int = 5, json_file: str | None = None
     rows.check(what)
     if json_file not in (None, "-"):
         files.check_replaceable(json_file)
-        json_file = files.followed(json_file)
+        json_file = files.follow_links(json_file)
     with tempfile.TemporaryDirectory() as folder:
         run = build_run(Path(folder), spec, log=Log(None))
         run.phases["collect"](run, False, steps=rows.REAL_STEPS, first_steps=rows.REAL_STEPS, random=True)
@@ -66,6 +66,6 @@ def run(what: str, spec: RunSpec, repeats: int = 5, json_file: str | None = None
         result = rows.bench(what, run, repeats)
     print(json.dumps(result, indent=1) if json_file == "-" else rows.table(result), flush=True)
     if json_file not in (None, "-"):
-        files.rescued(json_file, lambda place: files.write(place, json.dumps(result, indent=1) + "\n"))
+        files.write_or_rescue(json_file, lambda target: files.write(target, json.dumps(result, indent=1) + "\n"))
         run.log.say(f"written: {json_file}")
     return result

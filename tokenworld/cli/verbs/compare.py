@@ -12,7 +12,7 @@ from tokenworld.errors import UserError
 
 HELP = Help(
     summary="two evaluations, state by state, with an exit code",
-    place="A B",
+    positional="A B",
     about="""\
 Compares two folders that `tokenworld evaluate` wrote, B against A. Where both measured the same states the difference is
 taken state by state, with a 95 % interval over episodes; elsewhere the two intervals are compared. Models with different

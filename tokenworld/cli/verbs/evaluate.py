@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenworld import files
-from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared
+from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared_keys
 from tokenworld.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 HELP = Help(
     summary="how good a world model is, measured without reinforcement learning: a verdict, numbers, a page",
-    place="RUN",
+    positional="RUN",
     flags=TRUST,
     about="""\
 Measures the world model of a run, or of an exported model, on held-out episodes (the run's own, or the test episodes of
@@ -45,7 +45,7 @@ KEYS = {
     "metrics": Key(str, "ID,ID", "only these metrics, or rows of them; default: all of the tier"),
     "policies": Key(str, "RUN,RUN", "runs whose policies play along (tier C); they must look at pixels, or share this run's"
                     " tokenizer"),
-} | shared(
+} | shared_keys(
     "data seed out device",
     data=("DIR", "held-out episodes: the test episodes of this folder, or all where none is one"),
     seed=("0", "chooses the frames and states"),
@@ -72,18 +72,18 @@ def run(out: str, keys: dict) -> Report:
     if "policies" in keys and tier != "C":
         raise UserError(f"policies= play in tier C, got tier={tier}: add tier=C")
     folder = Path(keys.get("out", Path(out) / "evaluation"))
-    with files.locked(folder):
+    with files.locking(folder):
         check_folder(folder)
-        report = _measured(out, keys, tier, only, folder)
+        report = _measure(out, keys, tier, only, folder)
         print(report.verdict, flush=True)
-        files.rescued(folder, lambda place: write(report, place))
+        files.write_or_rescue(folder, lambda target: write(report, target))
         partial.remove(folder)
     measured = sum(metric.value is not None for metric in report.metrics)
     Log(None).say(f"{measured} of {len(report.metrics)} numbers measured: {folder}/report.html")
     return report
 
 
-def _measured(out: str, keys: dict, tier: str, only: list[str] | None, folder: Path) -> Report:
+def _measure(out: str, keys: dict, tier: str, only: list[str] | None, folder: Path) -> Report:
     from tokenworld.evaluation import assess
     from tokenworld.evaluation.simulators.lookup import simulator_of
     from tokenworld.training.resume import open_run
@@ -112,7 +112,7 @@ def _policies(run: Run, folders: str) -> dict[str, Any]:
     from tokenworld.evaluation.report.files import fingerprint
     from tokenworld.training.resume import open_run
 
-    found = {}
+    policies = {}
     for folder in folders.split(","):
         other = open_run(folder, {})
         if not other.count["policy"]:
@@ -123,5 +123,5 @@ def _policies(run: Run, folders: str) -> dict[str, Any]:
             raise UserError(f"policies={folder} cannot play here, its policy {why}: expected one that looks at codes or pixels")
         if not (same or other.policy.needs_pixels):
             raise UserError(f"policies={folder} reads codes of another tokenizer: expected this run's, or a policy on pixels")
-        found[folder] = other.policy
-    return found
+        policies[folder] = other.policy
+    return policies

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from tokenworld import files
-from tokenworld.cli.arguments import TRUST, Help, run_and_keys, shared
+from tokenworld.cli.arguments import TRUST, Help, run_and_keys, shared_keys
 
 HELP = Help(
     summary="a trained model as a folder that others load in a line: weights, config, model card",
-    place="RUN",
+    positional="RUN",
     flags=TRUST,
     about="""\
 The run's world model, and its policy if it has one, as a folder that needs no run: config.json, weights as safetensors, a few
@@ -25,12 +25,12 @@ then, in Python
   agent = Agent.from_pretrained("breakout")          agent.act(obs), agent.score(episodes=100)
   world_model = WorldModel.from_pretrained("breakout")""",
 )
-MODEL = shared(
+MODEL = shared_keys(
     "data device",
     device=("cpu", "auto, cpu, cuda or mps"),
     data=("DIR", "episodes to take moments from, where the run's own were moved"),
 )
-KEYS = shared("out", out=("RUN/model", "a new folder")) | MODEL
+KEYS = shared_keys("out", out=("RUN/model", "a new folder")) | MODEL
 
 
 def parse(words: list[str]) -> Callable[[], Any]:

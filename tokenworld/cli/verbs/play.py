@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared
+from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared_keys
 from tokenworld.errors import UserError
 
 HELP = Help(
     summary="play inside the dream yourself, in a page of your browser",
-    place="RUN",
+    positional="RUN",
     flags=TRUST,
     about="""\
 Opens the run's world model to be played in: a page on this machine, its address is printed. You choose the actions by keyboard,
@@ -25,7 +25,7 @@ examples
   tokenworld play runs/NAME
   tokenworld play runs/NAME port=9000""",
 )
-KEYS = {"port": Key(int, "8642", "of the address")} | shared(
+KEYS = {"port": Key(int, "8642", "of the address")} | shared_keys(
     "data device", data=("DIR", "more episodes to begin from"), device=DEVICE
 )
 

@@ -13,7 +13,7 @@ from tokenworld.errors import UserError
 
 HELP = Help(
     summary="the same, to the Hugging Face hub",
-    place="RUN repo=USER/NAME",
+    positional="RUN repo=USER/NAME",
     flags=TRUST,
     about="""\
 The folder of `tokenworld export` on the Hugging Face hub: Agent.from_pretrained("user/name") loads it from anywhere. Log in

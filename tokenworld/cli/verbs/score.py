@@ -6,13 +6,13 @@ import json
 from collections.abc import Callable
 from typing import Any, Literal
 
-from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared
+from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared_keys
 from tokenworld.config import compose
 from tokenworld.errors import UserError
 
 HELP = Help(
     summary="the return of a trained policy in the real environment",
-    place="RUN",
+    positional="RUN",
     flags=TRUST,
     about="""\
 The return of the policy of a run, or of an exported model, in the real environment: actions sampled at temperature 1, at
@@ -37,7 +37,7 @@ OWN = {
 }
 KEYS = (
     OWN
-    | shared(
+    | shared_keys(
         "seed device data",
         seed=("0", "of the games and of what is drawn"),
         device=DEVICE,

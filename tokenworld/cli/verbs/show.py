@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tokenworld.cli.arguments import SETTINGS, Help, Key, recipe_of, shared
+from tokenworld.cli.arguments import SETTINGS, Help, Key, recipe_of, shared_keys
 from tokenworld.config import saved
 from tokenworld.config.saved import RunSpec
 from tokenworld.errors import UserError
@@ -24,7 +24,7 @@ examples
   tokenworld show recipe=iris env.id=ALE/Pong-v5 backbone.layers=4
   tokenworld show recipe=quickstart --yaml   > mine.yaml""",
 )
-KEYS = shared("recipe overlay") | {"against": Key(str, "NAME", "another recipe: print only what differs")}
+KEYS = shared_keys("recipe overlay") | {"against": Key(str, "NAME", "another recipe: print only what differs")}
 
 
 def parse(words: list[str]) -> Callable[[], Any]:

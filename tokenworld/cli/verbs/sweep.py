@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tokenworld.cli.arguments import Help, Key, recipe_of, shared
+from tokenworld.cli.arguments import Help, Key, recipe_of, shared_keys
 from tokenworld.cli.verbs import train
 
 HELP = Help(
     summary="many runs of train, over seeds, games or any setting, and one table of their results",
-    place="out=DIR",
+    positional="out=DIR",
     first={"key=A,B": "any setting below, with one or several values; [8,16] is one value"},
     settings=train.HELP.settings,
     flags=train.HELP.flags,
@@ -31,7 +31,7 @@ examples
   tokenworld sweep backbone.layers=1,2,4 out=sweeps/layers""",
 )
 KEYS = (
-    shared("out", out=("DIR", "where to write; a folder of another sweep is never overwritten"))
+    shared_keys("out", out=("DIR", "where to write; a folder of another sweep is never overwritten"))
     | {"jobs": Key(int, "1", "runs at once: each has its share of the cores (unless you set OMP_NUM_THREADS), and of several"
                    " GPUs one")}
     | {name: key for name, key in train.KEYS.items() if name != "out"}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenworld import files, signals
-from tokenworld.cli.arguments import SETTINGS, TRUST, Help, Key, near, recipe_of, run_of, shared, values_of
+from tokenworld.cli.arguments import SETTINGS, TRUST, Help, Key, near, recipe_of, run_of, shared_keys, values_of
 from tokenworld.config.saved import RunSpec
 from tokenworld.errors import UserError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tokenworld.training.run import Run
 
 PHASES = ("tokenizer", "dynamics", "policy")
-KEYS = shared(
+KEYS = shared_keys(
     "recipe overlay seed device precision out data load.tokenizer load.world_model",
     data=("DIR", "episodes to learn from (phases tokenizer, dynamics, policy; the whole loop starts with them)"),
 )
@@ -27,7 +27,7 @@ CHANGES = {
     "train.loop.checkpoint_every": Key(int, "1", "epochs from one checkpoint to the next"),
 }
 RESUME_KEYS = (
-    shared(
+    shared_keys(
         "data device",
         data=("DIR", "where its episodes are now"),
         device=("auto", "where it runs this time: auto, cpu, cuda or mps"),
@@ -36,7 +36,7 @@ RESUME_KEYS = (
 )
 HELP = Help(
     summary="the whole loop (collect, tokenizer, dynamics, policy), or one phase of it",
-    place="[tokenizer|dynamics|policy]",
+    positional="[tokenizer|dynamics|policy]",
     usages=("tokenworld train --resume RUN [key=value ...]",),
     settings=SETTINGS | {
         "train.loop.sinks=[NAME]": "where numbers and pictures go too: tensorboard, trackio or wandb (each an extra), or a"
@@ -95,7 +95,7 @@ def run(spec: RunSpec) -> dict[str, Any]:
     """The whole loop. With `data`, the replay starts from a folder of episodes."""
     from tokenworld.training.build import with_loaded_sections
 
-    return _begun(with_loaded_sections(spec))
+    return _begin(with_loaded_sections(spec))
 
 
 def run_phase(phase: str, spec: RunSpec) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def run_phase(phase: str, spec: RunSpec) -> dict[str, Any]:
                         " load.world_model=RUN to continue a trained dynamics")  # fmt: skip
     if phase == "policy" and spec.load_world_model is None:
         raise UserError("train policy needs a trained world model: add load.world_model=RUN, the out= of `train dynamics`")
-    return _begun(replace(spec, phase=phase))
+    return _begin(replace(spec, phase=phase))
 
 
 def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = 
     here = replace(spec, **device)
     advice = f"add device=cpu: tokenworld train --resume {out} device=cpu"
     device_of(here.device or "auto", advice)  # joins the other processes, if there are any
-    with folders.locked(Path(out)):
+    with folders.locking(Path(out)):
         run = resume_run(Path(out), here)
         run.resume_keys = device
         epochs = spec.train["loop"].get("epochs")
@@ -144,14 +144,14 @@ def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = 
         return _fit(run)
 
 
-def _begun(spec: RunSpec) -> dict[str, Any]:
+def _begin(spec: RunSpec) -> dict[str, Any]:
     """Train in the folder that the command line names, or in a new one."""
     from tokenworld.training import folders
     from tokenworld.training.build import device_of
     from tokenworld.training.resume import start_run
 
     device_of(spec.device or "auto")  # joins the other processes, if there are any
-    with folders.claimed(spec) as out:
+    with folders.claiming(spec) as out:
         return _fit(start_run(spec, out))
 
 

@@ -62,7 +62,7 @@ def sampled(model: Model, episodes: int = 60, seed: int = 0, *, rollouts: bool =
     """The same numbers with intervals, from `episodes` episodes of the behaviour policy and as many of another agent; on
     demand from rollouts and from the returns of policies."""
     w, rng = world(), np.random.default_rng([seed, 2])
-    rows = tables.transitions(w.play(w.behaviour, rng, episodes))
+    rows = tables.transitions(w.play(w.behavior, rng, episodes))
     theirs = tables.transitions(w.play(tables.other_agent(), rng, episodes))
     table, seen = tables.tables(model), tables.scored(model, rows)
     mine = tables.branches(model, table, rows["state"], rows["cluster"])
@@ -95,7 +95,7 @@ def _of_branches(mine: Branches, other: Branches) -> list[Metric]:
 def tokenizer_metrics(model: Model, episodes: int, seed: int) -> list[Metric]:
     """M0 of frames of play, as the model's tokenizer gives them back."""
     w, rng = world(), np.random.default_rng([seed, 3])
-    rows = tables.transitions(w.play(w.behaviour, rng, episodes))
+    rows = tables.transitions(w.play(w.behavior, rng, episodes))
     z = w.tiles[rows["state"]]
     seen, decoded = draw(z), draw(z)
     lost = rng.random(len(z))[:, None] >= model.kept  # (N, 6)
@@ -110,7 +110,7 @@ def tokenizer_metrics(model: Model, episodes: int, seed: int) -> list[Metric]:
 def expectations(model: Model) -> dict[str, float]:
     """M1, M2.dcal, M5 and M6 of held-out data as sums over states, actions and frames."""
     w, truth = world(), oracle()
-    weight = w.visits[:, None] * w.behaviour  # (S, A)
+    weight = w.visits[:, None] * w.behavior  # (S, A)
     S, A = weight.shape
     p, q = (m.frame.reshape(S, A, -1) for m in (truth, model))
     with np.errstate(divide="ignore"):
@@ -156,7 +156,7 @@ def _of_actions(weight: np.ndarray, p: np.ndarray, bits: np.ndarray) -> dict[str
     size = np.abs(bits[:, :, None] - bits[:, None])  # (S, A, A, Z)
     apart = np.einsum("sa,sabz,saz->ab", weight, size, p)
     pairs = np.triu_indices(A, 1)
-    log_posterior = np.log2(np.maximum(world().behaviour, 1e-300))[:, :, None] - bits  # (S, A, Z)
+    log_posterior = np.log2(np.maximum(world().behavior, 1e-300))[:, :, None] - bits  # (S, A, Z)
     posterior = np.exp2(log_posterior - log_posterior.max(1, keepdims=True))
     joint = weight[:, :, None] * p
     announced = (posterior / posterior.sum(1, keepdims=True)).max(1)  # (S, Z)

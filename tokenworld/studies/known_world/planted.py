@@ -87,14 +87,14 @@ def _averaged(policy: np.ndarray) -> np.ndarray:
 
 def action_blind(dose: float) -> Model:
     """Ignores the action, and the lamp too: what comes of the behaviour on average over the lamp."""
-    policy = world().behaviour.reshape(*STATE, -1)
-    policy = np.broadcast_to(policy.mean(3, keepdims=True), policy.shape).reshape(world().behaviour.shape)
+    policy = world().behavior.reshape(*STATE, -1)
+    policy = np.broadcast_to(policy.mean(3, keepdims=True), policy.shape).reshape(world().behavior.shape)
     return _of(_where(dose, _averaged(policy), world().transition))
 
 
 def causally_confused(dose: float) -> Model:
     """Reads the lamp, which tells what the behaviour will do, instead of the action."""
-    return _of(_where(dose, _averaged(world().behaviour), world().transition))
+    return _of(_where(dose, _averaged(world().behavior), world().transition))
 
 
 def swapped(dose: float) -> Model:
@@ -165,7 +165,7 @@ def termination_blind(dose: float) -> Model:
 def flat_reward(dose: float) -> Model:
     """The mean reward, everywhere."""
     w = world()
-    mean = float((w.visits[:, None] * w.behaviour * w.reward).sum())
+    mean = float((w.visits[:, None] * w.behavior * w.reward).sum())
     return _of(w.transition, reward=_where(dose, np.full_like(w.reward, mean), w.reward))
 
 
@@ -209,7 +209,7 @@ def garbage_off_support(dose: float) -> Model:
     """What the behaviour never does leads anywhere."""
     w = world()
     garbage = _where(dose, np.full_like(w.transition, 1 / len(w.states)), w.transition)
-    return _of(np.where((w.behaviour == 0)[:, :, None], garbage, w.transition))
+    return _of(np.where((w.behavior == 0)[:, :, None], garbage, w.transition))
 
 
 def wrong_distractor(dose: float) -> Model:

@@ -55,7 +55,7 @@ def scored(model: Model, rows: dict[str, np.ndarray]) -> Scored:
     return Scored(
         cluster=rows["cluster"], previous=w.tiles[s], codes=z, action=a, bits=np.stack(bits, 1), entropy=np.stack(entropy, 1),
         top=np.stack(top, 1), hit=np.stack(hit, 1), reward=w.reward[s, a], reward_mean=model.reward[s, a],
-        terminated=rows["terminated"], hazard=model.hazard[s, a], bits_by_action=by_action, behaviour=w.behaviour[s],
+        terminated=rows["terminated"], hazard=model.hazard[s, a], bits_by_action=by_action, behaviour=w.behavior[s],
         step=rows["step"],
     )  # fmt: skip
 
@@ -93,7 +93,7 @@ def tables(model: Model) -> dict[str, np.ndarray]:
 def branches(model: Model, table: dict, states: np.ndarray, cluster: np.ndarray, policy: np.ndarray | None = None) -> Branches:
     """Tier B at states (n,), under the behaviour policy or another (S, A)."""
     w, truth = world(), _truth()
-    policy = w.behaviour if policy is None else policy
+    policy = w.behavior if policy is None else policy
     J = truth["p"].shape[-1]
     candidates = np.stack([np.where(np.arange(max(TILES)) < n, np.arange(max(TILES)), -1) for n in TILES])
     return Branches(
@@ -101,7 +101,7 @@ def branches(model: Model, table: dict, states: np.ndarray, cluster: np.ndarray,
         marginal_p=truth["marginals"][states], candidates=np.broadcast_to(candidates, (len(states), *candidates.shape)),
         reward=np.repeat(w.reward[states][..., None], J, -1), terminated=np.repeat(w.hazard[states][..., None], J, -1),
         reward_mean=model.reward[states], hazard=model.hazard[states], behaviour=policy[states],
-        support=(w.visits[:, None] * w.behaviour)[states], **{name: values[states] for name, values in table.items()},
+        support=(w.visits[:, None] * w.behavior)[states], **{name: values[states] for name, values in table.items()},
     )  # fmt: skip
 
 
@@ -185,7 +185,7 @@ def policies() -> dict[str, np.ndarray]:
         "vase": np.where(cell == 2, USE, RIGHT),
         "home": np.full(len(cell), LEFT),
     }
-    found = {"random": np.full((len(cell), w.actions), 1 / w.actions), "behaviour": w.behaviour, "other": other_agent()}
+    found = {"random": np.full((len(cell), w.actions), 1 / w.actions), "behaviour": w.behavior, "other": other_agent()}
     for name, action in pure.items():
         for e in (0.1, 0.4, 0.7):
             found[f"{name}, {e:.0%} random"] = (1 - e) * np.eye(w.actions)[action] + e / w.actions
@@ -268,7 +268,7 @@ def starts_of(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     state = rng.choice(len(w.visits), size=count, p=w.visits)
     here, actions = state, []
     for _ in range(STEPS):
-        actions.append(choose(w.behaviour[here], rng))
+        actions.append(choose(w.behavior[here], rng))
         here = choose(w.transition[here, actions[-1]], rng)
     return state, np.stack(actions, 1)
 

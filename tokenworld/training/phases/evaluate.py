@@ -80,10 +80,10 @@ def assess(run: Run, last: bool, frames: int) -> None:
     budget = ASSESSED * run.log.wall - run.seconds.get("assess", 0.0)
     if budget < 1 and not last:
         return
-    found = assessment.assess(run, frames=frames, budget=max(1.0, budget), least=PLAIN_EVERY)
-    log_metrics(run, "quality", (), **{metric.id: metric.value for metric in found.metrics})
+    report = assessment.assess(run, frames=frames, budget=max(1.0, budget), least=PLAIN_EVERY)
+    log_metrics(run, "quality", (), **{metric.id: metric.value for metric in report.metrics})
     if last:
         files.remove_unfinished(run.out / "evaluation")  # of an earlier process that was killed here
-        write(found, run.out / "evaluation")
-        run.log.say(found.verdict)
+        write(report, run.out / "evaluation")
+        run.log.say(report.verdict)
     run.seconds["assess"] = run.seconds.get("assess", 0.0) + time.monotonic() - began
