@@ -25,7 +25,7 @@ def lines(out):
 
 @pytest.mark.parametrize("recipe", ["quickstart", "known_world"])
 def test_pictures_change_nothing_of_what_is_learned(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "ASSESSED", 1e6)  # what is measured must not depend on the time that there is
+    monkeypatch.setattr(evaluate, "EVALUATION_TIME_SHARE", 1e6)  # what is measured must not depend on the time that there is
     monkeypatch.setattr(run_pictures, "SHARE", 1e6)
     seen, drawn, blank = [], tmp_path / "drawn", tmp_path / "blank"
     plain = run_pictures.save_learning_curve

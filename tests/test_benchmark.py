@@ -115,7 +115,7 @@ def test_a_dream_needs_nothing_from_the_device():
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["bench"], "what to time"),
+        (["bench"], "the name of a benchmark"),
         (["bench", "imagination"], "expected one of imagine"),
         (["bench", "imagine", "--json"], "needs the file"),
         (["bench", "imagine", "steps=3"], "takes no key steps"),

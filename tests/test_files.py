@@ -251,7 +251,7 @@ def test_a_lost_process_is_not_taken_for_a_closed_stdout(capsys, monkeypatch, ki
 
     monkeypatch.setattr(cli, "_run", fail)
     assert cli.main(["train"]) == 2
-    assert "a process that this command had started has ended" in capsys.readouterr().err
+    assert "a process of this command has ended" in capsys.readouterr().err
 
 
 def test_a_closed_stdout_is_quiet_and_a_full_one_is_not():
@@ -390,7 +390,7 @@ def test_a_folder_is_filled_whole_or_not_at_all(tmp_path):
     # as a kill after the last rename leaves it; the same command finds its own work, another one a folder that is taken
     (folder / ".tmp-files").mkdir()
     fill()
-    for fail, text, said in ((None, "2", "is not empty, nothing is overwritten"), (UserError("no"), "", "no")):
+    for fail, text, said in ((None, "2", "is not empty, no file was overwritten"), (UserError("no"), "", "no")):
         with pytest.raises(UserError, match=said):
             fill(fail, text)
     assert names(folder) == sorted(kinds) and (folder / "weights").read_text() == "weights"
@@ -398,7 +398,7 @@ def test_a_folder_is_filled_whole_or_not_at_all(tmp_path):
     fill()
     (folder / "notes").unlink()
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match="is not empty, nothing is overwritten"):
+    with pytest.raises(UserError, match="is not empty, no file was overwritten"):
         fill()
     assert names(folder) == ["card", "weights"], "files of an unknown origin stay"
 

@@ -331,7 +331,7 @@ def test_a_run_killed_in_its_first_epoch_starts_over_and_keeps_what_was_there(tm
     (out / "checkpoint.new").mkdir()
     (out / "checkpoint.new" / ".tmp-manifest.json").write_text('{"for')  # killed in its first checkpoint
     assert cli.main(["train", "--resume", str(out)] if again == "--resume" else ["train", *words]) == 0
-    assert f"what it had written is kept in {out / 'unfinished-1'}" in capsys.readouterr().err
+    assert f"its earlier files are kept in {out / 'unfinished-1'}" in capsys.readouterr().err
     aside = out / "unfinished-1"
     assert (aside / "replay" / "foreign.txt").read_text() == "mine" and (aside / "metrics.jsonl").read_bytes() == metrics
     assert (aside / "replay" / "episodes-00000.bin").read_bytes() == shard
@@ -391,7 +391,7 @@ def test_what_fails_while_a_run_is_made_leaves_the_folder_as_it_was(tmp_path, mo
         out = tmp_path / str(made)
         if made:
             out.mkdir()
-        with pytest.raises(UserError, match="kmeans compares with a tokenizer of patches"):
+        with pytest.raises(UserError, match="kmeans needs a tokenizer of patches"):
             train("recipe=iris", "train.evaluate.kmeans=true", f"out={out}")
         assert out.exists() == made and not made or not list(out.iterdir())
 

@@ -491,7 +491,7 @@ def test_random_states_of_another_device_are_replaced_with_a_sentence(run, capsy
     for name in ("one", "two"):
         other = shutil.copytree(run, run.with_name(name))
         code, err = said(capsys, "train", "--resume", other, "train.loop.epochs=5")
-        assert code == 0 and err.count("the saved random state is not one of a cpu") == 1
+        assert code == 0 and err.count("the saved random state does not fit the device cpu") == 1
         finals.append(load_file(other / "checkpoint" / "policy.safetensors"))
     assert all(torch.equal(x, finals[1][key]) for key, x in finals[0].items()), "the replacement follows from seed and epoch"
 

@@ -130,8 +130,8 @@ def test_names_say_what_differs(tmp_path):
         (["seeds=0,1"], "did you mean seed?"),
         (["backbone.layer=1,2"], "did you mean backbone.layers?"),
         (["seed=0,x"], "seed must be a whole number"),
-        (["seed=0,,1"], "empty value"),
-        (["seed=0,1,0"], "twice"),
+        (["seed=0,,1"], "empty or repeated value"),
+        (["seed=0,1,0"], "empty or repeated value"),
         (["seed=0", "seed=1"], "given twice"),
         (["jobs=0"], "jobs must be at least 1"),
         (["backbone.layers=1,many"], "whole number"),
@@ -154,7 +154,7 @@ def test_out_is_needed_and_may_hold_nothing_else(capsys, tmp_path):
     assert "got no out" in capsys.readouterr().err
     (tmp_path / "thesis.tex").write_text("mine")
     assert run(tmp_path) == 2
-    assert "is no sweep" in capsys.readouterr().err and names(tmp_path) == ["thesis.tex"]
+    assert "is not a sweep" in capsys.readouterr().err and names(tmp_path) == ["thesis.tex"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_a_run_of_another_process_is_waited_for(fake, capsys):
         done = fake / "Breakout-seed2" / "summary.json"
         with meanwhile(done.exists, lambda: fcntl.flock(other, fcntl.LOCK_UN)):
             assert run(fake, "seed=1,2") == 0
-    assert "Breakout-seed1 is still at work" in capsys.readouterr().err
+    assert "Breakout-seed1 is still running" in capsys.readouterr().err
     assert (fake / "Breakout-seed1" / "summary.json").exists()
 
 

@@ -137,7 +137,7 @@ class PatchTokenizer(nn.Module, Part):
         return join(patches, self.patch, self.frame_shape)
 
     def loss(self, steps: Steps) -> tuple[Losses, Codes]:
-        """l1, l2 (B, T) of pixels 0..1 and the quantiser's losses (). In train mode it moves the codebook."""
+        """l1, l2 (B, T) of pixels 0..1 and the quantizer's losses (). In train mode it moves the codebook."""
         patches = cut(steps.obs, self.patch)  # (B, T, K, pixels)
         B, T, K, _ = patches.shape
         distinct, position, inverse, count = self._distinct(patches)

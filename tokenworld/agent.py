@@ -26,7 +26,7 @@ SCORED = {"max_steps": 10_000}  # where an episode is cut when an agent is score
 
 
 class Agent:
-    """A policy that sees through a world model. It remembers the episode that it is in: call `reset` where one begins.
+    """A policy that reads the codes of a world model. It remembers the episode that it is in: call `reset` where one begins.
 
     temperature: of the choice of actions, 0 takes the most probable one · seed: of that choice.
     """
@@ -118,11 +118,11 @@ class Agent:
         next step. changes: other keywords of it, such as max_steps=1000."""
         parts = self.world_model.config.get("parts", {})
         if "env" not in parts:
-            raise UserError("this agent's config names no environment: make one whose frames are those it was trained on")
+            raise UserError("this agent's config names no environment: build one with the frames that it was trained on")
         return make_checked(parts["env"], arguments.whole("num_envs", num_envs), **changes)
 
     def score(self, episodes: int = 100, seed: int = 0, envs: int = 16) -> dict[str, Any]:
-        """Its return in the real environment as `tokenworld score` measures it: mean, 95 % interval, random play beside it.
+        """Its return in the real environment as `tokenworld score` measures it: mean, 95% interval, and random play.
 
         Raises UserError for impossible numbers of episodes and environments, and seeds."""
         episodes, envs, seed = arguments.whole("episodes", episodes), arguments.whole("envs", envs), arguments.seed(seed)

@@ -15,7 +15,7 @@ class UserError(Exception):
 
 
 def sentence(text: str) -> str:
-    """One line of at most `LONGEST` printable characters: values in it may come from a file that somebody sent.
+    """One line of at most `LONGEST` printable characters: values in it may come from a file of unknown origin.
 
     Of a text that is too long the beginning (what, got) and the end (expected, what to do) stay.
     """

@@ -1,6 +1,6 @@
-"""Everything that is written goes through here: whole files, one sentence for a disk that refuses, one writer per folder.
+"""Everything that is written goes through here: whole files, one sentence for a disk error, one writer per folder.
 
-A file is written under a temporary name beside its place, synced and renamed, so that a reader finds the old file or the new
+A file is written under a temporary name next to its path, synced and renamed, so that a reader finds the old file or the new
 one. An `OSError` while writing becomes one `UserError`. A folder that is written is locked for as long as its process lives.
 """
 
@@ -183,7 +183,7 @@ def check_path(name: str, value: Any) -> Path:
         except OSError as error:
             wrong = error.strerror if error.errno == errno.ENAMETOOLONG else ""
     if wrong:
-        raise UserError(f"{name} is no path, got {value!r}: {wrong}")
+        raise UserError(f"{name} is not a path, got {value!r}: {wrong}")
     return path
 
 
@@ -297,7 +297,7 @@ def filling(folder: Path | str, names: Sequence[str], last: str) -> Iterator[Pat
 
 
 def _describe_occupied(folder: Path) -> str:
-    return f"{folder} exists and is not empty, nothing is overwritten: choose another out=DIR"
+    return f"{folder} exists and is not empty, no file was overwritten: choose another out=DIR"
 
 
 def _move(stage: Path, folder: Path, last: str) -> None:

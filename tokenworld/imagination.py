@@ -28,8 +28,9 @@ def imagine(
     carry: Any = None,
     expected_reward: bool = False,
 ) -> Trajectory:
-    """Dream from `state` with `policy`: noise (B, H, K + 3) uniform feeds codes, reward, termination and action in this order.
+    """Imagine a rollout from `state` with `policy`.
 
+    Uniform noise (B, H, K + 3) feeds codes, reward, termination and action in this order.
     `prediction, state` come from `world_model.start`; `carry` from `policy.start` or a burn-in. Rewards are sampled, or
     their mean if `expected_reward`. Consumes `state`.
     """

@@ -1,6 +1,6 @@
 """Files of this user alone: what is kept between two starts, and is trusted when it is found again.
 
-They lie where the XDG Base Directory Specification puts them. A file that somebody else could have written is never used:
+They lie where the XDG Base Directory Specification puts them. A file that another user could have written is never used:
 its owner and that of its folder must be this user, and nobody else may write to either.
 """
 
@@ -17,7 +17,7 @@ def file(variable: str, default: str, name: str) -> Path | None:
     """The path of a file in the folder `tokenworld` below the one that `variable` names (else `default` in the home folder).
 
     What lies at the path is this user's own: anything else there is removed. None where there is no such folder: no home
-    folder is known, or it cannot be written or belongs to somebody else.
+    folder is known, or it cannot be written or belongs to another user.
     """
     base = _base(variable, default)
     if base is None:

@@ -24,10 +24,12 @@ STRIP, CURVE = 0.5, 1.0  # seconds that the first one is expected to take
 
 
 def update(run, steps: int) -> None:
-    """Draw what there is time for: `steps` steps of real, reconstructed and imagined frames, and the learning curve. Raises
-    UserError where the disk refuses, and for a link in the place of the folder."""
+    """Draw pictures within the time budget: `steps` steps of real, reconstructed and imagined frames, and the learning curve.
+
+    Raises UserError where the disk refuses, and for a link instead of the folder.
+    """
     if (run.out / FOLDER).is_symlink():
-        raise UserError(f"{run.out / FOLDER} is a link, nothing is written through it: remove it")
+        raise UserError(f"{run.out / FOLDER} is a link, links are not written through: remove it")
     held_out = run.held_out if run.held_out.rows else run.replay
     if run.count["tokenizer"] and held_out.rows:
         with _within_budget(run, "pictures", STRIP) as is_afforded:
@@ -49,10 +51,10 @@ def has_dynamics(run) -> bool:
 
 
 def save_learning_curve(run) -> None:
-    """RUN/learning_curve.png: the return of every evaluation so far, with its 95 % interval."""
+    """RUN/learning_curve.png: the return of every evaluation so far, with its 95% interval."""
     path = run.out / "learning_curve.png"
     figures.save_curve(
-        path, run.curve, random=run.results.get("random"), xlabel="real steps", ylabel="return, with 95 % interval",
+        path, run.curve, random=run.results.get("random"), xlabel="real steps", ylabel="return, with 95% interval",
         title=str(run.meta.get("env_id")),
     )  # fmt: skip
     run.log.picture("learning_curve", path)
@@ -81,7 +83,7 @@ def thin_out(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _within_budget(run, name: str, expected: float) -> Iterator[bool]:
-    """Is there time for another one of these? What it takes is counted in `run.seconds`."""
+    """Yield whether the time budget allows another picture. Its time is counted in `run.seconds`."""
     began, spent = time.monotonic(), run.seconds.get(name, 0.0)
     is_afforded = spent + expected <= SHARE * run.log.wall
     yield is_afforded

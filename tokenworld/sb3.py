@@ -24,7 +24,7 @@ class Dreams(VecEnv):
 
     def __init__(self, dreams: DreamEnv):
         if not dreams.at_once:
-            raise UserError('stable-baselines3 expects episodes to begin anew at once: give the DreamEnv autoreset="same_step"')
+            raise UserError('stable-baselines3 needs a reset in the same step: give the DreamEnv autoreset="same_step"')
         self.dreams, self.render_mode = dreams, None
         super().__init__(dreams.num_envs, dreams.single_observation_space, dreams.single_action_space)
         self._total, self._length = np.zeros(self.num_envs), np.zeros(self.num_envs, int)
@@ -60,7 +60,7 @@ class Dreams(VecEnv):
         return [getattr(self.dreams, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices=None) -> None:
-        raise UserError(f"all dreams of a DreamEnv share their settings, {attr_name} is not set: make a new one")
+        raise UserError(f"all dreams of a DreamEnv share their settings, {attr_name} is not set: create a new one")
 
     def env_method(self, method_name: str, *args: Any, indices=None, **keywords: Any) -> list[Any]:
         return [getattr(self.dreams, method_name)(*args, **keywords)] * len(list(self._get_indices(indices)))

@@ -184,7 +184,7 @@ def _end_children() -> None:
 
 @contextlib.contextmanager
 def _handling(handler: Callable, kinds: Sequence[int]) -> Iterator[None]:
-    """`handler` for these signals in the block. Only the main thread can have handlers; nothing is changed in another one."""
+    """`handler` for these signals in the block. Only the main thread can have handlers."""
     if threading.current_thread() is not threading.main_thread():
         kinds = ()
     previous = {kind: signal.signal(kind, handler) for kind in kinds}

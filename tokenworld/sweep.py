@@ -1,7 +1,7 @@
 """Many runs of `tokenworld train`: a grid of settings, a few processes at once, one table at the end.
 
 Nothing of a sweep lives in memory only: `sweep.json` says which run is which, a run with a summary.json is finished, and a
-log that is locked belongs to a process that is still at work. So the same command goes on after any kind of end.
+log that is locked belongs to a process that still runs. So the same command continues after any kind of end.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ POLL = 0.2  # seconds between looks at the processes
 
 @dataclass(frozen=True)
 class Member:
-    """One run of the grid: its place, its words, and what they compose to."""
+    """One run of the grid: its folder, its words, and the config that they compose to."""
 
     out: Path
     settings: Settings
@@ -119,7 +119,7 @@ def split(key: str, text: str) -> list[str]:
         else:
             parts[-1] += letter
     if len(parts) > 1 and ("" in parts or len(set(parts)) < len(parts)):
-        raise UserError(f"{key}={text} has an empty value or one that is there twice: expected different values, {key}=A,B")
+        raise UserError(f"{key}={text} has an empty or repeated value: expected different values, {key}=A,B")
     return parts
 
 
@@ -178,7 +178,7 @@ def sweep(out: Path, members: Sequence[Member], jobs: int, words: Sequence[str])
     for member in members:
         _ = member.summary
         if (member.out / "config.yaml").is_file() and not _same(saved.load(member.out), member.spec):
-            raise UserError(f"{member.out} was begun with other settings than its recipe has now: choose another out=DIR")
+            raise UserError(f"{member.out} was started with other settings than its recipe has now: choose another out=DIR")
     with files.locking(out):
         return _sweep(out, members, jobs, words)
 
@@ -189,13 +189,13 @@ def _sweep(out: Path, members: Sequence[Member], jobs: int, words: Sequence[str]
     log, again = Log(None), f"tokenworld sweep {shlex.join([*words, *_trust()])}"
     log.say(f"{out}: {len(members)} runs, {sum(m.finished for m in members)} of them finished, {jobs} at once")
 
-    def ended(failed: dict[str, int]) -> None:
+    def write_table(failed: dict[str, int]) -> None:
         try:
             write_results(out, *results_of(members, failed))
-        except UserError as error:  # the runs go on, and it is tried again
+        except UserError as error:  # the runs continue, and the table is written again later
             log.say(str(error))
 
-    failed, signum = _train(members, jobs, log, ended)
+    failed, signum = _train(members, jobs, log, write_table)
     results, text = results_of(members, failed)
     print(text, flush=True)
     write_results(out, results, text)
@@ -211,7 +211,7 @@ def _sweep(out: Path, members: Sequence[Member], jobs: int, words: Sequence[str]
 
 @dataclass
 class Job:
-    """A run at work."""
+    """A running process of a sweep."""
 
     member: Member
     process: subprocess.Popen
@@ -220,9 +220,9 @@ class Job:
 
 
 def _train(
-    members: Sequence[Member], jobs: int, log: Log, ended: Callable[[dict[str, int]], Any]
+    members: Sequence[Member], jobs: int, log: Log, on_end: Callable[[dict[str, int]], Any]
 ) -> tuple[dict[str, int], int]:
-    """Run what is not finished; `ended` is called whenever a run has. The exit codes of those that failed, by name, and the
+    """Run what is not finished; `on_end` is called when a run ends. The exit codes of those that failed, by name, and the
     signal that stopped the others, or 0."""
     waiting = [member for member in members if not member.finished]
     running: list[Job] = []
@@ -244,7 +244,7 @@ def _train(
                     else:
                         how, failed[name] = f"failed (exit code {code})", code or 1
                     clock.say(f"{how} {name}: {last_line(job.member.log)}")
-                    ended(failed)
+                    on_end(failed)
             if interrupts.count:
                 waiting = []
             if interrupts.count > interrupts.announced:
@@ -256,13 +256,13 @@ def _train(
                     break
                 process = None if member.finished else _start(member, min(slots), jobs)
                 if process is not None:
-                    clock.say(f"began {member.name}")
+                    clock.say(f"started {member.name}")
                     running.append(Job(member, process, min(slots)))
                 if member.finished or process is not None:
                     waiting.remove(member)
                 elif member.name not in announced:
                     announced.add(member.name)
-                    log.say(f"{member.name} is still at work in a process that another sweep began: waiting for it")
+                    log.say(f"{member.name} is still running in a process of another sweep: waiting for it")
             clock.tick()
             time.sleep(POLL)
     return failed, interrupts.signum
@@ -309,7 +309,7 @@ def environment(slot: int, jobs: int, device: str) -> dict[str, str]:
 
 
 class _Interrupts:
-    """Counts Ctrl-C, and the polite requests of a cluster or a closing terminal, instead of dying of them."""
+    """Counts Ctrl-C, and the polite requests of a cluster or a closing terminal, instead of being ended by them."""
 
     def __init__(self) -> None:
         self.count = self.announced = 0

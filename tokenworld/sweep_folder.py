@@ -1,4 +1,4 @@
-"""What a sweep's folder says, checked: its own sweep.json, and what its runs wrote. It may come from somebody else."""
+"""What a sweep's folder says, checked: its own sweep.json, and what its runs wrote. It may be of unknown origin."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_settings(out: Path) -> dict[str, dict[str, str | None]]:
     path = out / "sweep.json"
     if not path.is_file():
         if not files.is_empty(out):
-            raise UserError(f"{out} exists and is no sweep, nothing is overwritten: choose another out=DIR or remove it first")
+            raise UserError(f"{out} exists and is not a sweep, no file was overwritten: choose another out=DIR or remove it")
         return {}
     advice = "restore it from a copy, or choose another out=DIR"
     try:

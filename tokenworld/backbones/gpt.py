@@ -2,7 +2,7 @@
 
 Faithful: pre-norm blocks, GELU, four-fold MLP, dropout. Differs: rotary positions instead of learned ones, and a band
 mask of `context` steps instead of IRIS's flush of the whole history when the context is full, so that a rollout may go
-on for ever and the cached result equals the uncached one.
+on without limit and the cached result equals the uncached one.
 """
 
 from __future__ import annotations
@@ -177,7 +177,7 @@ class GPT(nn.Module, Part):
         return self.norm(x)
 
     def _rotation(self, step_of: Tensor, place_of: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Half of each head turns with the time step, half with the place in the step: (L, D/N) cosines and sines."""
+        """Half of each head turns with the time step, half with the position in the step: (L, D/N) cosines and sines."""
         turns = torch.stack([step_of, place_of]).to(torch.float32)  # (2, L)
         angle = (turns[:, :, None] * self.frequencies).transpose(0, 1).flatten(1)  # (L, 2 * D/N/4)
         cos, sin = angle.cos(), angle.sin()

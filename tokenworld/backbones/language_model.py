@@ -17,7 +17,7 @@ from tokenworld.errors import UserError, first_line
 from tokenworld.storage.weights import Stored, TooMany, read, shorten, sketch
 
 ANYWHERE = {"_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-LEADING = {"module", "model", "base_model"}  # beside the name that its own class gives to the transformer
+LEADING = {"module", "model", "base_model"}  # in addition to the name that its own class gives to the transformer
 UNUSED = re.compile(r"(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias)$")  # what older versions saved too
 ADVICE = "give a folder whose config.json and weights save_pretrained wrote together"
 
@@ -47,13 +47,13 @@ def load(folder: Path, config, attention: str, label: str):
     try:
         model = sketch(lambda: build_untrained(config, attention), len(tensors))
     except TooMany:
-        raise UserError(f"{label} has {len(tensors)} tensors, its config.json is of a model with many more: {ADVICE}") from None
+        raise UserError(f"{label} has {len(tensors)} tensors, but its config.json describes many more: {ADVICE}") from None
     except Exception as error:  # of sizes that no model can have
-        raise UserError(f"{label} has a config.json of which no model can be made ({first_line(error)}): {ADVICE}") from None
+        raise UserError(f"{label} has a config.json that no model can be built from ({first_line(error)}): {ADVICE}") from None
     wanted, unneeded = model.state_dict(), _token_table(model)
     named = {_bare(name, wanted, config_prefix=model.base_model_prefix): x for name, x in tensors.items()}
     if len(named) < len(tensors):
-        raise UserError(f"{label} has several tensors of one name once its wrappers are left out: {ADVICE}")
+        raise UserError(f"{label} has several tensors of one name without the prefixes of its wrappers: {ADVICE}")
     for name, own in wanted.items():
         if name in named and named[name].shape != own.shape and name != unneeded:
             raise UserError(f"{label} does not fit its config.json, {name} has shape {tuple(named[name].shape)}, expected"

@@ -1,9 +1,9 @@
 """Pretrained: any Hugging Face causal transformer as the dynamics (GPT-2, Llama, Qwen3, GPT-NeoX, Mistral and their like).
 
 The model's own code runs, on vectors instead of tokens. Ours are the masks (block-causal, a band of `context` steps, cut
-where episodes begin), the positions and the cache. Positions count on for ever where they are rotary: only distances matter.
+where episodes begin), the positions and the cache. Rotary positions count on without limit: only distances matter.
 A table of learned ones (GPT-2's) is walked in a ring of `context` steps that begins where the episode does: the cached
-result equals the uncached one however long a rollout goes on. In training each row enters that ring at a random place, so
+result equals the uncached one however long a rollout is. In training each row enters that ring at a random slot, so
 that a window no longer than the context has also seen what comes after the ring's end.
 """
 
@@ -247,7 +247,7 @@ def _model(name: str | None, path: str | None, config: dict | None, attention: s
     if path is not None:
         where = Path(path).expanduser()
         if not where.is_dir():
-            raise UserError(f"{label} is no folder: give one that save_pretrained wrote, or a hub id as backbone.name")
+            raise UserError(f"{label} is not a folder: give one that save_pretrained wrote, or a hub id as backbone.name")
     else:
         wanted = ["config.json", "*.safetensors", "*.safetensors.index.json"]
         advice = "download it where there is a network and give its folder as backbone.path"
@@ -275,7 +275,7 @@ def _build_config(config: dict):
     try:
         model_config = AutoConfig.for_model(kind, **{"vocab_size": 8} | {k: v for k, v in config.items() if k != "model_type"})
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"backbone.config is no {kind} that transformers knows: {first_line(error)}") from None
+        raise UserError(f"backbone.config is not a valid {kind} config of transformers: {first_line(error)}") from None
     known = _keywords(model_config)
     for key in set(config) - known:
         near = difflib.get_close_matches(key, known, n=1)
@@ -288,7 +288,7 @@ def _build_config(config: dict):
 
 
 def _keywords(config) -> set[str]:
-    """What may be said of a model of this type; configs on the hub often say more."""
+    """Return the config keys of a model of this type; configs on the hub often have more."""
     return {"model_type", *type(config).__dataclass_fields__, *config.attribute_map, "rope_theta", "rope_scaling"}
 
 
@@ -305,8 +305,8 @@ def _refuse_unfit(config) -> None:
     cls = modeling_auto.MODEL_MAPPING[type(config)]
     needs = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values"}
     if getattr(cls, "_is_stateful", False) or not needs <= set(inspect.signature(cls.forward).parameters):
-        raise UserError(f"backbone cannot be a {kind}: it takes no attention mask and no positions, so that steps could"
-                        " neither be cut nor slide; choose a transformer such as gpt2, llama, qwen3 or gpt_neox")  # fmt: skip
+        raise UserError(f"backbone cannot be a {kind}: it takes no attention mask and no positions, so episodes could"
+                        " not be separated; choose a transformer such as gpt2, llama, qwen3 or gpt_neox")  # fmt: skip
     rope = getattr(config, "rope_parameters", None) or {}
     if any(word in str(rope.get("rope_type")) for word in ("dynamic", "longrope")):
         raise UserError(f"backbone cannot be a {kind} with {rope['rope_type']} positions: they change with the length of the"
@@ -336,7 +336,7 @@ def _probe(model, H: int) -> tuple[int, int, int]:
     model.train(training)
     shapes = {shape for pair in probe.shapes.values() for shape in pair}
     if not first.is_meta and (not torch.equal(first, second) or torch.equal(first, both)):
-        raise UserError(f"backbone cannot be a {kind}: it does not attend as the mask says; choose gpt2, llama or qwen3")
+        raise UserError(f"backbone cannot be a {kind}: it does not follow the attention mask; choose gpt2, llama or qwen3")
     if len(shapes) != 1 or len(probe.shapes) != model.config.num_hidden_layers:
         raise UserError(f"backbone cannot be a {kind}: its layers do not all keep keys and values of one size; choose e.g."
                         " gpt2, llama or qwen3")  # fmt: skip
@@ -353,7 +353,7 @@ def _learned_positions(model) -> int | None:
 
 def _straighten(model) -> None:
     """GPT-2's linear layers hold their weights the other way round: as `nn.Linear` they are decayed, adapted and laid out for
-    bf16 like everybody's."""
+    bf16 like all others."""
     from transformers.pytorch_utils import Conv1D
 
     for parent in list(model.modules()):

@@ -68,7 +68,7 @@ def device_name(device: torch.device) -> str:
 
 
 class Dice:
-    """A policy that rolls dice: the dream alone, with or without pixels."""
+    """A random policy: the cost of the imagined rollout alone, with or without pixels."""
 
     def __init__(self, actions: int, needs_pixels: bool):
         self.actions, self.needs_pixels = actions, needs_pixels
@@ -113,7 +113,7 @@ def dream_flops(model, policy, steps, codes, noise, horizon: int) -> int:
 
 @torch.no_grad()
 def dream_bytes(run: Run, model, steps, codes, noise) -> float:
-    """Weights once per pass, and in each pass what the cache holds: what a dream of codes must read."""
+    """Weights once per pass, and in each pass what the cache holds: what an imagined rollout of codes must read."""
     size = torch.finfo(precision(run)).bits // 8
     weights = sum(p.numel() for p in run.world_model.dynamics_modules().parameters()) * size
     _, state = model.start(steps, codes)
@@ -125,7 +125,7 @@ def dream_bytes(run: Run, model, steps, codes, noise) -> float:
 
 
 def encode_flops(run: Run, steps: Steps) -> float:
-    """Of one frame, counted on a real one: the quantisers do not run on the meta device."""
+    """Of one frame, counted on a real one: the quantizers do not run on the meta device."""
     with FlopCounterMode(display=False) as counter:
         run.world_model.encode(steps[:1, :1].to(run.device))
     return counter.get_total_flops()

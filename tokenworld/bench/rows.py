@@ -1,7 +1,7 @@
-"""`tokenworld bench`: how fast a recipe runs here, beside what this machine can do at best, measured in the same call.
+"""`tokenworld bench`: how fast a recipe runs here, compared with the best this machine can do, measured in the same call.
 
 The phases and the dreams that are time_calls are those that training runs, on frames that the recipe's own environment gave.
-FLOPs are counted by running the same code on the meta device, where nothing is computed. The arithmetic ceiling is a
+FLOPs are counted by running the same code on the meta device, which computes no values. The arithmetic ceiling is a
 matrix product (or convolution) of the model's own shape and type, the ceiling of bytes a sum over a large array.
 """
 
@@ -47,7 +47,7 @@ WARMUP_UPDATES = 10
 
 @dataclass
 class Row:
-    """One measured thing. `seconds` are of `units` units, a repeat each."""
+    """One measurement. `seconds` of `units` units, one per repeat."""
 
     name: str
     unit: str
@@ -97,7 +97,7 @@ def bench(what: str, run: Run, repeats: int) -> dict[str, Any]:
 
 
 def bench_imagine(run: Run, repeats: int) -> list[Row]:
-    """Dreams as `train_policy` has them: codes only, with pixels, and with the recipe's policy."""
+    """Measure imagined rollouts as in `train_policy`: codes only, with pixels, and with the recipe's policy."""
     settings = run.phases["policy"].settings
     batch, horizon, burn_in = settings["batch"], settings["horizon"], settings["burn_in"]
     model = run.imagination_model()
@@ -129,7 +129,7 @@ def _dream_seconds(model, policy, steps: Steps, codes: Codes, noise: Tensor) -> 
 
 
 def bench_dynamics(run: Run, repeats: int) -> list[Row]:
-    """Updates of the dynamics: the phase itself, replay and optimiser included."""
+    """Updates of the dynamics: the phase itself, replay and optimizer included."""
     settings = run.phases["dynamics"].settings
     batch, length = settings["batch"], settings["length"]
     seconds = _phase(run, "dynamics", repeats)
@@ -145,7 +145,7 @@ def bench_dynamics(run: Run, repeats: int) -> list[Row]:
 
 
 def bench_tokenizer(run: Run, repeats: int) -> list[Row]:
-    """Updates of the tokenizer: the phase itself, replay and optimiser included."""
+    """Updates of the tokenizer: the phase itself, replay and optimizer included."""
     batch = run.phases["tokenizer"].settings["batch"]
     tokenizer = run.world_model.tokenizer
     seconds = _phase(run, "tokenizer", repeats)
@@ -230,7 +230,7 @@ def _phase(run: Run, name: str, repeats: int) -> list[float]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for people: a row per measured thing, the machine below."""
+    """Format the result as a table: a row per measurement, the machine below."""
     head = ("", "per second", "range", "passes", "MFLOP each", "GFLOP/s", "of product", "of bytes", "bound/s")
     lines = [head]
     for row in result["rows"]:

@@ -43,7 +43,7 @@ def with_new_names(config: Any) -> Any:
 
 
 def resolve(target: str, *, trusted: bool = False) -> Callable:
-    """The class or function that `_target_` names. Raises UserError.
+    """Return the class or function that `_target_` names. Raises UserError.
 
     Untrusted (a loaded model): nothing outside the part folders of tokenworld is even imported, and what is found must
     have been defined there, so that `tokenworld.heads.os.system` names nothing.

@@ -100,7 +100,7 @@ def unpack(
     if total > limit:
         raise ValueError(f"it has {n:,} steps, {total:,} bytes, more than the {limit:,} bytes that a record may have")
     if total > RATIO * length:
-        raise ValueError(f"it promises {total:,} bytes, and {length:,} cannot hold them")
+        raise ValueError(f"its header declares {total:,} bytes, and {length:,} cannot hold them")
     content = stream.read(total)
     if stream.more(1):
         raise ValueError("it holds more than its header says")

@@ -215,7 +215,7 @@ class Replay:
                         return
                     rows = self._windows(batch, length, copy, ends, recent, events, within)
                     steps = self.gather(rows, frames)
-                    put(((steps.pinned() if pin else steps, rows), copy.bit_generator.state))
+                    put(((steps.pin() if pin else steps, rows), copy.bit_generator.state))
             except BaseException as error:  # handed over, and raised where the batch is wanted
                 put((error, None))
 
@@ -301,7 +301,7 @@ class Replay:
         return {"codes": torch.from_numpy(codes), "version": torch.from_numpy(version.copy())}
 
     def load_code_state(self, state: dict[str, Tensor]) -> bool:
-        """Put back `code_state()` of a replay with the same episodes. False, and nothing is put back, if they are others: the
+        """Put back `code_state()` of a replay with the same episodes. False, and no code is put back, if they are others: the
         codes of all rows are then encoded again."""
         if not state:
             return True

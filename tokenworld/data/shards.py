@@ -104,7 +104,7 @@ def pieces(file: BinaryIO, payload: Payload) -> Iterator[bytes]:
 
 
 class _Source:
-    """A shard's bytes, by their place."""
+    """A shard's bytes, by their position."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file

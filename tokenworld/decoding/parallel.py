@@ -3,7 +3,7 @@
 A step is its K codes and its action (P = K + 1), attended to in full; code k's position predicts code k of the *next*
 frame. Differs:
 
-- Each code also carries the action, and first sees its neighbours on the grid (a 3x3 convolution): what moves mostly moves
+- Each code also carries the action, and first sees its neighbors on the grid (a 3x3 convolution): what moves mostly moves
   there.
 - Each code's logits start from a copy-or-frequency prior (`prepare`): the transformer begins with what does not move and has
   only the rest to learn.
@@ -11,7 +11,7 @@ frame. Differs:
   next, and so on. All other codes are drawn independently given the pivots. Where chance moves several codes together (a
   sticky action moves the whole paddle), codes drawn without regard for each other make half a move.
 - h is the action's position after it has read the codes that were drawn. An h from before the draw knows only the odds of
-  an end: it lets a dream go on whose frame shows a lost ball, into what no data describe, and a policy finds what pays there.
+  an end: the rollout continues after a lost ball, into states outside the training data, and the policy learns to exploit them.
   The K positions are pooled into h: `max` learns rare events, which show at one position, in fewer updates than `sum`.
 - With `corrupt`, training replaces that share of the input codes with codes of other windows at the same position and time;
   the targets stay what they are. The model learns to correct a wrongly sampled frame (a lost ball) from the frames before it.
@@ -55,7 +55,7 @@ UNUSED = -1e9  # the logit of a code that is not in use
 class Parallel(nn.Module, Part):
     """One forward pass per frame.
 
-    temperature: 0 is greedy · prior: start from copy/unigram statistics of the data · weight: of the codes' loss, beside 1
+    temperature: 0 is greedy · prior: start from copy/unigram statistics of the data · weight: of the codes' loss, next to 1
     for reward, for termination and for `alone`, the codes' loss given fewer pivots, which finds the least certain code ·
     pool: how the K positions are pooled into h · codebook: use code vectors too, see `set_codebook` · pivots: codes drawn one
     after another before the rest; give one for each independent random event in a step · corrupt: share of the
@@ -143,7 +143,7 @@ class Parallel(nn.Module, Part):
 
     @torch.no_grad()
     def set_codebook(self, vectors: Tensor, used: int) -> None:
-        """Take over the code vectors `(V, E)`, of which the first `used` are in use. Without `codebook` nothing is stored."""
+        """Store the code vectors `(V, E)`, of which the first `used` are in use, if `codebook` is set."""
         if self.vector_logits is not None:
             self.codebook.copy_(vectors)
             self.used.fill_(max(used, 1))
@@ -173,7 +173,7 @@ class Parallel(nn.Module, Part):
             prediction = Prediction(Codes(z[:, -1:]), h, lambda: self._all(self._draw(out[:, -1], z[:, -2], None, z[:, -1])[1]))
         else:
             h = self.place.new_zeros(B, self.place.shape[-1])
-            unknown = torch.zeros(B, K, self.V, device=z.device)  # nothing is known before the first frame
+            unknown = torch.zeros(B, K, self.V, device=z.device)  # before the first frame all codes are equally likely
             prediction = Prediction(Codes(z), h, lambda: unknown)
         return prediction, ParallelState(cache, z[:, -1], steps.first[:, -1])
 

@@ -68,7 +68,7 @@ class Copies(VectorEnv):
         for i, (obs, _) in enumerate(results):
             self._frames[i] = obs
         self._ended[:] = False
-        return self._frames, self._batched([info for _, info in results])
+        return self._frames, self._batch_infos([info for _, info in results])
 
     def step(self, actions):
         """As `reset` returns frames."""
@@ -81,7 +81,7 @@ class Copies(VectorEnv):
             if not again[i]:
                 reward[i], terminated[i], truncated[i] = result[1:4]
         self._ended = terminated | truncated
-        return self._frames, reward, terminated, truncated, self._batched([result[-1] for result in results])
+        return self._frames, reward, terminated, truncated, self._batch_infos([result[-1] for result in results])
 
     def _each(self, calls: list[tuple[str, dict[str, Any]]]) -> list:
         """Call one method of each game, side by side if they are in processes."""
@@ -96,7 +96,7 @@ class Copies(VectorEnv):
         self._is_waiting = False
         return results
 
-    def _batched(self, infos: list[dict]) -> dict[str, Any]:
+    def _batch_infos(self, infos: list[dict]) -> dict[str, Any]:
         """One dictionary of arrays; what does not fit into arrays is left out."""
         batched: dict[str, Any] = {}
         for i, info in enumerate(infos):

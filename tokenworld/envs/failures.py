@@ -1,4 +1,4 @@
-"""What went wrong in the user's own code, and where: one clause instead of a traceback."""
+"""Describe an error in the user's own code and its location: one clause instead of a traceback."""
 
 from __future__ import annotations
 

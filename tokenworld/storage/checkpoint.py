@@ -1,6 +1,6 @@
 """Checkpoints that survive a kill at any moment: weights as safetensors, the rest in a file that runs no code.
 
-    NAME.safetensors (one per module) · shards/ (of a module that no process holds whole) · state.pt (optimisers, counters,
+    NAME.safetensors (one per module) · shards/ (of a module that no process holds whole) · state.pt (optimizers, counters,
     RNG) · manifest.json (sizes, sha256)
 
 Written into a sibling folder, synced, then renamed; the old checkpoint goes last. Between the two renames the names
@@ -42,7 +42,7 @@ def save(
     state: dict[str, Any],
     shards: Callable[[Path], None] | None = None,
 ) -> None:
-    """Replace the checkpoint at `dir`. state: numbers, text, lists, dicts, tensors (optimiser states, `rng_state()`).
+    """Replace the checkpoint at `dir`. state: numbers, text, lists, dicts, tensors (optimizer states, `rng_state()`).
     `shards` writes files of its own, safetensors too, into the folder that it is given.
 
     Raises UserError where the disk refuses; the old checkpoint is intact then.

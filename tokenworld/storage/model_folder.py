@@ -1,10 +1,10 @@
-"""A trained model as a folder for others, on this disk or on the Hugging Face hub. Here are its files; what they mean is said
-by `WorldModel.save_pretrained` and `Agent.save_pretrained`.
+"""A trained model as a folder for others, on this disk or on the Hugging Face hub. These are its files; see also
+`WorldModel.save_pretrained` and `Agent.save_pretrained`.
 
-    config.json           library, format, and what the model says of itself: parts, frames, actions, figures
+    config.json           library, format, and the description of the model: parts, frames, actions, figures
     model.safetensors     the world model's weights, each named after its part
     policy.safetensors    the policy's, where there is one
-    starts.safetensors    real moments to begin dreams at, where there are any
+    starts.safetensors    real moments to start dreams from, where there are any
     README.md             the model card
 
 Nothing of it is executed: weights are tensors, and the classes that config.json names are resolved by `config.resolve`.
@@ -56,12 +56,12 @@ FORMS = {"obs": tensor(5, torch.uint8), "action": tensor(2, torch.int64), "rewar
 def save(dir: Path | str, config: dict[str, Any], tensors: dict[str, dict[str, Tensor]], card: str) -> None:
     """Write a model's folder; tensors: {"model": {...}, "policy": {...}, "starts": {...}}, the last two optional.
 
-    Every file is written beside its place first: a folder that was there stays whole if the disk refuses. Raises UserError
+    Every file is first written next to its path: a folder that was there stays whole if the disk refuses. Raises UserError
     then, and where the folder holds something else than a model.
     """
     dir = files.check_path("dir", dir)
     if not _is_free(dir) and not (dir.is_dir() and _ours(dir / CONFIG)):
-        raise UserError(f"{dir} exists and is no model's folder, nothing is overwritten: choose another one")
+        raise UserError(f"{dir} exists and is not a model folder, no file was overwritten: choose another one")
     texts = {CONFIG: json.dumps({"library": "tokenworld", "format": FORMAT, **config}, indent=1) + "\n", CARD: card}
     contents = {name: files.encode(text) for name, text in texts.items()}
     for name, each in tensors.items():
@@ -85,7 +85,8 @@ def save_model(
 ) -> None:
     """Write the folder of a world model, see `WorldModel.save_pretrained`. Raises UserError."""
     if not model.config:
-        raise UserError("this world model was put together by hand, so no config says how: make it by from_config")
+        raise UserError("this world model was not built from a config, so it cannot be saved: build it with"
+                        " WorldModel.from_config")  # fmt: skip
     if policy is not None:
         section = model.config["parts"].get("policy")
         policy_class = None if section is None else targets.resolve(section["_target_"])
@@ -200,7 +201,7 @@ def read(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({first_line(error)}): restore it from a copy") from None
     if not isinstance(config, dict) or config.get("library") != "tokenworld":
-        raise UserError(f"{path} is not of a tokenworld model: expected a folder that `tokenworld export` wrote")
+        raise UserError(f"{path} is not the config of a tokenworld model: expected a folder that `tokenworld export` wrote")
     check(config, record(format=whole()), path)
     if config["format"] != FORMAT:
         raise UserError(f"{path} has format {config['format']}, this version reads {FORMAT}: update tokenworld")
@@ -209,9 +210,9 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, in which a key that is there twice could mean either."""
+    """Read a JSON object; duplicate keys are refused because they are ambiguous."""
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return dict(pairs)
 
 
@@ -231,7 +232,7 @@ def to_tensors(steps: Steps) -> dict[str, Tensor]:
 
 
 def read_starts(folder: Path) -> Steps | None:
-    """Moments to begin a dream at, Steps (N, T), if the model has any. Raises UserError for a damaged file."""
+    """Read moments to start a dream from, Steps (N, T), if the model has any. Raises UserError for a damaged file."""
     path = folder / "starts.safetensors"
     if not path.is_file():
         return None
@@ -290,7 +291,7 @@ def card(config: dict[str, Any], parameters: dict[str, int]) -> str:
             "",
         ]
     if figures.get("metrics"):
-        lines += [f"> {figures['verdict']}", "", "| number | value | 95 % interval | unit |", "|---|---|---|---|"]
+        lines += [f"> {figures['verdict']}", "", "| number | value | 95% interval | unit |", "|---|---|---|---|"]
         for metric in figures["metrics"]:
             low, high = metric["ci"] if metric.get("ci") else (None, None)
             between = "" if low is None else f"{low:.4g} to {high:.4g}"

@@ -1,7 +1,7 @@
-"""A dynamics model that does not fit one device: FSDP2 keeps a part of every weight, gradient and optimiser state per rank.
+"""A dynamics model that does not fit one device: FSDP2 keeps a part of every weight, gradient and optimizer state per rank.
 
 `fully_shard` (Zhao et al. 2023, arXiv:2304.11277, in its second form) gathers the weights of a block when it computes and
-forgets them after. A sharded model learns; it is scored and dreamt in from its checkpoint, by processes that hold it whole.
+forgets them after. A sharded model learns; scores and imagined rollouts use its checkpoint, by processes that hold it whole.
 The checkpoint is one safetensors file per rank, and any number of ranks, one included, reads it.
 """
 
@@ -57,7 +57,7 @@ def shard(
 
 
 def write(folder: Path, module: nn.Module, optimizer: Optimizer) -> None:
-    """Each rank its part of the weights and of the optimiser's state. All ranks together."""
+    """Each rank its part of the weights and of the optimizer's state. All ranks together."""
     writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     dcp.save(_tensors(module, optimizer), storage_writer=writer)
 

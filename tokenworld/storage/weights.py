@@ -1,6 +1,6 @@
 """Weights from files, and the parts that they go into: what does not fit, or is not finite, is refused by name.
 
-A config that somebody sent may name any size. So parts are first built on the meta device, where tensors have a shape and take
+A config of unknown origin may name any size. So parts are first built on the meta device, where tensors have a shape and take
 no memory, and are compared with the tensors that the file holds; only parts that fit are built with memory.
 """
 
@@ -21,12 +21,12 @@ from tokenworld.errors import UserError, first_line
 
 CALLS = (20_000, 100)  # of torch's functions while parts are built: at most so many, and so many for each tensor of the file
 LARGEST = 10**7  # a whole number in a config may be so large, or as large as the file has elements
-UNSAVED = 2**28  # bytes of buffers that are not saved (masks, angles), beside as many as the file has
+UNSAVED = 2**28  # bytes of buffers that are not saved (masks, angles), in addition to as many as the file has
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Tensors that a model is to consist of, and how to speak of them.
+    """Tensors of a model, with the words for error messages about them.
 
     tensors: by name; names begin with a part's (backbone.blocks.0...), unless they are all of one `part` · source: the file or
     folder they are from · config: the file that names the parts · mismatch, diverged: what to do if they do not fit it, or are
@@ -52,7 +52,7 @@ class Stored:
     ) -> None:
         """Raise UserError unless what `build` makes of a config's sections has these tensors, found out without memory.
 
-        check: of the module on the meta device, before its tensors are compared. A part outside tokenworld, which somebody
+        check: of the module on the meta device, before its tensors are compared. A part outside tokenworld, which the user
         vouched for, need not work on the meta device: it is compared when it has been built.
         """
         sections = list(sections)
@@ -65,7 +65,7 @@ class Stored:
         except (UserError, ImportError):
             raise
         except TooMany:
-            raise UserError(f"{self.source} has {len(self.tensors)} tensors, {self.config} names parts of many more:"
+            raise UserError(f"{self.source} has {len(self.tensors)} tensors, but the parts in {self.config} have many more:"
                             f" {self.mismatch}") from None  # fmt: skip
         except Exception as error:  # of any library, on sizes that nothing can have
             raise UserError(f"the parts that {self.config} names cannot be built ({first_line(error)}), weights are in"
@@ -134,7 +134,7 @@ class TooMany(BaseException):
 
 
 class _Counted(TorchFunctionMode):
-    """Ends what calls torch's functions without an end."""
+    """Stop code that calls torch's functions without an end."""
 
     def __init__(self, limit: int):
         super().__init__()

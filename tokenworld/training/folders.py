@@ -28,14 +28,14 @@ def claiming(spec: RunSpec) -> Iterator[Path]:
     """The locked folder of a training: `out`, or a new one under runs/. Raises UserError for a folder that holds anything else
     than a run of the same config."""
     if distributed.world_size() > 1 and spec.out is None:
-        raise UserError("training on several processes needs a folder that a restart finds again, got no out: add out=DIR")
+        raise UserError("training on several processes needs a fixed folder for restarts, got no out: add out=DIR")
     with _naming(spec) as out, locking(out):
         there = saved.load(out) if (out / "config.yaml").is_file() else None
         same = files.is_empty(out) or there == spec
         if not distributed.broadcast(same):
             trust = f" {origins.FLAG}" if there and any(origins.names(there.cfg)) else ""
             resume = f", or resume that run by tokenworld train --resume {shlex.quote(str(out))}{trust}" if there else ""
-            raise UserError(f"{out} exists and is not this run, nothing is overwritten: choose another out=DIR{resume}")
+            raise UserError(f"{out} exists and is not this run, no file was overwritten: choose another out=DIR{resume}")
         yield out
 
 
@@ -101,7 +101,7 @@ def start_over(out: Path, checkpoint_every: int) -> Path | None:
     epochs = _last_epoch(out / "metrics.jsonl")
     if epochs >= checkpoint_every or (out / "summary.json").exists():
         raise UserError(
-            f"{out} has finished {epochs} epochs or more and its checkpoint is missing or damaged, nothing is overwritten:"
+            f"{out} has finished {epochs} epochs or more and its checkpoint is missing or damaged, no file was overwritten:"
             f" restore {out}/checkpoint from a copy, or train in another folder (out=DIR)"
         )
     paths = [out / name for name in WORK if (out / name).exists() or (out / name).is_symlink()]

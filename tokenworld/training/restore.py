@@ -115,7 +115,7 @@ class Saved:
         return build()
 
     def put(self, world_model: WorldModel, policy: nn.Module | None = None) -> None:
-        """The weights into a world model, and into a policy that `build_policy` made."""
+        """Copy the weights into a world model, and into a policy that `build_policy` made."""
         if self.shards is None:
             self.model.load_into(world_model)
         else:
@@ -135,7 +135,7 @@ class Saved:
 
 
 def load(out: Path | str) -> Saved:
-    """The last checkpoint of a run. Raises UserError if there is none, or if its files are not what a run saves."""
+    """Load the last checkpoint of a run. Raises UserError if there is none, or if its files are not what a run saves."""
     source = Path(out) / "checkpoint"
     modules, state = checkpoint.load(source)
     forms.check(state, STATE, source / checkpoint.STATE)
@@ -157,7 +157,7 @@ def load(out: Path | str) -> Saved:
 
 
 def load_sources(spec: RunSpec, frame: tuple[int, ...], actions: int) -> dict[str, Saved]:
-    """What load.* names, which must be trained and of the sizes that the config says. Raises UserError."""
+    """Load the runs that load.* names; their parts must be trained and have the sizes of the config. Raises UserError."""
     cfg, sources = spec.cfg, {key: load(folder) for key, folder in spec.loads.items()}
     for key, saved in sources.items():
         part = "tokenizer" if key == "load.tokenizer" else "dynamics"
@@ -180,7 +180,7 @@ def load_sources(spec: RunSpec, frame: tuple[int, ...], actions: int) -> dict[st
 
 
 def put_run(run: Run, saved: Saved) -> None:
-    """Weights and counters into a run that `build_run` made for them."""
+    """Copy weights and counters into a run that `build_run` made."""
     saved.put(run.world_model, run.policy)
     for name in ("epoch", "count", "seconds", "results", "curve"):
         setattr(run, name, saved.state[name])
@@ -284,7 +284,7 @@ def put_generators(run: Run, own: dict, generator: Tensor, shuffler: Tensor, alo
         if run.acting is not run.generator:
             restored.append(_put(run.acting, own["acting"], seed + 2))
     if not all(restored):
-        run.log.say(f"the saved random state is not one of a {run.device.type}: draws follow from seed and epoch from here on")
+        run.log.say(f"the saved random state does not fit the device {run.device.type}: draws now follow from seed and epoch")
 
 
 def put_global_generators(run: Run, own: dict) -> None:
@@ -293,7 +293,7 @@ def put_global_generators(run: Run, own: dict) -> None:
         checkpoint.set_rng_state(own["rng"])
     except (RuntimeError, ValueError, TypeError, OverflowError, KeyError):
         torch.manual_seed(run.seed + run.epoch)
-        run.log.say("the saved state of the global random generators is damaged: it follows from the seed from here on")
+        run.log.say("the saved state of the global random generators is damaged: it follows from the seed from now on")
 
 
 def _put(generator: torch.Generator, state: Tensor, seed: int) -> bool:
@@ -320,7 +320,7 @@ def collector_of(out: Path | str, actions: int) -> dict[str, Any] | None:
 
 
 def check_ranks(run: Run, ranks: list[dict], where: Path) -> None:
-    """Raise UserError for games and codes that this run's environment and tokenizer cannot have; nothing is written yet."""
+    """Raise UserError for games and codes that this run's environment and tokenizer cannot have, before anything is written."""
     K, V = run.world_model.shapes.codes, run.world_model.shapes.vocab_size
     for own in ranks:
         _check_games(own, run.world_model.shapes.actions, where)
@@ -341,4 +341,4 @@ def _check_games(own: dict, actions: int, where: Path) -> None:
     if log.size and not 0 <= int(log.min()) <= int(log.max()) < actions:
         raise UserError(f"{where} has actions {log.min()}..{log.max()}, the environment has 0..{actions - 1}: {MISMATCH}")
     if cuts.shape[1] != 2 or cuts.size and not (0 <= int(cuts.min()) and int(cuts[:, 0].max()) <= len(log)):
-        raise UserError(f"{where} is damaged, it says that games were cut which were not played: restore it from a copy")
+        raise UserError(f"{where} is damaged, it cuts games that were not played: restore it from a copy")

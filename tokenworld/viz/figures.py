@@ -1,4 +1,4 @@
-"""Figures of what a model does and thinks, with matplotlib, which loads slowly, so on use. They need no display."""
+"""Figures of frames, codes and metrics. Matplotlib loads slowly, so it is imported on use. No display is needed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenworld import files
 from tokenworld.viz.frames import code_colors, to_rgb
 
 BLUE, RED, HEAT = "#0072B2", "#D55E00", "inferno"
-# Lines that are told apart without colour too
+# Lines that differ without color too
 STYLES = [
     dict(color=BLUE, linestyle="-", marker="o"),
     dict(color=RED, linestyle="--", marker="s"),
@@ -53,7 +53,7 @@ def filmstrip(
     """Rows of frames with time to the right: name -> (T, C, H, W); a row may be shorter than the others.
 
     titles: above the columns · captions: name -> words below each frame · heat: name -> (T, h, w) from 0 up, drawn over the
-    dimmed frames on one scale with a colour bar · marks: name -> (T, h, w) bool, cells that get an outline.
+    dimmed frames on one scale with a color bar · marks: name -> (T, h, w) bool, cells that get an outline.
     """
     captions, heat, marks = captions or {}, heat or {}, marks or {}
     pictures = {name: to_rgb(frames, scale=1) for name, frames in rows.items()}
@@ -94,7 +94,7 @@ def filmstrip(
 def tokens(frames: Any, indices: Any, reconstructions: Any, *, title: str = "", width: float = 10.0):
     """Frames (T, C, H, W), their codes (T, h, w) as numbers in a grid, and what the codes decode to (T, C, H, W).
 
-    The code that is seen most often is grey, the next ones have a colour each.
+    The code that is seen most often is gray, the next ones have a color each.
     """
     indices, T = np.asarray(indices), len(frames)
     figure = _figure(width, 3 * (width - 1) / T + 0.8, title)
@@ -125,7 +125,7 @@ def token_map(indices: Any, *, title: str = "", xlabel: str = "step", width: flo
     above.imshow(
         code_colors(indices).swapaxes(0, 1), aspect="auto", interpolation="nearest", extent=(-0.5, T - 0.5, K - 0.5, -0.5)
     )
-    above.set_ylabel("place in the frame")
+    above.set_ylabel("position in the frame")
     t, k = np.nonzero(changed)
     above.scatter(t + 1, k, s=4, color="black", label="changed")
     above.legend(loc="upper right", fontsize=8)
@@ -149,7 +149,7 @@ def along(
     """Frames (T, C, H, W) in a row, and below them panels of numbers on the same time axis.
 
     panels: label of the y axis -> name -> T or fewer values; NaN is left out. The names in `bars` are drawn as bars, upward
-    and downward in different colours, the others as lines. captions: words below each frame, e.g. actions.
+    and downward in different colors, the others as lines. captions: words below each frame, e.g. actions.
     """
     rgb = to_rgb(frames, scale=1)
     T, H, W = rgb.shape[:3]
@@ -189,7 +189,7 @@ def curves(
     title: str = "",
     width: float = 7.0,
 ):
-    """Lines name -> values over `x` (by default 0, 1, ...), told apart without colour too; bands: name -> (low, high)."""
+    """Lines name -> values over `x` (by default 0, 1, ...), distinct without color too; bands: name -> (low, high)."""
     figure = _figure(width, 3.4, title)
     axes = figure.subplots()
     for (name, values), style in zip(series.items(), STYLES, strict=False):
@@ -229,7 +229,7 @@ def fan(lines: Any, chosen: dict[str, Any], *, xlabel: str = "", ylabel: str = "
 
 
 def shares(maps: dict[str, Any], names: Sequence[str], *, xlabel: str = "", title: str = "", width: float = 10.0):
-    """Tables of shares in 0..1 beside each other: name -> (columns, rows), with the row's name at the left."""
+    """Tables of shares in 0..1 side by side: name -> (columns, rows), with the row's name at the left."""
     figure = _figure(width, 0.9 + 0.45 * len(names), title)
     grid = figure.subplots(1, len(maps), squeeze=False, sharey=True)[0]
     for axes, (name, values) in zip(grid, maps.items(), strict=True):
@@ -302,21 +302,21 @@ def draw_lines(lines: dict[str, tuple], xlabel: str, ylabel: str, *, log: bool =
 
 
 def draw_reliability(bins: dict[str, dict]):
-    """bins: name -> what `calibration.reliability` returns. How often it came true over what was announced, with intervals."""
+    """bins: name -> what `calibration.reliability` returns. Observed frequency over predicted probability, with intervals."""
     figure, axes = figure_of(4.5, 4.2)
-    axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1, label="as announced, so it comes")
+    axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1, label="perfect calibration")
     for color, (name, b) in zip(COLORS, bins.items(), strict=False):
         p, f = np.asarray(b["probability"]), np.asarray(b["frequency"])
-        reach = np.clip([f - b["low"], b["high"] - f], 0, None)
-        axes.errorbar(p, f, yerr=reach, fmt="o", markersize=4, color=color, capsize=2, label=name)
-    axes.set(xlabel="announced probability", ylabel="how often it came", xlim=(0, 1.02), ylim=(0, 1.02))
+        errors = np.clip([f - b["low"], b["high"] - f], 0, None)
+        axes.errorbar(p, f, yerr=errors, fmt="o", markersize=4, color=color, capsize=2, label=name)
+    axes.set(xlabel="predicted probability", ylabel="observed frequency", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper left")
     return figure
 
 
 def draw_intervals(rows: list[tuple[str, float, float, float]], xlabel: str, zero: float = 0.0):
-    """rows: (name, value, low, high), drawn from the top down; blue where the interval lies off `zero`, else grey."""
+    """rows: (name, value, low, high), drawn from the top down; blue where the interval lies off `zero`, else gray."""
     figure, axes = figure_of(6.5, 1.0 + 0.3 * len(rows))
     for i, (_, value, low, high) in enumerate(rows):
         color = COLORS[0] if low > zero or high < zero else "#999999"
@@ -345,7 +345,7 @@ def draw_table(values: np.ndarray, rows: list[str], columns: list[str], title: s
 
 
 def draw_bars(parts: dict[str, dict[str, float]], ylabel: str):
-    """parts: name of a bar -> its pieces by name, stacked; each piece has one colour in all bars."""
+    """parts: name of a bar -> its pieces by name, stacked; each piece has one color in all bars."""
     figure, axes = figure_of(5.0, 3.2)
     pieces = list(dict.fromkeys(piece for bar in parts.values() for piece in bar))
     below = np.zeros(len(parts))

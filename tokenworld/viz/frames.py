@@ -9,7 +9,7 @@ import numpy as np
 
 from tokenworld import files
 
-# One colour per channel for frames that are not pictures (MinAtar): distinct for colour-blind eyes (Okabe and Ito).
+# One color per channel for frames that are not pictures (MinAtar): distinct for color-blind eyes (Okabe and Ito).
 PALETTE = np.array(
     [
         [0, 114, 178],
@@ -34,7 +34,7 @@ def to_rgb(frames: np.ndarray, scale: int | None = None) -> np.ndarray:
         rgb = np.moveaxis(frames, -3, -1)
     elif C == 1:
         rgb = np.repeat(np.moveaxis(frames, -3, -1), 3, -1)
-    else:  # the strongest channel gives the colour
+    else:  # the strongest channel gives the color
         top = frames.argmax(-3)
         strength = frames.max(-3)[..., None] / 255
         rgb = (PALETTE[top % len(PALETTE)] * strength).astype(np.uint8)
@@ -79,7 +79,7 @@ def save_gif(path: Path, video: np.ndarray, fps: float = 10) -> None:
 
 
 def code_colors(indices: Any) -> np.ndarray:
-    """A colour per code, (...) int -> (..., 3) uint8: grey for the most frequent one, then the palette, ever paler."""
+    """A color per code, (...) int -> (..., 3) uint8: gray for the most frequent one, then the palette, getting paler."""
     indices = np.asarray(indices)
     codes, inverse, counts = np.unique(indices, return_inverse=True, return_counts=True)
     rank = np.empty(len(codes), int)

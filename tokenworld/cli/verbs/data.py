@@ -1,4 +1,4 @@
-"""`tokenworld data info DIR`: look at a folder of episodes."""
+"""`tokenworld data info DIR`: describe a folder of episodes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tokenworld.cli.arguments import Help, Key
 from tokenworld.errors import UserError
 
 HELP = Help(
-    summary="look at a folder of episodes",
+    summary="describe a folder of episodes",
     positional="info DIR",
     about="""\
-Episodes, steps, spaces, returns, size and integrity of a folder of episodes.
+Prints episodes, steps, spaces, returns, size and integrity of a folder of episodes.
 
 example
   tokenworld data info data/breakout""",

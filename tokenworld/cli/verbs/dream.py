@@ -15,7 +15,7 @@ HELP = Help(
     positional="RUN",
     flags=TRUST,
     about="""\
-Real, reconstructed and imagined frames side by side, from the same start and with the same actions.
+Draws real, reconstructed and imagined frames side by side, from the same start and with the same actions.
 
 examples
   tokenworld dream runs/NAME out=dream.gif
@@ -27,7 +27,7 @@ KEYS = (
     | shared_keys(
         "seed data device",
         device=DEVICE,
-        seed=("0", "chooses the start and what is drawn"),
+        seed=("0", "the random seed of the start and of the imagined frames"),
         data=("DIR", "episodes to start from"),
     )
 )

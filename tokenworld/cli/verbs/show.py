@@ -11,12 +11,12 @@ from tokenworld.config.saved import RunSpec
 from tokenworld.errors import UserError
 
 HELP = Help(
-    summary="a recipe resolved: its settings, parameters and cost; or how two recipes differ",
+    summary="print a resolved recipe with its parameters and cost, or how two recipes differ",
     settings=SETTINGS,
-    flags={"--yaml": "the recipe alone, as a file to start your own from"},
+    flags={"--yaml": "print only the recipe, as a file to start your own from"},
     about="""\
-The recipe as it will run, parameters per part, passes and FLOPs per imagined frame; with against=, what differs; with
---yaml, the recipe alone, as a file to start your own from.
+Prints the recipe as it will run, the parameters of each part, and the passes and FLOPs per imagined frame. With against=,
+prints what differs. With --yaml, prints only the recipe, as a file to start your own from.
 
 examples
   tokenworld show recipe=iris

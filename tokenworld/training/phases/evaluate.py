@@ -13,7 +13,7 @@ from tokenworld.scores.score import score
 from tokenworld.training.batches import log_metrics
 from tokenworld.training.run import Run
 
-ASSESSED = 0.1  # share of a training's time that the evaluation of its world model may take
+EVALUATION_TIME_SHARE = 0.1  # fraction of the training time that the evaluation of its world model may take
 
 
 def evaluate(
@@ -31,10 +31,10 @@ def evaluate(
     frames: int = 200,
     pictures: int = 12,
 ) -> None:
-    """The policy's return in the real environment every so many epochs, and everything there is to measure in the last.
+    """Measure the policy's return in the real environment every so many epochs, and everything else in the last one.
 
     `env`: what differs from the training environment, e.g. {"life_loss_ends": False}. `kmeans`: measure a plain k-means
-    dictionary of patches beside a patch tokenizer, on the same frames. `frames`: held-out frames that the world model is
+    dictionary of patches next to a patch tokenizer, on the same frames. `frames`: held-out frames that the world model is
     evaluated on each time, five times as many in the end; within a tenth of the time that the training has taken; 0: never.
     `pictures`: steps of the strip of real and imagined frames that is drawn each time, see `run_pictures.py`; 0: never.
     """
@@ -49,13 +49,15 @@ def evaluate(
         run.curve.append([run.count["env_steps"], result["return_mean"], *result["return_ci95"]])
         log_metrics(run, "eval", ("return_mean",), env_steps=run.count["env_steps"], **result)
     if frames and ((run.epoch + 1) % every == 0 or last):
-        assess(run, last, 5 * frames if last else frames)
+        evaluate_world_model(run, last, 5 * frames if last else frames)
     if pictures and not last and (run.epoch + 1) % every == 0:
         run_pictures.update(run, pictures)
     if last:
         if not run.held_out.rows:
             run.log.say(
-                "no episode was held out, so tokenizer and dynamics are not measured: train on more episodes, or hold out one"
+                " in N of those that are collected: train.collect.held_out=N"
+            "no episode was held out, so tokenizer and dynamics were not measured: train on more episodes, or hold out one"
+            " collected episode in N with train.collect.held_out=N"
                 " in N of those that are collected: train.collect.held_out=N"
             )
         if run.count["tokenizer"] and run.held_out.rows:
@@ -72,12 +74,12 @@ def evaluate(
     distributed.barrier()
 
 
-def assess(run: Run, last: bool, frames: int) -> None:
-    """The world model's quality without a policy: a line of metrics, and in the end a report."""
+def evaluate_world_model(run: Run, last: bool, frames: int) -> None:
+    """Measure the world model without a policy: a line of metrics, and a report in the last epoch."""
     if run.sharded or not run.count["dynamics"] or not run.held_out.steps:
         return
     began = time.monotonic()
-    budget = ASSESSED * run.log.wall - run.seconds.get("assess", 0.0)
+    budget = EVALUATION_TIME_SHARE * run.log.wall - run.seconds.get("assess", 0.0)
     if budget < 1 and not last:
         return
     report = assessment.assess(run, frames=frames, budget=max(1.0, budget), least=PLAIN_EVERY)
