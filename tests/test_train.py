@@ -95,7 +95,7 @@ def test_a_setting_that_the_data_contradicts_is_refused(tmp_path):
 
 
 def test_a_comparison_that_cannot_be_made_is_refused_before_the_run_is(tmp_path):
-    with pytest.raises(UserError, match="kmeans compares with a tokenizer of patches"):
+    with pytest.raises(UserError, match="kmeans needs a tokenizer of patches"):
         train("recipe=iris", "train.evaluate.kmeans=true", f"out={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
 

@@ -1,4 +1,4 @@
-"""What a run has learned, measured: `summary.json` and the pictures of a run folder.
+"""The results of a run: `summary.json` and the pictures of a run folder.
 
 The functions take the `Run` of `tokenworld.training.run`; they read it and change nothing but its cached codes and results.
 """

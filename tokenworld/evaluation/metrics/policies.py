@@ -92,7 +92,8 @@ def policy_agreement(policy_values: PolicyValues, k: int = 1) -> list[Metric]:
         agreement(KENDALL, ranking.kendall, pair, floor=0.0, ceiling=1.0),
         agreement(REGRET, partial(regret, k=k), pair, name=REGRET.name if k == 1 else f"Return lost by trusting the best {k}",
              floor=float(real.max() - real.mean()), ceiling=0.0),
-        agreement(VALUE_ERROR, lambda v, w: np.abs(v - w).mean(-1) / reach, pair, ceiling=0.0, values=error, clusters=np.arange(P)),
+        agreement(VALUE_ERROR, lambda v, w: np.abs(v - w).mean(-1) / reach, pair, ceiling=0.0, values=error,
+                  clusters=np.arange(P)),
         agreement(MMRV, mmrv, pair, ceiling=0.0),
     ]  # fmt: skip
     if P < 9:

@@ -84,7 +84,7 @@ def write(report: Report, folder: Path) -> None:
         json_file, rows, html = (stack.enter_context(files.replacing(folder / name)) for name in names)
         json_file.write_text(json.dumps(as_json(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         np.savez_compressed(rows, **states(report))
-        html.write_bytes(files.encoded(page(report)))
+        html.write_bytes(files.encode(page(report)))
 
 
 def check_folder(folder: Path) -> None:

@@ -252,8 +252,8 @@ def _heard_table(numbers: dict) -> str:
     rows = [["defect", "number", "value", "Holm-corrected interval"]]
     rows += [[d, m, f"{v:.3g}", f"{low:.3g} to {high:.3g}"] for d, m, v, (low, high), _ in loud]
     return (
-        f"## Silence on sampled data\n\n60 episodes, full dose: {len(silences) - len(loud)} of {len(silences)} silent numbers stay "
-        "inside their Holm-corrected interval." + (" The others:\n\n" + _table(rows) if loud else "")
+        f"## Silence on sampled data\n\n60 episodes, full dose: {len(silences) - len(loud)} of {len(silences)} silent"
+        " numbers stay inside their Holm-corrected interval." + (" The others:\n\n" + _table(rows) if loud else "")
     )
 
 

@@ -14,7 +14,7 @@ from tokenworld.scores.score import score
 from tokenworld.training.batches import log_metrics
 from tokenworld.training.run import Run
 
-EVALUATION_TIME_SHARE = 0.1  # share of a training's time that the evaluation of its world model may take
+EVALUATION_TIME_SHARE = 0.1  # fraction of the training time that the evaluation of its world model may take
 
 
 def evaluate(
@@ -32,10 +32,10 @@ def evaluate(
     frames: int = 200,
     pictures: int = 12,
 ) -> None:
-    """The policy's return in the real environment every so many epochs, and everything there is to measure in the last.
+    """Measure the policy's return in the real environment every so many epochs, and everything else in the last one.
 
     `env`: what differs from the training environment, e.g. {"life_loss_ends": False}. `kmeans`: measure a plain k-means
-    dictionary of patches beside a patch tokenizer, on the same frames. `frames`: held-out frames that the world model is
+    dictionary of patches next to a patch tokenizer, on the same frames. `frames`: held-out frames that the world model is
     evaluated on each time, five times as many in the end; within a tenth of the time that the training has taken; 0: never.
     `pictures`: steps of the strip of real and imagined frames that is drawn each time, see `run_pictures.py`; 0: never.
     """
@@ -55,8 +55,8 @@ def evaluate(
         run_pictures.update(run, pictures)
     if last and not run.held_out.rows:
         run.log.say(
-            "no episode was held out, so tokenizer and dynamics are not measured: train on more episodes, or hold out one"
-            " in N of those that are collected: train.collect.held_out=N"
+            "no episode was held out, so tokenizer and dynamics were not measured: train on more episodes, or hold out one"
+            " collected episode in N with train.collect.held_out=N"
         )
     if last and run.sharded:
         run.log.say(
