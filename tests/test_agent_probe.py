@@ -17,7 +17,7 @@ from tokenworld.policies.actor_critic import ActorCritic
 
 
 def test_probabilities_are_those_of_the_policy():
-    model, place = tiny(), branches.places(Dial(), 1, 3, math.inf)[0]
+    model, place = tiny(), branches.branch_states(Dial(), 1, 3, math.inf)[0]
 
     class Spread(Mixed):
         def follow(self, view, carry):
@@ -33,7 +33,7 @@ def test_probabilities_are_those_of_the_policy():
 def test_probabilities_of_an_actor(view):
     """Against its softmax, whether it looks at codes, at h or, with a memory, at pixels: after all frames of the place."""
     torch.manual_seed(0)
-    model, place = tiny(), branches.places(Dial(), 1, 3, math.inf)[0]
+    model, place = tiny(), branches.branch_states(Dial(), 1, 3, math.inf)[0]
     policy = ActorCritic(shapes=model.shapes, network=network(view, 8)).eval()
     for parameter in policy.parameters():
         torch.nn.init.normal_(parameter, std=1.0)
@@ -66,7 +66,7 @@ def test_support_counts_codes_with_actions():
 def test_gaps_of_a_policy_that_plays_at_random_are_none():
     """Its states and actions are the other agent's: do gap exactly 0, transfer gap 0 within its interval."""
     model, simulator = tiny(), Dial()
-    other = branches.branches(model, simulator, branches.places(simulator, 40, 2, math.inf), math.inf)
+    other = branches.branches(model, simulator, branches.branch_states(simulator, 40, 2, math.inf), math.inf)
 
     class Random(Mixed):
         def follow(self, view, carry):

@@ -25,7 +25,7 @@ def lines(out):
 
 @pytest.mark.parametrize("recipe", ["quickstart", "known_world"])
 def test_pictures_change_nothing_of_what_is_learned(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "ASSESSED", 1e6)  # what is measured must not depend on the time that there is
+    monkeypatch.setattr(evaluate, "EVALUATION_TIME_SHARE", 1e6)  # what is measured must not depend on the time that there is
     monkeypatch.setattr(run_pictures, "SHARE", 1e6)
     seen, drawn, blank = [], tmp_path / "drawn", tmp_path / "blank"
     plain = run_pictures.save_learning_curve
@@ -59,7 +59,7 @@ def test_pictures_take_their_share_of_the_time_and_no_more(monkeypatch):
     run, drawn = SimpleNamespace(seconds={}, log=SimpleNamespace(wall=0.0)), 0
     for now[0] in range(0, 3600, 10):  # an evaluation every ten seconds, a picture takes two
         run.log.wall = now[0]
-        with run_pictures._afforded(run, "pictures", run_pictures.STRIP) as is_afforded:
+        with run_pictures._within_budget(run, "pictures", run_pictures.STRIP) as is_afforded:
             if is_afforded:
                 drawn += 1
                 now[0] += 2.0

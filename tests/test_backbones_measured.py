@@ -14,7 +14,9 @@ from tokenworld.cli import main as cli
 from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
 from tokenworld.evaluation.assess import code_counts
-from tokenworld.evaluation.metrics.run_dynamics import dynamics_metrics
+from tokenworld.evaluation.metrics import baselines
+from tokenworld.interfaces import Codes
+from tokenworld.nn import logprob
 
 ROOT = Path(__file__).resolve().parent.parent
 spec = importlib.util.spec_from_file_location("backbones_measured", ROOT / "docs" / "backbones_measured.py")
@@ -91,13 +93,22 @@ def test_bits_are_those_of_the_evaluation(measured):
     run.phases["dynamics"](run, False, updates=3)
     bits, simple = script.held_out_bits(run)
     rows = np.arange(run.held_out.rows // 16 * 16).reshape(-1, 16)
+    steps, codes, nats, pairs = run.held_out.gather(rows), run.codes(run.held_out, rows).indices, [], []
     with torch.no_grad():
-        reference = dynamics_metrics(
-            run.world_model, run.held_out.gather(rows), run.codes(run.held_out, rows), code_counts(run)
-        )
-    assert bits == pytest.approx(reference["bits_per_frame"], abs=1e-3)
+        _, state = run.world_model.start(steps[:, :1], Codes(codes[:, :1]))
+        for t in range(15):
+            following = Codes(codes[:, t + 1 : t + 2])
+            prediction, state = run.world_model.decoding.step(
+                run.world_model.backbone, state, steps.action[:, t], None, following, steps.first[:, t + 1]
+            )
+            real = steps.acted[:, t] & steps.valid[:, t + 1]
+            nats.append(-logprob(prediction)[real].sum(1))
+            pairs.append(codes[real, t : t + 2])
+    before, after = torch.cat(pairs).unbind(1)
+    assert len(after) > 100 and bits == pytest.approx(torch.cat(nats).mean().item() / math.log(2), abs=1e-3)
     for name, value in simple.items():
-        assert value == pytest.approx(reference[f"bits_per_frame_{name}"], abs=1e-6)
+        reference = getattr(baselines, f"bits_{name}")(code_counts(run), before, after).sum(1).mean()
+        assert value == pytest.approx(reference.item(), abs=1e-6)
 
 
 def test_the_commands_of_the_page_parse():

@@ -57,7 +57,7 @@ CHEAP = ("atari_small", "iris", "quickstart")  # patch, vqvae and nearest: the t
 )
 def test_each_kind_runs_on_each_recipe(runs, recipe, precision, what, monkeypatch):
     """What is timed, without repeats: a clock that is read once, and ceilings that nobody measures."""
-    monkeypatch.setattr(rows, "timed", lambda device, call, repeats, least=0.0: [clocks.clock(device, call)])
+    monkeypatch.setattr(rows, "time_calls", lambda device, call, repeats, least=0.0: [clocks.clock(device, call)])
     monkeypatch.setattr(rows, "_phase", lambda run, name, repeats: [
         clocks.clock(run.device, lambda: run.phases[name](run, False, start=0, updates=1))
     ])  # fmt: skip
@@ -115,7 +115,7 @@ def test_a_dream_needs_nothing_from_the_device():
 @pytest.mark.parametrize(
     "words, said",
     [
-        (["bench"], "what to time"),
+        (["bench"], "the name of a benchmark"),
         (["bench", "imagination"], "expected one of imagine"),
         (["bench", "imagine", "--json"], "needs the file"),
         (["bench", "imagine", "steps=3"], "takes no key steps"),

@@ -86,7 +86,7 @@ def by_frame(steps):
 @pytest.mark.parametrize("decoding", ["parallel.Parallel", "autoregressive.Autoregressive"])
 def test_what_the_model_says_is_what_it_would_draw(decoding, monkeypatch):
     model = tiny(decoding)
-    place = branches.places(Dial(), 1, 2, math.inf)[0]
+    place = branches.branch_states(Dial(), 1, 2, math.inf)[0]
     state = branches.read_state(model, place, torch.device("cpu"))
     frames = torch.tensor(list(itertools.product(range(V), repeat=K)))  # all of them
     exact = {}
@@ -108,7 +108,7 @@ def test_what_the_model_says_is_what_it_would_draw(decoding, monkeypatch):
 def test_branches_that_tokenise_alike_are_one():
     model, dial = tiny(), Dial()
     model.tokenizer.encode = by_frame
-    places = branches.places(dial, 12, 2, math.inf)
+    places = branches.branch_states(dial, 12, 2, math.inf)
     found = branches.branches(model, dial, places, math.inf)
     assert found.exact and found.p.shape[:2] == (12, A) and found.p.sum(-1) == pytest.approx(np.ones((12, A)))
     assert (found.p[:, 0] == [1, 0][: found.p.shape[2]]).all()  # both branches of action 0 show frame 0
@@ -129,7 +129,7 @@ def test_branches_that_tokenise_alike_share_reward_and_end():
 
     model, dial = tiny(), Secret()
     model.tokenizer.encode = by_frame
-    found = branches.branches(model, dial, branches.places(dial, 4, 2, math.inf), math.inf)
+    found = branches.branches(model, dial, branches.branch_states(dial, 4, 2, math.inf), math.inf)
     for s in range(4):
         for a, expected in ((0, [(1.0, 0.75)]), (1, [(0.25, 1.0), (0.75, 0.0)]), (2, [(0.25, 0.0), (0.75, 0.0)])):
             used = found.p[s, a] > 0
@@ -140,7 +140,7 @@ def test_branches_that_tokenise_alike_share_reward_and_end():
 
 def test_filmstrips_show_the_worst_states_frame_by_frame():
     model, dial = tiny(), Dial()
-    places = branches.places(dial, 12, 2, math.inf)
+    places = branches.branch_states(dial, 12, 2, math.inf)
     found = branches.branches(model, dial, places, math.inf)
     films, divergence = filmstrips.worst(model, dial, places, found, ("a", "b", "c")), divergences.kl(found)
     assert [film.kl for film in films] == pytest.approx(sorted(divergence.max(1), reverse=True)[:8])
@@ -156,14 +156,14 @@ def test_filmstrips_show_the_worst_states_frame_by_frame():
 
 def test_the_budget_ends_between_places():
     model, dial = tiny(), Dial()
-    places = branches.places(dial, 8, 2, math.inf)
+    places = branches.branch_states(dial, 8, 2, math.inf)
     assert len(branches.branches(model, dial, places, time.monotonic() - 1).p) == 1
     assert len(branches.rollouts(model, dial, places, steps=3, each=2, deadline=time.monotonic() - 1).real) == 1
-    assert branches.places(dial, 8, 2, time.monotonic() - 1) == []
+    assert branches.branch_states(dial, 8, 2, time.monotonic() - 1) == []
 
 
 def test_rollouts_share_actions_and_real_ones_differ_by_chance_only():
-    places = branches.places(Dial(), 4, 2, math.inf)
+    places = branches.branch_states(Dial(), 4, 2, math.inf)
     rolled = branches.rollouts(tiny(), Dial(), places, steps=5, each=6, deadline=math.inf)
     assert rolled.real.shape == rolled.second.shape == rolled.model.shape == (4, 6, 5, 400)
     assert rolled.alive_real.all() and rolled.alive_model.shape == (4, 6, 5) and rolled.alive_model[:, :, 0].all()
@@ -192,7 +192,7 @@ def test_a_simulator_that_forgets_is_refused():
 def test_the_simulator_of_an_atari_recipe_lists_its_branches():
     env = {"_target_": "tokenworld.envs.atari.make", "id": "ALE/Breakout-v5", "sticky": 0.25, "max_steps": 100}
     simulator = simulator_of(env)
-    place = branches.places(simulator, 1, 2, math.inf)[0]
+    place = branches.branch_states(simulator, 1, 2, math.inf)[0]
     listed = simulator.branches(place.snapshot, 1)
     assert simulator.exact and 1 <= len(listed) <= 5 and sum(p for p, *_ in listed) == pytest.approx(1)
 
@@ -261,7 +261,7 @@ gymnasium.register("Roll-v0", Roll, max_episode_steps=50)
 
 def test_an_environment_is_branched_by_playing_it_again():
     simulator = simulator_of({"_target_": "tokenworld.envs.gym.make", "id": "Roll-v0"})
-    assert isinstance(simulator, replayed.Replay) and not simulator.exact and simulator.branches(None, 0) is None
+    assert isinstance(simulator, replayed.ReplaySimulator) and not simulator.exact and simulator.branches(None, 0) is None
     simulator.reset(3)
     path = [simulator.step(a)[0].copy() for a in (0, 1, 0)]
     here = simulator.snapshot()

@@ -77,7 +77,7 @@ def test_an_interrupted_collection_is_continued_without_repeating_games(whole, t
     with open(folder / "episodes-00000.bin", "ab") as file:
         file.write(b"TWEP\x01\x00\x00\x00half")  # killed while it wrote
     interrupt(monkeypatch, folder, 200, RuntimeError())  # in the test split
-    assert "are kept; the others come from other games" in capsys.readouterr().err
+    assert "are kept; the remaining games differ" in capsys.readouterr().err
     collect(folder)
     info = describe(folder)
     assert info["problems"] == [] and info["damage"] == [] and info["seed"] == 0
@@ -116,11 +116,11 @@ def test_a_finished_collection_is_left_as_it_is(whole, tmp_path, capsys):
     (folder / ".lock").touch()
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
     assert collect(folder) == {"train": 1200, "test": 1000}
-    assert "collected before, by the same command: 12" in capsys.readouterr().err
+    assert "already collected by the same command: 12" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == before
     shard = folder / "episodes-00000.bin"
     shard.write_bytes(shard.read_bytes()[:-1000])
-    with pytest.raises(UserError, match="is damaged since .incomplete: "):
+    with pytest.raises(UserError, match="is damaged .incomplete: "):
         collect(folder)
 
 
@@ -138,23 +138,23 @@ def test_data_info_says_intact_of_nothing_else(whole, tmp_path, capsys):
 
 def test_other_folders_are_refused_and_nothing_is_left_in_them(whole, tmp_path, monkeypatch):
     before = sorted(path.name for path in whole.iterdir())
-    with pytest.raises(UserError, match="exists and is not empty, nothing is overwritten"):
+    with pytest.raises(UserError, match="exists and is not empty, no file was overwritten"):
         collect(whole, "seed=1")
     assert sorted(path.name for path in whole.iterdir()) == before
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("x")
     (tmp_path / "file").write_text("x")
     for name in ("mine", "file"):
-        with pytest.raises(UserError, match="exists and is not empty, nothing is overwritten"):
+        with pytest.raises(UserError, match="exists and is not empty, no file was overwritten"):
             collect(tmp_path / name)
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
     interrupt(monkeypatch, tmp_path / "data", 50, RuntimeError())
     for word, said in (("seed=3", "seed=0, got 3"), ("env.sticky=0.2", "env.sticky=0.1, got 0.2")):
         with pytest.raises(UserError, match=said):
             collect(tmp_path / "data", word)
-    with files.locked(tmp_path / "data"), pytest.raises(UserError, match="is being written by another process"):
+    with files.locking(tmp_path / "data"), pytest.raises(UserError, match="is being written by another process"):
         collect(tmp_path / "data")
-    with pytest.raises(UserError, match="is no MinAtar game|did you mean"):
+    with pytest.raises(UserError, match="is not a MinAtar game|did you mean"):
         collect(tmp_path / "none", "env.id=MinAtar/Nothing-v1")
     assert not (tmp_path / "none").exists()
 
@@ -250,7 +250,8 @@ def test_games_that_never_end_enter_as_truncated_parts_and_resume_bit_for_bit(tm
     words = [*gym_words("Endless"), "train.collect.cut=null", "train.collect.held_out=20"]
     train_verb.run(composed(*words, f"out={tmp_path / 'whole'}"))
     said = capsys.readouterr().err
-    assert said.count("no episode ended in 80 steps of 2 games: they enter as truncated parts; set train.collect.cut=40") == 1
+    line = "no episode ended in 80 steps of 2 games: they are stored as truncated parts; set train.collect.cut=40"
+    assert said.count(line) == 1
     parts = read(tmp_path / "whole" / "replay")[0]
     # 40 steps each; then 20 further ones an epoch: again after two epochs, when they have 40
     assert [(one.steps, one.split, bool(one.truncated[-1])) for one in parts] == [

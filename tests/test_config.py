@@ -124,7 +124,7 @@ def test_bad_words_are_one_sentence(recipe, word):
 def test_unknown_recipe_and_overlay(recipe):
     assert "there is no recipe 'quikstart': did you mean quickstart?" in refusal(["recipe=quikstart"])
     assert "there is no overlay 'debgu': did you mean debug?" in refusal([recipe, "overlay=debgu"])
-    assert "no file" in refusal(["recipe=no/such.yaml"])
+    assert "is not a file" in refusal(["recipe=no/such.yaml"])
 
 
 def test_an_overlay_changes_only_what_is_there(recipe, tmp_path):

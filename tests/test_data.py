@@ -277,7 +277,7 @@ def test_folders_that_are_no_data_set(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("list", "text", "empty", "absent"):
         for reader in (describe, read_meta, read_episodes):
-            with pytest.raises(UserError, match="is no data set"):
+            with pytest.raises(UserError, match="is not a data set"):
                 reader(tmp_path / name)
     write(tmp_path / "data", [0])
     with pytest.raises(UserError, match="action_count 5, got episodes with 6"):

@@ -118,7 +118,7 @@ def test_a_sharded_dynamics_learns_as_a_whole_one_and_any_number_of_ranks_goes_o
     for ranks in (3, 1, 2):
         go_on(parts, ranks)
     code, output = ended(train(2, *common, f"out={tmp_path / 'no'}", "train.loop.shard=true"))
-    assert code != 0 and "a policy needs it whole" in output, output[-3000:]
+    assert code != 0 and "a policy needs the whole model" in output, output[-3000:]
     command(1, "train", "policy", *common, f"load.world_model={parts}", f"out={tmp_path / 'policy'}")
 
 

@@ -176,6 +176,26 @@ def test_reward_events_may_be_two_steps_off_but_not_in_another_episode():
     assert none["rewards.recall"].status == "not_applicable" and none["rewards.recall"].value is None
 
 
+def test_the_f1_of_events_counts_exact_steps():
+    real, predicted = np.zeros(40), np.zeros(40)
+    real[[3, 9, 20]], predicted[[3, 10, 20, 30]] = 1, 0.9
+    record = replace(scored(40), reward=real, reward_mean=predicted)
+    assert by_id(rewards.rewards(record))["rewards.event_f1"].value == pytest.approx(2 * 2 / (3 + 4))
+    none = by_id(rewards.rewards(replace(record, reward=np.zeros(40))))["rewards.event_f1"]
+    assert none.value is None and none.status == "not_applicable"
+
+
+def test_each_simple_predictor_has_its_code_length():
+    record = scored(500)
+    bits = {"copy_last": np.full(record.bits.shape, 2.0), "unigram": np.where(record.previous != record.codes, 5.0, 1.0)}
+    found = by_id(code_length.of_predictors(record, bits))
+    K = record.bits.shape[1]
+    assert found["code_length.baseline_bits@copy_last"].value == pytest.approx(2 * K)
+    assert found["code_length.baseline_changed_bits@copy_last"].value == pytest.approx(2)
+    assert found["code_length.baseline_changed_bits@unigram"].value == pytest.approx(5)
+    assert found["code_length.baseline_bits@unigram"].value == pytest.approx(bits["unigram"].sum(1).mean())
+
+
 def rewarded(told, real, signs=True):
     """Rewards of 60 episodes of 20 steps: real and predicted rewards (20,) of each."""
     n, zero = 1200, np.zeros((1200, 1))

@@ -68,8 +68,8 @@ def joints(seed, zeros=0.0):
 
 def test_divergences_are_those_of_brute_force():
     p, q = joints(0, zeros=0.5), joints(1)
-    behaviour = np.random.default_rng(2).dirichlet(np.ones(A), S)
-    record = branches(p, q, behaviour=behaviour)
+    behavior = np.random.default_rng(2).dirichlet(np.ones(A), S)
+    record = branches(p, q, behavior=behavior)
     found = by_id(next_frame.branch_fidelity(record) + calibration.dispersion(record))
     kl, off, missed, gap, dh, tc = (np.zeros((S, A)) for _ in range(6))
     for s, a in itertools.product(range(S), range(A)):
@@ -87,16 +87,16 @@ def test_divergences_are_those_of_brute_force():
     for id, cells in {"next_frame.kl": kl, "next_frame.impossible_mass": off, "next_frame.missed_mass": missed,
                       "next_frame.lost_dependence": tc, "calibration.branch_gap": gap,
                       "calibration.excess_entropy": dh}.items():  # fmt: skip
-        assert found[id].value == pytest.approx((behaviour * cells).sum(1).mean(), abs=1e-12), id
-        assert found[id].values == pytest.approx((behaviour * cells).sum(1)) and found[id].status == "ok"
+        assert found[id].value == pytest.approx((behavior * cells).sum(1).mean(), abs=1e-12), id
+        assert found[id].values == pytest.approx((behavior * cells).sum(1)) and found[id].status == "ok"
     assert found["next_frame.kl"].value == pytest.approx(found["calibration.branch_gap"].value
                                                          + found["calibration.excess_entropy"].value)
-    assert by_id(next_frame.branch_fidelity(replace(record, behaviour=None)))["next_frame.kl"].value == pytest.approx(kl.mean())
+    assert by_id(next_frame.branch_fidelity(replace(record, behavior=None)))["next_frame.kl"].value == pytest.approx(kl.mean())
 
 
 def test_the_true_model_is_at_the_ceiling_of_everything():
     p = joints(3, zeros=0.5)
-    record = branches(p, p, behaviour=np.full((S, A), 1 / A), support=np.ones((S, A)))
+    record = branches(p, p, behavior=np.full((S, A), 1 / A), support=np.ones((S, A)))
     zero = next_frame.branch_fidelity(record) + calibration.dispersion(record) + agents.causal_gap(record, record)
     zero += action_effects.counterfactual_effects(record)
     values = {m.id: m.value for m in zero}
@@ -211,25 +211,25 @@ def test_mass_outside_the_candidates_is_an_effect_and_no_effect_is_not_applicabl
 
 
 def confused():
-    """Right for the behaviour's favourite action 0, one bit off for the others, where data are rare too."""
+    """Right for the behavior's favourite action 0, one bit off for the others, where data are rare too."""
     p = np.zeros((S, A, V**K))
     p[..., 0] = 1
     q = p.copy()
     q[:, 1:, :2] = 0.5
-    behaviour = np.tile([0.8, 0.1, 0.1], (S, 1))
-    return branches(p, q, behaviour=behaviour, support=np.tile([80, 10, 10], (S, 1)))
+    behavior = np.tile([0.8, 0.1, 0.1], (S, 1))
+    return branches(p, q, behavior=behavior, support=np.tile([80, 10, 10], (S, 1)))
 
 
 def test_gaps_between_policies_by_hand():
     record = confused()
-    other = replace(record, behaviour=np.tile([0.0, 0.5, 0.5], (S, 1)), cluster=np.arange(S) + 100)
+    other = replace(record, behavior=np.tile([0.0, 0.5, 0.5], (S, 1)), cluster=np.arange(S) + 100)
     found = {m.id: m.value for m in agents.causal_gap(record, other)}
     assert found["agents.behavior_kl"] == pytest.approx(0.2) and found["agents.interventional_kl"] == pytest.approx(2 / 3)
     assert found["agents.intervention_gap"] == pytest.approx(2 / 3 - 0.2) and found["agents.other_agent_kl"] == pytest.approx(1)
     assert found["agents.transfer_gap"] == pytest.approx(0.8)
     plenty = replace(record, support=np.tile([80, 80, 10], (S, 1)))
     assert by_id(agents.causal_gap(plenty))["agents.supported_intervention_gap"].value == pytest.approx(1 / 2 - 0.1 / 0.9)
-    missing = by_id(agents.causal_gap(replace(record, behaviour=None, support=None)))
+    missing = by_id(agents.causal_gap(replace(record, behavior=None, support=None)))
     assert missing["agents.interventional_kl"].value == pytest.approx(2 / 3)
     assert missing["agents.intervention_gap"].status == "skipped"
     assert missing["agents.transfer_gap"].status == "skipped"
@@ -238,7 +238,7 @@ def test_gaps_between_policies_by_hand():
 def test_error_by_support():
     table = agents.by_support(confused(), parts=10)
     assert table["support"].tolist() == [10, 80] and table["count"].tolist() == [2 * S, S]
-    assert table["do"] == pytest.approx([1, 0]) and table["behaviour"] == pytest.approx([1, 0])
+    assert table["do"] == pytest.approx([1, 0]) and table["behavior"] == pytest.approx([1, 0])
     with pytest.raises(UserError, match="support"):
         agents.by_support(replace(confused(), support=None))
 

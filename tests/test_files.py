@@ -23,7 +23,7 @@ REFUSALS = [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, err
 HOLDER = """
 import sys
 from tokenworld import files
-with files.locked(sys.argv[1]):
+with files.locking(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.readline()
 """
@@ -107,7 +107,7 @@ def test_a_link_is_followed_only_where_the_user_gives_it(tmp_path):
     for name, target in (("link.txt", "real.txt"), ("dangling.txt", "later.txt")):
         path = tmp_path / name
         path.symlink_to(far / target)
-        files.write(files.followed(path), "new")
+        files.write(files.follow_links(path), "new")
         assert path.is_symlink() and (far / target).read_text() == "new"
         for call, what in ((files.truncate_own, 0), (files.open_own, "a")):
             with pytest.raises(UserError, match="a link is in the place of a file"), files.writing(path):
@@ -121,7 +121,7 @@ def test_a_lock_that_is_a_link_is_refused(tmp_path):
     (tmp_path / "folder").mkdir()
     for target in ("mine", "not there"):
         (tmp_path / "folder" / ".lock").symlink_to(tmp_path / target)
-        with pytest.raises(UserError, match="a link is in the place of a file"), files.locked(tmp_path / "folder"):
+        with pytest.raises(UserError, match="a link is in the place of a file"), files.locking(tmp_path / "folder"):
             pass
         (tmp_path / "folder" / ".lock").unlink()
     assert (tmp_path / "mine").read_text() == "mine" and not (tmp_path / "not there").exists()
@@ -213,7 +213,7 @@ def test_a_result_is_kept_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "here")
     (tmp_path / "file").write_text("x")
     with pytest.raises(UserError, match="cannot be written.*the result was saved as ") as caught:
-        files.rescued(tmp_path / "file" / "a.txt", lambda place: files.write(place, "kept"))
+        files.write_or_rescue(tmp_path / "file" / "a.txt", lambda place: files.write(place, "kept"))
     place = Path(str(caught.value).rpartition("saved as ")[2])
     assert place.read_text() == "kept" and place.name == "a.txt" and place.parent.parent == tmp_path / "here"
 
@@ -225,10 +225,10 @@ def test_a_result_is_kept_elsewhere(tmp_path, monkeypatch):
     (tmp_path / "there").mkdir()
     monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path / "there"))
     with pytest.raises(UserError, match="saved as .*/there/"):
-        files.rescued("b.txt", only)
+        files.write_or_rescue("b.txt", only)
     with pytest.raises(UserError, match="Read-only file system.*can be written$"):
         monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(tmp_path / "nowhere"))
-        files.rescued("c.txt", only)
+        files.write_or_rescue("c.txt", only)
     assert [name for name in names(tmp_path / "here") if not name.startswith("a-")] == [], "no empty folders stay"
 
 
@@ -251,7 +251,7 @@ def test_a_lost_process_is_not_taken_for_a_closed_stdout(capsys, monkeypatch, ki
 
     monkeypatch.setattr(cli, "_run", fail)
     assert cli.main(["train"]) == 2
-    assert "a process that this command had started has ended" in capsys.readouterr().err
+    assert "a process of this command has ended" in capsys.readouterr().err
 
 
 def test_a_closed_stdout_is_quiet_and_a_full_one_is_not():
@@ -276,12 +276,12 @@ def test_a_second_process_is_refused_until_the_first_is_gone(tmp_path, holder):
     process = holder(folder)
     assert files.is_empty(folder)
     with pytest.raises(UserError, match=rf"being written by another process \(process {process.pid} on .*\): wait until"):
-        with files.locked(folder):
+        with files.locking(folder):
             pytest.fail("two at once")
     process.kill()
     process.wait()
     assert names(folder) == [files.LOCK], "the kill left its lock file, which nobody holds"
-    with files.locked(folder):
+    with files.locking(folder):
         (folder / "work").write_text("x")
     assert names(folder) == ["work"], "no lock stays behind"
 
@@ -291,20 +291,20 @@ def test_an_ended_process_leaves_no_folder_that_it_made(tmp_path, holder):
     process.communicate(b"\n")
     assert process.returncode == 0 and names(tmp_path) == []
     (tmp_path / "mine").mkdir()
-    with files.locked(tmp_path / "mine"):
+    with files.locking(tmp_path / "mine"):
         pass
     assert names(tmp_path) == ["mine"]
 
 
 def test_a_lock_is_not_inherited_by_the_process_of_a_game(tmp_path):
     read, write = os.pipe()
-    with files.locked(tmp_path):
+    with files.locking(tmp_path):
         child = os.fork()
         if child == 0:  # lives longer than its parent's lock
             os.read(read, 1)
             os._exit(0)
     try:
-        with files.locked(tmp_path):
+        with files.locking(tmp_path):
             pass
     finally:
         os.write(write, b"x")
@@ -321,7 +321,7 @@ from tokenworld.errors import UserError
 folder, done = Path(sys.argv[1]), 0
 while done < 100:
     try:
-        with files.locked(folder):
+        with files.locking(folder):
             with open(folder / "one", "x"):
                 pass
             (folder / "one").unlink()
@@ -341,7 +341,7 @@ def test_a_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypat
         raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
 
     monkeypatch.setattr(files.fcntl, "flock", none)
-    with files.locked(tmp_path):
+    with files.locking(tmp_path):
         pass
 
 
@@ -390,7 +390,7 @@ def test_a_folder_is_filled_whole_or_not_at_all(tmp_path):
     # as a kill after the last rename leaves it; the same command finds its own work, another one a folder that is taken
     (folder / ".tmp-files").mkdir()
     fill()
-    for fail, text, said in ((None, "2", "is not empty, nothing is overwritten"), (UserError("no"), "", "no")):
+    for fail, text, said in ((None, "2", "is not empty, no file was overwritten"), (UserError("no"), "", "no")):
         with pytest.raises(UserError, match=said):
             fill(fail, text)
     assert names(folder) == sorted(kinds) and (folder / "weights").read_text() == "weights"
@@ -398,7 +398,7 @@ def test_a_folder_is_filled_whole_or_not_at_all(tmp_path):
     fill()
     (folder / "notes").unlink()
     (folder / "config.json").unlink()
-    with pytest.raises(UserError, match="is not empty, nothing is overwritten"):
+    with pytest.raises(UserError, match="is not empty, no file was overwritten"):
         fill()
     assert names(folder) == ["card", "weights"], "files of an unknown origin stay"
 

@@ -25,7 +25,7 @@ TRAINING_SETTINGS = VERBS["train"].HELP.settings.keys() - SETTINGS.keys()
 START = {  # the words that a command needs before its keys
     "train": [], "sweep": ["out=a"], "collect": [], "bench": ["imagine"], "show": [], "data": ["info", "a"],
     "compare": ["a", "b"],
-    **{name: ["a"] for name, verb in VERBS.items() if verb.HELP.place.startswith("RUN")},
+    **{name: ["a"] for name, verb in VERBS.items() if verb.HELP.positional.startswith("RUN")},
 }  # fmt: skip
 FLAGS = [[origins.FLAG], ["--json", "a.json"], ["--yaml"]]
 NAMES = [*KEYS, "policy.method", "policy.temperature", "port", "version"]

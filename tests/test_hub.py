@@ -413,7 +413,7 @@ def test_damaged_configs(copy, content):
 
 @pytest.mark.parametrize(
     "change, words",
-    [({"library": "other"}, "not of a tokenworld model"), ({"format": 2}, "has format 2, this version reads 1")],
+    [({"library": "other"}, "not the config of a tokenworld model"), ({"format": 2}, "has format 2, this version reads 1")],
 )
 def test_configs_of_others_and_of_later_versions(copy, change, words):
     edit(copy, lambda told: told.update(change))
@@ -438,9 +438,9 @@ def test_models_that_are_not_there(tmp_path, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", blocked)
     monkeypatch.setattr(socket.socket, "connect", blocked)
     message = refusal(WorldModel.from_pretrained, "nobody/nothing")
-    assert "nobody/nothing, which is no folder," in message and "check the name" in message
+    assert "nobody/nothing, which is not a folder," in message and "check the name" in message
     assert "only local files" in refusal(WorldModel.from_pretrained, "nobody/nothing", local_files_only=True)
-    assert "no hub id" in refusal(WorldModel.from_pretrained, tmp_path / "missing")
+    assert "nor a hub id" in refusal(WorldModel.from_pretrained, tmp_path / "missing")
     assert "has no config.json" in refusal(WorldModel.from_pretrained, tmp_path)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in refusal(WorldModel.from_pretrained, "nobody/nothing")
@@ -454,7 +454,7 @@ def test_a_model_put_together_by_hand_is_not_saved(folder, tmp_path):
 
 def test_a_folder_of_something_else_is_left_alone(folder, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    assert "nothing is overwritten" in refusal(WorldModel.from_pretrained(folder).save_pretrained, tmp_path)
+    assert "no file was overwritten" in refusal(WorldModel.from_pretrained(folder).save_pretrained, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
@@ -462,7 +462,7 @@ def test_a_folder_of_another_library_is_left_alone(folder, tmp_path):
     """It also has a config.json and a model.safetensors, which the first save would have replaced."""
     AutoModel.from_config(AutoConfig.for_model("gpt2", vocab_size=7, n_layer=1, n_head=1, n_embd=8)).save_pretrained(tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    assert "nothing is overwritten" in refusal(WorldModel.from_pretrained(folder).save_pretrained, tmp_path)
+    assert "no file was overwritten" in refusal(WorldModel.from_pretrained(folder).save_pretrained, tmp_path)
     assert before == {path.name: path.read_bytes() for path in tmp_path.iterdir()}
 
 
@@ -566,7 +566,7 @@ def test_what_a_killed_save_left_is_not_something_else(folder, tmp_path, names):
     assert {path.name for path in tmp_path.iterdir()} - {".lock"} == {"README.md", "config.json", "model.safetensors"}
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "config.json").unlink()
-    assert "nothing is overwritten" in refusal(WorldModel.from_pretrained(folder).save_pretrained, tmp_path)
+    assert "no file was overwritten" in refusal(WorldModel.from_pretrained(folder).save_pretrained, tmp_path)
 
 
 # --------------------------------------------------------------------------------------------------------- command line
@@ -576,7 +576,7 @@ def test_export_overwrites_nothing_and_needs_a_model(folder, tmp_path, capsys):
     run = folder.parent / "run"
     shutil.copytree(folder, tmp_path / "mine")
     (tmp_path / "mine" / "README.md").write_text("mine")
-    said = "exists and is not empty, nothing is overwritten"
+    said = "exists and is not empty, no file was overwritten"
     assert cli.main(["export", str(run), f"out={tmp_path / 'mine'}"]) == 2 and said in capsys.readouterr().err
     assert (tmp_path / "mine" / "README.md").read_text() == "mine"
     assert cli.main(["push", str(run)]) == 2 and "repo=user/name" in capsys.readouterr().err

@@ -298,7 +298,7 @@ def test_two_in_the_same_second_have_folders_of_their_own(tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(folders.time, "strftime", lambda _: "20250101-000000")
     spec = compose.compose(DEBUG)
-    with folders.claimed(spec) as one, folders.claimed(spec) as two:
+    with folders.claiming(spec) as one, folders.claiming(spec) as two:
         assert [one.name, two.name] == ["20250101-000000-quickstart-0", "20250101-000000-quickstart-0-2"]
         (two / "kept").touch()
     assert [path.name for path in Path("runs").iterdir()] == [two.name], "a run that never began leaves no folder"
@@ -331,7 +331,7 @@ def test_a_run_killed_in_its_first_epoch_starts_over_and_keeps_what_was_there(tm
     (out / "checkpoint.new").mkdir()
     (out / "checkpoint.new" / ".tmp-manifest.json").write_text('{"for')  # killed in its first checkpoint
     assert cli.main(["train", "--resume", str(out)] if again == "--resume" else ["train", *words]) == 0
-    assert f"what it had written is kept in {out / 'unfinished-1'}" in capsys.readouterr().err
+    assert f"its earlier files are kept in {out / 'unfinished-1'}" in capsys.readouterr().err
     aside = out / "unfinished-1"
     assert (aside / "replay" / "foreign.txt").read_text() == "mine" and (aside / "metrics.jsonl").read_bytes() == metrics
     assert (aside / "replay" / "episodes-00000.bin").read_bytes() == shard
@@ -382,7 +382,7 @@ def test_a_kill_while_a_run_is_made_leaves_a_folder_that_counts_as_empty(tmp_pat
     for name in left:
         (tmp_path / name).write_text("half")
     spec = compose.compose([*DEBUG, f"out={tmp_path}"])
-    with folders.claimed(spec) as out:
+    with folders.claiming(spec) as out:
         assert [path.name for path in out.iterdir()] == [files.LOCK]
 
 
@@ -391,7 +391,7 @@ def test_what_fails_while_a_run_is_made_leaves_the_folder_as_it_was(tmp_path, mo
         out = tmp_path / str(made)
         if made:
             out.mkdir()
-        with pytest.raises(UserError, match="kmeans compares with a tokenizer of patches"):
+        with pytest.raises(UserError, match="kmeans needs a tokenizer of patches"):
             train("recipe=iris", "train.evaluate.kmeans=true", f"out={out}")
         assert out.exists() == made and not made or not list(out.iterdir())
 

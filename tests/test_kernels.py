@@ -86,7 +86,7 @@ def test_group_norm_has_pytorchs_gradient(layout):
 @pytest.mark.parametrize("dtype, close", [(torch.float32, 1e-5), (torch.bfloat16, 0.1)])
 @pytest.mark.parametrize("L, at", [(1, 0), (2, 3), (4, 5)])
 def test_the_native_kernel_does_what_products_do(dtype, close, L, at, monkeypatch):
-    if native.compiled() is None:
+    if native.load_library() is None:
         pytest.skip("no compiler here")
     B, N, C, d = 3, 2, 9, 16
     generator = torch.Generator().manual_seed(0)
@@ -101,7 +101,7 @@ def test_the_native_kernel_does_what_products_do(dtype, close, L, at, monkeypatc
     ours = [ring.clone() for ring in rings]
     a = native.attend_ring(x, *rotation, mask, *ours, at)
     assert a is not None
-    monkeypatch.setattr(native, "compiled", lambda: None)
+    monkeypatch.setattr(native, "load_library", lambda: None)
     b = attend_ring(x, rotation, mask, *rings, at)
     assert torch.allclose(a.float(), b.float(), atol=close)
     for mine, theirs in zip(ours, rings, strict=True):
@@ -120,5 +120,5 @@ def test_without_a_compiler_products_take_over(monkeypatch):
     native.compiled.cache_clear()
     monkeypatch.setenv("CXX", "/bin/false")
     monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent")
-    assert native.compiled() is None
+    assert native.load_library() is None
     native.compiled.cache_clear()

@@ -82,11 +82,11 @@ def test_the_vector_environment_follows_the_kernel():
 
 def test_visits_are_those_of_play():
     w = world()
-    rows = tables.transitions(w.play(w.behaviour, np.random.default_rng(0), 4000))
+    rows = tables.transitions(w.play(w.behavior, np.random.default_rng(0), 4000))
     seen = np.bincount(rows["state"], minlength=len(w.visits)) / len(rows["state"])
     assert np.abs(seen - w.visits).max() < 0.004
     taken = np.bincount(rows["action"], minlength=4) / len(rows["action"])
-    assert np.abs(taken - w.visits @ w.behaviour).max() < 0.006
+    assert np.abs(taken - w.visits @ w.behavior).max() < 0.006
 
 
 def test_a_real_tokenizer_has_a_code_for_every_tile():
@@ -125,7 +125,7 @@ def test_planted_models_are_probabilities(name):
 
 def test_bits_of_tiles_add_up_to_those_of_the_frame():
     w, model = world(), planted.planted("underconfident", 1.0)
-    rows = tables.transitions(w.play(w.behaviour, np.random.default_rng(1), 20))
+    rows = tables.transitions(w.play(w.behavior, np.random.default_rng(1), 20))
     seen = tables.scored(model, rows)
     whole = model.frame[(rows["state"], rows["action"], *w.tiles[rows["after"]].T)]
     assert np.allclose(seen.bits.sum(1), -np.log2(whole))
@@ -160,7 +160,7 @@ def test_what_few_episodes_show_of_a_tokenizer_is_underpowered():
 
 
 def test_values_are_those_of_played_returns():
-    model, rng = planted.planted("forgets the colour", 0.5), np.random.default_rng(0)
+    model, rng = planted.planted("forgets the color", 0.5), np.random.default_rng(0)
     for policy in (tables.policies()["door, 10% random"], tables.planned(model)):
         drawn = tables.returns(model, policy, 20_000, rng)
         exact = world().start @ tables.values(model, policy)
@@ -168,7 +168,7 @@ def test_values_are_those_of_played_returns():
 
 
 def test_plans_are_best_in_their_model():
-    for name in ("forgets the colour", "left and right swapped"):
+    for name in ("forgets the color", "left and right swapped"):
         model = planted.planted(name, 1.0)
         best = world().start @ tables.values(model, tables.planned(model))
         assert all(best >= world().start @ tables.values(model, policy) - 1e-9 for policy in tables.policies().values())
@@ -217,7 +217,7 @@ def test_the_identity_of_divergence(numbers):
 def test_some_defects_leave_the_next_frame_alone(numbers):
     """Ten of twenty-one cannot be seen in one-step code length, which is why there are other numbers."""
     blind = {name for name in DEFECTS if abs(numbers[name, 1.0]["next_frame.kl"]) < 1e-9}
-    assert blind == {"termination-blind", "flat reward", "forgets the colour", "depends on history", "self-feeding drift",
+    assert blind == {"termination-blind", "flat reward", "forgets the color", "depends on history", "self-feeding drift",
                      "reward sign flipped", "rewards one step late", "rewards scaled", "tokenizer drops the object",
                      "garbage off support"}  # fmt: skip
 
@@ -245,7 +245,7 @@ FOUND = {  # in all of twenty samples (docs/response_matrix.md)
     "mode dropped": ("calibration.gap", "calibration.branch_gap", "next_frame.missed_mass", "calibration.excess_entropy"),
     "termination-blind": ("terminations.branch_error", "planning.optimism"),
     "flat reward": ("rewards.branch_error", "rewards.recall"),
-    "forgets the colour": ("memory.recall",),
+    "forgets the color": ("memory.recall",),
     "depends on history": ("state_identity.compression",),
     "garbage off support": ("agents.transfer_gap", "agents.intervention_gap", "action_effects.spurious"),
     "irrelevant distractor": ("next_frame.kl", "calibration.branch_gap"),
@@ -277,7 +277,7 @@ SAID = {
     "termination-blind": {"ENDS_TOO_RARE", "BLIND_TO_ENDS", "OPTIMISTIC"},
     "flat reward": {"MISSES_REWARDS", "WRONG_REWARDS", "PLANS_ASTRAY"},
     "undoes the vase": {"UNDOES"},
-    "forgets the colour": {"FORGETS"},
+    "forgets the color": {"FORGETS"},
     "depends on history": {"HISTORY_DEPENDENT"},
     "garbage off support": {"UNRELIABLE_OFF_SUPPORT", "SPURIOUS_EFFECTS"},
     "irrelevant distractor": {"READS_WHAT_HAS_NO_EFFECT", "MISSES_OUTCOMES"},
@@ -362,7 +362,7 @@ def test_a_restored_simulator_goes_on_as_the_original():
 def test_histories_that_meet():
     """Two ways into one state, each a true history: its frames are those that its actions bring."""
     simulator, met = Tabular(World()), 0
-    for place in branches.places(simulator, 20, 3, math.inf):
+    for place in branches.branch_states(simulator, 20, 3, math.inf):
         found = histories._meeting(simulator, place, context=6)
         if found is None:
             continue

@@ -72,7 +72,7 @@ OF_LIKELIHOOD = {
 
 
 def check_absences(metrics: dict[str, dict], tier: str):
-    """Exactly the metrics that take a likelihood are absent for that reason; those of rollouts only if there was time for any."""
+    """Exactly the metrics that take a likelihood are absent for that reason; those of rollouts if there was time for any."""
     because = {id for id, metric in metrics.items() if metric["reason"] == REASON}
     expected = {id for part in tier for id in OF_LIKELIHOOD[part]}
     if metrics["rollouts.held_out_horizon"]["status"] == "skipped":

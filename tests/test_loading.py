@@ -185,9 +185,9 @@ def test_masks_that_weights_do_not_have_are_bounded():
     for positions in (200, 70_000):
         stored = Stored({"table.weight": torch.zeros(positions, 2)}, Path("w"), "config.json", "restore it", "", "backbone")
         if positions == 200:
-            assert stored.fitted(lambda: Masked(200), sections).mask.sum() == 200 * 201 / 2
+            assert stored.build_fitting(lambda: Masked(200), sections).mask.sum() == 200 * 201 / 2
         else:
-            assert "MB of masks and tables" in bounded(stored.fitted, lambda: Masked(70_000), sections)
+            assert "MB of masks and tables" in bounded(stored.build_fitting, lambda: Masked(70_000), sections)
 
 
 @pytest.mark.parametrize("key, value", [*SIZES[:4], ("policy.network.hidden", 3_000_000)])
@@ -227,7 +227,7 @@ def test_an_edited_config_of_a_run_is_one_sentence(run, change, told, capsys):
 
 
 def test_building_without_memory_draws_nothing(folders):
-    stored = model_folder.stored(folders / "model" / "model.safetensors")
+    stored = model_folder.read_weights(folders / "model" / "model.safetensors")
     told = model_folder.read(folders / "model")
     before = torch.get_rng_state()
     model_folder.check_sizes(WorldModel, told["parts"], stored, frame=tuple(told["frame"]), actions=told["actions"])
@@ -491,7 +491,7 @@ def test_random_states_of_another_device_are_replaced_with_a_sentence(run, capsy
     for name in ("one", "two"):
         other = shutil.copytree(run, run.with_name(name))
         code, err = said(capsys, "train", "--resume", other, "train.loop.epochs=5")
-        assert code == 0 and err.count("the saved random state is not one of a cpu") == 1
+        assert code == 0 and err.count("the saved random state does not fit the device cpu") == 1
         finals.append(load_file(other / "checkpoint" / "policy.safetensors"))
     assert all(torch.equal(x, finals[1][key]) for key, x in finals[0].items()), "the replacement follows from seed and epoch"
 

@@ -39,13 +39,13 @@ def quick(compiled_once, monkeypatch):
             shutil.copy2(compiled_once, path)
         return ctypes.CDLL(str(compiled_once))
 
-    monkeypatch.setattr(native, "_compiled_now", copied)
+    monkeypatch.setattr(native, "_compile", copied)
 
 
 @pytest.fixture(scope="module")
 def compiled_once(tmp_path_factory):
     path = tmp_path_factory.mktemp("library") / "native.so"
-    native._compiled_now(os.environ.get("CXX") or COMPILER, path)
+    native._compile(os.environ.get("CXX") or COMPILER, path)
     return path
 
 
@@ -64,12 +64,12 @@ def plant(path, marker):
 
 @needs_compiler
 def test_the_library_is_kept_and_loaded_again(cache, monkeypatch):
-    assert native.compiled() is not None
+    assert native.load_library() is not None
     assert cache.stat().st_mode & 0o777 == 0o700 and kept(cache).stat().st_mode & 0o777 == 0o700
     assert [path.name for path in cache.iterdir()] == [kept(cache).name]
     native.compiled.cache_clear()
-    monkeypatch.setattr(native, "_compiled_now", lambda *_: pytest.fail("it was there"))
-    assert native.compiled() is not None
+    monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("it was there"))
+    assert native.load_library() is not None
 
 
 @needs_compiler
@@ -88,7 +88,7 @@ def test_a_library_that_another_user_could_have_written_is_not_loaded(cache, qui
         pytest.skip("only root gives files to others")
     else:
         os.chown(path if how.startswith("file") else cache, 54321, 54321)
-    assert native.compiled() is not None and native.compiled().attend_float
+    assert native.load_library() is not None and native.load_library().attend_float
     assert not marker.exists()
 
 
@@ -96,7 +96,7 @@ def test_a_library_that_another_user_could_have_written_is_not_loaded(cache, qui
 def test_a_planted_library_would_run(cache, tmp_path):
     """What the test above is for: the user's own file is loaded, and loading runs it."""
     plant(kept(cache), tmp_path / "marker")
-    native.compiled()
+    native.load_library()
     assert (tmp_path / "marker").exists()
 
 
@@ -105,14 +105,14 @@ def test_a_damaged_library_is_compiled_again(cache, quick):
     kept(cache).parent.mkdir(parents=True, mode=0o700)
     kept(cache).write_bytes(b"no library")
     kept(cache).chmod(0o700)
-    assert native.compiled().attend_float and kept(cache).read_bytes()[:4] == b"\x7fELF"
+    assert native.load_library().attend_float and kept(cache).read_bytes()[:4] == b"\x7fELF"
 
 
 @needs_compiler
 def test_where_no_cache_can_be_kept_it_is_compiled_each_time(cache, quick, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    assert native.compiled().attend_float
+    assert native.load_library().attend_float
 
 
 @pytest.mark.parametrize("variable, default", [("XDG_CACHE_HOME", ".cache"), ("XDG_STATE_HOME", ".local/state")])
@@ -132,7 +132,7 @@ def test_a_relative_folder_is_ignored(variable, default, monkeypatch, tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root becomes another user")
 @pytest.mark.parametrize("code", [
-    "from tokenworld.kernels import native; native.compiled()",
+    "from tokenworld.kernels import native; native.load_library()",
     "from tokenworld.play import server; assert len(server.remembered_token()) == 43",
     "from tokenworld import private; assert private.file('XDG_CACHE_HOME', '.cache', 'x') is None",
 ])  # fmt: skip

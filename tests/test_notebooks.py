@@ -21,7 +21,7 @@ from tokenworld.imagination import Actor
 from tokenworld.training.build import temporary_run
 from tokenworld.training.run import run_training
 from tokenworld.viz import figures
-from tokenworld.viz.frames import code_colours
+from tokenworld.viz.frames import code_colors
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -118,11 +118,11 @@ def test_tokens_stand_between_their_frame_and_its_reconstruction():
 
 
 def test_codes_have_a_colour_each_and_the_commonest_is_grey():
-    colours = code_colours(np.array([[5, 5, 5, 2], [2, 9, 40, 5]]))
+    colours = code_colors(np.array([[5, 5, 5, 2], [2, 9, 40, 5]]))
     assert colours.shape == (2, 4, 3) and colours.dtype == np.uint8
     assert (colours[0, :3] == 236).all() and (colours[1, 3] == 236).all() and (colours[0, 3] == colours[1, 0]).all()
     assert len(np.unique(colours.reshape(-1, 3), axis=0)) == 4
-    many = code_colours(np.arange(40))
+    many = code_colors(np.arange(40))
     assert len(np.unique(many, axis=0)) == 40  # also beyond the palette
 
 

@@ -88,7 +88,7 @@ def test_a_resumed_run_is_told_once_where_its_episodes_are(moved, capsys, run):
 def test_what_needs_episodes_asks_for_them(moved, capsys):
     assert "add data=DIR" in refused(capsys, "dream dyn")
     assert "add data=DIR" in refused(capsys, "train policy overlay=debug load.world_model=dyn out=x")
-    assert "no such folder" in refused(capsys, "dream dyn data=nowhere")
+    assert "the folder does not exist" in refused(capsys, "dream dyn data=nowhere")
 
 
 # ----------------------------------------------------------------------------------------------------------------- devices

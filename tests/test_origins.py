@@ -207,5 +207,5 @@ def test_runs_of_a_sweep_get_the_flag_where_they_need_it(tmp_path, monkeypatch, 
     started = []
     monkeypatch.setattr(sweep.subprocess, "Popen", lambda words, **_: started.append(words))
     with origins.command_line(["sweep", *([origins.FLAG] if flag else [])]):
-        sweep._started(member, 0, 1)
+        sweep._start(member, 0, 1)
     assert (origins.FLAG in started[0]) == expected and ("--resume" in started[0]) == has_config

@@ -148,7 +148,8 @@ def test_other_tokenizers_are_compared_in_what_is_not_about_codes(tmp_path):
 
 
 def test_the_gate_counts_what_it_is_told_to_and_no_chance(tmp_path):
-    row = compare.Row("code_length.bits", "bits", "", 10.0, 10.3, 0.3, (0.2, 0.4), "worse", p=1e-8, harm=0.2, clusters=50)
+    row = compare.ComparisonRow("code_length.bits", "bits", "", 10.0, 10.3, 0.3, (0.2, 0.4), "worse", p=1e-8, harm=0.2,
+                                clusters=50)
     fine = replace(row, metric="other.x", verdict="better", ci=(-0.4, -0.2), harm=0.0)
     assert compare.exit_code([row, fine]) == 1 and compare.exit_code([row, fine], ["other.x"]) == 0
     assert compare.exit_code([row], tolerance=0.01) == 1 and compare.exit_code([row], tolerance=0.03) == 0
@@ -169,7 +170,7 @@ def test_a_gate_over_many_metrics_seldom_closes_by_chance():
         for k in range(20):
             value, ci, p, n = compare._resampled((values[0, k], np.arange(40)), (values[1, k],), "lower")
             verdict, harm = compare._verdict("lower", ci)
-            rows.append(compare.Row(f"M{k}", "", "", 0.0, 0.0, value, ci, verdict, "", p, harm, n))
+            rows.append(compare.ComparisonRow(f"M{k}", "", "", 0.0, 0.0, value, ci, verdict, "", p, harm, n))
         closed += compare.exit_code(rows)
         alone += sum(row.verdict == "worse" for row in rows)
     assert closed <= 0.08 * 200 and 0.015 < alone / 4000 < 0.05

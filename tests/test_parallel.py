@@ -158,10 +158,10 @@ def test_only_what_is_read_in_training_is_corrupted():
     body, head = dynamics(DECODING, GPT, K=3, V=3, A=2, corrupt=0.25)
     z = torch.randint(3, (400, 4, 3))
     head.train()
-    changed = (head._corrupted(z) != z).float().mean()
+    changed = (head._corrupt(z) != z).float().mean()
     assert changed == pytest.approx(0.25 * 2 / 3, abs=0.03)  # a third of the codes of other windows are the same
     head.eval()
-    assert head._corrupted(z) is z
+    assert head._corrupt(z) is z
 
 
 @pytest.mark.parametrize("wrong, word", [({"pool": "mean"}, "pool"), ({"pivots": 0}, "pivots"), ({"corrupt": 1.0}, "corrupt")])

@@ -150,7 +150,7 @@ def test_returns_by_hand():
 def test_impossible_settings_are_refused(keywords, words):
     with pytest.raises(UserError, match=words):
         planner(**keywords)
-    with pytest.raises(UserError, match="nothing to train"):
+    with pytest.raises(UserError, match="no weights to train"):
         planner().loss(None)
 
 

@@ -137,7 +137,7 @@ def test_the_command_ranks_policies(run, tmp_path, monkeypatch, capsys):
     assert cli.main([*words, f"policies={run}", f"out={tmp_path / 'more'}"]) == 0
     assert played[1] == (str(run), *played[0])
     capsys.readouterr()
-    for policy, tier, told in (("/nowhere", "C", "/nowhere is no run or model"), (run, "B", "add tier=C")):
+    for policy, tier, told in (("/nowhere", "C", "/nowhere is not a run or a model"), (run, "B", "add tier=C")):
         asked = [word.replace("tier=C", f"tier={tier}") for word in words]
         assert cli.main([*asked, f"policies={policy}", f"out={tmp_path / 'other'}"]) == 2
         assert told in capsys.readouterr().err

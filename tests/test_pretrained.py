@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from tokenworld import optim
 from tokenworld.actions import DiscreteAction
-from tokenworld.backbones.pretrained import TINY, Pretrained, _probed
+from tokenworld.backbones.pretrained import TINY, Pretrained, _probe
 from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes
@@ -322,7 +322,7 @@ def test_what_cannot_serve_is_refused():
     for kind in ("mamba", "mamba2", "bloom", "jamba", "bert_no", "t5", "vit"):
         message = refusal(config=dict(model_type=kind))
         assert kind in message and len(message) < 1500, message
-    assert "neither be cut nor slide" in refusal(config=dict(model_type="mamba"))
+    assert "episodes could not be separated" in refusal(config=dict(model_type="mamba"))
     bert = dict(model_type="bert", hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     assert "needs a cache of its own" in refusal(config=bert)
     assert "must name a model_type" in refusal(config=dict(hidden_size=3))
@@ -353,16 +353,16 @@ class Blind(torch.nn.Module):
 
 
 def test_what_does_not_attend_or_remember_as_it_should_is_found_out():
-    assert _probed(Blind(), 6) == (2, 4, 8)
+    assert _probe(Blind(), 6) == (2, 4, 8)
     for wrong, told in (
-        (Blind("all"), "does not attend as the mask says"),
-        (Blind("leaks"), "does not attend as the mask says"),
-        (Blind("causal"), "does not attend as the mask says"),
+        (Blind("all"), "does not follow the attention mask"),
+        (Blind("leaks"), "does not follow the attention mask"),
+        (Blind("causal"), "does not follow the attention mask"),
         (Blind(kept=1), "do not all keep"),
         (Blind(widths=(8, 6)), "do not all keep"),
     ):
         with pytest.raises(UserError, match=told):
-            _probed(wrong, 6)
+            _probe(wrong, 6)
 
 
 def test_a_padding_token_of_a_table_that_is_not_needed():
@@ -385,7 +385,7 @@ def test_more_positions_than_were_learned():
 
 
 def test_folders_that_hold_no_model(tmp_path):
-    assert "is no folder" in refusal(path=str(tmp_path / "none"))
+    assert "is not a folder" in refusal(path=str(tmp_path / "none"))
     assert "has no config.json" in refusal(path=str(tmp_path))
     saved("gpt2", tmp_path)
     weights = tmp_path / "model.safetensors"

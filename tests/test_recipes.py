@@ -52,7 +52,7 @@ OPTIONS = ["train.dynamics.optimizer={muon: 0.02, average: 0.9}", "train.dynamic
 @pytest.mark.parametrize("recipe, words", [*((recipe, ()) for recipe in RECIPES), ("quickstart", OPTIONS)])
 def test_a_killed_run_resumes_bit_for_bit(recipe, words, tmp_path, monkeypatch):
     # what the evaluation measures must not depend on how busy this machine is
-    monkeypatch.setattr(evaluate, "ASSESSED", 1e6)
+    monkeypatch.setattr(evaluate, "EVALUATION_TIME_SHARE", 1e6)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     result = run(recipe, whole, *words)
     assert result["env_steps"] > 0 and result["imagined_steps"] > 0 and result["eval"]["episodes"] == 2
@@ -121,6 +121,6 @@ def test_sigkill_at_five_random_moments(tmp_path):
 def test_an_existing_run_is_never_overwritten(tmp_path):
     run("quickstart", tmp_path / "a")
     before = (tmp_path / "a" / "checkpoint" / "manifest.json").read_text()
-    with pytest.raises(UserError, match="nothing is overwritten"):
+    with pytest.raises(UserError, match="no file was overwritten"):
         run("quickstart", tmp_path / "a", "policy.gamma=0.5")
     assert (tmp_path / "a" / "checkpoint" / "manifest.json").read_text() == before

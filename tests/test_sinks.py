@@ -55,7 +55,7 @@ def kept(monkeypatch):
         (["tensorbord"], "did you mean tensorboard?.*trackio"),
         ([{"project": "mine"}], "without a _target_"),
         ([{"_target_": SHORT["trackio"], "porject": "mine"}], "porject.*did you mean train.loop.sinks.project"),
-        ([{"_target_": SHORT["trackio"], "folder": "x"}], "passed by code"),
+        ([{"_target_": SHORT["trackio"], "folder": "x"}], "cannot be set"),
         ([{"_target_": "tokenworld.sinks.trackio.Trakio"}], "did you mean tokenworld.sinks.trackio.Trackio"),
         ([{"_target_": "tokenworld.policies.planner.Planner"}], "in tokenworld.sinks"),
         ([{"_target_": "os.system"}], "code from outside"),

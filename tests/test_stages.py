@@ -15,11 +15,11 @@ from tokenworld.log import Log
 
 LINE = re.compile(r"tier ([ABC]), (.+?)(?:: (\d+) of (\d+) [\w ]+)? in \d+:\d\d; \d+:\d\d of the budget left")
 PROBES = {
-    "A": ["tokenizer", "held-out frames under each action", "metrics of held-out frames",
-          "imagined rollouts beside held-out episodes", "metrics of imagined rollouts"],
+    "A": ["tokenizer", "metrics of the tokenizer", "held-out frames under each action", "metrics of held-out frames",
+          "imagined rollouts and held-out episodes", "metrics of imagined rollouts"],
     "B": ["branch states of random play", "every action at branch states", "metrics of branches",
           "pictures of the worst branch states", "whole futures of branch states", "metrics of futures",
-          "every action at states of the run's policy", "pairs of histories"],
+          "every action at states of the run's policy", "metrics of agents", "pairs of histories", "metrics of histories"],
     "C": ["policies that play and dream", "a planner in the simulator and in the model", "metrics of policies"],
 }  # fmt: skip
 

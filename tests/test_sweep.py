@@ -130,8 +130,8 @@ def test_names_say_what_differs(tmp_path):
         (["seeds=0,1"], "did you mean seed?"),
         (["backbone.layer=1,2"], "did you mean backbone.layers?"),
         (["seed=0,x"], "seed must be a whole number"),
-        (["seed=0,,1"], "empty value"),
-        (["seed=0,1,0"], "twice"),
+        (["seed=0,,1"], "empty or repeated value"),
+        (["seed=0,1,0"], "empty or repeated value"),
         (["seed=0", "seed=1"], "given twice"),
         (["jobs=0"], "jobs must be at least 1"),
         (["backbone.layers=1,many"], "whole number"),
@@ -154,7 +154,7 @@ def test_out_is_needed_and_may_hold_nothing_else(capsys, tmp_path):
     assert "got no out" in capsys.readouterr().err
     (tmp_path / "thesis.tex").write_text("mine")
     assert run(tmp_path) == 2
-    assert "is no sweep" in capsys.readouterr().err and names(tmp_path) == ["thesis.tex"]
+    assert "is not a sweep" in capsys.readouterr().err and names(tmp_path) == ["thesis.tex"]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_a_run_of_another_process_is_waited_for(fake, capsys):
         done = fake / "Breakout-seed2" / "summary.json"
         with meanwhile(done.exists, lambda: fcntl.flock(other, fcntl.LOCK_UN)):
             assert run(fake, "seed=1,2") == 0
-    assert "Breakout-seed1 is still at work" in capsys.readouterr().err
+    assert "Breakout-seed1 is still running" in capsys.readouterr().err
     assert (fake / "Breakout-seed1" / "summary.json").exists()
 
 
@@ -241,7 +241,7 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
         processes.append(started(*words))
         return processes[-1]
 
-    monkeypatch.setattr(sweep, "_started", remembered)
+    monkeypatch.setattr(sweep, "_start", remembered)
     words = ["seed=0,1", "jobs=2", "train.loop.epochs=12"]
     metrics = out / "Breakout-seed0" / "metrics.jsonl"
     with meanwhile(lambda: metrics.exists() and '"epoch": 4' in metrics.read_text(), lambda: processes[0].kill()):
@@ -331,7 +331,7 @@ def test_metrics_of_another_form_count_for_nothing(tmp_path, line):
 
 def test_a_second_sweep_in_the_folder_is_refused(fake, capsys):
     fake.mkdir()
-    with files.locked(fake):
+    with files.locking(fake):
         assert run(fake, "seed=1") == 2
     assert "is being written by another process" in capsys.readouterr().err
     assert run(fake, "seed=1") == 0 and files.LOCK not in names(fake)

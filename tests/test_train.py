@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tokenworld import run_summary
 from tokenworld.cli.verbs import collect as collect_verb
 from tokenworld.cli.verbs import data as data_verb
 from tokenworld.cli.verbs import dream as dream_verb
@@ -94,7 +95,7 @@ def test_a_setting_that_the_data_contradicts_is_refused(tmp_path):
 
 
 def test_a_comparison_that_cannot_be_made_is_refused_before_the_run_is(tmp_path):
-    with pytest.raises(UserError, match="kmeans compares with a tokenizer of patches"):
+    with pytest.raises(UserError, match="kmeans needs a tokenizer of patches"):
         train("recipe=iris", "train.evaluate.kmeans=true", f"out={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
 
@@ -142,6 +143,17 @@ def test_the_loop_that_the_recipe_names_trains_the_run(tmp_path, monkeypatch):
         composed(*loop, "train.loop.order_=x")
 
 
+def test_the_summary_holds_the_metrics_of_the_report(tmp_path):
+    """The world model is measured once in the last epoch: the same values under other names."""
+    summary = train("train.collect.held_out=3", "train.evaluate.frames=40", f"out={tmp_path / 'run'}")
+    metrics = json.loads((tmp_path / "run" / "evaluation" / "report.json").read_text())["metrics"]
+    values = {metric["id"]: metric["value"] for metric in metrics}
+    for entry, table in (("tokenizer", run_summary.TOKENIZER), ("dynamics", run_summary.DYNAMICS)):
+        assert summary[entry] == {key: values[spec.id] for key, spec in table.items()}
+    assert summary["tokenizer"]["psnr"] > 0 and summary["dynamics"]["bits_per_frame"] > 0
+    assert summary["dynamics"]["bits_per_frame_bigram"] > 0 and summary["dynamics"]["bits_per_changed_token_unigram"] > 0
+
+
 def test_a_phase_has_all_of_its_settings(tmp_path):
     spec = composed("train.dynamics.batch=3", "train.dynamics.start=2", f"out={tmp_path}")
     phase = build.phase_of(spec, "dynamics")
@@ -170,8 +182,8 @@ def test_a_batch_in_parts_has_the_gradient_of_the_whole(tmp_path):
 
 
 def test_parts_are_as_equal_as_can_be():
-    assert batches.parts(7, 3) == [slice(0, 2), slice(2, 5), slice(5, 7)]
-    assert [p.stop - p.start for p in batches.parts(2, 4)] == [1, 1]
+    assert batches.split_batch(7, 3) == [slice(0, 2), slice(2, 5), slice(5, 7)]
+    assert [p.stop - p.start for p in batches.split_batch(2, 4)] == [1, 1]
 
 
 @pytest.mark.parametrize(

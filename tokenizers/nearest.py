@@ -1,4 +1,4 @@
-"""Nearest-neighbour patches (Dedieu et al. 2025, arXiv:2502.01591): a dictionary that grows and never changes.
+"""Nearest-neighbor patches (Dedieu et al. 2025, arXiv:2502.01591): a dictionary that grows and never changes.
 
 A patch that no code resembles becomes a code itself, and a code once given keeps its meaning, so that the dynamics never
 has to learn a word twice. Exact for games drawn on a grid, whose patches are few. Differs: the most frequent new patch of a

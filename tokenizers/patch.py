@@ -110,7 +110,7 @@ class PatchTokenizer(nn.Module, Part):
             patches = cut(steps.obs, self.patch)  # (B, T, K, pixels)
             B, T, K, _ = patches.shape
             distinct, position, inverse, _ = self._distinct(patches)
-            x = self.encoder(self._centred(distinct, position), position)  # (n, E)
+            x = self.encoder(self._center(distinct, position), position)  # (n, E)
             vectors, indices, _ = self.quantizer(x[None], freeze=True)
             return Codes(
                 indices=indices[0][inverse].reshape(B, T, K),
@@ -137,11 +137,11 @@ class PatchTokenizer(nn.Module, Part):
         return join(patches, self.patch, self.frame_shape)
 
     def loss(self, steps: Steps) -> tuple[Losses, Codes]:
-        """l1, l2 (B, T) of pixels 0..1 and the quantiser's losses (). In train mode it moves the codebook."""
+        """l1, l2 (B, T) of pixels 0..1 and the quantizer's losses (). In train mode it moves the codebook."""
         patches = cut(steps.obs, self.patch)  # (B, T, K, pixels)
         B, T, K, _ = patches.shape
         distinct, position, inverse, count = self._distinct(patches)
-        x = self.encoder(self._centred(distinct, position), position)  # (n, E)
+        x = self.encoder(self._center(distinct, position), position)  # (n, E)
         vectors, indices, losses = self.quantizer(x[None])
         error = self._decode(vectors[0], position) - distinct / 255  # (n, pixels)
         if self.training:
@@ -171,7 +171,7 @@ class PatchTokenizer(nn.Module, Part):
         patches = cut(sample()[0].obs, self.patch)
         self.background.copy_(patches.flatten(0, 1).median(0).values / 255)
         distinct, position, _, _ = self._distinct(patches)
-        self.quantizer.start_from(self.encoder(self._centred(distinct, position), position))
+        self.quantizer.start_from(self.encoder(self._center(distinct, position), position))
         self._table_of = None
         self.refitted.zero_()
 
@@ -205,7 +205,7 @@ class PatchTokenizer(nn.Module, Part):
         row, inverse, count = distinct(hashes)
         return patches.reshape(-1, D)[row], position[row], inverse, count
 
-    def _centred(self, patches: Tensor, position: Tensor) -> Tensor:
+    def _center(self, patches: Tensor, position: Tensor) -> Tensor:
         """Patches (n, pixels) 0..255 minus the background of their positions, in -1..1."""
         return patches / 255 - self.background[position]
 

@@ -1,6 +1,6 @@
 """Vectors to integers and back: vector-quantize-pytorch behind one uniform call.
 
-The library has a quantiser per file and a different call per quantiser. Here they share one call on (b, n, E), one loss
+The library has a quantizer per file and a different call per quantizer. Here they share one call on (b, n, E), one loss
 dictionary, and one rule about state: nothing moves unless the caller is training and did not ask to freeze.
 """
 
@@ -25,9 +25,9 @@ REVIVED = 0.05  # ... and comes back as a vector of the batch with this count: s
 class Quantizer(nn.Module):
     """A codebook of V vectors of width E.
 
-    kind: `vq` nearest neighbour, codebook a running mean of its users, dead codes revived (van den Oord et al. 2017,
-    appendix A.1) · `vq_mse` nearest neighbour, codebook learned by its own MSE (eq. 3 there; IRIS) · `cosine` as `vq`
-    on the unit sphere · `fsq` finite scalar quantisation (Mentzer et al. 2023) · `lfq` lookup-free quantisation (Yu et
+    kind: `vq` nearest neighbor, codebook a running mean of its users, dead codes revived (van den Oord et al. 2017,
+    appendix A.1) · `vq_mse` nearest neighbor, codebook learned by its own MSE (eq. 3 there; IRIS) · `cosine` as `vq`
+    on the unit sphere · `fsq` finite scalar quantization (Mentzer et al. 2023) · `lfq` lookup-free quantization (Yu et
     al. 2023). The last two have no codebook to learn: their vectors are a linear map of a fixed grid.
 
     `losses` names the entries of the loss dictionary of this kind.
@@ -158,9 +158,9 @@ class Quantizer(nn.Module):
 def fsq_levels(vocab_size: int) -> list[int]:
     """The fewest levels of 4..8 (else 3..8) whose product is vocab_size, as equal as possible: 512 -> [8, 8, 8]."""
     for smallest in (4, 3):
-        found = sorted(_factors(vocab_size, 8, smallest), key=lambda levels: (len(levels), levels))
-        if found:
-            return found[0]
+        candidates = sorted(_factors(vocab_size, 8, smallest), key=lambda levels: (len(levels), levels))
+        if candidates:
+            return candidates[0]
     raise UserError(
         f"tokenizer.vocab_size must be a product of levels 3..8 for quantizer fsq, got {vocab_size}: choose e.g. 512"
     )

@@ -2,7 +2,7 @@
 
 Faithful to IRIS (Micheli et al. 2023) at the defaults: 64x64x3 to 4x4 codes, 64 channels, two residual blocks per
 level, attention at 8 and 16, l1 + codebook + commitment. Different: frames of any size (padded at the right and bottom
-edge, cropped again), the other quantisers, l2, a weight on changing pixels, and the perceptual term only from a local
+edge, cropped again), the other quantizers, l2, a weight on changing pixels, and the perceptual term only from a local
 file.
 """
 
@@ -125,7 +125,7 @@ class VQVAE(nn.Module, Part):
         return self._decode(vectors).float().clamp(0, 1)
 
     def loss(self, steps: Steps) -> tuple[Losses, Codes]:
-        """l1, l2 and perceptual (B, T) of pixels 0..1, the quantiser's losses (). Train mode moves an EMA codebook."""
+        """l1, l2 and perceptual (B, T) of pixels 0..1, the quantizer's losses (). Train mode moves an EMA codebook."""
         B, T = steps.obs.shape[:2]
         vectors, indices, losses = self.quantizer(self._encode(steps.obs))
         codes = Codes(indices=indices.reshape(B, T, self.K), vectors=vectors.reshape(B, T, self.K, self.E))
@@ -142,7 +142,7 @@ class VQVAE(nn.Module, Part):
         return losses, codes
 
     def _encode(self, obs: Tensor) -> Tensor:
-        """obs (B, T, C, H, W) uint8 -> vectors before quantisation (B*T, K, E)."""
+        """obs (B, T, C, H, W) uint8 -> vectors before quantization (B*T, K, E)."""
         x = F.pad(obs.flatten(0, 1).float() / 127.5 - 1, self.padding, mode="replicate")  # (B*T, C, H', W') in -1..1
         return self.encoder(_channels_last(x)).flatten(2).transpose(1, 2)  # (B*T, K, E)
 
@@ -181,7 +181,7 @@ class Residual(nn.Module):
 
 
 class Attention(nn.Module):
-    """x plus one head of self-attention over all places of the feature map."""
+    """x plus one head of self-attention over all positions of the feature map."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ from tokenworld import threads
 
 __version__ = "0.1.0"
 
-# In a source checkout the tokenizers and the recipes live beside this package (`tokenizers/`, `configs/`), not inside it.
+# In a source checkout the tokenizers and the recipes are next to this package (`tokenizers/`, `configs/`), not inside it.
 _root = Path(__file__).resolve().parent.parent
 if (_root / "setup.cfg").is_file() and (_root / "tokenizers" / "vqvae.py").is_file():
     __path__.append(str(_root))

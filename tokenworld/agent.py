@@ -26,7 +26,7 @@ SCORED = {"max_steps": 10_000}  # where an episode is cut when an agent is score
 
 
 class Agent:
-    """A policy that sees through a world model. It remembers the episode that it is in: call `reset` where one begins.
+    """A policy that reads the codes of a world model. It remembers the episode that it is in: call `reset` where one begins.
 
     temperature: of the choice of actions, 0 takes the most probable one · seed: of that choice.
     """
@@ -34,7 +34,7 @@ class Agent:
     def __init__(self, world_model: WorldModel, policy, *, temperature: float = 1.0, seed: int = 0):
         is_number = isinstance(temperature, numbers.Real) and not isinstance(temperature, bool)
         if not is_number or not 0 <= temperature <= HOTTEST:
-            what = arguments.shown(temperature)
+            what = arguments.format_value(temperature)
             raise UserError(f"temperature must be a number from 0 (the most probable action) to {HOTTEST:g}, got {what}")
         self.world_model, self.policy, self.temperature = world_model.eval(), policy.eval(), temperature
         self.device = world_model.device
@@ -60,8 +60,8 @@ class Agent:
         if "policy" not in world_model.config["parts"]:
             raise UserError(f"{source} is a world model without a policy: load it by WorldModel.from_pretrained")
         section = world_model.config["parts"]["policy"]
-        stored = model_folder.stored(folder / "policy.safetensors", "policy")
-        policy = stored.fitted(lambda: schema.build(section, shapes=world_model.shapes), [section])
+        stored = model_folder.read_weights(folder / "policy.safetensors", "policy")
+        policy = stored.build_fitting(lambda: schema.build(section, shapes=world_model.shapes), [section])
         return cls(world_model, policy.to(device), temperature=temperature, seed=seed)
 
     def save_pretrained(self, dir: Path | str, *, starts: Steps | None = None) -> None:
@@ -118,11 +118,11 @@ class Agent:
         next step. changes: other keywords of it, such as max_steps=1000."""
         parts = self.world_model.config.get("parts", {})
         if "env" not in parts:
-            raise UserError("this agent's config names no environment: make one whose frames are those it was trained on")
+            raise UserError("this agent's config names no environment: build one with the frames that it was trained on")
         return make_checked(parts["env"], arguments.whole("num_envs", num_envs), **changes)
 
     def score(self, episodes: int = 100, seed: int = 0, envs: int = 16) -> dict[str, Any]:
-        """Its return in the real environment as `tokenworld score` measures it: mean, 95 % interval, random play beside it.
+        """Its return in the real environment as `tokenworld score` measures it: mean, 95% interval, and random play.
 
         Raises UserError for impossible numbers of episodes and environments, and seeds."""
         episodes, envs, seed = arguments.whole("episodes", episodes), arguments.whole("envs", envs), arguments.seed(seed)

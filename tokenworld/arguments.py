@@ -28,7 +28,7 @@ def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise UserError(f"{name} must be a whole number, got {shown(value)}: give e.g. {name}={max(least, 1)}") from None
+        raise UserError(f"{name} must be a whole number, got {format_value(value)}: give e.g. {name}={max(least, 1)}") from None
     if number < least or most is not None and number > most:
         expected = f"at least {least}" if most is None else f"from {least} to {most}"
         raise UserError(f"{name} must be {expected}, got {number}: give e.g. {name}={max(least, 1)}")
@@ -43,12 +43,12 @@ def seed(value: Any, name: str = "seed") -> int:
 def sizes(name: str, value: Any, letters: str) -> tuple[int, ...]:
     """Whole numbers of at least 1, as many as letters: frame=(C, H, W)."""
     try:
-        found = tuple(value)
+        numbers = tuple(value)
     except TypeError:
-        found = ()
-    if len(found) != len(letters) or isinstance(value, str):
-        raise UserError(f"{name} must be {len(letters)} whole numbers ({', '.join(letters)}), got {shown(value)}")
-    return tuple(whole(f"{name}'s {letter}", x) for letter, x in zip(letters, found, strict=True))
+        numbers = ()
+    if len(numbers) != len(letters) or isinstance(value, str):
+        raise UserError(f"{name} must be {len(letters)} whole numbers ({', '.join(letters)}), got {format_value(value)}")
+    return tuple(whole(f"{name}'s {letter}", x) for letter, x in zip(letters, numbers, strict=True))
 
 
 def array(name: str, value: Any) -> np.ndarray:
@@ -81,7 +81,7 @@ def frames(obs: Any, frame: tuple[int, int, int] | None = None, dims: str = "B")
 def flags(name: str, value: Any, count: int) -> None:
     """A bool tensor of `count` values, (B,) or (B, 1)."""
     if not isinstance(value, Tensor) or value.dtype != torch.bool or value.numel() != count:
-        raise UserError(f"{name} must be a bool tensor ({count},), got {shown(value)}")
+        raise UserError(f"{name} must be a bool tensor ({count},), got {format_value(value)}")
 
 
 def actions(value: Any, count: int, shape: tuple[int | None, ...], letters: str) -> None:
@@ -90,21 +90,21 @@ def actions(value: Any, count: int, shape: tuple[int | None, ...], letters: str)
         return
     if not isinstance(value, Tensor) or value.dtype not in INDICES or not _fits(value, shape):
         expected = ", ".join(letter if n is None else str(n) for letter, n in zip(letters, shape, strict=True))
-        raise UserError(f"actions must be an int64 tensor ({expected}), got {shown(value)}")
+        raise UserError(f"actions must be an int64 tensor ({expected}), got {format_value(value)}")
     within("actions", value, count)
 
 
 def noise(value: Any, shape: tuple[int, ...], letters: str) -> None:
     """Uniform random numbers of this shape."""
     if not isinstance(value, Tensor) or not value.is_floating_point() or tuple(value.shape) != shape:
-        raise UserError(f"noise must be a tensor ({', '.join(letters)}) = {shape} of floating point, got {shown(value)}:"
+        raise UserError(f"noise must be a tensor ({', '.join(letters)}) = {shape} of floating point, got {format_value(value)}:"
                         f" give torch.rand{shape}")  # fmt: skip
 
 
 def codes(value: Any, K: int, V: int) -> None:
     """Indices of codes (B, T, K), 0 .. V - 1."""
     if not isinstance(value, Tensor) or value.dtype not in INDICES or not _fits(value, (None, None, K)):
-        raise UserError(f"codes must be an int64 tensor (B, T, {K}), got {shown(value)}")
+        raise UserError(f"codes must be an int64 tensor (B, T, {K}), got {format_value(value)}")
     within("codes", value, V)
 
 
@@ -122,7 +122,7 @@ def _fits(value: Tensor, shape: tuple[int | None, ...]) -> bool:
     return value.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True))
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value for a message: short, on one line."""
     if isinstance(value, Tensor) and value.ndim:
         return f"{tuple(value.shape)} of {str(value.dtype).removeprefix('torch.')}"

@@ -64,13 +64,13 @@ def rank() -> int:
 
 
 def barrier() -> None:
-    """Until all ranks are here."""
+    """Wait until all ranks reach this call."""
     if world_size() > 1:
         dist.barrier()
 
 
 def split_evenly(n: int, what: str) -> int:
-    """This rank's part of a number that the ranks must divide."""
+    """Split a number evenly over the ranks and return this rank's part."""
     if n % world_size():
         near = n // world_size() * world_size() or world_size()
         raise UserError(f"{what} must be a multiple of the {world_size()} processes, got {n}: choose {near}")
@@ -78,7 +78,7 @@ def split_evenly(n: int, what: str) -> int:
 
 
 def local_rows(x: Tensor) -> Tensor:
-    """This rank's rows of a tensor that is the same on all ranks."""
+    """Return this rank's rows of a tensor that is the same on all ranks."""
     each = len(x) // world_size()
     return x[rank() * each : (rank() + 1) * each]
 
@@ -91,7 +91,7 @@ def local_index(index: Tensor, each: int) -> Tensor:
 
 @torch.no_grad()
 def all_reduce_sum(x: Tensor) -> Tensor:
-    """The sum over all ranks."""
+    """Sum a tensor over all ranks."""
     if world_size() == 1:
         return x
     x = x.detach().clone()
@@ -107,7 +107,7 @@ def mean(part: Tensor, count: Tensor) -> Tensor:
 
 @torch.no_grad()
 def all_gather(x: Tensor) -> Tensor:
-    """The rows of all ranks, the first rank's first; the same number on each."""
+    """Gather the rows of all ranks, in the order of ranks; each has the same number."""
     if world_size() == 1:
         return x
     if x.dtype == torch.bool:
@@ -118,7 +118,7 @@ def all_gather(x: Tensor) -> Tensor:
 
 
 def broadcast(value: Any) -> Any:
-    """The first rank's value, on all ranks."""
+    """Broadcast the value of rank 0 to all ranks."""
     if world_size() == 1:
         return value
     box = [value]
@@ -127,17 +127,17 @@ def broadcast(value: Any) -> Any:
 
 
 def gather(value: Any) -> list[Any]:
-    """The values of all ranks, on the first one (on the others only their own): what a checkpoint keeps of each."""
+    """Gather the values of all ranks on rank 0 (the others get only their own): what a checkpoint keeps of each."""
     if world_size() == 1:
         return [value]
-    found = [None] * world_size() if rank() == 0 else None
-    dist.gather_object(value, found)
-    return found if found is not None else [value]
+    values = [None] * world_size() if rank() == 0 else None
+    dist.gather_object(value, values)
+    return values if values is not None else [value]
 
 
 @torch.no_grad()
 def broadcast_parameters(module: nn.Module) -> None:
-    """Give all ranks the first one's parameters and buffers."""
+    """Broadcast the parameters and buffers of rank 0 to all ranks."""
     if world_size() > 1:
         for x in module.state_dict().values():
             dist.broadcast(x, 0)

@@ -34,10 +34,10 @@ class DreamEnv(VectorEnv):
     starts: real moments to begin at, of which each reset draws one: Steps (M, T), a `Replay`, or a folder of episodes
     horizon: steps after which a dream is truncated, because what goes wrong in it adds up
     expected_reward: the mean of the reward head in place of a drawn reward
-    autoreset: a dream that ended begins anew on the "next_step", as the real environments do, or in the "same_step", with its
+    autoreset: a dream that ended restarts on the "next_step", as the real environments do, or in the "same_step", with its
     last frame in info["final_obs"]
 
-    A dream that begins anew does not disturb the others: what they remember is read again from their own codes.
+    A dream that restarts does not disturb the others: what they remember is read again from their own codes.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class DreamEnv(VectorEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """options: {"obs": a frame (C, H, W), or one for each dream (N, C, H, W), uint8} begins at those frames. Without a seed
-        the random streams go on."""
+        the random streams continue."""
         seed = None if seed is None else arguments.seed(seed)
         if not isinstance(options, (dict, type(None))):
-            given = arguments.shown(options)
+            given = arguments.format_value(options)
             raise UserError(f"reset takes options as a dict, got {given}: give options={{'obs': frames}} or none")
         unknown = set(options or ()) - {"obs"}
         if unknown:
@@ -97,19 +97,19 @@ class DreamEnv(VectorEnv):
 
     @torch.no_grad()
     def step(self, actions):
-        """actions (N,) -> obs, reward (N,) float32, terminated (N,), truncated (N,), {}. Rows that ended in the last step begin
-        anew: their action is ignored."""
+        """actions (N,) -> obs, reward (N,) float32, terminated (N,), truncated (N,), {}. Rows that ended in the last step
+        restart: their action is ignored."""
         actions = arguments.array("actions", actions)
         A, N, K = self.world_model.shapes.actions, self.num_envs, self.world_model.shapes.codes
         if actions.shape != (N,) or actions.dtype.kind not in "iu" or actions.min() < 0 or actions.max() >= A:
-            raise UserError(f"actions must be {N} whole numbers in 0..{A - 1}, got {arguments.shown(actions)}")
+            raise UserError(f"actions must be {N} whole numbers in 0..{A - 1}, got {arguments.format_value(actions)}")
         if self._state is None:
-            raise UserError("no dream was begun: call reset() before step()")
+            raise UserError("no dream has started: call reset() before step()")
         taken = torch.from_numpy(actions.astype(np.int64)).to(self.device)
         noise = torch.rand(N, K + 2, generator=self._generator, device=self.device)
         prediction, self._state = self.world_model.step(self._state, taken, noise[:, :K])
         reward = prediction.reward.mean if self.expected_reward else prediction.reward.sample(noise[:, K])
-        begins, ends = self._ended, prediction.terminated.sample(noise[:, K + 1]).cpu().numpy()
+        begins, terminations = self._ended, prediction.terminated.sample(noise[:, K + 1]).cpu().numpy()
         self._action[:, -1] = taken
         for history, newest in ((self._codes, prediction.codes.indices[:, 0]), (self._action, 0), (self._first, False)):
             history[:, :-1] = history[:, 1:].clone()
@@ -118,7 +118,7 @@ class DreamEnv(VectorEnv):
         if begins.any():
             self._begin(np.flatnonzero(begins))
             self._remember()
-        terminated = ends & ~begins
+        terminated = terminations & ~begins
         truncated = (self._length >= self.horizon) & ~terminated & ~begins
         ended = terminated | truncated
         reward = np.where(begins, 0, reward.float().cpu().numpy()).astype(np.float32)
@@ -136,14 +136,14 @@ class DreamEnv(VectorEnv):
     def render(self) -> np.ndarray:
         """The dreams side by side, (H', W', 3) uint8. Raises UserError before the first reset."""
         if self._state is None:
-            raise UserError("no dream was begun: call reset() before render()")
+            raise UserError("no dream has started: call reset() before render()")
         pictures = to_rgb(self._obs(self._codes[:, -1]))
         return side_by_side(list(pictures[:, None]))[0]
 
     def _begin(self, rows: np.ndarray, frames: torch.Tensor | None = None) -> None:
         """New starts into the histories of these rows: drawn ones, or given frames (N, C, H, W)."""
         index = torch.from_numpy(rows).to(self.device)
-        steps = self._drawn(len(rows)) if frames is None else frames_as_steps(frames)
+        steps = self._draw_starts(len(rows)) if frames is None else frames_as_steps(frames)
         steps = steps.to(self.device)
         codes, T = self.world_model.encode(steps).indices, steps.obs.shape[1]
         first = steps.first.clone()
@@ -154,15 +154,15 @@ class DreamEnv(VectorEnv):
         self._action[index, -1] = 0
         self._length[rows] = 0
 
-    def _drawn(self, count: int) -> Steps:
-        """Moments where somebody acted, with what came before: Steps (count, T)."""
+    def _draw_starts(self, count: int) -> Steps:
+        """Draw moments with an action, and their history: Steps (count, T)."""
         if isinstance(self.starts, Replay):
             return self.starts.sample(count, self.world_model.backbone.context, self._rng, ends="acted")[0]
         return self.starts[torch.from_numpy(self._rng.integers(len(self.starts.obs), size=count))]
 
     @torch.no_grad()
     def _remember(self) -> None:
-        """The model's state, made anew from the histories."""
+        """The model's state, rebuilt from the histories."""
         none = torch.zeros_like(self._first)
         obs = torch.zeros(*self._first.shape, 0, 0, 0, dtype=torch.uint8, device=self.device)
         steps = Steps(obs, self._action, none.float(), none, none, self._first, ~none, ~none)
@@ -227,7 +227,7 @@ def make(
     **settings: Any,
 ) -> Dream:
     """The entry point of "tokenworld/Dream-v0". model: what `WorldModel.from_pretrained` takes · starts: by default the moments
-    that the model brought along · settings: of `DreamEnv`."""
+    stored with the model · settings: of `DreamEnv`."""
     return Dream(load(model, starts, device=device, trust_remote_code=trust_remote_code, **settings), render_mode)
 
 
@@ -240,29 +240,29 @@ def load(
     trust_remote_code: bool = False,
     **settings: Any,
 ) -> DreamEnv:
-    """A `DreamEnv` of a model's folder or hub id, from the real moments that it brought along if `starts` is None."""
+    """A `DreamEnv` of a model's folder or hub id, from the real moments stored with it if `starts` is None."""
     folder = hub.find(model)
     world_model = WorldModel.from_pretrained(folder, device=device, trust_remote_code=trust_remote_code)
     starts = model_folder.read_starts(folder) if starts is None else starts
     if starts is None:
-        raise UserError(f"{model} brings no moments to begin a dream at: give starts=, a folder of episodes or frames as Steps")
+        raise UserError(f"{model} has no moments to start a dream from: give starts=, a folder of episodes or frames as Steps")
     return DreamEnv(world_model, starts, num_envs, **settings)
 
 
 def _windows_of(starts: Starts, world_model: WorldModel) -> Steps | Replay:
-    """Whatever dreams may begin at, checked against the model's frames."""
+    """Return the windows that dreams may start from, checked against the model's frames."""
     if not isinstance(starts, (Steps, Replay, str, Path)):
         kind = type(starts).__name__
         raise UserError(f"starts must be Steps, a Replay or a folder of episodes, got a {kind}: see DreamEnv")
     if isinstance(starts, (str, Path)):
-        folder, starts = files.given_path("starts", starts), Replay()
+        folder, starts = files.check_path("starts", starts), Replay()
         for episode in read_episodes(folder):
             starts.add(episode)
         if not starts.steps:
-            raise UserError(f"starts={folder} has no episodes to begin a dream at: expected a folder that `collect` wrote")
+            raise UserError(f"starts={folder} has no episodes to start a dream from: expected a folder that `collect` wrote")
     empty = not (starts.steps if isinstance(starts, Replay) else len(starts.obs))
     if empty:
-        raise UserError("starts has no moment to begin a dream at: give episodes with at least one step")
+        raise UserError("starts has no moment to start a dream from: give episodes with at least one step")
     frame = starts.frames(np.zeros(1, np.int64)).shape[1:] if isinstance(starts, Replay) else starts.obs.shape[2:]
     if tuple(frame) != world_model.shapes.frame:
         raise UserError(f"starts has frames {tuple(frame)}, expected {world_model.shapes.frame}: choose episodes of its game")

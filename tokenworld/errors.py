@@ -15,13 +15,13 @@ class UserError(Exception):
 
 
 def sentence(text: str) -> str:
-    """One line of at most `LONGEST` printable characters: values in it may come from a file that somebody sent.
+    """One line of at most `LONGEST` printable characters: values in it may come from a file of unknown origin.
 
     Of a text that is too long the beginning (what, got) and the end (expected, what to do) stay.
     """
     if not text.isprintable():  # line breaks, and what a terminal obeys
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    text = re.sub(r"\S{250,}", lambda found: f"{found[0][:100]}...{found[0][-50:]}", text)
+    text = re.sub(r"\S{250,}", lambda match: f"{match[0][:100]}...{match[0][-50:]}", text)
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[5 - LONGEST // 2 :]}"
 
 

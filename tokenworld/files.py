@@ -1,6 +1,6 @@
-"""Everything that is written goes through here: whole files, one sentence for a disk that refuses, one writer per folder.
+"""Everything that is written goes through here: whole files, one sentence for a disk error, one writer per folder.
 
-A file is written under a temporary name beside its place, synced and renamed, so that a reader finds the old file or the new
+A file is written under a temporary name next to its path, synced and renamed, so that a reader finds the old file or the new
 one. An `OSError` while writing becomes one `UserError`. A folder that is written is locked for as long as its process lives.
 """
 
@@ -74,8 +74,8 @@ def writing(path: Path | str, kept: str = "") -> Iterator[None]:
 def replacing(path: Path | str) -> Iterator[Path]:
     """A temporary path with the suffix of `path`, renamed to it when the block ends well and removed when it does not.
 
-    Makes the parent folders. A link at `path` is replaced, and what it names stays as it is (see `followed`). Raises UserError
-    where the disk refuses; a file that was there is then unchanged.
+    Makes the parent folders. A link at `path` is replaced, its target stays (see `follow_links`). Raises UserError where
+    the disk refuses; a file that was there is then unchanged.
     """
     path = Path(path)
     if _is_stream(path):
@@ -104,7 +104,7 @@ def _remove_abandoned(path: Path) -> None:
                 old.unlink()
 
 
-def followed(path: Path | str) -> Path:
+def follow_links(path: Path | str) -> Path:
     """What a link names, for a path that the user gives; a folder's own files are never written through a link."""
     return Path(path) if _is_stream(Path(path)) else Path(os.path.realpath(path))
 
@@ -125,10 +125,10 @@ def truncate_own(path: Path, size: int) -> None:
 def write(path: Path | str, content: bytes | str) -> None:
     """Replace a file by `content`, whole or not at all. Raises UserError where the disk refuses."""
     with replacing(path) as temporary:
-        temporary.write_bytes(content if isinstance(content, bytes) else encoded(content))
+        temporary.write_bytes(content if isinstance(content, bytes) else encode(content))
 
 
-def encoded(text: str) -> bytes:
+def encode(text: str) -> bytes:
     """UTF-8; what it cannot say (a path's bytes that are no text) is escaped."""
     return text.encode("utf-8", errors="backslashreplace")
 
@@ -172,19 +172,19 @@ def user_path(word: str | Path) -> Path:
     return path
 
 
-def given_path(name: str, value: Any) -> Path:
+def check_path(name: str, value: Any) -> Path:
     """What a caller from Python passes as a path, ~ as the home folder. Raises UserError for what cannot be one."""
     wrong = "" if isinstance(value, (str, os.PathLike)) else "expected a str or a pathlib.Path"
     if not wrong:
         try:
-            os.lstat(found := user_path(value))
+            os.lstat(path := user_path(value))
         except ValueError as error:  # a zero byte
             wrong = str(error)
         except OSError as error:
             wrong = error.strerror if error.errno == errno.ENAMETOOLONG else ""
     if wrong:
-        raise UserError(f"{name} is no path, got {value!r}: {wrong}")
-    return found
+        raise UserError(f"{name} is not a path, got {value!r}: {wrong}")
+    return path
 
 
 def check_replaceable(path: Path | str) -> None:
@@ -207,7 +207,7 @@ def _is_stream(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def rescued(path: Path | str, write: Callable[[Path], None]) -> None:
+def write_or_rescue(path: Path | str, write: Callable[[Path], None]) -> None:
     """Do `write(path)`. Where the disk refuses, write to a new folder of the current one, or of the system's for temporary
     files, and raise UserError that says where the result is."""
     path = Path(path)
@@ -217,15 +217,15 @@ def rescued(path: Path | str, write: Callable[[Path], None]) -> None:
         reason = explain(error, path) if isinstance(error, OSError) else str(error)
     for parent in (Path.cwd(), tempfile.gettempdir()):
         try:
-            place = Path(tempfile.mkdtemp(prefix=f"{path.stem}-", dir=parent)) / path.name
+            fallback = Path(tempfile.mkdtemp(prefix=f"{path.stem}-", dir=parent)) / path.name
         except OSError:
             continue
         try:
-            write(place)
+            write(fallback)
         except (UserError, OSError):
-            shutil.rmtree(place.parent, ignore_errors=True)
+            shutil.rmtree(fallback.parent, ignore_errors=True)
         else:
-            raise UserError(f"{reason}; the result was saved as {place}")
+            raise UserError(f"{reason}; the result was saved as {fallback}")
     raise UserError(reason)
 
 
@@ -245,11 +245,11 @@ def is_own(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def locked(folder: Path | str) -> Iterator[None]:
+def locking(folder: Path | str) -> Iterator[None]:
     """Be the only process that writes to `folder`, which is made if need be, and removed if it is then empty. The system frees
     the lock when a process ends, however it ends. Raises UserError if another process holds it."""
     folder = Path(folder)
-    path, made = folder / LOCK, not folder.exists()
+    path, is_new = folder / LOCK, not folder.exists()
     check_writable(folder)
     with writing(path):
         file = _take(path)
@@ -259,7 +259,7 @@ def locked(folder: Path | str) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             path.unlink()  # while it is held: who waits for this very file looks again
-            if made:
+            if is_new:
                 folder.rmdir()
         _held.discard(file)
         file.close()
@@ -273,13 +273,13 @@ def filling(folder: Path | str, names: Sequence[str], last: str) -> Iterator[Pat
     another process writes."""
     folder = Path(folder)
     stage = folder / STAGE
-    with locked(folder):
+    with locking(folder):
         with writing(folder):
             is_complete = (folder / last).exists()
             if stage.is_dir() and not is_complete:
                 _remove(folder, names)
             if not is_complete and not is_empty(folder):
-                raise UserError(_taken(folder))
+                raise UserError(_describe_occupied(folder))
             remove_unfinished(folder)
         try:
             yield stage
@@ -287,7 +287,7 @@ def filling(folder: Path | str, names: Sequence[str], last: str) -> Iterator[Pat
                 if not is_complete:
                     _move(stage, folder, last)
                 elif not _is_same(stage, folder, names):
-                    raise UserError(_taken(folder))
+                    raise UserError(_describe_occupied(folder))
         except BaseException:
             if not is_complete:
                 _remove(folder, names)
@@ -296,8 +296,8 @@ def filling(folder: Path | str, names: Sequence[str], last: str) -> Iterator[Pat
             shutil.rmtree(stage, ignore_errors=True)  # a complete folder is no worse for a stage that stays
 
 
-def _taken(folder: Path) -> str:
-    return f"{folder} exists and is not empty, nothing is overwritten: choose another out=DIR"
+def _describe_occupied(folder: Path) -> str:
+    return f"{folder} exists and is not empty, no file was overwritten: choose another out=DIR"
 
 
 def _move(stage: Path, folder: Path, last: str) -> None:
@@ -311,8 +311,8 @@ def _move(stage: Path, folder: Path, last: str) -> None:
 
 def _is_same(stage: Path, folder: Path, names: Sequence[str]) -> bool:
     """Do both hold the same files, byte for byte?"""
-    found = [[name for name in names if (each / name).exists()] for each in (stage, folder)]
-    return found[0] == found[1] and all(filecmp.cmp(stage / name, folder / name, shallow=False) for name in found[0])
+    present = [[name for name in names if (each / name).exists()] for each in (stage, folder)]
+    return present[0] == present[1] and all(filecmp.cmp(stage / name, folder / name, shallow=False) for name in present[0])
 
 
 def _remove(folder: Path, names: Sequence[str]) -> None:

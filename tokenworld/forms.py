@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from tokenworld.errors import UserError
-from tokenworld.storage.weights import shown
+from tokenworld.storage.weights import shorten
 
 Form = Callable[[Any, str], None]
 MANY, DEEP = 100_000, 12  # values in a `plain` one, and how deep they may be nested
@@ -23,7 +23,7 @@ class Misfit(Exception):
     """A value that has not the form which it should have."""
 
     def __init__(self, where: str, expected: str, value: Any):
-        super().__init__(f"{where.lstrip('.') or 'it'} must be {expected}, got {_said(value)}")
+        super().__init__(f"{where.lstrip('.') or 'it'} must be {expected}, got {_describe(value)}")
 
 
 def check(value: Any, form: Form, path: Path | str) -> None:
@@ -77,7 +77,7 @@ def maybe(form: Form) -> Form:
     return optional
 
 
-def listed(form: Form, count: int | None = None, least: int = 0) -> Form:
+def list_of(form: Form, count: int | None = None, least: int = 0) -> Form:
     """A list of values of one form."""
 
     def each(value: Any, where: str) -> None:
@@ -89,7 +89,7 @@ def listed(form: Form, count: int | None = None, least: int = 0) -> Form:
     return each
 
 
-def mapped(form: Form) -> Form:
+def mapping_of(form: Form) -> Form:
     """A dict from words to values of one form."""
 
     def each(value: Any, where: str) -> None:
@@ -97,7 +97,7 @@ def mapped(form: Form) -> Form:
             raise Misfit(where, "a section with keys", value)
         for key, item in value.items():
             text(key, f"a key of {where}")
-            form(item, f"{where}.{shown(key)}")
+            form(item, f"{where}.{shorten(key)}")
 
     return each
 
@@ -106,7 +106,7 @@ def record(**forms: Form) -> Form:
     """A dict with these keys."""
 
     def each(value: Any, where: str) -> None:
-        mapped(lambda *_: None)(value, where)
+        mapping_of(lambda *_: None)(value, where)
         for key, form in forms.items():
             form(value.get(key), f"{where}.{key}")
 
@@ -135,8 +135,8 @@ def plain(value: Any, where: str) -> None:
         if isinstance(value, (dict, list, tuple)) and len(value) + len(waiting) > MANY:
             raise Misfit(where, f"at most {MANY} values", value)
         if isinstance(value, dict):
-            mapped(lambda *_: None)(value, where)
-            waiting += [(each, f"{where}.{shown(key)}", depth + 1) for key, each in value.items()]
+            mapping_of(lambda *_: None)(value, where)
+            waiting += [(each, f"{where}.{shorten(key)}", depth + 1) for key, each in value.items()]
         elif isinstance(value, (list, tuple)):
             waiting += [(each, f"{where}[{i}]", depth + 1) for i, each in enumerate(value)]
         elif isinstance(value, (int, float)):
@@ -145,12 +145,12 @@ def plain(value: Any, where: str) -> None:
             text(value, where)
 
 
-def _said(value: Any) -> str:
+def _describe(value: Any) -> str:
     """A value for a message: short, whatever it is."""
     if value is None or isinstance(value, (bool, float)):
         return str(value)
     if isinstance(value, int):
-        return shown(value)
+        return shorten(value)
     if isinstance(value, str):
         return repr(value[:40])
     if isinstance(value, torch.Tensor):

@@ -39,7 +39,7 @@ class Sign:
 
 @dataclass(frozen=True)
 class TwoHot:
-    """A reward of any size as a distribution over symlog-spaced bins: logits (..., bins), centres (bins,) in reward units."""
+    """A reward of any size as a distribution over symlog-spaced bins: logits (..., bins), `centres` (bins,) in reward units."""
 
     logits: Tensor
     centres: Tensor
@@ -55,7 +55,7 @@ class TwoHot:
 
     @property
     def mean(self) -> Tensor:
-        """The halves are mirrored before they are summed: huge opposite centres must cancel exactly (DreamerV3)."""
+        """The halves are mirrored before they are summed: huge opposite centers must cancel exactly (DreamerV3)."""
         p, half = self.logits.float().softmax(-1), len(self.centres) // 2
         return ((p[..., half + 1 :] - p[..., :half].flip(-1)) * self.centres[half + 1 :]).sum(-1)
 
@@ -101,7 +101,7 @@ class SignReward(nn.Module, Part):
 
 
 class TwoHotReward(nn.Module, Part):
-    """DreamerV3's reward head: `bins` centres spaced evenly in symlog units from -limit to limit.
+    """DreamerV3's reward head: `bins` centers spaced evenly in symlog units from -limit to limit.
 
     Dream with its mean (train.policy.expected_reward=true): a sample may be a far bin that only has rounding's mass.
     """

@@ -28,8 +28,9 @@ def imagine(
     carry: Any = None,
     expected_reward: bool = False,
 ) -> Trajectory:
-    """Dream from `state` with `policy`: noise (B, H, K + 3) uniform feeds codes, reward, termination and action in this order.
+    """Imagine a rollout from `state` with `policy`.
 
+    Uniform noise (B, H, K + 3) feeds codes, reward, termination and action in this order.
     `prediction, state` come from `world_model.start`; `carry` from `policy.start` or a burn-in. Rewards are sampled, or
     their mean if `expected_reward`. Consumes `state`.
     """
@@ -37,7 +38,7 @@ def imagine(
     arguments.noise(noise, (len(prediction.codes.indices), horizon, K + 3), "BHn")
     first_carry = carry = policy.start(noise.shape[0]) if carry is None else carry
     alive = [torch.ones(noise.shape[0], dtype=torch.bool, device=noise.device)]
-    indices, h, actions, rewards, ends, frames = [], [], [], [], [], []
+    indices, h, actions, rewards, terminations, frames = [], [], [], [], [], []
 
     def look(prediction: Prediction) -> View:
         indices.append(prediction.codes.indices[:, 0])
@@ -52,7 +53,7 @@ def imagine(
         reward, terminated = prediction.reward, prediction.terminated.sample(noise[:, t, K + 1])
         actions.append(action)
         rewards.append(reward.mean if expected_reward else reward.sample(noise[:, t, K]))
-        ends.append(terminated)
+        terminations.append(terminated)
         alive.append(alive[-1] & ~terminated)
     look(prediction)
     return Trajectory(
@@ -60,7 +61,7 @@ def imagine(
         torch.stack(h, 1),
         torch.stack(actions, 1),
         torch.stack(rewards, 1),
-        torch.stack(ends, 1),
+        torch.stack(terminations, 1),
         torch.stack(alive, 1),
         torch.stack(frames, 1) if policy.needs_pixels else None,
         first_carry,

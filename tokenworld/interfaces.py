@@ -80,7 +80,7 @@ class Steps:
     def to(self, device: torch.device | str) -> Steps:
         return Steps(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
 
-    def pinned(self) -> Steps:  # in memory that the system may not move: a GPU copies from it while it works
+    def pin(self) -> Steps:  # in memory that the system may not move: a GPU copies from it while it works
         return Steps(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
 
 

@@ -32,8 +32,8 @@ class Sink(Protocol):
 class Log:
     """Metrics of a run folder (`metrics.jsonl`) and messages for whoever watches.
 
-    wall: seconds that earlier parts of a resumed run took. out_dir may be None: nothing is written then. silent: nothing is
-    said either. Sinks get the numbers over `steps`, the real environment steps so far, or over lines where nothing is played.
+    wall: seconds that earlier parts of a resumed run took. out_dir may be None: then no file is written. silent: no
+    line is printed either. Sinks get the numbers over `steps`, the real environment steps so far, or over lines without play.
     """
 
     def __init__(self, out_dir: Path | str | None, *, wall: float = 0.0, silent: bool = False):
@@ -111,14 +111,14 @@ class Log:
         self._sinks = []
 
     def _send(self, call: Callable[[Sink], None]) -> None:
-        """A sink that fails, such as a server that is gone, ends no training: it is told, and left out from then on."""
+        """Call every sink. One that fails, such as a server that is gone, is logged and left out from then on."""
         for sink in list(self._sinks):
             try:
                 call(sink)
             except Exception as error:
                 self._sinks.remove(sink)
-                self.say(f"the sink {type(sink).__name__} failed ({type(error).__name__}: {first_line(error)}) and gets nothing"
-                         " more; metrics.jsonl has all numbers")  # fmt: skip
+                self.say(f"the sink {type(sink).__name__} failed ({type(error).__name__}: {first_line(error)}) and is left out;"
+                         " metrics.jsonl has all numbers")  # fmt: skip
 
 
 class Progress:
@@ -156,7 +156,7 @@ class Progress:
                 self.update()
 
     def update(self, n: int = 1, **shown: Any) -> None:
-        """n more are done; `shown` are numbers to print beside the bar (a tensor is only read when it is printed)."""
+        """n more are done; `shown` are numbers to print next to the bar (a tensor is only read when it is printed)."""
         self.done += n
         self._shown |= shown
         if self._bar is not None:
@@ -200,7 +200,7 @@ def _plain(value: Any) -> Any:
 
 
 def _complete_lines(path: Path) -> int:
-    """The lines that end; a last half line of a killed process is cut off, so that nothing is appended to it."""
+    """The lines that end; a last half line of a killed process is cut off, so that no line is appended to it."""
     if not path.exists():
         return 0
     content = path.read_bytes()

@@ -146,11 +146,11 @@ def masked_mean(loss: Tensor, steps: Steps | None, whole: Steps | None = None) -
     if loss.ndim == 0 or steps is None:
         share = 1.0 if steps is None else len(steps.valid) / len(whole.valid)
         return loss.mean() * share
-    mask = counting(steps, loss.shape[1])
-    return distributed.mean(torch.where(mask, loss, 0).sum(), counting(whole, loss.shape[1]).sum())
+    mask = loss_mask(steps, loss.shape[1])
+    return distributed.mean(torch.where(mask, loss, 0).sum(), loss_mask(whole, loss.shape[1]).sum())
 
 
-def counting(steps: Steps, length: int) -> Tensor:
+def loss_mask(steps: Steps, length: int) -> Tensor:
     """Which entries of a (B, length) loss count: a loss on the next frame needs one."""
     mask = steps.valid & steps.acted
     return mask if length == mask.shape[1] else mask[:, :-1] & steps.valid[:, 1:]

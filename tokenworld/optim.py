@@ -39,14 +39,17 @@ def make(
     for p in module.parameters():
         if p.requires_grad:
             groups.setdefault((scale.get(id(p), 1.0), id(p) in decayed, id(p) in matrices), []).append(p)
-    listed = [
+    param_groups = [
         {"params": parameters, "weight_decay": weight_decay if is_decayed else 0.0}
         | ({"muon": muon} if is_matrix else {})
         | ({"lr_scale": factor} if factor != 1 else {})
         for (factor, is_decayed, is_matrix), parameters in groups.items()
         if parameters
     ]
-    optimizer = Averaged(listed, average=average, lr=lr) if muon or average else torch.optim.AdamW(listed, lr=lr, fused=True)
+    if muon or average:
+        optimizer = Averaged(param_groups, average=average, lr=lr)
+    else:
+        optimizer = torch.optim.AdamW(param_groups, lr=lr, fused=True)
     set_rate(optimizer, lr)
     return optimizer
 

@@ -51,10 +51,10 @@ def _leads_to_code(word: str, path: tuple[str, ...]) -> bool:
 
 def trust(config: Any) -> None:
     """Allow what this config names to be imported, also from the current folder: the user wrote it, or vouches for it."""
-    found = set(names(config))
-    _trusted.update(found)
+    targets = set(names(config))
+    _trusted.update(targets)
     here = os.getcwd()
-    if found and not {"", ".", here} & set(sys.path):
+    if targets and not {"", ".", here} & set(sys.path):
         sys.path.append(here)  # at the end: nothing that is installed is hidden
 
 

@@ -24,13 +24,15 @@ STRIP, CURVE = 0.5, 1.0  # seconds that the first one is expected to take
 
 
 def update(run, steps: int) -> None:
-    """Draw what there is time for: `steps` steps of real, reconstructed and imagined frames, and the learning curve. Raises
-    UserError where the disk refuses, and for a link in the place of the folder."""
+    """Draw pictures within the time budget: `steps` steps of real, reconstructed and imagined frames, and the learning curve.
+
+    Raises UserError where the disk refuses, and for a link instead of the folder.
+    """
     if (run.out / FOLDER).is_symlink():
-        raise UserError(f"{run.out / FOLDER} is a link, nothing is written through it: remove it")
+        raise UserError(f"{run.out / FOLDER} is a link, links are not written through: remove it")
     held_out = run.held_out if run.held_out.rows else run.replay
     if run.count["tokenizer"] and held_out.rows:
-        with _afforded(run, "pictures", STRIP) as is_afforded:
+        with _within_budget(run, "pictures", STRIP) as is_afforded:
             if is_afforded:
                 path = run.out / FOLDER / f"epoch_{run.epoch + 1:06d}.png"
                 film = film_of(run, held_out, steps=steps, seed=run.seed, dynamics=has_dynamics(run), title=title_of(run))
@@ -38,7 +40,7 @@ def update(run, steps: int) -> None:
                 thin_out(path.parent)
                 run.log.picture("film", path)
     if run.curve:
-        with _afforded(run, "learning_curve", CURVE) as is_afforded:
+        with _within_budget(run, "learning_curve", CURVE) as is_afforded:
             if is_afforded:
                 save_learning_curve(run)
 
@@ -49,10 +51,10 @@ def has_dynamics(run) -> bool:
 
 
 def save_learning_curve(run) -> None:
-    """RUN/learning_curve.png: the return of every evaluation so far, with its 95 % interval."""
+    """RUN/learning_curve.png: the return of every evaluation so far, with its 95% interval."""
     path = run.out / "learning_curve.png"
     figures.save_curve(
-        path, run.curve, random=run.results.get("random"), xlabel="real steps", ylabel="return, with 95 % interval",
+        path, run.curve, random=run.results.get("random"), xlabel="real steps", ylabel="return, with 95% interval",
         title=str(run.meta.get("env_id")),
     )  # fmt: skip
     run.log.picture("learning_curve", path)
@@ -80,8 +82,8 @@ def thin_out(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _afforded(run, name: str, expected: float) -> Iterator[bool]:
-    """Is there time for another one of these? What it takes is counted in `run.seconds`."""
+def _within_budget(run, name: str, expected: float) -> Iterator[bool]:
+    """Yield whether the time budget allows another picture. Its time is counted in `run.seconds`."""
     began, spent = time.monotonic(), run.seconds.get(name, 0.0)
     is_afforded = spent + expected <= SHARE * run.log.wall
     yield is_afforded

@@ -1,4 +1,4 @@
-"""What a run has learned, measured: `summary.json` and the pictures of a run folder.
+"""The results of a run: `summary.json` and the pictures of a run folder.
 
 The functions take the `Run` of `tokenworld.training.run`; they read it and change nothing but its cached codes and results.
 """
@@ -6,9 +6,48 @@ The functions take the `Run` of `tokenworld.training.run`; they read it and chan
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from tokenworld import files, run_pictures
+from tokenworld.evaluation.metrics import code_length, rewards, terminations, tokenizer
+from tokenworld.evaluation.records import Metric
+
+TOKENIZER = {  # key of summary.json -> the metric that it holds
+    "psnr": tokenizer.PSNR,
+    "event_recall": tokenizer.RECALL,
+    "event_precision": tokenizer.PRECISION,
+    "codebook_usage": tokenizer.USAGE,
+    "perplexity": tokenizer.PERPLEXITY,
+}
+KMEANS = {
+    "psnr": tokenizer.DICTIONARY_PSNR,
+    "event_recall": tokenizer.DICTIONARY_RECALL,
+    "event_precision": tokenizer.DICTIONARY_PRECISION,
+}
+DYNAMICS = {
+    "bits_per_frame": code_length.BITS,
+    **{f"bits_per_frame_{name}": code_length.BASELINE_BITS.variant(name, "") for name in ("copy_last", "unigram", "bigram")},
+    "bits_per_changed_token": code_length.CHANGED,
+    "bits_per_changed_token_unigram": code_length.BASELINE_CHANGED.variant("unigram", ""),
+    "reward_event_f1": rewards.EVENT_F1,
+    "termination_brier_skill": terminations.BRIER,
+}
+
+
+def tokenizer_entry(metrics: Sequence[Metric]) -> dict[str, Any]:
+    """What summary.json says of the tokenizer."""
+    values = {metric.id: metric.value for metric in metrics}
+    entry: dict[str, Any] = {key: values.get(spec.id) for key, spec in TOKENIZER.items()}
+    if tokenizer.DICTIONARY_PSNR.id in values:
+        entry["kmeans"] = {key: values.get(spec.id) for key, spec in KMEANS.items()}
+    return entry
+
+
+def dynamics_entry(metrics: Sequence[Metric]) -> dict[str, Any]:
+    """What summary.json says of the dynamics."""
+    values = {metric.id: metric.value for metric in metrics}
+    return {key: values.get(spec.id) for key, spec in DYNAMICS.items()}
 
 
 def summary(run, config: dict) -> dict[str, Any]:
@@ -23,20 +62,8 @@ def summary(run, config: dict) -> dict[str, Any]:
         "updates": {name: run.count[name] for name in ("tokenizer", "dynamics", "policy")},
         "wall_seconds": {"total": run.log.wall, **run.seconds},
         "eval": nothing(["return_mean", "return_ci95", "episodes", "random_return_mean"]) | run.results.get("eval", {}),
-        "tokenizer": nothing(["psnr", "event_recall", "event_precision", "codebook_usage"]) | run.results.get("tokenizer", {}),
-        "dynamics": nothing(
-            [
-                "bits_per_frame",
-                "bits_per_frame_copy_last",
-                "bits_per_frame_unigram",
-                "bits_per_frame_bigram",
-                "bits_per_changed_token",
-                "bits_per_changed_token_unigram",
-                "reward_event_f1",
-                "termination_brier_skill",
-            ]
-        )
-        | run.results.get("dynamics", {}),
+        "tokenizer": nothing([key for key in TOKENIZER if key != "perplexity"]) | run.results.get("tokenizer", {}),
+        "dynamics": nothing(DYNAMICS) | run.results.get("dynamics", {}),
     }
 
 

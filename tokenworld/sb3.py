@@ -24,7 +24,7 @@ class Dreams(VecEnv):
 
     def __init__(self, dreams: DreamEnv):
         if not dreams.at_once:
-            raise UserError('stable-baselines3 expects episodes to begin anew at once: give the DreamEnv autoreset="same_step"')
+            raise UserError('stable-baselines3 needs a reset in the same step: give the DreamEnv autoreset="same_step"')
         self.dreams, self.render_mode = dreams, None
         super().__init__(dreams.num_envs, dreams.single_observation_space, dreams.single_action_space)
         self._total, self._length = np.zeros(self.num_envs), np.zeros(self.num_envs, int)
@@ -39,14 +39,14 @@ class Dreams(VecEnv):
         self._actions = actions
 
     def step_wait(self):
-        obs, reward, terminated, truncated, told = self.dreams.step(self._actions)
+        obs, reward, terminated, truncated, info = self.dreams.step(self._actions)
         self._total += reward
         self._length += 1
         ended = terminated | truncated
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
         for i in np.flatnonzero(ended):
             infos[i] = {
-                "terminal_observation": told["final_obs"][i],
+                "terminal_observation": info["final_obs"][i],
                 "TimeLimit.truncated": bool(truncated[i]),
                 "episode": {"r": float(self._total[i]), "l": int(self._length[i]), "t": 0.0},
             }
@@ -60,7 +60,7 @@ class Dreams(VecEnv):
         return [getattr(self.dreams, attr_name)] * len(list(self._get_indices(indices)))
 
     def set_attr(self, attr_name: str, value: Any, indices=None) -> None:
-        raise UserError(f"all dreams of a DreamEnv share their settings, {attr_name} is not set: make a new one")
+        raise UserError(f"all dreams of a DreamEnv share their settings, {attr_name} is not set: create a new one")
 
     def env_method(self, method_name: str, *args: Any, indices=None, **keywords: Any) -> list[Any]:
         return [getattr(self.dreams, method_name)(*args, **keywords)] * len(list(self._get_indices(indices)))

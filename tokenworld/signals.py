@@ -53,7 +53,7 @@ class _State:
 def ending() -> Iterator[None]:
     """Have the signals that end a process raise `Stop` in the block: for whole commands. Ignored ones stay ignored."""
     kinds = [kind for kind in KINDS if signal.getsignal(kind) is signal.SIG_DFL]
-    with _handled(_stop_at_once, kinds), _watched():
+    with _handling(_stop_at_once, kinds), _watching():
         try:
             yield
         finally:
@@ -77,7 +77,7 @@ def finishing(say: Say, command: str) -> Iterator[Request]:
 
     kinds = [kind for kind in KINDS if signal.getsignal(kind) in (_stop_at_once, signal.default_int_handler)]
     _State.finishing = (say, command)
-    with _handled(note, kinds):
+    with _handling(note, kinds):
         try:
             yield request
         except Exception as error:  # whoever signals a group of processes ends the environments' too
@@ -118,7 +118,7 @@ def _stop_at_once(signum, frame):
 
 
 @contextlib.contextmanager
-def _watched() -> Iterator[None]:
+def _watching() -> Iterator[None]:
     """Have a thread hear of signals, even while Python runs no handler, and end the process in time."""
     if threading.current_thread() is not threading.main_thread() or os.name != "posix":
         yield
@@ -141,10 +141,10 @@ def _watched() -> Iterator[None]:
 def _watch(pipe: int, main: int) -> None:
     signum = None
     while signum is None:
-        told = os.read(pipe, 1)
-        if not told:
+        received = os.read(pipe, 1)
+        if not received:
             return
-        kind = told[0]
+        kind = received[0]
         ours = kind in KINDS and kind != signal.SIGINT and getattr(signal.getsignal(kind), "__module__", "") == __name__
         signum = kind if ours else None
     name, (say, command) = signal.Signals(signum).name, _State.finishing or (None, "")
@@ -183,8 +183,8 @@ def _end_children() -> None:
 
 
 @contextlib.contextmanager
-def _handled(handler: Callable, kinds: Sequence[int]) -> Iterator[None]:
-    """`handler` for these signals in the block. Only the main thread can have handlers; nothing is changed in another one."""
+def _handling(handler: Callable, kinds: Sequence[int]) -> Iterator[None]:
+    """`handler` for these signals in the block. Only the main thread can have handlers."""
     if threading.current_thread() is not threading.main_thread():
         kinds = ()
     previous = {kind: signal.signal(kind, handler) for kind in kinds}

@@ -1,7 +1,7 @@
 """Many runs of `tokenworld train`: a grid of settings, a few processes at once, one table at the end.
 
 Nothing of a sweep lives in memory only: `sweep.json` says which run is which, a run with a summary.json is finished, and a
-log that is locked belongs to a process that is still at work. So the same command goes on after any kind of end.
+log that is locked belongs to a process that still runs. So the same command continues after any kind of end.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tokenworld.config.saved import RunSpec
 from tokenworld.errors import UserError
 from tokenworld.log import Log
 from tokenworld.scores.comparison import compare, markdown
-from tokenworld.sweep_folder import epochs_of, last_line, read_summary, stored
+from tokenworld.sweep_folder import epochs_of, last_line, read_settings, read_summary
 
 Settings = dict[str, str | None]  # key -> the word's value; ~key -> None
 OWN_KEYS = ("out", "jobs")
@@ -40,7 +40,7 @@ POLL = 0.2  # seconds between looks at the processes
 
 @dataclass(frozen=True)
 class Member:
-    """One run of the grid: its place, its words, and what they compose to."""
+    """One run of the grid: its folder, its words, and the config that they compose to."""
 
     out: Path
     settings: Settings
@@ -119,7 +119,7 @@ def split(key: str, text: str) -> list[str]:
         else:
             parts[-1] += letter
     if len(parts) > 1 and ("" in parts or len(set(parts)) < len(parts)):
-        raise UserError(f"{key}={text} has an empty value or one that is there twice: expected different values, {key}=A,B")
+        raise UserError(f"{key}={text} has an empty or repeated value: expected different values, {key}=A,B")
     return parts
 
 
@@ -130,7 +130,7 @@ def words_of(settings: Settings) -> list[str]:
 def name_runs(out: Path, runs: Sequence[tuple[Settings, str]]) -> list[str]:
     """A name for each (settings, env id): those in `out` keep theirs, new ones say what differs. Raises UserError if `out`
     holds something else than a part of this grid."""
-    known = stored(out)
+    known = read_settings(out)
     chosen = [settings for settings, _ in runs]
     for name, settings in known.items():
         if settings not in chosen:
@@ -178,8 +178,8 @@ def sweep(out: Path, members: Sequence[Member], jobs: int, words: Sequence[str])
     for member in members:
         _ = member.summary
         if (member.out / "config.yaml").is_file() and not _same(saved.load(member.out), member.spec):
-            raise UserError(f"{member.out} was begun with other settings than its recipe has now: choose another out=DIR")
-    with files.locked(out):
+            raise UserError(f"{member.out} was started with other settings than its recipe has now: choose another out=DIR")
+    with files.locking(out):
         return _sweep(out, members, jobs, words)
 
 
@@ -189,13 +189,13 @@ def _sweep(out: Path, members: Sequence[Member], jobs: int, words: Sequence[str]
     log, again = Log(None), f"tokenworld sweep {shlex.join([*words, *_trust()])}"
     log.say(f"{out}: {len(members)} runs, {sum(m.finished for m in members)} of them finished, {jobs} at once")
 
-    def ended(failed: dict[str, int]) -> None:
+    def write_table(failed: dict[str, int]) -> None:
         try:
             write_results(out, *results_of(members, failed))
-        except UserError as error:  # the runs go on, and it is tried again
+        except UserError as error:  # the runs continue, and the table is written again later
             log.say(str(error))
 
-    failed, signum = _train(members, jobs, log, ended)
+    failed, signum = _train(members, jobs, log, write_table)
     results, text = results_of(members, failed)
     print(text, flush=True)
     write_results(out, results, text)
@@ -211,64 +211,64 @@ def _sweep(out: Path, members: Sequence[Member], jobs: int, words: Sequence[str]
 
 @dataclass
 class Job:
-    """A run at work."""
+    """A running process of a sweep."""
 
     member: Member
     process: subprocess.Popen
-    place: int  # among the jobs
-    signalled: int = 0  # signals that it got
+    slot: int  # among the jobs
+    signals_sent: int = 0  # signals that it got
 
 
 def _train(
-    members: Sequence[Member], jobs: int, log: Log, ended: Callable[[dict[str, int]], Any]
+    members: Sequence[Member], jobs: int, log: Log, on_end: Callable[[dict[str, int]], Any]
 ) -> tuple[dict[str, int], int]:
-    """Run what is not finished; `ended` is called whenever a run has. The exit codes of those that failed, by name, and the
+    """Run what is not finished; `on_end` is called when a run ends. The exit codes of those that failed, by name, and the
     signal that stopped the others, or 0."""
     waiting = [member for member in members if not member.finished]
     running: list[Job] = []
     failed: dict[str, int] = {}
-    told: set[str] = set()
+    announced: set[str] = set()
     with _Interrupts() as interrupts, _Clock(members, log) as clock:
         while waiting or running:
             for job in running[:]:
                 code, name = job.process.poll(), job.member.name
-                if code is None and job.signalled < interrupts.count:  # one each: a second one means stop without saving
+                if code is None and job.signals_sent < interrupts.count:  # one each: a second one means stop without saving
                     job.process.send_signal(interrupts.signum)
-                    job.signalled += 1
+                    job.signals_sent += 1
                 elif code is not None:
                     running.remove(job)
                     if job.member.finished and code == 0:
                         how = "finished"
-                    elif job.signalled:
+                    elif job.signals_sent:
                         how = "stopped"
                     else:
                         how, failed[name] = f"failed (exit code {code})", code or 1
                     clock.say(f"{how} {name}: {last_line(job.member.log)}")
-                    ended(failed)
+                    on_end(failed)
             if interrupts.count:
                 waiting = []
-            if interrupts.count > interrupts.told:
-                interrupts.told = interrupts.count
+            if interrupts.count > interrupts.announced:
+                interrupts.announced = interrupts.count
                 log.say("stopping: each run finishes its epoch and saves; Ctrl-C again stops at once")
             for member in waiting[:]:
-                places = set(range(jobs)) - {job.place for job in running}
-                if not places:
+                slots = set(range(jobs)) - {job.slot for job in running}
+                if not slots:
                     break
-                process = None if member.finished else _started(member, min(places), jobs)
+                process = None if member.finished else _start(member, min(slots), jobs)
                 if process is not None:
-                    clock.say(f"began {member.name}")
-                    running.append(Job(member, process, min(places)))
+                    clock.say(f"started {member.name}")
+                    running.append(Job(member, process, min(slots)))
                 if member.finished or process is not None:
                     waiting.remove(member)
-                elif member.name not in told:
-                    told.add(member.name)
-                    log.say(f"{member.name} is still at work in a process that another sweep began: waiting for it")
+                elif member.name not in announced:
+                    announced.add(member.name)
+                    log.say(f"{member.name} is still running in a process of another sweep: waiting for it")
             clock.tick()
             time.sleep(POLL)
     return failed, interrupts.signum
 
 
-def _started(member: Member, place: int, jobs: int) -> subprocess.Popen | None:
+def _start(member: Member, slot: int, jobs: int) -> subprocess.Popen | None:
     """`tokenworld train` in a process of its own, its output in the run's log; None if another process has the run.
 
     The lock goes with the open file, so it holds for as long as the process lives, also without its sweep.
@@ -287,7 +287,7 @@ def _started(member: Member, place: int, jobs: int) -> subprocess.Popen | None:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            env=environment(place, jobs, member.spec.device or "auto"),
+            env=environment(slot, jobs, member.spec.device or "auto"),
             start_new_session=True,  # a terminal's Ctrl-C reaches the sweep alone, which passes on exactly one
         )
 
@@ -297,22 +297,22 @@ def _trust(is_needed: bool = False) -> list[str]:
     return [origins.FLAG] if is_needed or origins.is_vouched() else []
 
 
-def environment(place: int, jobs: int, device: str) -> dict[str, str]:
+def environment(slot: int, jobs: int, device: str) -> dict[str, str]:
     """A job's share of the machine: its cores, and one of the visible GPUs in turn if there are several."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     changed = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, cores // jobs)))}
     gpus = torch.cuda.device_count() if device in ("auto", "cuda") else 0
     if gpus > 1:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(gpus)))).split(",")
-        changed["CUDA_VISIBLE_DEVICES"] = visible[place % gpus]
+        changed["CUDA_VISIBLE_DEVICES"] = visible[slot % gpus]
     return {**os.environ, **changed}
 
 
 class _Interrupts:
-    """Counts Ctrl-C, and the polite requests of a cluster or a closing terminal, instead of dying of them."""
+    """Counts Ctrl-C, and the polite requests of a cluster or a closing terminal, instead of being ended by them."""
 
     def __init__(self) -> None:
-        self.count = self.told = 0
+        self.count = self.announced = 0
         self.signum = 0  # the newest one that counts
 
     def __enter__(self) -> _Interrupts:
@@ -389,6 +389,6 @@ def write_results(out: Path, results: dict[str, Any], text: str) -> None:
     files.write(out / "results.md", text)
 
 
-def _same(one: RunSpec, other: RunSpec) -> bool:
+def _same(spec: RunSpec, other: RunSpec) -> bool:
     """Are two the same run? `out` may be written in another way, from another folder."""
-    return replace(one, out=None) == replace(other, out=None)
+    return replace(spec, out=None) == replace(other, out=None)

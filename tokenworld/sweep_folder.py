@@ -1,4 +1,4 @@
-"""What a sweep's folder says, checked: its own sweep.json, and what its runs wrote. It may come from somebody else."""
+"""What a sweep's folder says, checked: its own sweep.json, and what its runs wrote. It may be of unknown origin."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tokenworld.errors import UserError
 NAME = re.compile(r"[\w.+-]*-seed[\w.+-]+")  # as `sweep.name_runs` makes them: no separators, so each is a folder of its own
 
 
-def stored(out: Path) -> dict[str, dict[str, str | None]]:
+def read_settings(out: Path) -> dict[str, dict[str, str | None]]:
     """The settings of a sweep's runs by name; none for a new one. Raises UserError for a folder of something else, and for a
     sweep.json that no sweep wrote."""
     path = out / "sweep.json"
     if not path.is_file():
         if not files.is_empty(out):
-            raise UserError(f"{out} exists and is no sweep, nothing is overwritten: choose another out=DIR or remove it first")
+            raise UserError(f"{out} exists and is not a sweep, no file was overwritten: choose another out=DIR or remove it")
         return {}
     advice = "restore it from a copy, or choose another out=DIR"
     try:
@@ -47,9 +47,9 @@ def read_summary(run: Path) -> dict[str, Any]:
     path = run / "summary.json"
     try:
         with files.writing(path):
-            found = json.loads(path.read_text(encoding="utf-8"))
-        evaluation = found["eval"]
-        numbers = [found["env_steps"]]
+            summary = json.loads(path.read_text(encoding="utf-8"))
+        evaluation = summary["eval"]
+        numbers = [summary["env_steps"]]
         if evaluation["return_mean"] is not None:  # a run without a policy has no return
             numbers += [evaluation["return_mean"], evaluation["random_return_mean"]]
         good = all(isinstance(x, (int, float)) and not isinstance(x, bool) and math.isfinite(x) for x in numbers)
@@ -57,7 +57,7 @@ def read_summary(run: Path) -> dict[str, Any]:
         good = False
     if not good:
         raise UserError(f"{path} is damaged: delete it, the same command then writes it again from the run's checkpoint")
-    return found
+    return summary
 
 
 def epochs_of(run: Path) -> int:

@@ -1,6 +1,6 @@
 """How PyTorch's threads wait for each other on a CPU that they do not have to themselves.
 
-By default OpenMP (libgomp) has a thread that waits try again about 300,000 times before it sleeps. Beside one busy process on
+By default OpenMP (libgomp) has a thread that waits try again about 300,000 times before it sleeps. Next to one busy process on
 two cores, a thread then waits on its core for a thread that waits for this core, and training falls to a quarter of its
 speed. Threads that sleep at once lose a tenth on an idle machine, because they are woken thousands of times per second.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 
-SPINS = "500"  # a few microseconds: as fast as the default on an idle machine, twice as fast beside a busy process
+SPINS = "500"  # a few microseconds: as fast as the default on an idle machine, twice as fast next to a busy process
 CHOSEN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # a user who sets one of these has chosen
 
 

@@ -101,7 +101,7 @@ class WorldModel(nn.Module):
         return next(iter(self.dynamics_modules().parameters())).device
 
     def dynamics_modules(self) -> nn.ModuleList:
-        """Everything but the tokenizer: what the dynamics' optimiser trains."""
+        """Everything but the tokenizer: what the dynamics' optimizer trains."""
         return nn.ModuleList([self.backbone, self.decoding, self.reward, self.termination])
 
     def share_codebook(self) -> None:
@@ -111,7 +111,7 @@ class WorldModel(nn.Module):
         self.decoding.set_codebook(vectors, tokenizer.V if used is None else used)
 
     def in_bf16(self) -> WorldModel:
-        """A frozen copy to dream with: all in bf16 but the samplers. It decodes, but does not encode."""
+        """Return a frozen copy for imagined rollouts: all in bf16 but the samplers. It decodes, but does not encode."""
         twin = copy_for_inference(self)
         twin.tokenizer.encode = None
         return twin
@@ -120,11 +120,11 @@ class WorldModel(nn.Module):
         """The dynamics' losses on real steps: {"codes" (B, T-1), "reward", "termination" (B, T - lookahead)} in nats."""
         codes = self.encode(steps) if codes is None else codes
         losses, h = self.decoding.loss(self.backbone, codes, steps)
-        told = steps[:, : h.shape[1]]
+        targets = steps[:, : h.shape[1]]
         return {
             **losses,
-            "reward": self.reward(h).loss(told.reward),
-            "termination": self.termination(h).loss(told.terminated),
+            "reward": self.reward(h).loss(targets.reward),
+            "termination": self.termination(h).loss(targets.terminated),
         }
 
     @torch.no_grad()
@@ -213,7 +213,7 @@ def _rows(state: Any) -> int | None:
 
 
 def frames_as_steps(obs: Tensor, first: Tensor | None = None) -> Steps:
-    """Single frames obs (B, C, H, W) uint8 as Steps with T = 1 that nobody acted on. Raises UserError for another type."""
+    """Single frames obs (B, C, H, W) uint8 as Steps with T = 1 without actions. Raises UserError for another type."""
     arguments.frames(obs)
     B = obs.shape[0]
     if first is not None:

@@ -2,7 +2,7 @@
 
 Faithful: pre-norm blocks, GELU, four-fold MLP, dropout. Differs: rotary positions instead of learned ones, and a band
 mask of `context` steps instead of IRIS's flush of the whole history when the context is full, so that a rollout may go
-on for ever and the cached result equals the uncached one.
+on without limit and the cached result equals the uncached one.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 from tokenworld.backbones.ring_cache import RingCache
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Part
-from tokenworld.kernels.attention import additive, attend, attend_ring, computed_in, rotate, write_ring
+from tokenworld.kernels.attention import additive, attend, attend_ring, compute_dtype, rotate, write_ring
 from tokenworld.kernels.layers import Dropout
 from tokenworld.kernels.memory import ring_memory
 
@@ -70,7 +70,7 @@ class GPT(nn.Module, Part):
             mask = self._mask_uncached(T, P, within, first, x.device)
             h = self._blocks(x.reshape(B, T * P, D), step_of, place_of, mask, causal=mask is None)
             return h.reshape(B, T, P, D), None
-        return self._cached(x, within, cache, first)
+        return self._run_cached(x, within, cache, first)
 
     def make_cache(self, batch: int, positions: int, dtype: torch.dtype | None = None) -> RingCache:
         """An empty cache for `batch` rows of steps with `positions` (P) each."""
@@ -86,11 +86,11 @@ class GPT(nn.Module, Part):
     def attention(self, x: Tensor, within: str, first: Tensor | None = None) -> Tensor:
         """Where each position of x (B, T, P, D) looks: shares (B, layers, N, L, L), query before key, that add up to 1."""
         B, T, P, D = x.shape
-        place = torch.arange(T * P, device=x.device)
+        position = torch.arange(T * P, device=x.device)
         mask = self._mask_uncached(T, P, within, first, x.device)
-        mask = place <= place[:, None] if mask is None else mask  # (L, L) or (B, 1, L, L)
-        x, rotation, shares = x.reshape(B, T * P, D), self._rotation(place // P, place % P, computed_in(x)), []
-        added = additive(mask, T * P, computed_in(x), x.device, False)
+        mask = position <= position[:, None] if mask is None else mask  # (L, L) or (B, 1, L, L)
+        x, rotation, shares = x.reshape(B, T * P, D), self._rotation(position // P, position % P, compute_dtype(x)), []
+        added = additive(mask, T * P, compute_dtype(x), x.device, False)
         for block in self.blocks:
             qkv = block.qkv(block.norm1(x)).view(B, T * P, 3, self.heads, D // self.heads)
             q, k = rotate(qkv[:, :, :2].transpose(1, 3), rotation).unbind(2)  # (B, N, L, D/N)
@@ -99,7 +99,7 @@ class GPT(nn.Module, Part):
             x = block(x, rotation, added, False, None)
         return torch.stack(shares, 1)
 
-    def _cached(self, x: Tensor, within: str, cache: RingCache, first: Tensor | None):
+    def _run_cached(self, x: Tensor, within: str, cache: RingCache, first: Tensor | None):
         assert cache.alive, "this state was consumed by a step: keep a copy with state.select(index) before stepping"
         B, T, p, D = x.shape
         P, S = cache.positions, cache.S
@@ -154,9 +154,9 @@ class GPT(nn.Module, Part):
     def _mask_uncached(self, T: int, P: int, within: str, first: Tensor | None, device) -> Tensor | None:
         if first is None and within == "causal" and T <= self.context:
             return None
-        place = torch.arange(T * P, device=device)
-        step = place // P
-        limit = place if within == "causal" else step
+        position = torch.arange(T * P, device=device)
+        step = position // P
+        limit = position if within == "causal" else step
         seen = (limit <= limit[:, None]) & (step > step[:, None] - self.context)  # (L, L)
         if first is None:
             return seen
@@ -164,7 +164,7 @@ class GPT(nn.Module, Part):
         return (seen & (episode[:, None, :] == episode[:, :, None])).unsqueeze(1)  # (B, 1, L, L)
 
     def _blocks(self, x: Tensor, step_of: Tensor, place_of: Tensor, mask, *, causal: bool = False, ring=None) -> Tensor:
-        dtype = computed_in(x)
+        dtype = compute_dtype(x)
         rotation = self._rotation(step_of, place_of, dtype)
         mask = additive(mask, x.shape[1], dtype, x.device, causal)
         x = self.drop(x)
@@ -177,7 +177,7 @@ class GPT(nn.Module, Part):
         return self.norm(x)
 
     def _rotation(self, step_of: Tensor, place_of: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Half of each head turns with the time step, half with the place in the step: (L, D/N) cosines and sines."""
+        """Half of each head turns with the time step, half with the position in the step: (L, D/N) cosines and sines."""
         turns = torch.stack([step_of, place_of]).to(torch.float32)  # (2, L)
         angle = (turns[:, :, None] * self.frequencies).transpose(0, 1).flatten(1)  # (L, 2 * D/N/4)
         cos, sin = angle.cos(), angle.sin()

@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 from tokenworld.errors import UserError, first_line
-from tokenworld.storage.weights import Stored, TooMany, read, shown, sketch
+from tokenworld.storage.weights import Stored, TooMany, read, shorten, sketch
 
 ANYWHERE = {"_orig_mod", "_forward_module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-LEADING = {"module", "model", "base_model"}  # beside the name that its own class gives to the transformer
+LEADING = {"module", "model", "base_model"}  # in addition to the name that its own class gives to the transformer
 UNUSED = re.compile(r"(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias)$")  # what older versions saved too
 ADVICE = "give a folder whose config.json and weights save_pretrained wrote together"
 
 
-def untrained(config, attention: str):
+def build_untrained(config, attention: str):
     """The transformer of a config, without its head, in fp32, with random weights."""
     from transformers import AutoModel
 
@@ -45,15 +45,15 @@ def load(folder: Path, config, attention: str, label: str):
     """
     tensors = _tensors(folder, label)
     try:
-        model = sketch(lambda: untrained(config, attention), len(tensors))
+        model = sketch(lambda: build_untrained(config, attention), len(tensors))
     except TooMany:
-        raise UserError(f"{label} has {len(tensors)} tensors, its config.json is of a model with many more: {ADVICE}") from None
+        raise UserError(f"{label} has {len(tensors)} tensors, but its config.json describes many more: {ADVICE}") from None
     except Exception as error:  # of sizes that no model can have
-        raise UserError(f"{label} has a config.json of which no model can be made ({first_line(error)}): {ADVICE}") from None
+        raise UserError(f"{label} has a config.json that no model can be built from ({first_line(error)}): {ADVICE}") from None
     wanted, unneeded = model.state_dict(), _token_table(model)
     named = {_bare(name, wanted, config_prefix=model.base_model_prefix): x for name, x in tensors.items()}
     if len(named) < len(tensors):
-        raise UserError(f"{label} has several tensors of one name once its wrappers are left out: {ADVICE}")
+        raise UserError(f"{label} has several tensors of one name without the prefixes of its wrappers: {ADVICE}")
     for name, own in wanted.items():
         if name in named and named[name].shape != own.shape and name != unneeded:
             raise UserError(f"{label} does not fit its config.json, {name} has shape {tuple(named[name].shape)}, expected"
@@ -64,15 +64,15 @@ def load(folder: Path, config, attention: str, label: str):
         _refuse_missing(label, missing, wanted)
     Stored(named, folder, "config.json", ADVICE, "restore its weights from a copy", config.model_type).check_finite()
     try:
-        model, told = type(model).from_pretrained(
+        model, loading_info = type(model).from_pretrained(
             None, config=config, state_dict=named, dtype=torch.float32, output_loading_info=True, trust_remote_code=False,
             attn_implementation=attention, ignore_mismatched_sizes=True,
         )  # fmt: skip
     except Exception as error:  # of any of its checks
         raise UserError(f"{label} cannot be loaded: {first_line(error)}; expected a causal transformer's config.json and"
                         " safetensors") from None  # fmt: skip
-    _refuse_missing(label, sorted(set(told["missing_keys"]) - {unneeded}), wanted)
-    _refuse_unexpected(label, sorted(told["unexpected_keys"]), wanted)
+    _refuse_missing(label, sorted(set(loading_info["missing_keys"]) - {unneeded}), wanted)
+    _refuse_unexpected(label, sorted(loading_info["unexpected_keys"]), wanted)
     return model
 
 
@@ -92,7 +92,7 @@ def _tensors(folder: Path, label: str) -> dict[str, Tensor]:
         pickles = [path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind)]
         advice = "save the model again as safetensors (save_pretrained does)" if pickles else ADVICE
         other = f", only {pickles[0]}, a pickle, which is not read" if pickles else ""
-        raise UserError(f"{label} cannot be loaded: it has no {shown(lost[0])}{other}: {advice}")
+        raise UserError(f"{label} cannot be loaded: it has no {shorten(lost[0])}{other}: {advice}")
     tensors: dict[str, Tensor] = {}
     for name in names:
         try:
@@ -125,8 +125,8 @@ def _refuse_missing(label: str, missing: list[str], wanted: dict[str, Tensor]) -
 
 def _refuse_unexpected(label: str, names: list[str], wanted: dict[str, Tensor]) -> None:
     """Refuse tensors in the layers of the transformer, which say that it is a larger or another one; heads are left alone."""
-    layers = {name[: found.start() + 1] for name in wanted if (found := re.search(r"\.\d+\.", name))}
+    layers = {name[: match.start() + 1] for name in wanted if (match := re.search(r"\.\d+\.", name))}
     wrong = [name for name in names if name.startswith(tuple(layers)) and not UNUSED.search(name)] if layers else []
     if wrong:
         raise UserError(f"{label} has {len(wrong)} tensors that its config.json does not ask for, for example"
-                        f" {shown(wrong[0])}: {ADVICE}")  # fmt: skip
+                        f" {shorten(wrong[0])}: {ADVICE}")  # fmt: skip

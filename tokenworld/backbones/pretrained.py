@@ -1,9 +1,9 @@
 """Pretrained: any Hugging Face causal transformer as the dynamics (GPT-2, Llama, Qwen3, GPT-NeoX, Mistral and their like).
 
 The model's own code runs, on vectors instead of tokens. Ours are the masks (block-causal, a band of `context` steps, cut
-where episodes begin), the positions and the cache. Positions count on for ever where they are rotary: only distances matter.
+where episodes begin), the positions and the cache. Rotary positions count on without limit: only distances matter.
 A table of learned ones (GPT-2's) is walked in a ring of `context` steps that begins where the episode does: the cached
-result equals the uncached one however long a rollout goes on. In training each row enters that ring at a random place, so
+result equals the uncached one however long a rollout is. In training each row enters that ring at a random slot, so
 that a window no longer than the context has also seen what comes after the ring's end.
 """
 
@@ -22,10 +22,10 @@ from tokenworld.backbones import language_model
 from tokenworld.backbones.ring_cache import RingCache
 from tokenworld.errors import UserError, first_line
 from tokenworld.interfaces import Part
-from tokenworld.kernels.attention import additive, computed_in, write_ring
+from tokenworld.kernels.attention import additive, compute_dtype, write_ring
 from tokenworld.kernels.memory import ring_memory
-from tokenworld.storage.hub import downloaded
-from tokenworld.storage.weights import on_meta
+from tokenworld.storage.hub import download
+from tokenworld.storage.weights import is_on_meta
 
 
 class Pretrained(nn.Module, Part):
@@ -66,7 +66,7 @@ class Pretrained(nn.Module, Part):
             attention = "sdpa" if torch.cuda.is_available() else "eager"
         self.model = _model(name, path, config, attention)
         H = self.model.config.hidden_size
-        self.layers, self.heads, self.width = _probed(self.model, H)
+        self.layers, self.heads, self.width = _probe(self.model, H)
         self.D, self.context, self.checkpoint, self.lr_scale = dim or H, context, checkpoint, lr_scale
         self.table = _learned_positions(self.model)
         self.receptive_field = None if self.table is not None else self.layers * (context - 1) + 1
@@ -110,9 +110,9 @@ class Pretrained(nn.Module, Part):
             keys, rings = self._rings(cache, index, S)
         places = index.expand(1, -1) if self.table is None else self._places(index, begun, P, S)  # (1 or B, L)
         cut = begun if first is not None or cache is not None else None
-        seen = _seen(keys, index, cut, P, self.context, within)
+        seen = _visible(keys, index, cut, P, self.context, within)
         h = self.enter(x.reshape(B, T * p, D))
-        mask = additive(seen, T * p, computed_in(h), x.device, False)
+        mask = additive(seen, T * p, compute_dtype(h), x.device, False)
         h = self.model(
             inputs_embeds=h, attention_mask=mask, position_ids=places, past_key_values=rings, use_cache=False
         ).last_hidden_state
@@ -139,10 +139,10 @@ class Pretrained(nn.Module, Part):
 
     def portable(self) -> dict:
         """The keywords that build the same architecture without the files that its weights came from."""
-        told = self.model.config.to_diff_dict()
+        config = self.model.config.to_diff_dict()
         tokens = ("vocab_size", "pad_token_id", "bos_token_id", "eos_token_id")
         left_out = (*tokens, "architectures", "dtype", "transformers_version")
-        kept = {key: value for key, value in told.items() if key in _keywords(self.model.config) and key not in left_out}
+        kept = {key: value for key, value in config.items() if key in _keywords(self.model.config) and key not in left_out}
         return {"name": None, "path": None, "config": kept}
 
     def _slots(self, P: int) -> int:
@@ -221,7 +221,7 @@ class Probe:
         return k, v
 
 
-def _seen(keys: Tensor, index: Tensor, begun: Tensor | None, P: int, context: int, within: str) -> Tensor:
+def _visible(keys: Tensor, index: Tensor, begun: Tensor | None, P: int, context: int, within: str) -> Tensor:
     """keys (S,), queries (L,), begun (B, L) -> bool (B or 1, 1, L, S), true where a query sees a key."""
     key_step, step = keys // P, (index // P).unsqueeze(-1)
     ahead = keys <= index.unsqueeze(-1) if within == "causal" else key_step <= step
@@ -242,27 +242,29 @@ def _model(name: str | None, path: str | None, config: dict | None, attention: s
     transformers.logging.set_verbosity_error()  # its advice is for other uses; what matters raises
     transformers.logging.disable_progress_bar()
     if config is not None:
-        return language_model.untrained(_configured(config), attention)
+        return language_model.build_untrained(_build_config(config), attention)
     label = f"backbone.{next(iter(given))}={name or path}"
     if path is not None:
         where = Path(path).expanduser()
         if not where.is_dir():
-            raise UserError(f"{label} is no folder: give one that save_pretrained wrote, or a hub id as backbone.name")
+            raise UserError(f"{label} is not a folder: give one that save_pretrained wrote, or a hub id as backbone.name")
     else:
         wanted = ["config.json", "*.safetensors", "*.safetensors.index.json"]
         advice = "download it where there is a network and give its folder as backbone.path"
-        where = Path(downloaded(name, wanted, label, advice))
+        where = Path(download(name, wanted, label, advice))
     language_model.check(where, label)
     try:
-        found = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=True)
+        loaded_config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=False, local_files_only=True)
     except Exception as error:  # a damaged config raises errors of many types
         raise UserError(f"{label} cannot be loaded: {first_line(error)}; expected a causal transformer's config.json and"
                         " safetensors") from None  # fmt: skip
-    _refuse_unfit(found)
-    return language_model.untrained(found, attention) if on_meta() else language_model.load(where, found, attention, label)
+    _refuse_unfit(loaded_config)
+    if is_on_meta():
+        return language_model.build_untrained(loaded_config, attention)
+    return language_model.load(where, loaded_config, attention, label)
 
 
-def _configured(config: dict):
+def _build_config(config: dict):
     """A config of the model type that it names; a table of tokens is not needed and made small."""
     from transformers import AutoConfig
 
@@ -271,22 +273,22 @@ def _configured(config: dict):
         raise UserError(f"backbone.config must name a model_type, got {config}: for example"
                         " backbone.config={model_type: llama, hidden_size: 256}")  # fmt: skip
     try:
-        made = AutoConfig.for_model(kind, **{"vocab_size": 8} | {k: v for k, v in config.items() if k != "model_type"})
+        model_config = AutoConfig.for_model(kind, **{"vocab_size": 8} | {k: v for k, v in config.items() if k != "model_type"})
     except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"backbone.config is no {kind} that transformers knows: {first_line(error)}") from None
-    known = _keywords(made)
+        raise UserError(f"backbone.config is not a valid {kind} config of transformers: {first_line(error)}") from None
+    known = _keywords(model_config)
     for key in set(config) - known:
         near = difflib.get_close_matches(key, known, n=1)
-        raise UserError(f"unknown key backbone.config.{key}: {f'did you mean {near[0]}? ' if near else ''}{type(made).__name__}"
-                        f" takes {', '.join(sorted(known))}")  # fmt: skip
-    _refuse_unfit(made)
-    if made.pad_token_id is not None and made.pad_token_id >= made.vocab_size:
-        made.pad_token_id = None
-    return made
+        raise UserError(f"unknown key backbone.config.{key}: {f'did you mean {near[0]}? ' if near else ''}"
+                        f"{type(model_config).__name__} takes {', '.join(sorted(known))}")  # fmt: skip
+    _refuse_unfit(model_config)
+    if model_config.pad_token_id is not None and model_config.pad_token_id >= model_config.vocab_size:
+        model_config.pad_token_id = None
+    return model_config
 
 
 def _keywords(config) -> set[str]:
-    """What may be said of a model of this type; configs on the hub often say more."""
+    """Return the config keys of a model of this type; configs on the hub often have more."""
     return {"model_type", *type(config).__dataclass_fields__, *config.attribute_map, "rope_theta", "rope_scaling"}
 
 
@@ -303,8 +305,8 @@ def _refuse_unfit(config) -> None:
     cls = modeling_auto.MODEL_MAPPING[type(config)]
     needs = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values"}
     if getattr(cls, "_is_stateful", False) or not needs <= set(inspect.signature(cls.forward).parameters):
-        raise UserError(f"backbone cannot be a {kind}: it takes no attention mask and no positions, so that steps could"
-                        " neither be cut nor slide; choose a transformer such as gpt2, llama, qwen3 or gpt_neox")  # fmt: skip
+        raise UserError(f"backbone cannot be a {kind}: it takes no attention mask and no positions, so episodes could"
+                        " not be separated; choose a transformer such as gpt2, llama, qwen3 or gpt_neox")  # fmt: skip
     rope = getattr(config, "rope_parameters", None) or {}
     if any(word in str(rope.get("rope_type")) for word in ("dynamic", "longrope")):
         raise UserError(f"backbone cannot be a {kind} with {rope['rope_type']} positions: they change with the length of the"
@@ -312,7 +314,7 @@ def _refuse_unfit(config) -> None:
 
 
 @torch.no_grad()
-def _probed(model, H: int) -> tuple[int, int, int]:
+def _probe(model, H: int) -> tuple[int, int, int]:
     """(layers, key heads, width) of what the model caches, after two positions went through it: a model that ignores our
     masks, as one with biases of its own would, is refused."""
     kind, training = model.config.model_type, model.training
@@ -328,13 +330,13 @@ def _probed(model, H: int) -> tuple[int, int, int]:
 
     model.eval()
     try:
-        one, other, both = out(x[:, :2], causal), out(x[:, ::2], causal), out(x[:, :2], full)
+        first, second, both = out(x[:, :2], causal), out(x[:, ::2], causal), out(x[:, :2], full)
     except (AttributeError, TypeError):  # it asks its cache for what only the model's own has
         raise UserError(f"backbone cannot be a {kind}: it needs a cache of its own; choose gpt2, llama or qwen3") from None
     model.train(training)
     shapes = {shape for pair in probe.shapes.values() for shape in pair}
-    if not one.is_meta and (not torch.equal(one, other) or torch.equal(one, both)):
-        raise UserError(f"backbone cannot be a {kind}: it does not attend as the mask says; choose gpt2, llama or qwen3")
+    if not first.is_meta and (not torch.equal(first, second) or torch.equal(first, both)):
+        raise UserError(f"backbone cannot be a {kind}: it does not follow the attention mask; choose gpt2, llama or qwen3")
     if len(shapes) != 1 or len(probe.shapes) != model.config.num_hidden_layers:
         raise UserError(f"backbone cannot be a {kind}: its layers do not all keep keys and values of one size; choose e.g."
                         " gpt2, llama or qwen3")  # fmt: skip
@@ -351,7 +353,7 @@ def _learned_positions(model) -> int | None:
 
 def _straighten(model) -> None:
     """GPT-2's linear layers hold their weights the other way round: as `nn.Linear` they are decayed, adapted and laid out for
-    bf16 like everybody's."""
+    bf16 like all others."""
     from transformers.pytorch_utils import Conv1D
 
     for parent in list(model.modules()):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tokenworld.bench.clocks import timed
+from tokenworld.bench.clocks import time_calls
 from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.training.run import Run
@@ -22,7 +22,7 @@ from tokenworld.training.run import Run
 def product_ceiling(run: Run, rows: int, dim: int) -> float:
     """FLOP/s of (rows, D) x (D, 4D) in the run's precision: the widest product of a transformer block."""
     a, b = (torch.randn(shape, device=run.device, dtype=precision(run)) for shape in ((rows, dim), (dim, 4 * dim)))
-    return 8 * rows * dim * dim / min(timed(run.device, lambda: a @ b, 5))
+    return 8 * rows * dim * dim / min(time_calls(run.device, lambda: a @ b, 5))
 
 
 def picture_ceiling(run: Run, frames: int) -> float | None:
@@ -36,14 +36,14 @@ def picture_ceiling(run: Run, frames: int) -> float | None:
     for n in {min(frames, 16), frames}:  # small batches stay in a CPU's cache
         x = torch.randn(n, C, H, W, device=run.device, dtype=precision(run)).contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
-            best = max(best, 18 * C * C * H * W * n / min(timed(run.device, lambda x=x: conv(x), 5)))
+            best = max(best, 18 * C * C * H * W * n / min(time_calls(run.device, lambda x=x: conv(x), 5)))
     return best
 
 
 def read_bandwidth(device: torch.device) -> float:
     """Bytes per second of a sum over 256 MB."""
     x = torch.ones(2**26, device=device)
-    return 4 * x.numel() / min(timed(device, x.sum, 5))
+    return 4 * x.numel() / min(time_calls(device, x.sum, 5))
 
 
 def peak_memory(device: torch.device) -> int:
@@ -68,7 +68,7 @@ def device_name(device: torch.device) -> str:
 
 
 class Dice:
-    """A policy that rolls dice: the dream alone, with or without pixels."""
+    """A random policy: the cost of the imagined rollout alone, with or without pixels."""
 
     def __init__(self, actions: int, needs_pixels: bool):
         self.actions, self.needs_pixels = actions, needs_pixels
@@ -113,7 +113,7 @@ def dream_flops(model, policy, steps, codes, noise, horizon: int) -> int:
 
 @torch.no_grad()
 def dream_bytes(run: Run, model, steps, codes, noise) -> float:
-    """Weights once per pass, and in each pass what the cache holds: what a dream of codes must read."""
+    """Weights once per pass, and in each pass what the cache holds: what an imagined rollout of codes must read."""
     size = torch.finfo(precision(run)).bits // 8
     weights = sum(p.numel() for p in run.world_model.dynamics_modules().parameters()) * size
     _, state = model.start(steps, codes)
@@ -125,7 +125,7 @@ def dream_bytes(run: Run, model, steps, codes, noise) -> float:
 
 
 def encode_flops(run: Run, steps: Steps) -> float:
-    """Of one frame, counted on a real one: the quantisers do not run on the meta device."""
+    """Of one frame, counted on a real one: the quantizers do not run on the meta device."""
     with FlopCounterMode(display=False) as counter:
         run.world_model.encode(steps[:1, :1].to(run.device))
     return counter.get_total_flops()

@@ -21,7 +21,7 @@ def clock(device: torch.device, call: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def timed(device: torch.device, call: Callable[[], Any], repeats: int, least: float = 0.05) -> list[float]:
+def time_calls(device: torch.device, call: Callable[[], Any], repeats: int, least: float = 0.05) -> list[float]:
     """Seconds per call, a value for each repeat, after a warm-up. Short calls are repeated up to `least` seconds."""
     once = [clock(device, call) for _ in range(WARMUP + 1)][-1]
     n = max(1, math.ceil(least / max(once, 1e-9)))

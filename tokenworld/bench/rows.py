@@ -1,7 +1,7 @@
-"""`tokenworld bench`: how fast a recipe runs here, beside what this machine can do at best, measured in the same call.
+"""`tokenworld bench`: how fast a recipe runs here, compared with the best this machine can do, measured in the same call.
 
-The phases and the dreams that are timed are those that training runs, on frames that the recipe's own environment gave.
-FLOPs are counted by running the same code on the meta device, where nothing is computed. The arithmetic ceiling is a
+The phases and the dreams that are time_calls are those that training runs, on frames that the recipe's own environment gave.
+FLOPs are counted by running the same code on the meta device, which computes no values. The arithmetic ceiling is a
 matrix product (or convolution) of the model's own shape and type, the ceiling of bytes a sum over a large array.
 """
 
@@ -32,7 +32,7 @@ from tokenworld.bench.ceilings import (
     product_ceiling,
     read_bandwidth,
 )
-from tokenworld.bench.clocks import WARMUP, clock, timed
+from tokenworld.bench.clocks import WARMUP, clock, time_calls
 from tokenworld.config import schema
 from tokenworld.errors import UserError
 from tokenworld.imagination import Actor, burn_in_policy, imagine
@@ -41,13 +41,13 @@ from tokenworld.nn import total_loss
 from tokenworld.training.run import Run
 
 REAL_STEPS = 600  # of random play, to have frames
-COLLECTED = 200  # real steps that are timed at once
+COLLECTED = 200  # real steps that are time_calls at once
 WARMUP_UPDATES = 10
 
 
 @dataclass
 class Row:
-    """One measured thing. `seconds` are of `units` units, a repeat each."""
+    """One measurement. `seconds` of `units` units, one per repeat."""
 
     name: str
     unit: str
@@ -97,7 +97,7 @@ def bench(what: str, run: Run, repeats: int) -> dict[str, Any]:
 
 
 def bench_imagine(run: Run, repeats: int) -> list[Row]:
-    """Dreams as `train_policy` has them: codes only, with pixels, and with the recipe's policy."""
+    """Measure imagined rollouts as in `train_policy`: codes only, with pixels, and with the recipe's policy."""
     settings = run.phases["policy"].settings
     batch, horizon, burn_in = settings["batch"], settings["horizon"], settings["burn_in"]
     model = run.imagination_model()
@@ -107,7 +107,7 @@ def bench_imagine(run: Run, repeats: int) -> list[Row]:
     noise = torch.rand(batch, horizon, K + 3, generator=run.generator, device=run.device)
 
     blind, seeing = Dice(model.shapes.actions, False), Dice(model.shapes.actions, True)
-    made = []
+    results = []
     for name, who in (("codes", blind), ("codes and pixels", seeing), ("with the policy", run.policy.eval())):
         seconds = [_dream_seconds(model, who, steps, codes, noise) for _ in range(WARMUP + repeats)][WARMUP:]
         flops = dream_flops(run.world_model, who, steps, codes, noise, horizon) / (batch * horizon)
@@ -116,8 +116,8 @@ def bench_imagine(run: Run, repeats: int) -> list[Row]:
         row.ceiling = product_ceiling(run, batch * math.ceil((K + 1) / passes), run.world_model.backbone.D)
         if who.needs_pixels:
             row.ceiling = picture_ceiling(run, batch) or row.ceiling
-        made.append(row)
-    return made
+        results.append(row)
+    return results
 
 
 @torch.no_grad()
@@ -129,7 +129,7 @@ def _dream_seconds(model, policy, steps: Steps, codes: Codes, noise: Tensor) -> 
 
 
 def bench_dynamics(run: Run, repeats: int) -> list[Row]:
-    """Updates of the dynamics: the phase itself, replay and optimiser included."""
+    """Updates of the dynamics: the phase itself, replay and optimizer included."""
     settings = run.phases["dynamics"].settings
     batch, length = settings["batch"], settings["length"]
     seconds = _phase(run, "dynamics", repeats)
@@ -145,7 +145,7 @@ def bench_dynamics(run: Run, repeats: int) -> list[Row]:
 
 
 def bench_tokenizer(run: Run, repeats: int) -> list[Row]:
-    """Updates of the tokenizer: the phase itself, replay and optimiser included."""
+    """Updates of the tokenizer: the phase itself, replay and optimizer included."""
     batch = run.phases["tokenizer"].settings["batch"]
     tokenizer = run.world_model.tokenizer
     seconds = _phase(run, "tokenizer", repeats)
@@ -161,7 +161,7 @@ def bench_encode(run: Run, repeats: int) -> list[Row]:
     batch = run.phases["tokenizer"].settings["batch"]
     steps = run.replay.sample(batch, 1, run.rng)[0].to(run.device)
     model = run.world_model.eval()
-    seconds = timed(run.device, lambda: model.encode(steps), repeats)
+    seconds = time_calls(run.device, lambda: model.encode(steps), repeats)
     flops = encode_flops(run, steps)
     return [Row("encode", "frames", batch, seconds, None, flops, None, picture_ceiling(run, batch))]
 
@@ -172,7 +172,7 @@ def bench_decode(run: Run, repeats: int) -> list[Row]:
     batch = run.phases["policy"].settings["batch"]
     _, rows = run.replay.sample(batch, 1, run.rng)
     codes, model = run.codes(run.replay, rows), run.imagination_model()
-    seconds = timed(run.device, lambda: model.decode(codes), repeats)
+    seconds = time_calls(run.device, lambda: model.decode(codes), repeats)
     return [Row("decode", "frames", batch, seconds, None, decode_flops(run), None, picture_ceiling(run, batch))]
 
 
@@ -187,7 +187,7 @@ def bench_collect(run: Run, repeats: int) -> list[Row]:
     actor = Actor(run.world_model.eval(), run.policy.eval(), generator=run.generator)
     rows = []
     for name, act in (("random play", dice), ("play with the policy", actor)):
-        seconds = timed(run.device, lambda act=act: run.collector.collect(n, act), repeats)
+        seconds = time_calls(run.device, lambda act=act: run.collector.collect(n, act), repeats)
         rows.append(Row(name, "real steps", n, seconds))
     return rows
 
@@ -230,7 +230,7 @@ def _phase(run: Run, name: str, repeats: int) -> list[float]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result for people: a row per measured thing, the machine below."""
+    """Format the result as a table: a row per measurement, the machine below."""
     head = ("", "per second", "range", "passes", "MFLOP each", "GFLOP/s", "of product", "of bytes", "bound/s")
     lines = [head]
     for row in result["rows"]:

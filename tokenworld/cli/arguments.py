@@ -31,12 +31,12 @@ class Key:
 @dataclass(frozen=True)
 class Help:
     """What --help says of a command. summary: its line in the list of commands · about: what it does, and examples ·
-    place: what stands after the command, before its keys · flags: words without an `=`, and what they do ·
+    positional: what stands after the command, before its keys · flags: words without an `=`, and what they do ·
     first, settings: what is listed before and after the keys · usages: further forms, and sections: the keys of those."""
 
     summary: str
     about: str
-    place: str = ""
+    positional: str = ""
     flags: Mapping[str, str] = field(default_factory=dict)
     first: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, str] = field(default_factory=dict)
@@ -46,33 +46,33 @@ class Help:
 
 # The keys that a run's config.yaml stores
 SHARED: dict[str, Key] = {name: Key(CLI_KEYS[name], *shown) for name, shown in {
-    "recipe": ("NAME", "a shipped recipe (default quickstart) or the path of a YAML file of your own, which may begin"
-               " with `defaults: [iris, _self_]` and then only says what differs; code that it names is imported, so give"
-               " none that you do not trust"),
-    "overlay": ("debug", "shrink any recipe to seconds; or the path of a YAML file; several are merged in their order"),
-    "seed": ("0", "of everything random: same seed, same result"),
+    "recipe": ("NAME", "a shipped recipe (default quickstart), or the path of your own YAML file. That file may begin with"
+               " `defaults: [iris, _self_]` and then holds only what differs. Code that it names is imported: give only"
+               " files that you trust"),
+    "overlay": ("debug", "shrinks any recipe to seconds; or the path of a YAML file; several are merged in order"),
+    "seed": ("0", "the random seed: same seed, same result"),
     "device": ("auto", "auto, cpu, cuda or mps"),
     "precision": ("fp32", "fp32 or bf16"),
     "out": ("DIR", "where to write; an existing run is never overwritten"),
-    "data": ("DIR", "episodes that `tokenworld collect` wrote, where the run's own were moved or others are wanted"),
-    "load.tokenizer": ("RUN", "a trained tokenizer (phase dynamics); recipe= is then that run's if you give none"),
-    "load.world_model": ("RUN", "a trained world model (phase policy; phase dynamics continues it, on other data where"
-                         " shapes fit)"),
+    "data": ("DIR", "episodes that `tokenworld collect` wrote, if the run's own were moved or to use others"),
+    "load.tokenizer": ("RUN", "a trained tokenizer (phase dynamics); the default of recipe= is then that run's recipe"),
+    "load.world_model": ("RUN", "a trained world model (phase policy); phase dynamics continues its training, also on other"
+                         " data of the same shapes"),
 }.items()}  # fmt: skip
 
-# What a newcomer asks for first of the settings of a recipe
+# The settings of a recipe that a new user needs first
 SETTINGS = {
     "SECTION.KEY=VALUE": "any setting of the recipe: env.id=MinAtar/Asterix-v1 backbone.layers=4 train.loop.epochs=20",
-    "env.id=ID": "ALE/NAME, MinAtar/NAME, any Gymnasium id; MODULE:ID imports the module that registers it, also from the"
-                 ' current folder. "env.wrappers=[PACKAGE.Wrapper]" env.kwargs.KEY=VALUE env.height=64 env.width=64',
+    "env.id=ID": "ALE/NAME, MinAtar/NAME, any Gymnasium id; MODULE:ID imports the module that registers it, which may lie"
+                 ' in the current folder. "env.wrappers=[PACKAGE.Wrapper]" env.kwargs.KEY=VALUE env.height=64 env.width=64',
     "~SECTION.KEY": "leave a setting at its constructor's default",
 }  # fmt: skip
 
-TRUST = {origins.FLAG: "import code that the folders of this command name (only if you trust their origin)"}
-DEVICE = ("auto", "auto, cpu, cuda or mps, instead of the run's own")
+TRUST = {origins.FLAG: "allow imports of code that the given folders name (only if you trust their origin)"}
+DEVICE = ("auto", "auto, cpu, cuda or mps, instead of the run's own device")
 
 
-def shared(names: str, **other: tuple[str, str]) -> dict[str, Key]:
+def shared_keys(names: str, **other: tuple[str, str]) -> dict[str, Key]:
     """The shared keys of these names; other: value and text that this command shows in their place."""
     changed = {name: dict(zip(("value", "text"), shown, strict=True)) for name, shown in other.items()}
     return {name: replace(SHARED[name], **changed.get(name, {})) for name in names.split()}
@@ -94,8 +94,8 @@ def values_of(words: list[str], keys: Mapping[str, Key]) -> dict[str, Any]:
 
 
 def recipe_of(command: str, words: list[str], keys: Mapping[str, Key]) -> tuple[RunSpec, dict[str, Any]]:
-    """The recipe that the words of a command describe, checked, with the shared keys among them; the command's own keys. keys:
-    all that the command takes besides settings of the recipe. Raises UserError."""
+    """Parse and check the recipe that the words of a command describe, with the shared keys; return the command's own keys too.
+    keys: all that the command takes besides settings of the recipe. Raises UserError."""
     compose.refuse_repeats([word for word in words if not word.startswith("overlay=")])
     names = [word.partition("=")[0] for word in words]
     for name, word in zip(names, words, strict=True):
@@ -108,7 +108,7 @@ def recipe_of(command: str, words: list[str], keys: Mapping[str, Key]) -> tuple[
     words = [word for word, own in zip(words, is_own, strict=True) if not own]
     given, recipe = dict(word.partition("=")[::2] for word in words), compose.DEFAULT_RECIPE
     for key in ("load.tokenizer", "load.world_model"):
-        if key in given:  # what was trained with one recipe goes on with it; a file that a run names is not opened
+        if key in given:  # training continues with the recipe it began with; a file that a run names is not opened
             theirs = saved.load(given[key]).recipe
             recipe = theirs if theirs in compose.recipes() else recipe
     spec = compose.compose(words, recipe)
@@ -122,7 +122,7 @@ def run_and_keys(command: str, words: list[str], keys: Mapping[str, Key]) -> tup
     for name in (word.partition("=")[0] for word in words):
         if name not in keys:
             raise UserError(f"{command} takes no key {name!r}: {near(name, keys)}"
-                            f"expected some of {', '.join(keys)} (the run's own config says the rest)")  # fmt: skip
+                            f"expected some of {', '.join(keys)} (all other settings come from the run's config)")  # fmt: skip
     return run, values_of(words, keys)
 
 
@@ -144,9 +144,9 @@ def run_of(words: list[str], keys: Collection[str]) -> tuple[str, list[str]]:
 def folders_of(words: Sequence[str], wanted: int, keys: Collection[str]) -> tuple[list[str], list[str]]:
     """The folders among the words, and the settings. A word with an = is a folder if folders are missing and it is one on this
     disk, first where its key is none of the command's: a folder may be called lr=0.1, even seed=3."""
-    found = [word for word in words if "=" not in word and (not word.startswith(("-", "~")) or Path(word).is_dir())]
+    folders = [word for word in words if "=" not in word and (not word.startswith(("-", "~")) or Path(word).is_dir())]
     for candidates in (lambda word: word.partition("=")[0] not in keys, lambda word: True):
         for word in words:
-            if len(found) < wanted and "=" in word and word not in found and candidates(word) and Path(word).is_dir():
-                found.append(word)
-    return [word for word in words if word in found], [word for word in words if word not in found]
+            if len(folders) < wanted and "=" in word and word not in folders and candidates(word) and Path(word).is_dir():
+                folders.append(word)
+    return [word for word in words if word in folders], [word for word in words if word not in folders]

@@ -13,10 +13,10 @@ WIDTH, COLUMN = 128, 24  # of a line; of a key and its value
 EXAMPLES = """  tokenworld train                                   the quick start: MinAtar Breakout, five minutes on a laptop
   tokenworld train recipe=iris overlay=debug out=a   any recipe, shrunk to seconds
   tokenworld train recipe=iris env.id=ALE/Breakout-v5 decoding.temperature=0.9 seed=1
-  tokenworld train --resume runs/NAME                go on where a run stopped
+  tokenworld train --resume runs/NAME                resume a run that stopped
   tokenworld sweep seed=0,1,2 out=sweeps/breakout    three seeds, their mean and its interval
   tokenworld score runs/NAME episodes=100
-  tokenworld evaluate runs/NAME                      is it overconfident, does it react to actions, how far can it be trusted?
+  tokenworld evaluate runs/NAME                      is it overconfident? does it react to actions? how far can it be trusted?
   tokenworld dream runs/NAME out=dream.gif
   tokenworld play runs/NAME                          then open the address that it prints
   tokenworld export runs/NAME out=breakout           then, in Python: Agent.from_pretrained("breakout").act(obs)
@@ -51,7 +51,7 @@ def of_command(name: str) -> str:
 def usage(name: str) -> str:
     """The line that says in which form a command is written."""
     verb = verbs.load(name)
-    words = ["tokenworld", name, verb.HELP.place, "[key=value ...]" if verb.KEYS else ""]
+    words = ["tokenworld", name, verb.HELP.positional, "[key=value ...]" if verb.KEYS else ""]
     return " ".join(word for word in [*words, *(f"[{flag}]" for flag in verb.HELP.flags)] if word)
 
 

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with signals.ending(), origins.command_line(words):
             code = _run(words)
-            sys.stdout.flush()  # here, where an error is told
+            sys.stdout.flush()  # here, where an error is reported
         if argv is None and os.environ.get("WORLD_SIZE", "1") != "1":
             signals.leave(code)  # gloo's threads sometimes abort a rank that ends in Python's own way
         return code
@@ -81,7 +81,7 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     if signals.is_lost_process(error):
-        return "a process that this command had started has ended (out of memory, or killed): run the same command again"
+        return "a process of this command has ended (out of memory, or killed): run the same command again"
     return sentence(files.explain(error))
 
 

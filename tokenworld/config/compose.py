@@ -1,4 +1,4 @@
-"""Words of the command line -> a recipe: YAML composed by Hydra, overlays and settings merged over it."""
+"""Compose a recipe from the words of the command line: YAML composed by Hydra, with overlays and settings merged over it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULT_RECIPE = "quickstart"
 
 
 def recipe_dir() -> Path:
-    """The folder of the shipped recipes: inside an installed package, beside it in a source checkout."""
+    """The folder of the shipped recipes: inside an installed package, next to it in a source checkout."""
     here = Path(__file__).resolve().parent.parent
     return here / "configs" if (here / "configs").is_dir() else here.parent / "configs"
 
@@ -60,7 +60,7 @@ def compose(words: list[str], recipe: str = DEFAULT_RECIPE) -> RunSpec:
 
 
 def refuse_repeats(words: list[str]) -> None:
-    """Raises UserError for a key that is given twice: the first one would be dropped without a word. (`~key key=value` is no
+    """Raises UserError for a key that is given twice: the first one would be dropped silently. (`~key key=value` is no
     repeat: the section is removed before the new one is set.)"""
     keys = [word.partition("=")[0] for word in words if "=" in word or word.startswith("~")]
     for key in keys:
@@ -71,12 +71,12 @@ def refuse_repeats(words: list[str]) -> None:
 
 def split_paths(text: str) -> list[str]:
     """`a,b` -> [a, b]; a part with commas that is a path on this disk stays whole."""
-    words, found = text.split(",") if text else [], []
+    words, paths = text.split(",") if text else [], []
     while words:
         longest = next((n for n in range(len(words), 1, -1) if Path(",".join(words[:n])).exists()), 1)
-        found.append(",".join(words[:longest]))
+        paths.append(",".join(words[:longest]))
         words = words[longest:]
-    return found
+    return paths
 
 
 def cli_keys(words: list[str], kinds: Mapping[str, Any]) -> dict:
@@ -123,11 +123,11 @@ def _hydra(recipe: str, overlays: list[str], overrides: list[str]) -> tuple[dict
         OmegaConf.set_struct(cfg, False)
         overlaid: list[str] = []
         for overlay in overlays:
-            cfg, keys = _overlaid(cfg, overlay)
+            cfg, keys = _apply_overlay(cfg, overlay)
             overlaid += keys
         if "command" in cfg:
-            raise UserError(f"{path} is the config of a run, not a recipe: continue that run by --resume, or copy the sections"
-                            " that you want to keep to a file of your own")  # fmt: skip
+            raise UserError(f"{path} is the config of a run, not a recipe: resume that run with --resume, or copy the sections"
+                            " that you want to keep to your own file")  # fmt: skip
         maker = OmegaConf.select(cfg, "env._target_")
         for override in OverridesParser.create().parse_overrides(overrides):
             if override.is_sweep_override():
@@ -143,7 +143,7 @@ def _hydra(recipe: str, overlays: list[str], overrides: list[str]) -> tuple[dict
         raise UserError(f"recipe {recipe!r} with [{words}] cannot be read: {reason}") from None
 
 
-def _overlaid(cfg: Any, overlay: str) -> tuple[Any, list[str]]:
+def _apply_overlay(cfg: Any, overlay: str) -> tuple[Any, list[str]]:
     """A composed recipe with an overlay merged over it, and the keys that the overlay sets."""
     from omegaconf import OmegaConf
 
@@ -166,7 +166,7 @@ def _yaml_path(name: str, kind: str, folder: Path) -> Path:
         path = files.user_path(name).resolve()
         if path.is_file():
             return path
-        raise UserError(f"{kind}={name} is no file: give the path of a YAML file or one of {_listing(folder)}")
+        raise UserError(f"{kind}={name} is not a file: give the path of a YAML file or one of {_listing(folder)}")
     if (folder / f"{name}.yaml").is_file():
         return folder / f"{name}.yaml"
     known = sorted(path.stem for path in folder.glob("*.yaml"))
@@ -184,7 +184,7 @@ def _refuse_new_keys(over: dict, base: dict, source: str, prefix: str) -> None:
             return  # another environment takes other keys: `check` compares them with what makes it
         if key not in base:
             raise UserError(f"{source} sets {prefix}{key}, which the recipe lacks: "
-                              f"{did_you_mean(key, list(base), prefix)}an overlay only changes what is there")
+                              f"{did_you_mean(key, list(base), prefix)}an overlay only changes existing keys")
         if isinstance(value, dict) and isinstance(base[key], dict):
             _refuse_new_keys(value, base[key], source, f"{prefix}{key}.")
 

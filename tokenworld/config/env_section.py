@@ -20,13 +20,13 @@ def maker_of(id: str, current: str) -> str:
     """The maker for an id: `current` if it is a plug-in, or if it can make this id; else the one that can."""
     for prefix, maker in MAKERS.items():
         if id.startswith(prefix):
-            found = maker
+            matching = maker
             break
     else:
-        found = GYM
-    if current not in (GYM, *MAKERS.values()) or current == GYM and found == MAKERS["ALE/"]:
+        matching = GYM
+    if current not in (GYM, *MAKERS.values()) or current == GYM and matching == MAKERS["ALE/"]:
         return current  # a class of the user's own; Gymnasium makes Atari games, too
-    return found
+    return matching
 
 
 def choose(cfg: dict, maker: str | None, given: Iterable[str]) -> dict:

@@ -96,7 +96,7 @@ def load(path: Path | str) -> RunSpec:
     path = Path(path)
     file = path / "config.yaml" if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"{path} is no run or model: expected a folder with a config.yaml")
+        raise UserError(f"{path} is not a run or a model: expected a folder with a config.yaml")
     cfg = _read_yaml(file)
     if not isinstance(cfg, dict) or not isinstance(cfg.get("command"), dict):
         raise UserError(f"{file} is not the config of a run: expected the sections of a recipe and `command`")
@@ -110,7 +110,7 @@ def load(path: Path | str) -> RunSpec:
             raise UserError(f"{file} says command.{key}: {value!r}, expected"
                             f" {words_for(kinds[key]) if key in kinds else 'no such key'}: restore it from a copy")
     if "recipe" not in cli:
-        raise UserError(f"{file} says no command.recipe: restore it from a copy")
+        raise UserError(f"{file} lacks command.recipe: restore it from a copy")
     origins.check(cfg, file)
     if "given" in cli:
         cli["given"] = [RENAMED_KEYS.get(key, key) for key in cli["given"]]
@@ -142,17 +142,17 @@ def _loader() -> type:
 
 
 def meta() -> dict:
-    """What produced a run: package versions and, in a checkout, the commit."""
+    """Return what produced a run: package versions and, in a checkout, the commit."""
     import platform
 
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for name in ("tokenworld", "torch", "numpy", "gymnasium", "ale-py", "minatar", "transformers",
                  "vector-quantize-pytorch"):
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found[name] = None
-    return {"versions": found, "git": _git_hash()}
+            versions[name] = None
+    return {"versions": versions, "git": _git_hash()}
 
 
 def _git_hash() -> str | None:

@@ -21,7 +21,7 @@ from tokenworld.errors import UserError, first_line
 PHASES = ("collect", "tokenizer", "dynamics", "policy", "evaluate")
 TRAIN = ("loop", *PHASES)  # the sections of `train`
 TOP = (*PARTS, "train", "meta")  # the sections of a recipe; what made it is no setting
-# Keys of the command line that config.yaml stores beside the recipe; the annotations are checked like those of a constructor.
+# Keys of the command line that config.yaml stores next to the recipe; the annotations are checked like those of a constructor.
 CLI_KEYS: dict[str, Any] = {
     "recipe": str,
     "overlay": str,
@@ -123,7 +123,7 @@ def check_keywords(cfg: dict, name: str, section: dict, build: Callable) -> None
         if key == "_target_":
             continue
         if key in named and key not in settable:
-            raise UserError(f"{name}.{key} follows from the other parts and is passed by code, got {value!r}: "
+            raise UserError(f"{name}.{key} follows from the other parts and cannot be set, got {value!r}: "
                               f"remove it from the recipe")
         if key not in settable and not anything:
             raise UserError(_unknown(cfg, key, f"{name}.", settable, section["_target_"]))
@@ -158,7 +158,7 @@ def _unknown(cfg: dict, key: str, prefix: str, valid: list[str], owner: str = "t
 
 
 def build(section: dict, **by_code) -> Any:
-    """The part that a section describes; `by_code` are the keywords that follow from other parts. Raises UserError.
+    """Build the part that a section describes; `by_code` are the keywords that follow from other parts. Raises UserError.
 
     Only those of `by_code` that the constructor takes are passed: a plug-in need not know what it has no use for.
     """
@@ -171,39 +171,39 @@ def build(section: dict, **by_code) -> Any:
     given |= {key: value for key, value in by_code.items() if key in keywords or anything}
     missing = [k for k, p in keywords.items() if p.default is p.empty and p.kind is p.KEYWORD_ONLY and k not in given]
     if missing:
-        raise UserError(f"{section['_target_']} has keywords without a default that nothing passes, "
+        raise UserError(f"{section['_target_']} has keywords without a default that no part sets, "
                           f"{', '.join(missing)}: give them defaults to set them in a recipe")
     origins.check(section, section["_target_"])
     is_own = is_part(target, tuple(PARTS.values()))
     try:
-        made = target(**given)
+        part = target(**given)
     except UserError:
         raise
     except Exception as error:
         if not is_own:
-            raise  # whoever wrote a plug-in needs the traceback
+            raise  # the author of a plug-in needs the traceback
         settings = ", ".join(f"{key}={yaml_word(value)}" for key, value in section.items() if key != "_target_")
-        raise UserError(f"{section['_target_']} cannot be made with {settings[:300]}"
+        raise UserError(f"{section['_target_']} cannot be built with {settings[:300]}"
                         f" ({type(error).__name__}: {first_line(error)}): change one of these settings") from error
     if not is_own:
-        _check_base(made, section["_target_"])
-    return made
+        _check_base(part, section["_target_"])
+    return part
 
 
-def _check_base(made: Any, target: str) -> None:
+def _check_base(part: Any, target: str) -> None:
     """Refuse a module of a plug-in without the hooks that all parts have."""
     from torch import nn
 
     from tokenworld.interfaces import Part
 
-    if not isinstance(made, nn.Module):
+    if not isinstance(part, nn.Module):
         return  # an environment or a sink
-    name = type(made).__name__
-    if Part not in type(made).__mro__:
-        bases = ", ".join(base.__name__ for base in type(made).__bases__)
+    name = type(part).__name__
+    if Part not in type(part).__mro__:
+        bases = ", ".join(base.__name__ for base in type(part).__bases__)
         raise UserError(f"{target} must inherit from nn.Module and tokenworld.interfaces.Part, got {bases}: write class"
                         f" {name}(nn.Module, Part)")
     for hook in vars(Part):
-        if hook in made._modules:  # the attribute would be the default of the hook
+        if hook in part._modules:  # the attribute would be the default of the hook
             raise UserError(f"{target} has a submodule with the name of a hook of tokenworld.interfaces.Part, {hook}: give it"
                             f" another name, for example {hook}_layers")

@@ -43,7 +43,7 @@ def with_new_names(config: Any) -> Any:
 
 
 def resolve(target: str, *, trusted: bool = False) -> Callable:
-    """The class or function that `_target_` names. Raises UserError.
+    """Return the class or function that `_target_` names. Raises UserError.
 
     Untrusted (a loaded model): nothing outside the part folders of tokenworld is even imported, and what is found must
     have been defined there, so that `tokenworld.heads.os.system` names nothing.
@@ -53,16 +53,16 @@ def resolve(target: str, *, trusted: bool = False) -> Callable:
     trusted = trusted or origins.is_trusted(target)
     if not trusted and not target.startswith(tuple(f"tokenworld.{folder}." for folder in own)):
         raise UserError(f"_target_ must name a part of tokenworld, got {target}, code from outside: {origins.advice()}")
-    found, error = _find(target)
-    if found is None:
+    resolved, error = _find(target)
+    if resolved is None:
         near = _nearest_target(target)
         raise UserError(f"_target_ {target} cannot be imported ({error}){near and f': did you mean {near}?'}")
-    if not (inspect.isclass(found) or inspect.isfunction(found) or trusted and callable(found)):
-        raise UserError(f"_target_ must name a class or a function, got {target}, which is {type(found).__name__}")
-    if not trusted and not is_part(found, own):
+    if not (inspect.isclass(resolved) or inspect.isfunction(resolved) or trusted and callable(resolved)):
+        raise UserError(f"_target_ must name a class or a function, got {target}, which is {type(resolved).__name__}")
+    if not trusted and not is_part(resolved, own):
         raise UserError(f"_target_ must name something defined in a part of tokenworld, got {target}, "
-                          f"which is defined in {found.__module__}")
-    return found
+                          f"which is defined in {resolved.__module__}")
+    return resolved
 
 
 def _find(target: str) -> tuple[Any, str]:
@@ -73,7 +73,7 @@ def _find(target: str) -> tuple[Any, str]:
     for cut in range(len(words) - 1, 0, -1):
         name = ".".join(words[:cut])
         try:
-            found: Any = import_module(name)
+            resolved: Any = import_module(name)
         except ModuleNotFoundError as error:
             if error.name is not None and (name == error.name or name.startswith(error.name + ".")):
                 continue  # that prefix is no module: try a shorter one
@@ -81,10 +81,10 @@ def _find(target: str) -> tuple[Any, str]:
         except Exception as error:  # whatever the module does when it is imported
             return None, f"{type(error).__name__} in {name}: {first_line(error)}"
         for word in words[cut:]:
-            if not hasattr(found, word):
-                return None, f"{found.__name__} has no {word}"
-            found = getattr(found, word)
-        return found, ""
+            if not hasattr(resolved, word):
+                return None, f"{resolved.__name__} has no {word}"
+            resolved = getattr(resolved, word)
+        return resolved, ""
     return None, f"there is no module {words[0]}"
 
 
@@ -99,6 +99,6 @@ def _nearest_target(target: str) -> str:
     return f"{module}.{near[0]}" if near else ""
 
 
-def is_part(found: Any, folders: tuple[str, ...]) -> bool:
-    module = getattr(found, "__module__", None) or ""
+def is_part(value: Any, folders: tuple[str, ...]) -> bool:
+    module = getattr(value, "__module__", None) or ""
     return any(module == f"tokenworld.{folder}" or module.startswith(f"tokenworld.{folder}.") for folder in folders)

@@ -72,7 +72,7 @@ def fits(value: Any, kind: Any) -> bool:
 
 
 def words_for(kind: Any) -> str:
-    """An annotation as words for a person."""
+    """Describe an annotation in words."""
     origin, args = typing.get_origin(kind), typing.get_args(kind)
     simple = {int: "a whole number", float: "a number", str: "a word", bool: "true or false", None: "null"}
     if origin is Literal:

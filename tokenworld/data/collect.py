@@ -1,4 +1,4 @@
-"""Collecting: play a vector environment, cut its stream into episodes, and be able to go on after a crash.
+"""Collecting: play a vector environment, cut its stream into episodes, and be able to continue after a crash.
 
 Vector environments start a new episode on the step *after* an end: that step ignores its action and returns the new
 episode's first observation. It is no transition, and no trace of it enters the data but that observation.
@@ -56,7 +56,7 @@ class Collector:
     def collect(self, steps: int, act: Act) -> dict[str, Any]:
         """Collect `steps` more transitions, with episodes in progress carried from call to call.
 
-        A vector step brings up to N transitions, so a call may end with up to N - 1 too many; they count towards the
+        A vector step brings up to N transitions, so a call may end with up to N - 1 too many; they count toward the
         next. Returns the transitions of this call, and of the games that ended in it (whatever was cut in between)
         their number, returns and mean return (None if there were none).
         """
@@ -78,7 +78,7 @@ class Collector:
     def cut(self, at_least: int = 1, hold_out: bool = False) -> int:
         """End the episodes in progress that have `at_least` actions as truncated; returns how many.
 
-        The games go on: their next observation is the first of a new episode. For the end of a collection, and to
+        The games continue: their next observation is the first of a new episode. For the end of a collection, and to
         train on long games before they are over. hold_out: the last of two or more is of the test split.
         """
         self._begin()
@@ -127,7 +127,7 @@ class Collector:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> str | None:
-        """Replay a state on a freshly built collector and environment; nothing is handed to `on_episode`.
+        """Replay a state on a freshly built collector and environment; `on_episode` is not called.
 
         Where the games turn out to be others than those of the state, new games begin, with a seed of their own and the
         counts of the state. Returns a sentence that says so, else None.
@@ -232,7 +232,7 @@ class Collector:
         return len(games)
 
     def _truncate(self, i: int, emit: bool, split: str | None = None) -> None:
-        """End the episode of a game that goes on."""
+        """End the episode of a game that continues."""
         a, r, _, _ = self._transitions[i][-1]
         self._transitions[i][-1] = (a, r, False, True)
         self._finish(i, emit, split)
@@ -270,7 +270,7 @@ class Collector:
 
 
 def play_episode(env: VectorEnv, act: Act, *, seed: int) -> Steps:
-    """The first whole episode that ends in `env`, of n actions: Steps (1, n+1), the last of which nobody acted on."""
+    """The first whole episode that ends in `env`, of n actions: Steps (1, n+1), the last of which has no action."""
     memory = Replay()
     collector = Collector(env, seed=seed, on_episode=lambda episode: memory.episodes or memory.add(episode))
     while not memory.episodes:

@@ -75,14 +75,14 @@ def _counts(numbers: Any, names: tuple[str, ...]) -> list[Any]:
 
 
 def check_folder(directory: Path, command: dict[str, Any]) -> Plan | None:
-    """The plan of this command in `directory`, None where nothing is. Raises `UserError` for any other folder."""
+    """The plan of this command in `directory`, None for an empty folder. Raises `UserError` for any other folder."""
     if files.is_empty(directory):
         return None
     plan = read_plan(directory) if directory.is_dir() else None
     different = sorted(key for key in {*command, *plan.command} if command.get(key) != plan.command.get(key)) if plan else []
     if plan is None or plan.finished is not None and different:
         raise UserError(
-            f"{directory} exists and is not empty, nothing is overwritten: choose another out=DIR or remove it first"
+            f"{directory} exists and is not empty, no file was overwritten: choose another out=DIR or remove it first"
         )
     if different:
         key = different[0]
@@ -106,7 +106,7 @@ def collect_episodes(
 
     command: what must be the same to continue, as JSON, with the `seed`. Raises `UserError` for a folder of something else.
     """
-    with files.locked(directory):
+    with files.locking(directory):
         plan = check_folder(directory, command) or Plan(command, wanted)
         files.remove_unfinished(directory)
         if plan.finished is not None:  # a process that was killed as it ended, or the same command given twice
@@ -114,11 +114,11 @@ def collect_episodes(
         attempt = plan.attempts
         replace(plan, attempts=attempt + 1).write(directory)
         with EpisodeWriter(directory, meta, say=log.say) as writer:
-            held = _held(directory, log) if attempt else dict.fromkeys(SPLITS, 0)
+            held = _count_held(directory, log) if attempt else dict.fromkeys(SPLITS, 0)
             if attempt:
                 log.say(
-                    f"continuing {directory}: {_progress(held, wanted)} are kept; the others come from other games than an"
-                    " uninterrupted collection would have played"
+                    f"continuing {directory}: {_progress(held, wanted)} are kept; the remaining games differ from those of an"
+                    " uninterrupted collection"
                 )
 
             def keep(episode: Episode) -> None:
@@ -165,7 +165,7 @@ def _play(
     env.close()
 
 
-def _held(directory: Path, log: Log) -> dict[str, int]:
+def _count_held(directory: Path, log: Log) -> dict[str, int]:
     """Steps by split that a data set holds."""
     held = dict.fromkeys(SPLITS, 0)
 

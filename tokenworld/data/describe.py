@@ -61,28 +61,28 @@ def _summary(entries: list[tuple[int, float, bool]]) -> dict[str, Any]:
     }
 
 
-def _missing_shards(found: list[int]) -> list[str]:
-    absent = ranges_without(found)
+def _missing_shards(numbers: list[int]) -> list[str]:
+    absent = ranges_without(numbers)
     return [f"missing: episodes-{first:05d}.bin{f' to episodes-{last:05d}.bin' * (last > first)}" for first, last in absent[:3]]
 
 
 def _wrong_numbers(numbers: Counter[int], damaged: int) -> list[str]:
     """Each record has a number, from 0 on without a gap."""
-    found = []
+    problems = []
     repeated = [number for number, count in sorted(numbers.items()) if count > 1]
     if repeated:
-        found.append(f"repeated: {len(repeated):,} record numbers occur more than once, the first is {repeated[0]}")
+        problems.append(f"repeated: {len(repeated):,} record numbers occur more than once, the first is {repeated[0]}")
     absent = ranges_without(list(numbers))
     count = sum(last - first + 1 for first, last in absent)
     if count > damaged:
-        found.append(f"missing: {count:,} record numbers do not occur, the first is {absent[0][0]}")
-    return found
+        problems.append(f"missing: {count:,} record numbers do not occur, the first is {absent[0][0]}")
+    return problems
 
 
-def ranges_without(found: list[int]) -> list[tuple[int, int]]:
+def ranges_without(numbers: list[int]) -> list[tuple[int, int]]:
     """The ranges (first, last) of whole numbers from 0 to the greatest found one that are not in it."""
     ranges, wanted = [], 0
-    for number in sorted(set(found)):
+    for number in sorted(set(numbers)):
         if number > wanted:
             ranges.append((wanted, number - 1))
         wanted = number + 1

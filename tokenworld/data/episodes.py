@@ -1,4 +1,4 @@
-"""Episodes on disk: append-only, checksummed, readable by anybody.
+"""Episodes on disk: append-only, checksummed, in an open format.
 
 A data set is a folder:
 
@@ -23,7 +23,7 @@ episode in this folder), `split` ("train" or "test") and `seed` (of the environm
 
 action[t] is taken at obs[t]; reward[t], terminated[t], truncated[t] and obs[t+1] are what the environment returned. Rewards
 are finite. The arrays of a record have at most 240 MB (`RECORD_BYTES`): a collector writes a longer game as several truncated
-parts. Older files may hold longer records, which are damage to a reader, unless it is told a higher `limit`.
+parts. Older files may hold longer records, which are damage to a reader, unless it gets a higher `limit`.
 
 Damage is survived and always reported. A writer that was killed leaves a torn record at the end of the last shard:
 readers stop before it, the next writer cuts it off. A damaged record elsewhere is skipped.
@@ -67,8 +67,8 @@ class EpisodeWriter:
     def __init__(
         self, directory: str | Path, meta: dict[str, Any], *, shard_bytes: int = SHARD_BYTES, say: Say = _warn
     ) -> None:
-        """say: is told of a torn record that is cut off. Raises `UserError` if the folder holds a data set of other frames or
-        actions."""
+        """say: gets a line about a torn record that is cut off. Raises `UserError` if the folder holds a data set of other
+        frames or actions."""
         self.directory = Path(directory)
         self.shard_bytes = shard_bytes
         self.episodes = 0  # the number of the next one
@@ -99,8 +99,8 @@ class EpisodeWriter:
     ) -> EpisodeWriter:
         """Cut the data set back to an earlier `position()` and continue there.
 
-        If data that the position speaks of is no longer there, `say` is told and what is there is kept; without `say`, this
-        raises `UserError`. meta: takes the place of a meta.json that cannot be read.
+        If data that the position speaks of is no longer there, `say` gets a line and the existing data is kept; without
+        `say`, this raises `UserError`. meta: replaces a meta.json that cannot be read.
         """
         directory = Path(directory)
         try:
@@ -165,7 +165,7 @@ class EpisodeWriter:
         return self
 
     def __exit__(self, kind: type | None, *_: object) -> None:
-        with contextlib.suppress(*([UserError] if kind else [])):  # the first error is the one to be told
+        with contextlib.suppress(*([UserError] if kind else [])):  # the first error is the one to report
             self.close()
 
     def _create_or_check(self) -> None:
@@ -250,14 +250,14 @@ def _read(
                     report(item)
                     continue
                 try:
-                    found = unpack(pieces(file, item), item.end - item.begin, *content)
+                    numbered = unpack(pieces(file, item), item.end - item.begin, *content)
                 except ValueError as error:
                     begin = item.begin - HEADER.size
                     reason = f"not an episode of this data set: {error}"
                     report(Damage(shard, begin, item.end - begin, "corrupt", reason))
                     continue
-                if found is not None:
-                    yield found
+                if numbered is not None:
+                    yield numbered
     for line in damages.lines():
         _warn(line)
 
@@ -265,7 +265,7 @@ def _read(
 def load_episodes(directory: str | Path, add: Callable[[Episode], None], say: Say) -> dict[str, int]:
     """Hand all episodes of a data set to `add`; how many there are by split, and how many are damaged.
 
-    What is damaged is left out, and told to `say` in a few sentences.
+    Damaged records are left out and reported to `say` in a few sentences.
     """
     damages, counts = Damages(), dict.fromkeys(SPLITS, 0)
     for episode in read_episodes(directory, on_corrupt=damages.add):

@@ -1,4 +1,4 @@
-"""`meta.json`: what a data set says of itself, checked when it is written and when it is read."""
+"""`meta.json`: the metadata of a data set, checked when it is written and when it is read."""
 
 from __future__ import annotations
 
@@ -44,18 +44,19 @@ def read_meta(directory: str | Path) -> dict[str, Any]:
     """`meta.json` of a data set. Raises `UserError` if the folder is none, one of a later version, or damaged."""
     directory = Path(directory)
     if not directory.is_dir():
-        raise UserError(f"{directory} is no data set: there is no such folder; make one with `tokenworld collect`")
+        raise UserError(f"{directory} is not a data set: the folder does not exist; make one with `tokenworld collect`")
     if not (directory / META).is_file():
-        raise UserError(f"{directory} is no data set: it has no meta.json; `tokenworld collect` makes one")
+        raise UserError(f"{directory} is not a data set: it has no meta.json; `tokenworld collect` makes one")
     try:
         meta = read_json(directory / META)
     except ValueError as error:
-        raise UserError(f"{directory} is no data set: its meta.json {error}; restore that file") from error
+        raise UserError(f"{directory} is not a data set: its meta.json {error}; restore that file") from error
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
-        raise UserError(f"{directory} is no data set: meta.json does not say format {FORMAT}; choose another folder")
+        raise UserError(f"{directory} is not a data set: meta.json does not say format {FORMAT}; choose another folder")
     if not _is_whole(meta.get("version")) or meta["version"] != VERSION:
         raise UserError(
-            f"{directory} has format version {shown(meta.get('version'))}, expected {VERSION}: use a tokenworld that knows it"
+            f"{directory} has format version {quote(meta.get('version'))}, expected {VERSION}: use a version of tokenworld"
+            " that reads it"
         )
     check_meta(meta, f"{directory}/{META}")
     return meta
@@ -66,7 +67,7 @@ def as_json(meta: dict[str, Any]) -> str:
     try:
         text = json.dumps(meta, indent=1, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise UserError(f"what a data set says of itself must be JSON, got {shown(meta)}: {error}") from error
+        raise UserError(f"the metadata of a data set must be JSON, got {quote(meta)}: {error}") from error
     check_meta(json.loads(text), "the data set to be written", "choose such a value")
     return text
 
@@ -83,10 +84,10 @@ def check_meta(meta: dict[str, Any], source: str, advice: str = "restore that fi
     ):
         value = meta.get(key)
         if not is_good(value):
-            got = shown(value) if key in meta else "nothing"
+            got = quote(value) if key in meta else "nothing"
             raise UserError(f"{source}: {key} must be {wanted}, got {got}: {advice}")
     if longest(tuple(meta["frame_shape"])) < 1:
-        got = shown(meta["frame_shape"])
+        got = quote(meta["frame_shape"])
         raise UserError(f"{source}: frame_shape must be of frames that fit into a record, got {got}: choose smaller frames")
 
 
@@ -115,7 +116,7 @@ def read_json(path: Path) -> Any:
         raise ValueError("is not JSON") from error
 
 
-def shown(value: Any) -> str:
+def quote(value: Any) -> str:
     """A value from a file as it goes into a sentence: short, on one line."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."

@@ -100,7 +100,7 @@ def unpack(
     if total > limit:
         raise ValueError(f"it has {n:,} steps, {total:,} bytes, more than the {limit:,} bytes that a record may have")
     if total > RATIO * length:
-        raise ValueError(f"it promises {total:,} bytes, and {length:,} cannot hold them")
+        raise ValueError(f"its header declares {total:,} bytes, and {length:,} cannot hold them")
     content = stream.read(total)
     if stream.more(1):
         raise ValueError("it holds more than its header says")
@@ -126,8 +126,8 @@ def unpack_number(pieces: Iterable[bytes]) -> int | None:
 
 
 def number_of(metadata: dict[str, str]) -> int | None:
-    found = metadata.get("episode")
-    return int(found) if isinstance(found, str) and re.fullmatch(r"[0-9]{1,18}", found) else None
+    text = metadata.get("episode")
+    return int(text) if isinstance(text, str) and re.fullmatch(r"[0-9]{1,18}", text) else None
 
 
 def _header(stream: _Inflated) -> tuple[dict[str, Any], dict[str, str]]:

@@ -107,12 +107,12 @@ class Replay:
         # At most half full after the move: then as many rows can come as were moved.
         target = allocated if 2 * needed <= allocated else max(1024, 2 * needed)
         for name, old in self._arrays.items():
-            self._arrays[name] = self._moved(old, target)
+            self._arrays[name] = self._move(old, target)
         if self._codes is not None:
-            self._codes = self._moved(self._codes, target)
+            self._codes = self._move(self._codes, target)
         self._start = 0
 
-    def _moved(self, old: np.ndarray, target: int) -> np.ndarray:
+    def _move(self, old: np.ndarray, target: int) -> np.ndarray:
         new = old if target == len(old) else np.empty((target, *old.shape[1:]), old.dtype)
         new[: self.rows] = old[self._start : self._start + self.rows]
         return new
@@ -215,7 +215,7 @@ class Replay:
                         return
                     rows = self._windows(batch, length, copy, ends, recent, events, within)
                     steps = self.gather(rows, frames)
-                    put(((steps.pinned() if pin else steps, rows), copy.bit_generator.state))
+                    put(((steps.pin() if pin else steps, rows), copy.bit_generator.state))
             except BaseException as error:  # handed over, and raised where the batch is wanted
                 put((error, None))
 
@@ -301,7 +301,7 @@ class Replay:
         return {"codes": torch.from_numpy(codes), "version": torch.from_numpy(version.copy())}
 
     def load_code_state(self, state: dict[str, Tensor]) -> bool:
-        """Put back `code_state()` of a replay with the same episodes. False, and nothing is put back, if they are others: the
+        """Put back `code_state()` of a replay with the same episodes. False, and no code is put back, if they are others: the
         codes of all rows are then encoded again."""
         if not state:
             return True

@@ -84,15 +84,15 @@ def scan(shard: Path, file: BinaryIO) -> Iterator[Payload | Damage]:
     source = _Source(file)
     at = 0
     while at < source.size:
-        found = source.record(at)
-        if isinstance(found, Payload):
-            yield found
-            at = found.end
+        record = source.record(at)
+        if isinstance(record, Payload):
+            yield record
+            at = record.end
             continue
         end = source.skip(at)
         # Nothing intact follows and a header does not end within the file: this is where a writer was killed.
-        is_torn = end == source.size and found.startswith("incomplete")
-        yield Damage(shard, at, end - at, "torn" if is_torn else "corrupt", found)
+        is_torn = end == source.size and record.startswith("incomplete")
+        yield Damage(shard, at, end - at, "torn" if is_torn else "corrupt", record)
         at = end
 
 
@@ -104,7 +104,7 @@ def pieces(file: BinaryIO, payload: Payload) -> Iterator[bytes]:
 
 
 class _Source:
-    """A shard's bytes, by their place."""
+    """A shard's bytes, by their position."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -147,9 +147,9 @@ class _Source:
             begin = at - at % CHUNK
             if begin != self._window_at:
                 self._window, self._window_at = self._read(begin, CHUNK + len(BEGIN) - 1), begin
-            found = self._window.find(BEGIN, at - begin)
-            if found != -1:
-                return begin + found
+            index = self._window.find(BEGIN, at - begin)
+            if index != -1:
+                return begin + index
             at = begin + CHUNK
         return self.size
 

@@ -3,7 +3,7 @@
 A step is its K codes and its action (P = K + 1), attended to in full; code k's position predicts code k of the *next*
 frame. Differs:
 
-- Each code also carries the action, and first sees its neighbours on the grid (a 3x3 convolution): what moves mostly moves
+- Each code also carries the action, and first sees its neighbors on the grid (a 3x3 convolution): what moves mostly moves
   there.
 - Each code's logits start from a copy-or-frequency prior (`prepare`): the transformer begins with what does not move and has
   only the rest to learn.
@@ -11,7 +11,7 @@ frame. Differs:
   next, and so on. All other codes are drawn independently given the pivots. Where chance moves several codes together (a
   sticky action moves the whole paddle), codes drawn without regard for each other make half a move.
 - h is the action's position after it has read the codes that were drawn. An h from before the draw knows only the odds of
-  an end: it lets a dream go on whose frame shows a lost ball, into what no data describe, and a policy finds what pays there.
+  an end: the rollout continues after a lost ball, into states outside the training data, and the policy learns to exploit them.
   The K positions are pooled into h: `max` learns rare events, which show at one position, in fewer updates than `sum`.
 - With `corrupt`, training replaces that share of the input codes with codes of other windows at the same position and time;
   the targets stay what they are. The model learns to correct a wrongly sampled frame (a lost ball) from the frames before it.
@@ -55,7 +55,7 @@ UNUSED = -1e9  # the logit of a code that is not in use
 class Parallel(nn.Module, Part):
     """One forward pass per frame.
 
-    temperature: 0 is greedy · prior: start from copy/unigram statistics of the data · weight: of the codes' loss, beside 1
+    temperature: 0 is greedy · prior: start from copy/unigram statistics of the data · weight: of the codes' loss, next to 1
     for reward, for termination and for `alone`, the codes' loss given fewer pivots, which finds the least certain code ·
     pool: how the K positions are pooled into h · codebook: use code vectors too, see `set_codebook` · pivots: codes drawn one
     after another before the rest; give one for each independent random event in a step · corrupt: share of the
@@ -143,7 +143,7 @@ class Parallel(nn.Module, Part):
 
     @torch.no_grad()
     def set_codebook(self, vectors: Tensor, used: int) -> None:
-        """Take over the code vectors `(V, E)`, of which the first `used` are in use. Without `codebook` nothing is stored."""
+        """Store the code vectors `(V, E)`, of which the first `used` are in use, if `codebook` is set."""
         if self.vector_logits is not None:
             self.codebook.copy_(vectors)
             self.used.fill_(max(used, 1))
@@ -154,10 +154,10 @@ class Parallel(nn.Module, Part):
 
     def loss(self, backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:
         """Cross-entropies in nats, means over K: {"codes", "alone": (B, T-1)}; h (B, T-1, D)."""
-        z, after = self._corrupted(codes.indices), codes.indices[:, 1:]
+        z, after = self._corrupt(codes.indices), codes.indices[:, 1:]
         out, _ = backbone(self._embed(z, steps.action), "full", None, steps.first)  # (B, T, K+1, D)
         out, before = out[:, :-1], z[:, :-1]
-        *fewer, given = self._given(out, before, lambda logits, pivot: after.gather(-1, pivot))
+        *fewer, given = self._condition(out, before, lambda logits, pivot: after.gather(-1, pivot))
         nats = [-log_prob(logits, after).mean(-1) for logits in fewer]  # each (B, T-1)
         losses = {"codes": -log_prob(given, after).mean(-1), "alone": sum(nats) / len(nats)}
         return losses, self._summary(out, after)
@@ -173,7 +173,7 @@ class Parallel(nn.Module, Part):
             prediction = Prediction(Codes(z[:, -1:]), h, lambda: self._all(self._draw(out[:, -1], z[:, -2], None, z[:, -1])[1]))
         else:
             h = self.place.new_zeros(B, self.place.shape[-1])
-            unknown = torch.zeros(B, K, self.V, device=z.device)  # nothing is known before the first frame
+            unknown = torch.zeros(B, K, self.V, device=z.device)  # before the first frame all codes are equally likely
             prediction = Prediction(Codes(z), h, lambda: unknown)
         return prediction, ParallelState(cache, z[:, -1], steps.first[:, -1])
 
@@ -189,7 +189,7 @@ class Parallel(nn.Module, Part):
             h = torch.where(first[:, None], 0, h)
         return Prediction(Codes(z.unsqueeze(1)), h, lambda: self._all(logits)), ParallelState(cache, z, begins)
 
-    def _corrupted(self, z: Tensor) -> Tensor:
+    def _corrupt(self, z: Tensor) -> Tensor:
         """z (B, T, K) with a share `corrupt` of its codes, chosen at random, from another window."""
         if not (self.training and self.corrupt):
             return z
@@ -203,7 +203,7 @@ class Parallel(nn.Module, Part):
         near = self.near(x.view(B * T, *self.grid, D).permute(0, 3, 1, 2)).flatten(2).transpose(1, 2)  # (B*T, K, D)
         return torch.cat([x + near.reshape(x.shape) + a, a], 2) + self.place
 
-    def _given(self, out: Tensor, before: Tensor, draw: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
+    def _condition(self, out: Tensor, before: Tensor, draw: Callable[[Tensor, Tensor], Tensor]) -> list[Tensor]:
         """Logits `(..., K, n)` of the codes, each independent of the others, then given one pivot, and so on to all pivots.
 
         draw: (logits `(..., 1, n)` of a pivot, its position `(..., 1)`) -> its code `(..., 1)`."""
@@ -231,21 +231,21 @@ class Parallel(nn.Module, Part):
         extra = None if self.vector_logits is None else self.vector_logits(self._vectors())
         logits = self.logits(F.silu(hidden), n, extra)
         if not self.prior:
-            return self._only_used(logits)
+            return self._mask_unused(logits)
         logits = logits + self.frequency[:, :n]
         stay = self.copy.expand(before.shape).unsqueeze(-1)
-        return self._only_used(logits.scatter_add(-1, before.unsqueeze(-1), stay.to(logits.dtype)))
+        return self._mask_unused(logits.scatter_add(-1, before.unsqueeze(-1), stay.to(logits.dtype)))
 
     def _draw(self, out: Tensor, before: Tensor, noise: Tensor | None, z: Tensor | None) -> tuple[Tensor, Tensor]:
         """out (B, K+1, D) -> the next codes (B, K), drawn with noise (B, K) or given as z, and the logits (B, K, n) of each
         given those drawn before it."""
         if z is not None:
-            return z, self._given(out, before, lambda logits, pivot: z.gather(-1, pivot))[-1]
+            return z, self._condition(out, before, lambda logits, pivot: z.gather(-1, pivot))[-1]
 
         def draw(logits: Tensor, pivot: Tensor) -> Tensor:
             return sample_categorical(logits, noise.gather(1, pivot), self.temperature)
 
-        logits = self._given(out, before, draw)[-1]
+        logits = self._condition(out, before, draw)[-1]
         return sample_categorical(logits, noise, self.temperature), logits
 
     def _summary(self, out: Tensor, z: Tensor) -> Tensor:
@@ -257,7 +257,7 @@ class Parallel(nn.Module, Part):
         """The vectors `(n, E)` of the codes that have logits; None without `codebook`."""
         return None if self.vector_logits is None else self.codebook[: self.computed]
 
-    def _only_used(self, logits: Tensor) -> Tensor:
+    def _mask_unused(self, logits: Tensor) -> Tensor:
         """Make codes impossible that the tokenizer does not use yet."""
         if self.vector_logits is None:
             return logits

@@ -1,12 +1,12 @@
 """Atari through ale-py's native vector environment: the fastest there is, with every preprocessing choice stated here.
 
-The defaults are those of IRIS (Micheli et al., 2023): 64x64 colour, frame skip 4 with max-pooling over the last two
+The defaults are those of IRIS (Micheli et al., 2023): 64x64 color, frame skip 4 with max-pooling over the last two
 frames, up to 30 no-ops at the start, no sticky actions, unclipped rewards and no press of FIRE after a reset.
 
 What ale-py does and this file changes:
-- its defaults clip rewards, stack four grey frames and press FIRE, so everything is passed explicitly;
+- its defaults clip rewards, stack four gray frames and press FIRE, so everything is passed explicitly;
 - its `episodic_life` starts a *new game* at each lost life, so that later lives are never seen. Here, as in the
-  EpisodicLifeEnv of the literature, the game goes on: a lost life ends the episode, one no-op frame begins the next;
+  EpisodicLifeEnv of the literature, the game continues: a lost life ends the episode, one no-op frame begins the next;
 - it hangs on an action outside the action set, so actions are checked.
 """
 
@@ -67,7 +67,7 @@ def make(
     games = {name: spec.kwargs["game"] for name, spec in gymnasium.registry.items() if name.startswith("ALE/")}
     if id not in games:
         nearest = difflib.get_close_matches(id, games, n=1, cutoff=0.0)[0]
-        raise UserError(f"env.id={id} is no Atari game of ale-py: did you mean {nearest}?")
+        raise UserError(f"env.id={id} is not an Atari game of ale-py: did you mean {nearest}?")
 
     from ale_py.vector_env import AtariVectorEnv
 

@@ -60,8 +60,8 @@ class Checked(VectorWrapper):
         if not is_good.all():
             row = int(np.flatnonzero(~is_good)[0])
             raise self._refusal(f"row {row} has reward {rewards[row]}", NUMBER)
-        for what, ends in (("terminated", terminated), ("truncated", truncated)):
-            self._check_rows(what, np.asarray(ends), "b", "True or False")
+        for what, flags in (("terminated", terminated), ("truncated", truncated)):
+            self._check_rows(what, np.asarray(flags), "b", "True or False")
         return obs, reward, terminated, truncated, info
 
     def _call(self, count: int, method: Callable, *args: Any, **kwargs: Any) -> tuple:
@@ -94,5 +94,5 @@ class Checked(VectorWrapper):
         raise self._refusal(f"row {row} has {what} {values.tolist()[row]!r} of {values.dtype}", expected)
 
     def _refusal(self, what: str, expected: str) -> UserError:
-        place = f"the environment {self.name}, step {self.steps}"
-        return UserError(f"{place}: {what}, expected {expected}: correct the environment")
+        prefix = f"the environment {self.name}, step {self.steps}"
+        return UserError(f"{prefix}: {what}, expected {expected}: correct the environment")

@@ -68,7 +68,7 @@ class Copies(VectorEnv):
         for i, (obs, _) in enumerate(results):
             self._frames[i] = obs
         self._ended[:] = False
-        return self._frames, self._batched([info for _, info in results])
+        return self._frames, self._batch_infos([info for _, info in results])
 
     def step(self, actions):
         """As `reset` returns frames."""
@@ -81,7 +81,7 @@ class Copies(VectorEnv):
             if not again[i]:
                 reward[i], terminated[i], truncated[i] = result[1:4]
         self._ended = terminated | truncated
-        return self._frames, reward, terminated, truncated, self._batched([result[-1] for result in results])
+        return self._frames, reward, terminated, truncated, self._batch_infos([result[-1] for result in results])
 
     def _each(self, calls: list[tuple[str, dict[str, Any]]]) -> list:
         """Call one method of each game, side by side if they are in processes."""
@@ -96,7 +96,7 @@ class Copies(VectorEnv):
         self._is_waiting = False
         return results
 
-    def _batched(self, infos: list[dict]) -> dict[str, Any]:
+    def _batch_infos(self, infos: list[dict]) -> dict[str, Any]:
         """One dictionary of arrays; what does not fit into arrays is left out."""
         batched: dict[str, Any] = {}
         for i, info in enumerate(infos):
@@ -141,21 +141,21 @@ class Remote:
         try:
             self.pipe.send((method, keywords))
         except OSError as error:
-            raise self._lost() from error
+            raise self._lost_error() from error
 
     def answer(self) -> Any:
         """What the game returned. A process that is gone may leave its pipe open to others: look at both."""
         try:
             if self.pipe not in wait([self.pipe, self.process.sentinel]):
-                raise self._lost()
+                raise self._lost_error()
             is_fine, result = self.pipe.recv()
         except (EOFError, OSError) as error:
-            raise self._lost() from error
+            raise self._lost_error() from error
         if not is_fine:
             raise UserError(result)
         return result
 
-    def _lost(self) -> UserError:
+    def _lost_error(self) -> UserError:
         self.process.join(1.0)
         code = self.process.exitcode or 0
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"

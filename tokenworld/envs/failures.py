@@ -1,4 +1,4 @@
-"""What went wrong in the user's own code, and where: one clause instead of a traceback."""
+"""Describe an error in the user's own code and its location: one clause instead of a traceback."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def describe(error: BaseException) -> str:
     """Return `ValueError: its first line (my_env.py:12)`: type, message, and the last line that ran in the user's own files."""
     kind = type(error).__name__
     if isinstance(error, SyntaxError):
-        return f"{kind}: {error.msg} ({_shown(error.filename or '?')}:{error.lineno})"
+        return f"{kind}: {error.msg} ({_shorten_path(error.filename or '?')}:{error.lineno})"
     text = first_line(error)
     users = [each for each in _files(error) if not each[0].startswith((OWN, *INSTALLED))]
-    place = f" ({_shown(users[-1][0])}:{users[-1][1]})" if users else ""
-    return f"{kind if text == kind else f'{kind}: {text}'}{place}"
+    location = f" ({_shorten_path(users[-1][0])}:{users[-1][1]})" if users else ""
+    return f"{kind if text == kind else f'{kind}: {text}'}{location}"
 
 
 def is_own(error: BaseException) -> bool:
@@ -33,10 +33,10 @@ def is_own(error: BaseException) -> bool:
 
 def _files(error: BaseException) -> list[tuple[str, int]]:
     """The (file, line) of each call on the way to the error, but for Python's own machinery of imports."""
-    places = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    return [(name, line) for name, line in places if not name.startswith("<")]
+    calls = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    return [(name, line) for name, line in calls if not name.startswith("<")]
 
 
-def _shown(file: str) -> str:
+def _shorten_path(file: str) -> str:
     here = os.getcwd() + os.sep
     return file.removeprefix(here)

@@ -38,14 +38,14 @@ class Game(gymnasium.Wrapper):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """Begin an episode. A seed that the game cannot hold is folded into 31 bits."""
         try:
-            result = self._seeded(seed, options)
+            result = self._reset_seeded(seed, options)
         except (Exception, SystemExit) as error:
-            raise UserError(f"{self._place('failed in reset')}: {describe(error)}") from error
+            raise UserError(f"{self._locate('failed in reset')}: {describe(error)}") from error
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
             raise self._refusal("reset()", _kind(result), "(obs, info)", NEW_API)
         return self._frame(result[0], "reset()"), result[1]
 
-    def _seeded(self, seed: int | None, options: dict[str, Any] | None):
+    def _reset_seeded(self, seed: int | None, options: dict[str, Any] | None):
         try:
             return self.env.reset(seed=seed, options=options)
         except Exception:
@@ -59,7 +59,7 @@ class Game(gymnasium.Wrapper):
         try:
             result = self.env.step(action)
         except (Exception, SystemExit) as error:
-            raise UserError(f"{self._place('failed')}: {describe(error)}") from error
+            raise UserError(f"{self._locate('failed')}: {describe(error)}") from error
         if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
             raise self._refusal("step()", _kind(result), "(obs, reward, terminated, truncated, info)", NEW_API)
         obs, reward, terminated, truncated, info = result
@@ -71,7 +71,7 @@ class Game(gymnasium.Wrapper):
         return self.observation_space, self.action_space, metadata
 
     def close(self) -> None:
-        """A game that fails to close has no more to say."""
+        """Close the game and ignore its errors."""
         with contextlib.suppress(Exception):
             super().close()
 
@@ -103,9 +103,9 @@ class Game(gymnasium.Wrapper):
         return bool(value)
 
     def _refusal(self, what: str, got: str, expected: str, todo: str) -> UserError:
-        return UserError(f"{self._place('')}: {what} is {got}, expected {expected}: {todo}")
+        return UserError(f"{self._locate('')}: {what} is {got}, expected {expected}: {todo}")
 
-    def _place(self, what: str) -> str:
+    def _locate(self, what: str) -> str:
         return f"env.id={self.id} {what} in step {self.steps} of row {self.row}".replace("  ", " ")
 
 
@@ -124,7 +124,7 @@ def _kind(value: Any) -> str:
 def try_out(game: Game) -> None:
     """One reset and one step on a copy of its own; UserError if the environment does not keep to Gymnasium's API.
 
-    Global random states are afterwards what they were.
+    Global random states are afterward what they were.
     """
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:

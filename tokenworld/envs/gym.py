@@ -51,10 +51,10 @@ def make(
     build_one = partial(build, id, max_steps=max_steps, wrappers=wrappers, kwargs=kwargs)
 
     # One is built and tried first: what is wrong with it is said at once, not by a vector of workers in the middle of a run.
-    one = Game(build_one(), id)
-    check_spaces(id, one)
-    try_out(one)
-    one.close()
+    probe = Game(build_one(), id)
+    check_spaces(id, probe)
+    try_out(probe)
+    probe.close()
     copies = Copies(partial(_build_game, build_one, id), num_envs, id=id, processes=processes)
     vector = ImageVector(copies, height=height, width=width)
     if not id.startswith("ALE/"):  # the only chance of an Atari game is outside of its random stream

@@ -1,10 +1,10 @@
 """A small world whose every probability is known: what an evaluation says of a model can be checked against the truth.
 
 A corridor of five cells with a door at its right end, an object that wanders round a ring of four places and throws a
-shadow, a vase that breaks and stays broken, a lamp without consequences that a behaviour policy obeys, and a colour that is
+shadow, a vase that breaks and stays broken, a lamp without consequences that a behavior policy obeys, and a color that is
 shown in the leftmost cell only and decides whether the door, used once, rewards or punishes. Each part tests one thing:
 slips and the object chance, object and shadow whether codes are drawn together, the vase what cannot be undone, the lamp
-confusion of cause and correlation, the colour memory. 160 states, 4 actions, frames of 6 tiles.
+confusion of cause and correlation, the color memory. 160 states, 4 actions, frames of 6 tiles.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from tokenworld.errors import UserError
 ID = "KnownWorld-v0"
 LEFT, RIGHT, STAY, USE = range(4)
 MEANINGS = ["LEFT", "RIGHT", "STAY", "USE"]
-STATE = (5, 4, 2, 2, 2)  # cell, object, vase broken?, lamp lit?, colour
-TILES = (5, 4, 4, 2, 2, 3)  # what a frame shows: cell, object, shadow, vase, lamp, colour (0: not shown)
+STATE = (5, 4, 2, 2, 2)  # cell, object, vase broken?, lamp lit?, color
+TILES = (5, 4, 4, 2, 2, 3)  # what a frame shows: cell, object, shadow, vase, lamp, color (0: not shown)
 SLIP = 0.2  # probability that a move stays where it is
 CRACK = 0.5  # probability that using the middle cell breaks the vase
 HAZARD = (0.01, 0.01, 0.01, 0.15, 0.01)  # probability that the episode ends, by cell; using the door ends it
-GOOD = 0.65  # probability that the colour is 1, for which the door gives 1; it gives -1 for 0
+GOOD = 0.65  # probability that the color is 1, for which the door gives 1; it gives -1 for 0
 VASE, DOOR = 2, 4  # the cells of the vase and the door
 SIDE = 8  # pixels of a tile; frames are 2 rows of 3 tiles
 INK = ((0, 114, 178), (230, 159, 0), (120, 84, 10), (204, 121, 167), (240, 228, 66), (213, 94, 0))  # of each tile
@@ -38,7 +38,7 @@ INK = ((0, 114, 178), (230, 159, 0), (120, 84, 10), (204, 121, 167), (240, 228, 
 class World:
     """The exact kernel. States are numbers in 0..159, `STATE` unravels them.
 
-    transition (S, A, S), given that the episode goes on or not · reward, hazard (S, A) · behaviour (S, A), a policy that goes
+    transition (S, A, S), whether or not the episode continues · reward, hazard (S, A) · behavior (S, A), a policy that goes
     right where the lamp is lit and uses the vase and the door only · start (S,) · tiles (S, 6) · states (S, 5).
     """
 
@@ -46,29 +46,29 @@ class World:
 
     def __init__(self, *, id: str = ID, max_steps: int = 40):
         if id != ID:
-            raise UserError(f"env.id={id} is no known world: did you mean {ID}?")
+            raise UserError(f"env.id={id} is not a known world: did you mean {ID}?")
         if max_steps < 1:
             raise UserError(f"env.max_steps must be at least 1, got {max_steps}: choose e.g. 40")
         self.max_steps = max_steps
         self.states = np.array(list(product(*map(range, STATE))))  # (S, 5)
         S, A = len(self.states), self.actions
         self.transition, self.reward = np.zeros((S, A, S)), np.zeros((S, A))
-        self.behaviour = np.zeros((S, A))
-        for s, (cell, ring, vase, lamp, colour) in enumerate(self.states.tolist()):
+        self.behavior = np.zeros((S, A))
+        for s, (cell, ring, vase, lamp, color) in enumerate(self.states.tolist()):
             for a in range(A):
                 for (p, c), (q, o), (r, v), lit in product(
                     _moves(cell, a), ((0.5, ring - 1), (0.5, ring + 1)), _breaks(cell, vase, a), (0, 1)
                 ):
-                    self.transition[s, a, self.index(c, o % 4, v, lit, colour)] += p * q * r * 0.5
-            self.reward[s, USE] = (2 * colour - 1) * (cell == DOOR)
+                    self.transition[s, a, self.index(c, o % 4, v, lit, color)] += p * q * r * 0.5
+            self.reward[s, USE] = (2 * color - 1) * (cell == DOOR)
             usable = cell in (VASE, DOOR)
             wish = (0.05, 0.85, 0.05, 0.05 * usable) if lamp else (0.45, 0.2, 0.2, 0.15 * usable)
-            self.behaviour[s] = np.array(wish) / sum(wish)
+            self.behavior[s] = np.array(wish) / sum(wish)
         self.hazard = np.repeat(np.array(HAZARD)[self.states[:, 0], None], A, 1)
         self.hazard[self.states[:, 0] == DOOR, USE] = 1.0
-        cell, ring, vase, lamp, colour = self.states.T
-        self.tiles = np.stack([cell, ring, ring, vase, lamp, np.where(cell == 0, colour + 1, 0)], 1)  # (S, 6)
-        start = np.where(colour == 1, GOOD, 1 - GOOD) * ((cell == 0) & (vase == 0))
+        cell, ring, vase, lamp, color = self.states.T
+        self.tiles = np.stack([cell, ring, ring, vase, lamp, np.where(cell == 0, color + 1, 0)], 1)  # (S, 6)
+        start = np.where(color == 1, GOOD, 1 - GOOD) * ((cell == 0) & (vase == 0))
         self.start = start / start.sum()
 
     def index(self, *values: int) -> int:
@@ -76,11 +76,11 @@ class World:
 
     def kernel(self, state: int, action: int) -> list[tuple[float, int, float, bool]]:
         """[(probability, next state, reward, terminated)] of everything that may come."""
-        reward, hazard, found = float(self.reward[state, action]), float(self.hazard[state, action]), []
+        reward, hazard, outcomes = float(self.reward[state, action]), float(self.hazard[state, action]), []
         for s in np.flatnonzero(self.transition[state, action]).tolist():
             p = float(self.transition[state, action, s])
-            found += [(p * (1 - hazard), s, reward, False), (p * hazard, s, reward, True)]
-        return found
+            outcomes += [(p * (1 - hazard), s, reward, False), (p * hazard, s, reward, True)]
+        return outcomes
 
     def starts(self) -> list[tuple[float, int]]:
         """[(probability, state)] in which episodes begin."""
@@ -97,8 +97,8 @@ class World:
 
     @cached_property
     def visits(self) -> np.ndarray:
-        """`visits_of` the behaviour policy."""
-        return self.visits_of(self.behaviour)
+        """`visits_of` the behavior policy."""
+        return self.visits_of(self.behavior)
 
     def visits_of(self, policy: np.ndarray) -> np.ndarray:
         """(S,) share of the steps of a policy's episodes in each state, truncation included."""
@@ -114,19 +114,19 @@ class World:
         path, alive = [], np.ones(count, bool)
         for _ in range(self.max_steps):
             action = choose(policy[state], rng)
-            ends = rng.random(count) < self.hazard[state, action]
+            terminated = rng.random(count) < self.hazard[state, action]
             after = choose(self.transition[state, action], rng)
-            path.append((state, action, after, ends, alive))
-            state, alive = after, alive & ~ends
-        states, actions, after, ends, lived = (np.stack(column, 1) for column in zip(*path, strict=True))
+            path.append((state, action, after, terminated, alive))
+            state, alive = after, alive & ~terminated
+        states, actions, after, terminated, lived = (np.stack(column, 1) for column in zip(*path, strict=True))
         return [
-            {"state": np.append(states[i, :n], after[i, n - 1]), "action": actions[i, :n], "terminated": ends[i, :n]}
+            {"state": np.append(states[i, :n], after[i, n - 1]), "action": actions[i, :n], "terminated": terminated[i, :n]}
             for i, n in enumerate(lived.sum(1))
         ]
 
 
 def draw(tiles: np.ndarray) -> np.ndarray:
-    """Tiles (..., 6) -> frames (..., 3, 16, 24) uint8: bars whose place is the value; vase, lamp and colour as fillings."""
+    """Tiles (..., 6) -> frames (..., 3, 16, 24) uint8: bars whose position is the value; vase, lamp and color as fillings."""
     tiles = np.asarray(tiles)
     frame = np.zeros((*tiles.shape[:-1], 2 * SIDE, 3 * SIDE, 3), np.uint8)
     for k, (n, ink) in enumerate(zip(TILES, INK, strict=True)):
@@ -146,7 +146,7 @@ def _glyph(tile: int, value: int, ink: tuple[int, int, int]) -> np.ndarray:
         picture[3:5, 2:-2] = 16 if value else ink
     elif tile == 4:
         picture[2:-2, 2:-2] = ink if value else (60, 60, 60)
-    elif value:  # the colour, where it is shown
+    elif value:  # the color, where it is shown
         picture[1:-1, 1:-1] = ink if value == 1 else (0, 158, 115)
     return picture
 
@@ -189,7 +189,7 @@ class KnownWorldVector(VectorEnv):
         self._rng = np.random.default_rng()
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """One random stream for all rows; without a seed it goes on."""
+        """One random stream for all rows; without a seed it continues."""
         if options:
             raise ValueError(f"no reset options are supported, got {options}")
         if seed is not None:

@@ -41,7 +41,7 @@ def make(
     ids = {f"MinAtar/{name}-v{version}": (game, version) for name, game in GAMES.items() for version in (0, 1)}
     if id not in ids:
         nearest = difflib.get_close_matches(id, sorted(ids, reverse=True), n=1, cutoff=0.0)[0]
-        raise UserError(f"env.id={id} is no MinAtar game: did you mean {nearest}?")
+        raise UserError(f"env.id={id} is not a MinAtar game: did you mean {nearest}?")
     if num_envs < 1:
         raise UserError(f"env.num_envs must be at least 1, got {num_envs}: choose e.g. 16")
     if not 0.0 <= sticky < 1.0:
@@ -89,7 +89,7 @@ class MinAtarVector(VectorEnv):
         self._length = np.zeros(self.num_envs, np.int64)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """Row i is seeded with seed + i; without a seed the games' random streams go on."""
+        """Row i is seeded with seed + i; without a seed the games' random streams continue."""
         if options:
             raise ValueError(f"no reset options are supported, got {options}")
         seed = fold(seed)

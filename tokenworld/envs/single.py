@@ -65,8 +65,8 @@ def _construct(id: str, module: str, name: str, max_steps: int | None, kwargs: d
         raise UserError(f"env.id={id} needs a package that is not installed: {first_line(error)}") from error
     except (Exception, SystemExit) as error:
         if isinstance(error, Error) and name not in gymnasium.registry:
-            raise UserError(_unregistered(id, module, name, error)) from error
-        if _returned_no_env(error):
+            raise UserError(_describe_unregistered(id, module, name, error)) from error
+        if _has_no_env(error):
             raise UserError(
                 f"env.id={id}: its entry point returned no gymnasium.Env: {first_line(error)}: "
                 f"have it return one environment; {FROM_GYM}"
@@ -75,7 +75,7 @@ def _construct(id: str, module: str, name: str, max_steps: int | None, kwargs: d
         raise UserError(f"env.id={id} cannot be constructed: {describe(cause)}{_advice(cause, kwargs)}") from error
 
 
-def _returned_no_env(error: BaseException) -> bool:
+def _has_no_env(error: BaseException) -> bool:
     """Is it Gymnasium's own complaint on what the entry point returned, not an error inside of it?"""
     frames = [frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__)]
     return isinstance(error, TypeError) and error.__cause__ is None and frames[-1] is gymnasium.make.__code__
@@ -89,7 +89,7 @@ def _advice(error: BaseException, kwargs: dict[str, Any]) -> str:
     return ": give it by env.kwargs.NAME=VALUE" if "missing" in str(error) and "required" in str(error) else ""
 
 
-def _unregistered(id: str, module: str, name: str, error: Error) -> str:
+def _describe_unregistered(id: str, module: str, name: str, error: Error) -> str:
     """The sentence on an id that Gymnasium does not know: only names that are near are suggested."""
     if isinstance(error, (VersionNotFound, DeprecatedEnv)):
         base, _, version = name.rpartition("-v")

@@ -26,7 +26,7 @@ def check_spaces(id: str, env: gymnasium.Env) -> None:
             f"(H, W), (H, W, C) or (C, H, W): {_advice(env)}"
         )
     if not isinstance(actions, Discrete):
-        raise UserError(f"env.id={id} has no discrete actions: got {actions}, expected Discrete: {_numbered(actions)}")
+        raise UserError(f"env.id={id} has no discrete actions: got {actions}, expected Discrete: {_advise_numbering(actions)}")
 
 
 def is_image(space: Space) -> bool:
@@ -41,22 +41,22 @@ def _advice(env: gymnasium.Env) -> str:
         if images and "minigrid" in type(env.unwrapped).__module__:
             return "add 'env.wrappers=[minigrid.wrappers.RGBImgPartialObsWrapper,minigrid.wrappers.ImgObsWrapper]'"
         if images:
-            return _custom(f"its image, obs[{images[0]!r}]")
+            return _advise_wrapper(f"its image, obs[{images[0]!r}]")
     if isinstance(space, Box) and len(space.shape) in (2, 3):
         if not np.issubdtype(space.dtype, np.floating):
             return f"if its values lie in 0..255, add 'env.wrappers=[{DTYPE}]'"
         rescaled = f"{{_target_: gymnasium.wrappers.RescaleObservation, min_obs: 0, max_obs: 255}}, {DTYPE}"
         if np.isfinite(space.low).all() and np.isfinite(space.high).all():
             return f"if it is a picture, add 'env.wrappers=[{rescaled}]'"
-        return _custom("the picture as bytes in 0..255")
+        return _advise_wrapper("the picture as bytes in 0..255")
     if isinstance(space, Box) and len(space.shape) > 3:
         return "leave out the wrapper that stacks frames: the world model remembers earlier frames by itself"
     if "rgb_array" in (env.metadata or {}).get("render_modes", ()):
         return f"to learn from its rendered pictures, add {RENDER}"
-    return f"{_custom('a picture of it')}; or choose an environment with pixels"
+    return f"{_advise_wrapper('a picture of it')}; or choose an environment with pixels"
 
 
-def _custom(returned: str) -> str:
+def _advise_wrapper(returned: str) -> str:
     """What a wrapper of the user's own must do."""
     return (
         "write a gymnasium.ObservationWrapper in a module of the current folder, have it set observation_space and return "
@@ -64,7 +64,7 @@ def _custom(returned: str) -> str:
     )
 
 
-def _numbered(actions: Any) -> str:
+def _advise_numbering(actions: Any) -> str:
     """What to add so that these actions are numbered."""
     if isinstance(actions, Box):
         return (

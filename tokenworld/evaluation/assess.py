@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from tokenworld.evaluation.metrics import baselines
+from tokenworld.evaluation.metrics.tokenizer_measures import kmeans_baseline
 from tokenworld.evaluation.probes.other_agent import support_of
 from tokenworld.evaluation.probes.stages import Stages
 from tokenworld.evaluation.records import Metric
@@ -20,7 +22,7 @@ from tokenworld.evaluation.report.findings import findings
 from tokenworld.evaluation.report.partial import kept, key_of
 from tokenworld.evaluation.report.verdict import verdict
 from tokenworld.evaluation.statistics.measured import absent
-from tokenworld.evaluation.tiers import fingerprint_of, held_out_of, tier_a, tier_b, tier_c
+from tokenworld.evaluation.tiers import fingerprint_of, held_out_of, tier_a, tier_b, tier_c, tokenizer_only
 
 
 def code_counts(run) -> baselines.CodeCounts:
@@ -33,6 +35,7 @@ def code_counts(run) -> baselines.CodeCounts:
 def assess(
     run, *, frames: int, budget: float, seed: int = 0, data: str | None = None, simulator=None, states: int = 200,
     policies: dict[str, Any] | None = None, only: list[str] | None = None, folder: Path | None = None, least: float = 0.0,
+    kmeans: bool = False,
 ) -> Report:  # fmt: skip
     """The evaluation of a run's world model on its held-out episodes, or on those of the folder `data` (tier A), and at
     `states` states of a `simulator` (tier B), if one is given, and on what policies earn (tier C), if `policies` is a dict
@@ -40,7 +43,9 @@ def assess(
 
     frames: about so many held-out frames · budget: seconds; a tier leaves to the next what it does not use. `only`: the
     ids that are reported. folder: of the report, where finished tiers are kept until it is written (see `partial.py`). least:
-    seconds from which on a probe gets a line of the run's log. Raises UserError where there is nothing to measure on.
+    seconds from which on a probe gets a line of the run's log. kmeans: also measure a dictionary of patches.
+
+    Raises UserError where there is nothing to measure on.
     """
     held_out = run.held_out if data is None else held_out_of(data, run.meta)
     counts = code_counts(run) if run.replay.steps else None
@@ -55,16 +60,16 @@ def assess(
 
     def measured(tier: str, measure: Callable[[], tuple]) -> tuple:
         began, stages.tier, ran = time.monotonic(), tier, []
-        found, seconds = kept(folder, key, tier, lambda: (ran.append(tier), measure())[1])
+        result, seconds = kept(folder, key, tier, lambda: (ran.append(tier), measure())[1])
         stages.end -= seconds - (time.monotonic() - began)  # the tiers after it have as much time as they had before
         if not ran:
             stages.kept()
-        return found
+        return result
 
     names = run.meta.get("action_meanings") or ()
     metrics, pictures, state = measured("A", lambda: tier_a(
         run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=each, seed=seed,
-        stages=stages, names=names,
+        stages=stages, names=names, dictionary=_dictionary(run) if kmeans else None,
     ))  # fmt: skip
     if simulator is not None:
         left = stages.left - each * (policies is not None)
@@ -83,17 +88,30 @@ def assess(
     if only is not None:
         metrics = _chosen(metrics, only)
     source = {"folder": str(data or run.out), "episodes": held_out.episodes, "steps": held_out.steps}
-    found = findings(metrics)
+    established = findings(metrics)
     return Report(
         metrics=metrics,
-        findings=found,
-        verdict=verdict(metrics, found),
+        findings=established,
+        verdict=verdict(metrics, established),
         provenance=origin | {"data": source, "seed": seed, "frames": frames},
         capabilities={"A": "held-out episodes", "B": _branched(simulator),
                       "C": "policies that play" if policies is not None else None},
         pictures=pictures,
         state=state,
     )
+
+
+def evaluate_tokenizer(run, *, frames: int, kmeans: bool = False) -> list[Metric]:
+    """The metrics of a run's tokenizer alone, on about so many held-out frames."""
+    dictionary = _dictionary(run) if kmeans else None
+    return tokenizer_only(run.world_model, run.held_out, lambda rows: run.codes(run.held_out, rows), frames=frames,
+                          dictionary=dictionary)  # fmt: skip
+
+
+def _dictionary(run) -> Callable[[Tensor], Tensor]:
+    """Frames -> those that a plain dictionary of patches makes of them, fitted on the training frames."""
+    train, tokenizer = run.replay.frames(np.arange(run.replay.rows)[None])[0], run.world_model.tokenizer
+    return lambda frames: kmeans_baseline(train, frames, tokenizer.patch, tokenizer.V, seed=run.seed)
 
 
 def _support(run):

@@ -56,10 +56,10 @@ class Metric:
         """The interval of the skill, low end first."""
         if self.ci is None or self.skill is None:
             return None
-        ends = [self._skill(end) for end in self.ci]
+        bounds = [self._skill(end) for end in self.ci]
         if self.direction == "zero" and self.ci[0] <= 0 <= self.ci[1]:
-            ends.append(self._skill(0.0))  # the best of the interval is inside it
-        return min(ends), max(ends)
+            bounds.append(self._skill(0.0))  # the best of the interval is inside it
+        return min(bounds), max(bounds)
 
     def _skill(self, value: float) -> float | None:
         if self.floor is None or self.ceiling is None or self.floor == self.ceiling:
@@ -97,7 +97,7 @@ class Scored:
     terminated: Array  # (N,) bool
     hazard: Array  # (N,) predicted probability of termination
     bits_by_action: Array | None = None  # (N, A): bits of the whole frame had each action been taken
-    behaviour: Array | None = None  # (N, A): probability that the behaviour policy gave each action, if known
+    behavior: Array | None = None  # (N, A): probability that the behavior policy gave each action, if known
     step: Array | None = None  # (N,) int: the step of the row in its episode
     state: Array | None = None  # (N,) uint64: which state it is, alike in every evaluation on the same data
     reward_probability: Array | None = None  # (N, 3): predicted probability of a negative, of no and of a positive reward
@@ -135,7 +135,7 @@ class Branches:
     terminated: Array | None = None  # (S, A, J): the probability that the episode ends with it
     reward_mean: Array | None = None  # (S, A) the model's
     hazard: Array | None = None  # (S, A) the model's
-    behaviour: Array | None = None  # (S, A) probability of each action under the policy that chose the states
+    behavior: Array | None = None  # (S, A) probability of each action under the policy that chose the states
     support: Array | None = None  # (S, A) how often training data hold this (context, action), or a density that orders alike
 
 

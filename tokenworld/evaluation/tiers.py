@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tokenworld.data.episodes import read_episodes, read_meta
 from tokenworld.data.replay import Replay
@@ -87,9 +88,11 @@ def tier_a(
     seed: int = 0,
     stages: Stages | None = None,
     names: Sequence[str] = (),
+    dictionary: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[list[Metric], dict[str, Any], np.ndarray]:
     """Metrics of tier A on about `frames` held-out frames, the arrays that pictures need, and the states (N,) that metrics
     have values of. `counts` are of training codes, `names` of the actions.
+    dictionary: frames (N, C, H, W) uint8 -> those that a plain dictionary of patches makes of them.
 
     frames, budget and seed choose the rows. A value of a row depends on the model and the row's state alone, the number of a
     row of a data set: shares of actions are those of all held-out data, the simple predictor to beat is the best one on the
@@ -110,6 +113,7 @@ def tier_a(
     with stages.probe("tokenizer"):
         reconstructions = _reconstructions(world_model, held_out, codes_of, episode, frames)
     evaluation.fill("metrics of the tokenizer", reconstructions=reconstructions)
+    _compare_with_dictionary(evaluation, reconstructions, dictionary)
 
     rows = _windows(held_out.rows, frames, world_model.backbone.context)
     steps = held_out.gather(rows, frames=False).to(device)
@@ -130,12 +134,35 @@ def tier_a(
         reason = f"the budget of {budget:.0f} s was used up before: give more, or measure fewer frames"
         return [*metrics, absent(HELD_OUT_HORIZON, reason, "skipped")], pictures, scored.state
     most = min(STARTS, max(8, frames // 8))
-    with stages.probe("imagined rollouts beside held-out episodes", HORIZON, "steps") as tick:
+    with stages.probe("imagined rollouts and held-out episodes", HORIZON, "steps") as tick:
         drift = _drift(world_model, held_out, codes_of, first, episode, data, most, seed, tick)
     if isinstance(drift, str):
         return [*metrics, absent(HELD_OUT_HORIZON, drift)], pictures, scored.state
     evaluation.fill("metrics of imagined rollouts", drift=drift)
     return metrics, pictures, scored.state
+
+
+def tokenizer_only(
+    world_model: WorldModel, held_out: Replay, codes_of: Callable[[np.ndarray], Codes], *, frames: int,
+    dictionary: Callable[[Tensor], Tensor] | None = None,
+) -> list[Metric]:  # fmt: skip
+    """The metrics of a tokenizer whose dynamics is not trained, or not whole in this process; arguments as in `tier_a`."""
+    world_model.eval()
+    episode = np.cumsum(held_out.gather(np.arange(held_out.rows)[None], frames=False)[0].first.numpy())
+    evaluation = Evaluation(Stages())
+    reconstructions = _reconstructions(world_model, held_out, codes_of, episode, frames)
+    evaluation.fill("metrics of the tokenizer", reconstructions=reconstructions)
+    _compare_with_dictionary(evaluation, reconstructions, dictionary)
+    return evaluation.metrics
+
+
+def _compare_with_dictionary(
+    evaluation: Evaluation, reconstructions: Reconstructions, dictionary: Callable[[Tensor], Tensor] | None
+) -> None:
+    if dictionary is not None:
+        decoded = dictionary(reconstructions.frames)
+        record = replace(reconstructions, decoded=decoded)
+        evaluation.fill("metrics of a dictionary of patches", dictionary_reconstructions=record)
 
 
 def tier_b(
@@ -152,7 +179,7 @@ def tier_b(
     world_model.eval()
     context = min(world_model.backbone.context, 8)
     with stages.probe("branch states of random play", states, "states") as tick:
-        places = branch_probe.places(simulator, states, context, began + budget / 6, seed, tick=tick)
+        places = branch_probe.branch_states(simulator, states, context, began + budget / 6, seed, tick=tick)
     if not places:
         reason = f"no episode of random play is longer than the {context} frames that are read before a branch"
         return [absent(KL, reason)], {}
@@ -172,7 +199,7 @@ def tier_b(
             world_model, simulator, spread, steps=HORIZON, each=FUTURES * 2, deadline=began + budget, tick=tick
         )
     is_known = isinstance(getattr(simulator, "world", None), World)  # it answers questions that no other simulator does
-    begins = np.array([place.key for place in spread[: len(rolled.real)]], np.uint64)
+    begins = np.array([branch_state.key for branch_state in spread[: len(rolled.real)]], np.uint64)
     evaluation.fill("metrics of futures", rollouts=replace(rolled, hash=begins))
     if not evaluation.has_likelihood:
         evaluation.fill("metrics of agents and histories", own_branches=None, history_pairs=None)
@@ -204,8 +231,8 @@ def _of_two_agents(mine: Branches | None, random_play: Branches) -> dict[str, Br
     """Records: branches of the run's policy and of another agent, random play; without the first, of random play alone."""
     if mine is None:
         return {"own_branches": random_play}
-    behaviour = np.full(random_play.p.shape[:2], 1 / random_play.p.shape[1])
-    return {"own_branches": mine, "other_branches": replace(random_play, behaviour=behaviour)}
+    behavior = np.full(random_play.p.shape[:2], 1 / random_play.p.shape[1])
+    return {"own_branches": mine, "other_branches": replace(random_play, behavior=behavior)}
 
 
 def tier_c(
@@ -247,10 +274,10 @@ def fingerprint_of(replay: Replay, frames: bool = True) -> str:
 
 def held_out_of(data: str, meta: dict) -> Replay:
     """The test episodes of a folder that `collect` wrote, or all where none is one. Raises UserError for another game."""
-    found = read_meta(data)
+    meta_of_data = read_meta(data)
     for key in ("env_id", "frame_shape", "action_count"):
-        if found[key] != meta[key]:
-            raise UserError(f"{data} has {key} {found[key]}, the model knows {meta[key]}: choose data of its own game")
+        if meta_of_data[key] != meta[key]:
+            raise UserError(f"{data} has {key} {meta_of_data[key]}, the model knows {meta[key]}: choose data of its own game")
     replays = {"train": Replay(), "test": Replay()}
     for episode in read_episodes(data):
         replays[episode.split].add(episode)
@@ -307,5 +334,5 @@ def _at(records: dict[str, Any], metrics: list[Metric]) -> list[Metric]:
 
 def _timed(measure: Callable[[], list[Metric]]) -> list[Metric]:
     began = time.monotonic()
-    found = measure()
-    return [replace(metric, seconds=round((time.monotonic() - began) / len(found), 3)) for metric in found]
+    metrics = measure()
+    return [replace(metric, seconds=round((time.monotonic() - began) / len(metrics), 3)) for metric in metrics]

@@ -65,23 +65,23 @@ class _GroupNorm(torch.autograd.Function):
         n, C, H, W = x.shape
         groups, m = mean.shape[1], C // mean.shape[1] * H * W
         dx = torch.empty_like(x)
-        places = [t.permute(0, 2, 3, 1).reshape(n, H * W, C) for t in (x, dy)]  # views where they are channels last
+        views = [t.permute(0, 2, 3, 1).reshape(n, H * W, C) for t in (x, dy)]  # views where they are channels last
         out = dx.permute(0, 2, 3, 1)
         mean, r = mean.float().unsqueeze(-1), r.float().unsqueeze(-1)  # (n, groups, 1)
         grad_weight, grad_bias = torch.zeros(C), torch.zeros(C)
         for i in range(0, n, _GroupNorm.FRAMES):
             part = slice(i, i + _GroupNorm.FRAMES)
-            a, b = (t[part] for t in places)  # x, dy (f, H*W, C)
+            a, b = (t[part] for t in views)  # x, dy (f, H*W, C)
             sums = b.sum(1, dtype=torch.float32).view(-1, groups, C // groups)  # of dy
             products = (b * a).sum(1, dtype=torch.float32).view(sums.shape)  # of dy x
             hats = (products - mean[part] * sums) * r[part]  # of dy x^
             grad_bias += sums.sum(0).flatten()
             grad_weight += hats.sum(0).flatten()
             g = weight.float().view(1, groups, -1)
-            one, two = ((g * t).sum(-1, keepdim=True) / m for t in (sums, hats))  # means of g dy and g dy x^
+            mean_dy, mean_hat = ((g * t).sum(-1, keepdim=True) / m for t in (sums, hats))  # means of g dy and g dy x^
             on_dy = (g * r[part]).expand(sums.shape)
-            on_x = (-two * r[part] ** 2).expand(sums.shape)
-            alone = (r[part] * (two * mean[part] * r[part] - one)).expand(sums.shape)
+            on_x = (-mean_hat * r[part] ** 2).expand(sums.shape)
+            alone = (r[part] * (mean_hat * mean[part] * r[part] - mean_dy)).expand(sums.shape)
             on_dy, on_x, alone = (t.reshape(-1, 1, C).to(x.dtype) for t in (on_dy, on_x, alone))
             torch.addcmul(torch.addcmul(alone, a, on_x), b, on_dy, out=out[part].view(b.shape))
         return dx, grad_weight.to(weight.dtype), grad_bias.to(weight.dtype), None, None

@@ -38,7 +38,7 @@ def attend_ring(
     if L > QUERIES or qkv.device.type != "cpu" or qkv.dtype != keys.dtype or (torch.is_grad_enabled() and qkv.requires_grad):
         return None
     inputs = [qkv, cos, sin, mask, keys, values]
-    library = compiled()
+    library = load_library()
     if library is None or any(x.dtype != qkv.dtype or not x.is_contiguous() for x in inputs):
         return None
     function = {torch.float32: library.attend_float, torch.bfloat16: library.attend_bf16}.get(qkv.dtype)
@@ -54,7 +54,7 @@ def attend_ring(
 
 
 @functools.cache
-def compiled() -> ctypes.CDLL | None:
+def load_library() -> ctypes.CDLL | None:
     """The library, from the user's cache or compiled now (a second); None without a compiler that can."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if os.environ.get("TOKENWORLD_NATIVE") == "0" or compiler is None or not sys.platform.startswith("linux"):
@@ -66,18 +66,18 @@ def compiled() -> ctypes.CDLL | None:
                 with contextlib.suppress(OSError):  # a damaged one is compiled again
                     return ctypes.CDLL(str(path))
             if path is not None or not kept:
-                return _compiled_now(compiler, path)
+                return _compile(compiler, path)
     return None
 
 
-def _compiled_now(compiler: str, path: Path | None) -> ctypes.CDLL:
+def _compile(compiler: str, path: Path | None) -> ctypes.CDLL:
     """Compile and load in a private folder; then keep at `path`, if there is one. In two steps: -ffast-math at the link would
     have every thread of the process flush small numbers."""
     with tempfile.TemporaryDirectory(dir=path and path.parent) as folder:
-        made, linked = Path(folder) / "native.o", Path(folder) / "native.so"
+        compiled_object, linked = Path(folder) / "native.o", Path(folder) / "native.so"
         quiet = dict(check=True, capture_output=True, timeout=120)
-        subprocess.run([compiler, *FLAGS, "-c", str(SOURCE), "-o", str(made)], **quiet)
-        subprocess.run([compiler, "-shared", "-fopenmp", str(made), "-o", str(linked), "-lm"], **quiet)
+        subprocess.run([compiler, *FLAGS, "-c", str(SOURCE), "-o", str(compiled_object)], **quiet)
+        subprocess.run([compiler, "-shared", "-fopenmp", str(compiled_object), "-o", str(linked), "-lm"], **quiet)
         linked.chmod(0o700)
         library = ctypes.CDLL(str(linked))
         if path is not None:
@@ -87,8 +87,8 @@ def _compiled_now(compiler: str, path: Path | None) -> ctypes.CDLL:
 
 def _fingerprint(compiler: str) -> str:
     """Of all that the machine code depends on: a home folder may be shared by machines that differ."""
-    told = [SOURCE.read_text(), *FLAGS, compiler, platform.machine()]
+    inputs = [SOURCE.read_text(), *FLAGS, compiler, platform.machine()]
     with contextlib.suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        told += sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
-    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+        inputs += sorted({line for line in lines if line.startswith(("flags", "Features", "model name"))})
+    return hashlib.sha256("\n".join(inputs).encode()).hexdigest()[:16]

@@ -24,7 +24,7 @@ from tokenworld.policies.returns import ReturnScale, lambda_return
 
 @dataclass(frozen=True)
 class PolicyBatch:
-    """An imagined trajectory with what it teaches, fixed before the first update: everything without gradient."""
+    """An imagined trajectory with its returns and advantages, fixed before the first update: everything without gradient."""
 
     seen: Any  # what the network reads, H+1 steps
     carry: Any
@@ -89,12 +89,12 @@ class ActorCritic(nn.Module, Part):
 
     @torch.no_grad()
     def follow(self, view: View, carry: Any) -> Any:
-        """Only carry the memory on: burn-in on what was seen before a dream."""
+        """Only update the memory: burn-in on the steps before an imagined rollout."""
         return self.network(self.network.read_view(view), carry)[1]
 
     @torch.no_grad()
     def batch_of(self, imagined) -> PolicyBatch:
-        """Returns and advantages of a `Trajectory`, before anything is learnt from it."""
+        """Returns and advantages of a `Trajectory`, before anything is learned from it."""
         seen = self.network.read_trajectory(imagined)
         features = self.network.forward_sequence(seen, imagined.carry)  # (B, H+1, F)
         value = self.critic(features).squeeze(-1)
@@ -147,7 +147,7 @@ class ActorCritic(nn.Module, Part):
 
     @torch.no_grad()
     def track(self) -> None:
-        """Move the target critic, after each optimiser step."""
+        """Move the target critic, after each optimizer step."""
         if self.slow is not None:
             for slow, fast in zip(
                 self.slow.parameters(), nn.ModuleList([self.network, self.critic]).parameters(), strict=True

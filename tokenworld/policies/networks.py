@@ -132,7 +132,7 @@ class CodesNetwork(nn.Module, Part):
 
 
 class CodesAndHNetwork(nn.Module, Part):
-    """Codes as in CodesNetwork, beside the h that predicted them: memory without pixels, as STORM's policy has it."""
+    """Codes as in CodesNetwork, together with the h that predicted them: memory without pixels, as STORM's policy has it."""
 
     needs_pixels, needs_h = False, True
 

@@ -1,4 +1,4 @@
-"""Planning in the dream: random shooting and the cross-entropy method over action sequences (PETS, arXiv:1805.12114;
+"""Planning in imagined rollouts: random shooting and the cross-entropy method over action sequences (PETS, arXiv:1805.12114;
 PlaNet, arXiv:1811.04551, algorithm 2).
 
 Faithful: receding horizon, refitting to the elites, the first action of the last distribution. Different: actions are
@@ -77,7 +77,7 @@ class Planner(nn.Module, Part):
         most = torch.full((B,), -torch.inf, device=noise.device)
         best = plan.argmax(-1)  # (B, H)
         for _ in range(self.iterations):
-            # a row draws from its own generator: its plan does not depend on the rows beside it
+            # a row draws from its own generator: its plan does not depend on the other rows
             drawn = torch.stack([torch.rand(S, H, self.K + 1, generator=g, device=noise.device) for g in generators])
             logits = plan.log().unsqueeze(1).expand(B, S, H, self.A)
             actions = sample_categorical(logits, drawn[..., self.K])  # (B, S, H)
@@ -93,7 +93,7 @@ class Planner(nn.Module, Part):
         return plan, best
 
     def loss(self, imagined: Any) -> Losses:
-        raise UserError("a planner has nothing to train, got a dream to learn from: use it to play, score RUN policy=cem")
+        raise UserError("a planner has no weights to train, got an imagined rollout: use it to act, score RUN policy=cem")
 
     def updates(self, imagined: Any, generator: torch.Generator, loss: Any = None):
         return self.loss(imagined)

@@ -38,7 +38,7 @@ def check(sinks: Sequence[str | dict] | None) -> None:
 
 
 def open_sinks(sinks: Sequence[str | dict] | None, *, folder: Path, recipe: dict[str, Any], step: int) -> list[Sink]:
-    """The sinks of a run that writes to `folder`. step: where a resumed run goes on. Raises UserError for one that fails."""
+    """The sinks of a run that writes to `folder`. step: where a resumed run continues. Raises UserError for one that fails."""
     opened = []
     for section in _sections(sinks):
         try:
@@ -47,7 +47,7 @@ def open_sinks(sinks: Sequence[str | dict] | None, *, folder: Path, recipe: dict
             raise
         except Exception as error:  # whatever its package does: no account, no network
             raise UserError(f"the sink {section['_target_']} cannot be opened ({type(error).__name__}: {first_line(error)}):"
-                            f" remove it from {KEY}, or do what it asks for") from error  # fmt: skip
+                            f" remove it from {KEY}, or correct the error") from error  # fmt: skip
     return opened
 
 
@@ -57,7 +57,7 @@ def run_name(folder: Path) -> str:
 
 
 def _sections(sinks: Sequence[str | dict] | None) -> list[dict[str, Any]]:
-    found = []
+    sections = []
     for entry in sinks or ():
         if isinstance(entry, str) and entry not in SHORT:
             near = difflib.get_close_matches(entry, SHORT, n=1, cutoff=0.5)
@@ -66,8 +66,8 @@ def _sections(sinks: Sequence[str | dict] | None) -> list[dict[str, Any]]:
         section = {"_target_": SHORT[entry]} if isinstance(entry, str) else entry
         if not isinstance(section.get("_target_"), str):
             raise UserError(f"{KEY} has an entry without a _target_, {section!r}: write {{_target_: {SHORT['trackio']}}}")
-        found.append(section)
-    return found
+        sections.append(section)
+    return sections
 
 
 def _is_installed(package: str) -> bool:

@@ -10,8 +10,8 @@ from tokenworld.errors import UserError
 
 
 class TensorBoard:
-    """Writes beside the run's other files. What an interrupted run had logged after the checkpoint that it continues from is
-    hidden. Raises UserError where a link is in the place of its folder."""
+    """Writes next to the run's other files. What an interrupted run had logged after the checkpoint that it continues from is
+    hidden. Raises UserError for a link instead of its folder."""
 
     package = "tensorboard"
 
@@ -20,7 +20,7 @@ class TensorBoard:
 
         target = folder / "tensorboard"
         if target.is_symlink():
-            raise UserError(f"{target} is a link, nothing is written through it: remove it")
+            raise UserError(f"{target} is a link, links are not written through: remove it")
         self.writer = SummaryWriter(str(target), purge_step=step + 1 if step else None)
 
     def log(self, numbers: dict[str, float], step: int) -> None:

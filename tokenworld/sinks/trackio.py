@@ -11,7 +11,7 @@ from tokenworld.sinks.opening import run_name
 
 
 class Trackio:
-    """A resumed run continues the one that it was; epochs that it repeats are there twice. Its database is not in the run
+    """A resumed run continues the one that it was; epochs that it repeats occur twice. Its database is not in the run
     but where trackio keeps all of the user's (TRACKIO_DIR). With TRACKIO_SPACE_ID it logs to a Hugging Face Space instead."""
 
     package = "trackio"

@@ -1,6 +1,6 @@
 """Checkpoints that survive a kill at any moment: weights as safetensors, the rest in a file that runs no code.
 
-    NAME.safetensors (one per module) · shards/ (of a module that no process holds whole) · state.pt (optimisers, counters,
+    NAME.safetensors (one per module) · shards/ (of a module that no process holds whole) · state.pt (optimizers, counters,
     RNG) · manifest.json (sizes, sha256)
 
 Written into a sibling folder, synced, then renamed; the old checkpoint goes last. Between the two renames the names
@@ -33,7 +33,7 @@ MANIFEST, STATE, WEIGHTS = "manifest.json", "state.pt", ".safetensors"
 SHARDS = "shards"  # a folder of files that several processes wrote
 FORMAT = 1
 TRIES, PAUSE = 20, 0.02  # how often a checkpoint is read that another process replaces meanwhile; seconds between
-LISTED = forms.record(files=forms.mapped(forms.record(bytes=forms.whole(), sha256=forms.text)))
+LISTED = forms.record(files=forms.mapping_of(forms.record(bytes=forms.whole(), sha256=forms.text)))
 
 
 def save(
@@ -42,7 +42,7 @@ def save(
     state: dict[str, Any],
     shards: Callable[[Path], None] | None = None,
 ) -> None:
-    """Replace the checkpoint at `dir`. state: numbers, text, lists, dicts, tensors (optimiser states, `rng_state()`).
+    """Replace the checkpoint at `dir`. state: numbers, text, lists, dicts, tensors (optimizer states, `rng_state()`).
     `shards` writes files of its own, safetensors too, into the folder that it is given.
 
     Raises UserError where the disk refuses; the old checkpoint is intact then.
@@ -67,20 +67,20 @@ def save(
 def _fill(new: Path, modules: dict, state: dict[str, Any], shards: Callable[[Path], None] | None) -> None:
     """All files of a checkpoint into a folder of its own; the manifest comes last, its presence means complete."""
     new.mkdir(parents=True)
-    listed: dict[str, dict] = {}
+    entries: dict[str, dict] = {}
     for name, module in modules.items():
         tensors = module.state_dict() if isinstance(module, nn.Module) else module
         # safetensors refuses tensors that share memory (tied weights): each gets its own copy
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        _write(new, name + WEIGHTS, to_safetensors(tensors), listed)
+        _write(new, name + WEIGHTS, to_safetensors(tensors), entries)
     if shards is not None:
         shards(new / SHARDS)
         for path in sorted((new / SHARDS).iterdir()):
-            listed[f"{SHARDS}/{path.name}"] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+            entries[f"{SHARDS}/{path.name}"] = {"bytes": path.stat().st_size, "sha256": _sha256(path)}
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    _write(new, STATE, buffer.getvalue(), listed)
-    _write(new, files.TEMPORARY + MANIFEST, json.dumps({"format": FORMAT, "files": listed}, indent=1).encode(), {})
+    _write(new, STATE, buffer.getvalue(), entries)
+    _write(new, files.TEMPORARY + MANIFEST, json.dumps({"format": FORMAT, "files": entries}, indent=1).encode(), {})
     (new / (files.TEMPORARY + MANIFEST)).rename(new / MANIFEST)
     files.sync(new)
 
@@ -112,7 +112,7 @@ def _load(dir: Path) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         if name.startswith(f"{SHARDS}/"):
             _verify(path, expected)
             continue
-        content = _verified(path, expected)
+        content = _read_verified(path, expected)
         if name == STATE:
             try:
                 state = safe_load.load(content)
@@ -179,10 +179,10 @@ def _identity(dir: Path) -> tuple | None:
         return None
 
 
-def _write(folder: Path, name: str, content: bytes, listed: dict[str, dict]) -> None:
+def _write(folder: Path, name: str, content: bytes, entries: dict[str, dict]) -> None:
     (folder / name).write_bytes(content)
     files.sync(folder / name)
-    listed[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    entries[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def _read_manifest(dir: Path) -> dict[str, Any]:
@@ -204,14 +204,14 @@ def _manifest(dir: Path) -> dict[str, dict]:
     forms.check(manifest, LISTED, path)
     for name in manifest["files"]:
         if Path(name).name != name.removeprefix(f"{SHARDS}/") or not name.endswith((WEIGHTS, STATE)):
-            raise UserError(f"{path} names files outside the checkpoint, {weights.shown(name)}: it was not written by"
+            raise UserError(f"{path} names files outside the checkpoint, {weights.shorten(name)}: it was not written by"
                             " tokenworld, restore it from a copy")  # fmt: skip
     if STATE not in manifest["files"]:
         raise UserError(f"{path} lists no {STATE}: the checkpoint is incomplete, restore it from a copy")
     return manifest["files"]
 
 
-def _verified(path: Path, expected: dict) -> bytes:
+def _read_verified(path: Path, expected: dict) -> bytes:
     """The bytes of a file, read once: those that were checked, also if it is replaced meanwhile."""
     _check_size(path, expected)
     content = path.read_bytes()
@@ -232,8 +232,8 @@ def _check_size(path: Path, expected: dict) -> None:
         raise UserError(f"{path} is truncated: expected {expected['bytes']} bytes, got {size}, restore it from a copy")
 
 
-def _check_sum(path: Path, found: str, expected: dict) -> None:
-    if found != expected["sha256"]:
+def _check_sum(path: Path, digest: str, expected: dict) -> None:
+    if digest != expected["sha256"]:
         raise UserError(f"{path} is corrupt: its checksum is not the one in {MANIFEST}, restore it from a copy")
 
 

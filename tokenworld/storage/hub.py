@@ -13,22 +13,22 @@ from tokenworld.storage.model_folder import FILES
 
 def find(source: Path | str, **asked: Any) -> Path:
     """The folder of a model: `source` itself, or a hub id's files on this disk, fetched if need be. asked: as in
-    `downloaded`. Raises UserError."""
-    path = files.given_path("the model", source)
+    `download`. Raises UserError."""
+    path = files.check_path("the model", source)
     if path.is_dir():
         return path
     for key in asked.keys() - {"revision", "token", "cache_dir", "local_files_only"}:
         raise UserError(f"from_pretrained takes revision, token, cache_dir and local_files_only of a hub's model, got {key}")
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source).startswith((".", "/")):
-        raise UserError(f"{source} is no folder and no hub id: expected a folder that `tokenworld export` wrote, or user/name")
-    label = f"{source}, which is no folder,"
-    return Path(downloaded(str(source), list(FILES), label, "give the folder of a model on this disk", **asked))
+        raise UserError(f"{source} is neither a folder nor a hub id: expected a folder from `tokenworld export`, or user/name")
+    label = f"{source}, which is not a folder,"
+    return Path(download(str(source), list(FILES), label, "give the folder of a model on this disk", **asked))
 
 
-def downloaded(id: str, wanted: list[str], label: str, otherwise: str, **asked: Any) -> str:
+def download(id: str, wanted: list[str], label: str, otherwise: str, **asked: Any) -> str:
     """The folder of a hub id's files: from the local cache if they are there, else fetched. asked: revision, token, cache_dir,
-    local_files_only, as the hub's own functions take them. Raises UserError, at once, if they cannot be had: `label` is what
-    it calls the model, `otherwise` what else the user can do."""
+    local_files_only, as the hub's own functions take them. Raises UserError at once if they are not available: `label` is
+    the name of the model in it, `otherwise` its advice."""
     from huggingface_hub import HfApi, constants, snapshot_download
 
     local = asked.pop("local_files_only", False)
@@ -51,7 +51,7 @@ def downloaded(id: str, wanted: list[str], label: str, otherwise: str, **asked: 
 
 
 def push(folder: Path, repo: str, *, private: bool = False, token: str | None = None) -> str:
-    """Upload a model's folder to the hub id `repo`, made if it is not there -> its address. Raises UserError."""
+    """Upload a model's folder to the hub id `repo`, created if it does not exist -> its address. Raises UserError."""
     from huggingface_hub import HfApi, constants
 
     advice = "log in by `hf auth login` with a token that may write, and name it user/name"

@@ -1,10 +1,10 @@
-"""A trained model as a folder for others, on this disk or on the Hugging Face hub. Here are its files; what they mean is said
-by `WorldModel.save_pretrained` and `Agent.save_pretrained`.
+"""A trained model as a folder for others, on this disk or on the Hugging Face hub. These are its files; see also
+`WorldModel.save_pretrained` and `Agent.save_pretrained`.
 
-    config.json           library, format, and what the model says of itself: parts, frames, actions, figures
+    config.json           library, format, and the description of the model: parts, frames, actions, figures
     model.safetensors     the world model's weights, each named after its part
     policy.safetensors    the policy's, where there is one
-    starts.safetensors    real moments to begin dreams at, where there are any
+    starts.safetensors    real moments to start dreams from, where there are any
     README.md             the model card
 
 Nothing of it is executed: weights are tensors, and the classes that config.json names are resolved by `config.resolve`.
@@ -27,7 +27,7 @@ from tokenworld import files, origins
 from tokenworld.config import saved, schema, targets
 from tokenworld.config.renamed import with_new_keys
 from tokenworld.errors import UserError, first_line
-from tokenworld.forms import check, listed, mapped, maybe, number, plain, record, tensor, text, whole
+from tokenworld.forms import check, list_of, mapping_of, maybe, number, plain, record, tensor, text, whole
 from tokenworld.interfaces import Steps
 from tokenworld.storage import weights
 from tokenworld.storage.weights import Stored
@@ -35,18 +35,18 @@ from tokenworld.storage.weights import Stored
 CONFIG, WEIGHTS, CARD, FORMAT = "config.json", "model.safetensors", "README.md", 1
 FILES = (CONFIG, WEIGHTS, "policy.safetensors", "starts.safetensors", CARD)
 SIDE, COUNT = whole(1, 2**16), whole(1, 2**31)
-SCORE = record(return_mean=number, return_ci95=listed(number, 2), episodes=whole(), random_return_mean=number)
-METRIC = record(id=text, name=text, value=number, unit=text, alias=maybe(text), ci=maybe(listed(number, 2)))
-TOLD = record(  # what a config.json says; its parts are compared with their constructors later
-    parts=mapped(mapped(plain)),
-    frame=listed(SIDE, 3),
+SCORE = record(return_mean=number, return_ci95=list_of(number, 2), episodes=whole(), random_return_mean=number)
+METRIC = record(id=text, name=text, value=number, unit=text, alias=maybe(text), ci=maybe(list_of(number, 2)))
+CONFIG_FORM = record(  # what a config.json says; its parts are compared with their constructors later
+    parts=mapping_of(mapping_of(plain)),
+    frame=list_of(SIDE, 3),
     actions=COUNT,
-    shapes=record(frame=listed(SIDE, 3), actions=COUNT, grid=listed(COUNT), codes=COUNT, vocab_size=COUNT, dim=COUNT),
-    action_meanings=maybe(listed(text)),
-    score_env=maybe(mapped(plain)),
-    training=maybe(mapped(mapped(plain))),
+    shapes=record(frame=list_of(SIDE, 3), actions=COUNT, grid=list_of(COUNT), codes=COUNT, vocab_size=COUNT, dim=COUNT),
+    action_meanings=maybe(list_of(text)),
+    score_env=maybe(mapping_of(plain)),
+    training=maybe(mapping_of(mapping_of(plain))),
     figures=maybe(
-        record(score=maybe(SCORE), env_steps=maybe(whole()), verdict=maybe(text), metrics=maybe(listed(METRIC)))
+        record(score=maybe(SCORE), env_steps=maybe(whole()), verdict=maybe(text), metrics=maybe(list_of(METRIC)))
     ),
 )
 MEMORY = 2**30  # bytes of keys and values that any model may have of one game
@@ -56,23 +56,23 @@ FORMS = {"obs": tensor(5, torch.uint8), "action": tensor(2, torch.int64), "rewar
 def save(dir: Path | str, config: dict[str, Any], tensors: dict[str, dict[str, Tensor]], card: str) -> None:
     """Write a model's folder; tensors: {"model": {...}, "policy": {...}, "starts": {...}}, the last two optional.
 
-    Every file is written beside its place first: a folder that was there stays whole if the disk refuses. Raises UserError
+    Every file is first written next to its path: a folder that was there stays whole if the disk refuses. Raises UserError
     then, and where the folder holds something else than a model.
     """
-    dir = files.given_path("dir", dir)
+    dir = files.check_path("dir", dir)
     if not _is_free(dir) and not (dir.is_dir() and _ours(dir / CONFIG)):
-        raise UserError(f"{dir} exists and is no model's folder, nothing is overwritten: choose another one")
+        raise UserError(f"{dir} exists and is not a model folder, no file was overwritten: choose another one")
     texts = {CONFIG: json.dumps({"library": "tokenworld", "format": FORMAT, **config}, indent=1) + "\n", CARD: card}
-    contents = {name: files.encoded(text) for name, text in texts.items()}
+    contents = {name: files.encode(text) for name, text in texts.items()}
     for name, each in tensors.items():
         own = {key: value.detach().cpu().contiguous().clone() for key, value in each.items()}  # tied ones get their own
         contents[f"{name}.safetensors"] = to_safetensors(own, metadata={"format": "pt"})
     with contextlib.ExitStack() as stack:  # renamed in reverse order: the config, whose folder it is, first, the weights last
         names = sorted(contents, key=lambda name: (name == CONFIG, name != WEIGHTS))
-        places = {name: stack.enter_context(files.replacing(dir / name)) for name in names}
-        for name, place in places.items():
+        temporaries = {name: stack.enter_context(files.replacing(dir / name)) for name in names}
+        for name, temporary in temporaries.items():
             with files.writing(dir):
-                place.write_bytes(contents[name])
+                temporary.write_bytes(contents[name])
     with files.writing(dir):
         for name in set(FILES) - set(contents):
             (dir / name).unlink(missing_ok=True)  # of the model that this one replaces
@@ -85,16 +85,17 @@ def save_model(
 ) -> None:
     """Write the folder of a world model, see `WorldModel.save_pretrained`. Raises UserError."""
     if not model.config:
-        raise UserError("this world model was put together by hand, so no config says how: make it by from_config")
+        raise UserError("this world model was not built from a config, so it cannot be saved: build it with"
+                        " WorldModel.from_config")  # fmt: skip
     if policy is not None:
         section = model.config["parts"].get("policy")
-        made = None if section is None else targets.resolve(section["_target_"])
-        if made is None or isinstance(made, type) and not isinstance(policy, made):
+        policy_class = None if section is None else targets.resolve(section["_target_"])
+        if policy_class is None or isinstance(policy_class, type) and not isinstance(policy, policy_class):
             raise UserError(f"the model's config names {section and section['_target_']} as its policy, got a"
                             f" {type(policy).__name__}: save the policy of its run, or the world model alone")  # fmt: skip
     parts = {name: section for name, section in model.config["parts"].items() if name != "policy" or policy is not None}
     parts["backbone"] = parts["backbone"] | (model.backbone.portable() or {})
-    told = model.config | {
+    config = model.config | {
         "parts": parts,
         "frame": list(model.shapes.frame),
         "actions": model.shapes.actions,
@@ -108,37 +109,37 @@ def save_model(
         tensors["policy"] = policy.state_dict()
     if starts is not None:
         tensors["starts"] = to_tensors(starts)
-    save(dir, told, tensors, card(told, counts))
+    save(dir, config, tensors, card(config, counts))
 
 
 def load_model(make: Any, folder: Path, *, trust_remote_code: bool) -> Any:
     """The world model in a folder, on the CPU; make: the class `WorldModel`, see its `from_pretrained`. Raises UserError."""
-    told = read(folder)
-    code = {"parts": told["parts"], "score_env": told.get("score_env")}
+    config = read(folder)
+    code = {"parts": config["parts"], "score_env": config.get("score_env")}
     if trust_remote_code:
         origins.trust(code)
     origins.check(code, folder / CONFIG)
     for name in targets.PARTS:
-        if name in told["parts"] or name not in ("env", "policy"):
-            schema.check_section(told["parts"], name)
-    changes = told.get("score_env") or {}
+        if name in config["parts"] or name not in ("env", "policy"):
+            schema.check_section(config["parts"], name)
+    changes = config.get("score_env") or {}
     if not isinstance(changes, dict) or "_target_" in changes:
         raise UserError(f"{folder / CONFIG} says score_env {changes}, expected keywords of its env: restore it from a copy")
-    sizes = {"frame": tuple(told["frame"]), "actions": told["actions"]}
-    weights_of = stored(folder / WEIGHTS)
+    sizes = {"frame": tuple(config["frame"]), "actions": config["actions"]}
+    weights_of = read_weights(folder / WEIGHTS)
 
-    def check_said(model: Any) -> None:
+    def check_shapes(model: Any) -> None:
         for key, value in asdict(model.shapes).items():
-            said = told["shapes"].get(key)
-            if said != (list(value) if isinstance(value, tuple) else value):
-                raise UserError(f"{folder / CONFIG} says {key} {said}, but its parts make {key} {value}: weights of"
+            recorded = config["shapes"].get(key)
+            if recorded != (list(value) if isinstance(value, tuple) else value):
+                raise UserError(f"{folder / CONFIG} says {key} {recorded}, but its parts make {key} {value}: weights of"
                                 " another tokenizer or backbone do not fit, restore the file from a copy")  # fmt: skip
 
-    check_sizes(make, told["parts"], weights_of, **sizes, check=check_said)
-    model = make.from_config(told["parts"], **sizes)
-    check_said(model)
+    check_sizes(make, config["parts"], weights_of, **sizes, check=check_shapes)
+    model = make.from_config(config["parts"], **sizes)
+    check_shapes(model)
     weights_of.load_into(model)
-    model.config = {key: value for key, value in told.items() if key not in ("library", "format")}
+    model.config = {key: value for key, value in config.items() if key not in ("library", "format")}
     return model
 
 
@@ -184,10 +185,10 @@ def is_model(folder: Path | str) -> bool:
 def _ours(path: Path) -> bool:
     """Other libraries, too, call their file config.json."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(told, dict) and told.get("library") == "tokenworld"
+    return isinstance(config, dict) and config.get("library") == "tokenworld"
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -200,22 +201,22 @@ def read(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({first_line(error)}): restore it from a copy") from None
     if not isinstance(config, dict) or config.get("library") != "tokenworld":
-        raise UserError(f"{path} is not of a tokenworld model: expected a folder that `tokenworld export` wrote")
+        raise UserError(f"{path} is not the config of a tokenworld model: expected a folder that `tokenworld export` wrote")
     check(config, record(format=whole()), path)
     if config["format"] != FORMAT:
         raise UserError(f"{path} has format {config['format']}, this version reads {FORMAT}: update tokenworld")
-    check(config, TOLD, path)
+    check(config, CONFIG_FORM, path)
     return config | {"parts": with_new_keys(config["parts"])}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, in which a key that is there twice could mean either."""
+    """Read a JSON object; duplicate keys are refused because they are ambiguous."""
     if len(dict(pairs)) < len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return dict(pairs)
 
 
-def stored(path: Path, part: str | None = None) -> Stored:
+def read_weights(path: Path, part: str | None = None) -> Stored:
     """The weights in a file of a model's folder. part: what they are all of; None: what tensors' names begin with.
 
     Raises UserError for a file that is missing or damaged.
@@ -231,24 +232,24 @@ def to_tensors(steps: Steps) -> dict[str, Tensor]:
 
 
 def read_starts(folder: Path) -> Steps | None:
-    """Moments to begin a dream at, Steps (N, T), if the model has any. Raises UserError for a damaged file."""
+    """Read moments to start a dream from, Steps (N, T), if the model has any. Raises UserError for a damaged file."""
     path = folder / "starts.safetensors"
     if not path.is_file():
         return None
-    told, found = read(folder), weights.read(path)
-    check(found, record(**{f.name: FORMS.get(f.name, tensor(2, torch.bool)) for f in fields(Steps)}), path)
-    N, T, *frame = found["obs"].shape
-    wrong = [f.name for f in fields(Steps) if found[f.name].shape[:2] != (N, T)]
-    if wrong or frame != told["frame"] or not N or not T:
-        raise UserError(f"{path} is damaged, it has frames {N} x {T} x {tuple(frame)}, expected {tuple(told['frame'])}"
+    config, tensors = read(folder), weights.read(path)
+    check(tensors, record(**{f.name: FORMS.get(f.name, tensor(2, torch.bool)) for f in fields(Steps)}), path)
+    N, T, *frame = tensors["obs"].shape
+    wrong = [f.name for f in fields(Steps) if tensors[f.name].shape[:2] != (N, T)]
+    if wrong or frame != config["frame"] or not N or not T:
+        raise UserError(f"{path} is damaged, it has frames {N} x {T} x {tuple(frame)}, expected {tuple(config['frame'])}"
                         f"{f' and as many of {wrong[0]}' if wrong else ''}: restore it from a copy")  # fmt: skip
-    low, high = int(found["action"].min()), int(found["action"].max())
-    if low < 0 or high >= told["actions"]:
-        raise UserError(f"{path} is damaged, it has actions from {low} to {high}, expected 0..{told['actions'] - 1}: restore it"
-                        " from a copy")  # fmt: skip
-    if weights.not_finite(found["reward"]):
+    low, high = int(tensors["action"].min()), int(tensors["action"].max())
+    if low < 0 or high >= config["actions"]:
+        raise UserError(f"{path} is damaged, it has actions from {low} to {high}, expected 0..{config['actions'] - 1}: restore"
+                        " it from a copy")  # fmt: skip
+    if weights.count_not_finite(tensors["reward"]):
         raise UserError(f"{path} is damaged, it has rewards that are NaN or infinite: restore it from a copy")
-    return Steps(**{f.name: found[f.name] for f in fields(Steps)})
+    return Steps(**{f.name: tensors[f.name] for f in fields(Steps)})
 
 
 def card(config: dict[str, Any], parameters: dict[str, int]) -> str:
@@ -291,7 +292,7 @@ def card(config: dict[str, Any], parameters: dict[str, int]) -> str:
             "",
         ]
     if figures.get("metrics"):
-        lines += [f"> {figures['verdict']}", "", "| metric | value | 95 % interval | unit |", "|---|---|---|---|"]
+        lines += [f"> {figures['verdict']}", "", "| metric | value | 95% interval | unit |", "|---|---|---|---|"]
         for metric in figures["metrics"]:
             low, high = metric["ci"] if metric.get("ci") else (None, None)
             between = "" if low is None else f"{low:.4g} to {high:.4g}"

@@ -1,4 +1,4 @@
-"""`torch.load` for a file that somebody sent: plain values and tensors, no code, and no more memory than the file is long.
+"""`torch.load` for a file of unknown origin: plain values and tensors, no code, and no more memory than the file is long.
 
 A file of `torch.save` is a zip archive whose members are stored as they are: one pickle, and the bytes of each tensor. Before
 it is opened, compressed members (a few bytes could become gigabytes) and pickles that name anything but tensors are refused.

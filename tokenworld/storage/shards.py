@@ -1,7 +1,7 @@
-"""A dynamics model that does not fit one device: FSDP2 keeps a part of every weight, gradient and optimiser state per rank.
+"""A dynamics model that does not fit one device: FSDP2 keeps a part of every weight, gradient and optimizer state per rank.
 
 `fully_shard` (Zhao et al. 2023, arXiv:2304.11277, in its second form) gathers the weights of a block when it computes and
-forgets them after. A sharded model learns; it is scored and dreamt in from its checkpoint, by processes that hold it whole.
+forgets them after. A sharded model learns; scores and imagined rollouts use its checkpoint, by processes that hold it whole.
 The checkpoint is one safetensors file per rank, and any number of ranks, one included, reads it.
 """
 
@@ -31,10 +31,15 @@ FLAT = StateDictOptions(flatten_optimizer_state_dict=True)
 
 
 def shard(
-    modules: nn.ModuleList, device: torch.device, whole: Optimizer | None = None, made: Callable[[], Optimizer] | None = None
+    modules: nn.ModuleList,
+    device: torch.device,
+    whole: Optimizer | None = None,
+    make_optimizer: Callable[[], Optimizer] | None = None,
 ) -> None:
-    """Shard [backbone, decoding, heads ...] in place: each block of the backbone, and each of the others as a whole. All
-    ranks together. `whole`: their optimiser until now, whose state the one that `made()` makes afterwards goes on from."""
+    """Shard [backbone, decoding, heads ...] in place: each block of the backbone, and each of the others as a whole.
+
+    All ranks call it together. `whole`: their optimizer until now; the one that `make_optimizer()` builds takes over its state.
+    """
     distributed.broadcast_parameters(modules)
     state = get_optimizer_state_dict(modules, whole) if whole is not None else None
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")  # of a view that we do not write into
@@ -48,42 +53,42 @@ def shard(
     for name in ("loss", "start", "step"):
         register_fsdp_forward_method(decoding, name)
     if state is not None:
-        set_optimizer_state_dict(modules, made(), state, options=StateDictOptions(full_state_dict=True))
+        set_optimizer_state_dict(modules, make_optimizer(), state, options=StateDictOptions(full_state_dict=True))
 
 
 def write(folder: Path, module: nn.Module, optimizer: Optimizer) -> None:
-    """Each rank its part of the weights and of the optimiser's state. All ranks together."""
+    """Each rank its part of the weights and of the optimizer's state. All ranks together."""
     writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     dcp.save(_tensors(module, optimizer), storage_writer=writer)
 
 
 def read(folder: Path, module: nn.Module, optimizer: Optimizer | None = None) -> None:
     """Into a module that is sharded over as many ranks as there are now, or whole in each. All ranks together."""
-    found = _tensors(module, optimizer)
+    tensors = _tensors(module, optimizer)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         reader = dcp.HuggingFaceStorageReader(str(folder))
-        dcp.load(found, storage_reader=reader, no_dist=distributed.world_size() == 1)
-    module.load_state_dict({key.removeprefix("model."): x for key, x in found.items() if key.startswith("model.")})
+        dcp.load(tensors, storage_reader=reader, no_dist=distributed.world_size() == 1)
+    module.load_state_dict({key.removeprefix("model."): x for key, x in tensors.items() if key.startswith("model.")})
     if optimizer is not None:
         state = get_optimizer_state_dict(module, optimizer, options=FLAT)
-        state |= {key.removeprefix("optimizer."): x for key, x in found.items() if key.startswith("optimizer.")}
+        state |= {key.removeprefix("optimizer."): x for key, x in tensors.items() if key.startswith("optimizer.")}
         set_optimizer_state_dict(module, optimizer, state, options=FLAT)
 
 
 def sizes(folder: Path) -> dict[str, Tensor]:
     """The weights that `write` wrote, by name, on the meta device: their shapes and types. Raises UserError."""
     try:
-        found = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
-        weights = {name.removeprefix("model."): each for name, each in found.items() if name.startswith("model.")}
+        stored = dcp.HuggingFaceStorageReader(str(folder)).read_metadata().state_dict_metadata
+        weights = {name.removeprefix("model."): each for name, each in stored.items() if name.startswith("model.")}
         return {name: torch.empty(each.size, dtype=each.properties.dtype, device="meta") for name, each in weights.items()}
     except Exception as error:  # of a reader that trusts what it reads
         raise UserError(f"{folder} cannot be read ({first_line(error)}): restore it from a copy") from None
 
 
 def _tensors(module: nn.Module, optimizer: Optimizer | None) -> dict[str, Tensor]:
-    found = {f"model.{name}": x for name, x in get_model_state_dict(module).items()}
+    tensors = {f"model.{name}": x for name, x in get_model_state_dict(module).items()}
     if optimizer is not None:
         state = get_optimizer_state_dict(module, optimizer, options=FLAT)
-        found |= {f"optimizer.{name}": x for name, x in state.items() if torch.is_tensor(x)}
-    return found
+        tensors |= {f"optimizer.{name}": x for name, x in state.items() if torch.is_tensor(x)}
+    return tensors

@@ -1,6 +1,6 @@
 """Weights from files, and the parts that they go into: what does not fit, or is not finite, is refused by name.
 
-A config that somebody sent may name any size. So parts are first built on the meta device, where tensors have a shape and take
+A config of unknown origin may name any size. So parts are first built on the meta device, where tensors have a shape and take
 no memory, and are compared with the tensors that the file holds; only parts that fit are built with memory.
 """
 
@@ -21,12 +21,12 @@ from tokenworld.errors import UserError, first_line
 
 CALLS = (20_000, 100)  # of torch's functions while parts are built: at most so many, and so many for each tensor of the file
 LARGEST = 10**7  # a whole number in a config may be so large, or as large as the file has elements
-UNSAVED = 2**28  # bytes of buffers that are not saved (masks, angles), beside as many as the file has
+UNSAVED = 2**28  # bytes of buffers that are not saved (masks, angles), in addition to as many as the file has
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Tensors that a model is to consist of, and how to speak of them.
+    """Tensors of a model, with the words for error messages about them.
 
     tensors: by name; names begin with a part's (backbone.blocks.0...), unless they are all of one `part` · source: the file or
     folder they are from · config: the file that names the parts · mismatch, diverged: what to do if they do not fit it, or are
@@ -40,7 +40,7 @@ class Stored:
     diverged: str
     part: str | None = None
 
-    def fitted(self, build: Callable[[], nn.Module], sections: Iterable[dict]) -> nn.Module:
+    def build_fitting(self, build: Callable[[], nn.Module], sections: Iterable[dict]) -> nn.Module:
         """What `build` makes of a config's sections, with these weights. Raises UserError before memory is taken for it."""
         self.outline(build, sections)
         module = build()
@@ -52,7 +52,7 @@ class Stored:
     ) -> None:
         """Raise UserError unless what `build` makes of a config's sections has these tensors, found out without memory.
 
-        check: of the module on the meta device, before its tensors are compared. A part outside tokenworld, which somebody
+        check: of the module on the meta device, before its tensors are compared. A part outside tokenworld, which the user
         vouched for, need not work on the meta device: it is compared when it has been built.
         """
         sections = list(sections)
@@ -65,7 +65,7 @@ class Stored:
         except (UserError, ImportError):
             raise
         except TooMany:
-            raise UserError(f"{self.source} has {len(self.tensors)} tensors, {self.config} names parts of many more:"
+            raise UserError(f"{self.source} has {len(self.tensors)} tensors, but the parts in {self.config} have many more:"
                             f" {self.mismatch}") from None  # fmt: skip
         except Exception as error:  # of any library, on sizes that nothing can have
             raise UserError(f"the parts that {self.config} names cannot be built ({first_line(error)}), weights are in"
@@ -82,16 +82,16 @@ class Stored:
         """Raise UserError naming part, tensor and both shapes where module and tensors differ."""
         wanted = module.state_dict()
         for key, own in wanted.items():
-            found = self.tensors.get(key)
-            if found is None:
+            tensor = self.tensors.get(key)
+            if tensor is None:
                 raise UserError(f"{self.source} lacks a tensor, {self.label(key)}, expected shape {tuple(own.shape)} as in"
                                 f" {self.config}: {self.mismatch}")  # fmt: skip
-            if found.shape != own.shape:
-                raise UserError(f"{self.source} does not fit {self.config}, {self.label(key)} has shape {tuple(found.shape)} in"
-                                f" the file, expected {tuple(own.shape)}: {self.mismatch}")  # fmt: skip
-            if found.dtype != own.dtype and not (found.is_floating_point() and own.is_floating_point()):
-                raise UserError(f"{self.source} does not fit {self.config}, {self.label(key)} has type {found.dtype} in the"
-                                f" file, expected {own.dtype}: {self.mismatch}")  # fmt: skip
+            if tensor.shape != own.shape:
+                raise UserError(f"{self.source} does not fit {self.config}, {self.label(key)} has shape {tuple(tensor.shape)}"
+                                f" in the file, expected {tuple(own.shape)}: {self.mismatch}")  # fmt: skip
+            if tensor.dtype != own.dtype and not (tensor.is_floating_point() and own.is_floating_point()):
+                raise UserError(f"{self.source} does not fit {self.config}, {self.label(key)} has type {tensor.dtype} in"
+                                f" the file, expected {own.dtype}: {self.mismatch}")  # fmt: skip
         extra = sorted(set(self.tensors) - set(wanted))
         if extra:
             raise UserError(f"{self.source} has a tensor that no part has, {self.label(extra[0])}"
@@ -99,7 +99,7 @@ class Stored:
 
     def check_finite(self) -> None:
         """Raise UserError naming part and tensor where a weight is NaN or infinite."""
-        wrong = [(key, count) for key, x in self.tensors.items() if (count := not_finite(x))]
+        wrong = [(key, count) for key, x in self.tensors.items() if (count := count_not_finite(x))]
         if wrong:
             key, count = wrong[0]
             more = f" and {len(wrong) - 1} more tensors" if len(wrong) > 1 else ""
@@ -113,7 +113,7 @@ class Stored:
         module.load_state_dict(self.tensors)
 
     def label(self, key: str) -> str:
-        key = shown(key)
+        key = shorten(key)
         part, _, name = key.partition(".")
         return f"{self.part}: {key}" if self.part else f"{part}: {name}"
 
@@ -125,7 +125,7 @@ class Stored:
         largest = max(LARGEST, sum(x.numel() for x in self.tensors.values()))
         for key, value in _numbers(section):
             if abs(value) > largest:
-                raise UserError(f"{self.config} says {shown(key)} {shown(value)}, the weights in {self.source} have"
+                raise UserError(f"{self.config} says {shorten(key)} {shorten(value)}, the weights in {self.source} have"
                                 f" {self.bytes} bytes: {self.mismatch}")  # fmt: skip
 
 
@@ -134,7 +134,7 @@ class TooMany(BaseException):
 
 
 class _Counted(TorchFunctionMode):
-    """Ends what calls torch's functions without an end."""
+    """Stop code that calls torch's functions without an end."""
 
     def __init__(self, limit: int):
         super().__init__()
@@ -158,7 +158,7 @@ def sketch(build: Callable[[], nn.Module], count: int) -> nn.Module:
             return build()
 
 
-def on_meta() -> bool:
+def is_on_meta() -> bool:
     """Are parts being built without memory?"""
     return torch.get_default_device().type == "meta"
 
@@ -180,7 +180,7 @@ def _read(function: Callable, source: Any, path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} cannot be read ({first_line(error)}): restore it from a copy") from None
 
 
-def not_finite(x: Tensor) -> int:
+def count_not_finite(x: Tensor) -> int:
     """How many elements are NaN or infinite."""
     if not x.is_floating_point() or x.is_meta:
         return 0
@@ -188,7 +188,7 @@ def not_finite(x: Tensor) -> int:
     return 0 if finite.all() else int((~finite).sum())
 
 
-def shown(value: int | str) -> str:
+def shorten(value: int | str) -> str:
     """A whole number or a name for a message, however long it is."""
     if isinstance(value, str):
         return value if value.isprintable() and len(value) <= 150 else repr(value[:100])

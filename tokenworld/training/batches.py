@@ -1,4 +1,4 @@
-"""What every phase does with its batches: parts, progress, and the numbers that it reports."""
+"""Batches of a phase: splitting, progress bar, and logged metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tokenworld.training.run import Run
 
 
 def log_metrics(run: Run, phase: str, shown: tuple[str, ...] = (), **numbers: Any) -> None:
-    """A line of metrics; the numbers named in `shown` also appear in the epoch's closing line."""
+    """Write a line of metrics; the numbers named in `shown` also appear in the epoch's closing line."""
     run.log.steps = run.count["env_steps"]
     run.log.metrics(phase, epoch=run.epoch, **numbers)
     run.epoch_summary |= {f"{phase} {name}".removesuffix(" loss"): numbers[name] for name in shown if numbers[name] is not None}
@@ -27,7 +27,7 @@ def format_summary(summary: dict[str, float]) -> str:
 
 
 def progress(run: Run, batches, total: int, label: str):
-    """The batches, with a progress bar around them."""
+    """Yield the batches with a progress bar."""
     with run.log.progress(total, f"epoch {run.epoch + 1} {label}") as bar:
         for batch in batches:
             yield batch
@@ -35,18 +35,18 @@ def progress(run: Run, batches, total: int, label: str):
 
 
 def split_batch(batch: int, accumulate: int) -> list[slice]:
-    """A batch in `accumulate` parts, as equal as can be."""
-    ends = [round(i * batch / accumulate) for i in range(accumulate + 1)]
-    return [slice(*ends[i : i + 2]) for i in range(accumulate) if ends[i] < ends[i + 1]]
+    """Split a batch into `accumulate` parts of nearly equal size."""
+    bounds = [round(i * batch / accumulate) for i in range(accumulate + 1)]
+    return [slice(*bounds[i : i + 2]) for i in range(accumulate) if bounds[i] < bounds[i + 1]]
 
 
 def gather_steps(steps: Steps) -> Steps:
-    """The steps of all ranks."""
+    """Gather the steps of all ranks."""
     return Steps(**{f.name: distributed.all_gather(getattr(steps, f.name)) for f in fields(steps)})
 
 
 def check_finite(loss: torch.Tensor, what: str) -> float:
-    """The loss as a number. Raises UserError when learning has diverged: the last checkpoint is from before."""
+    """Return the loss as a number. Raises UserError when training has diverged: the last checkpoint is from before."""
     value = float(loss.detach())
     if not math.isfinite(value):
         raise UserError(

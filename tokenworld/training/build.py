@@ -1,4 +1,4 @@
-"""From a config to a `Run`: its parts, its environment, its data and its device."""
+"""Build a `Run` from a config: its parts, its environment, its data and its device."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def replay_folder(out: Path, rank: int | None = None) -> Path:
 
 
 def open_log(out: Path, wall: float = 0.0) -> Log:
-    """The run's log; only the first rank writes and speaks."""
+    """Open the run's log; only rank 0 writes and prints."""
     return Log(out, wall=wall) if distributed.rank() == 0 else Log(None, wall=wall, silent=True)
 
 
@@ -76,28 +76,28 @@ def build_run(
     torch.manual_seed(seed)
     device, shard = device_of(spec.device or "auto"), cfg["train"]["loop"].get("shard", False)
     if shard and spec.phase != "dynamics":
-        raise UserError("train.loop.shard keeps a part of the dynamics in each process, and a policy needs it whole: use"
+        raise UserError("train.loop.shard splits the dynamics across processes, but a policy needs the whole model: use"
                         " `tokenworld train dynamics`, then `tokenworld train policy load.world_model=RUN` without it")
     if shard and distributed.world_size() > 1 and cfg["train"]["dynamics"].get("optimizer"):
-        raise UserError("train.dynamics.optimizer needs whole matrices, and train.loop.shard keeps a part of each in each"
-                        " process: leave one of the two out")
+        raise UserError("train.dynamics.optimizer needs whole matrices, but train.loop.shard splits them across processes:"
+                        " leave one of the two out")
     make_env = functools.partial(env_of, cfg)
     env = make_env(1)
     frame, actions = tuple(env.single_observation_space.shape), int(env.single_action_space.n)
     meta = meta_of(cfg, env, seed)
     env.close()
-    loaded = restore.loaded(spec, frame, actions) if saved is None else {}
+    loaded = restore.load_sources(spec, frame, actions) if saved is None else {}
     if saved is not None:
         saved.check_sizes(cfg, frame, actions)
     world_model = WorldModel.from_config(cfg, frame=frame, actions=actions)
     if cfg["train"]["evaluate"].get("kmeans") and world_model.tokenizer.patch is None:
-        raise UserError("train.evaluate.kmeans compares with a tokenizer of patches: set it to false for this tokenizer")
+        raise UserError("train.evaluate.kmeans needs a tokenizer of patches: set it to false for this tokenizer")
     policy = None
     if "policy" in phases:
         section, shapes = cfg["policy"], world_model.shapes
         policy = schema.build(section, shapes=shapes) if saved is None else saved.build_policy(cfg, shapes)
-    for key, found in loaded.items():
-        (found.put_tokenizer if key == "load.tokenizer" else found.put)(world_model)
+    for key, source in loaded.items():
+        (source.put_tokenizer if key == "load.tokenizer" else source.put)(world_model)
     run = Run(
         out=out,
         seed=seed,
@@ -139,7 +139,7 @@ def env_of(cfg: dict, num_envs: int, **changes):
 
 
 def meta_of(cfg: dict, env, seed: int) -> dict:
-    """What a folder of episodes says of itself."""
+    """Return the metadata of a folder of episodes."""
     return make_meta(
         env_id=cfg["env"].get("id", cfg["env"]["_target_"]),
         frame_shape=env.single_observation_space.shape,
@@ -151,13 +151,16 @@ def meta_of(cfg: dict, env, seed: int) -> dict:
 
 
 def read_data(run: Run, data: str) -> dict[str, int]:
-    """The user's episodes into a run's memory; what each split has. Raises UserError for those of other frames or actions."""
-    meta, found, plan = run.meta, read_meta(Path(data)), collection.read_plan(Path(data))
+    """Read the user's episodes into the replay of a run and return the counts by split.
+
+    Raises UserError for episodes with other frames or actions.
+    """
+    meta, data_meta, plan = run.meta, read_meta(Path(data)), collection.read_plan(Path(data))
     for key in ("frame_shape", "action_count"):
-        if found[key] != meta[key]:
+        if data_meta[key] != meta[key]:
             raise UserError(
-                f"{data} holds episodes of {found['env_id']} with {key} {found[key]}, expected {meta[key]} as in"
-                f" {meta['env_id']}: set env.id={found['env_id']} (and its preprocessing) or choose other data"
+                f"{data} holds episodes of {data_meta['env_id']} with {key} {data_meta[key]}, expected {meta[key]} as in"
+                f" {meta['env_id']}: set env.id={data_meta['env_id']} (and its preprocessing) or choose other data"
             )
     if plan is not None and plan.finished is None:
         run.log.say(f"{data} is an unfinished collection: the same `tokenworld collect` command continues it")
@@ -165,7 +168,7 @@ def read_data(run: Run, data: str) -> dict[str, int]:
 
 
 def read_replay(run: Run, folder: Path) -> None:
-    """A run's own episodes into its memory, as far as they can be read: its weights are whole without them."""
+    """Read a run's own episodes into its replay, as far as possible: its weights are complete without them."""
     if folder.is_dir():
         try:
             load_episodes(folder, run.add, run.log.say)
@@ -178,7 +181,7 @@ def with_loaded_sections(spec: RunSpec) -> RunSpec:
     their environment; the rest is the recipe's. A setting of the user's that this would replace is refused."""
     cfg, data = spec.cfg, spec.data
     if len(spec.loads) > 1:
-        raise UserError("load.world_model brings its own tokenizer: leave out load.tokenizer")
+        raise UserError("load.world_model includes its own tokenizer: leave out load.tokenizer")
     meta = None
     if data is not None:
         meta = read_meta(data)
@@ -217,7 +220,7 @@ def _their_data(key: str, folder: str, theirs: RunSpec) -> str | None:
     """The episodes that a loaded part learned from, if there are any. Raises UserError if they were moved."""
     if theirs.data is not None:
         if not Path(theirs.data).is_dir():
-            raise UserError(f"{key}={folder} learned from {theirs.data}, which is not there now: add data=DIR")
+            raise UserError(f"{key}={folder} learned from {theirs.data}, which does not exist now: add data=DIR")
         return theirs.data
     replay = Path(folder) / "replay"
     return str(replay) if replay.is_dir() else None

@@ -1,4 +1,4 @@
-"""What a user should know of a training that is long or loses something: many codes of a frame, a full dictionary of codes."""
+"""Warnings about costly or lossy settings: many codes per frame, a full dictionary of codes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def warn_of_costs(run: Any, train: dict[str, dict[str, Any]]) -> None:
     hours = flops / _speed(run.device) / 3600
     needs = f"{hours / 24:.0f} days" if hours > 48 else f"{hours:.0f} hours" if hours > 2 else f"{60 * hours:.0f} minutes"
     run.log.say(
-        f"this tokenizer makes {K:,} codes of a frame of {H} x {W} pixels: the dynamics alone will take about {needs} here, or"
-        " more; smaller frames (env.height=64 env.width=64) or larger patches (tokenizer.patch=8) make fewer codes"
+        f"this tokenizer makes {K:,} codes for a frame of {H} x {W} pixels: training the dynamics takes about {needs} or more"
+        " here; use smaller frames (env.height=64 env.width=64) or larger patches (tokenizer.patch=8) for fewer codes"
     )
 
 
@@ -40,8 +40,8 @@ def warn_of_full_dictionary(run: Any, before: int | None) -> None:
     tokenizer = run.world_model.tokenizer
     if before and free_codes(tokenizer) == 0:
         run.log.say(
-            f"the dictionary of codes is full ({tokenizer.V:,} of {tokenizer.V:,}): a new patch is shown as its nearest code,"
-            f" and small objects can get lost; give it more: tokenizer.vocab_size={2 * tokenizer.V}"
+            f"the dictionary of codes is full ({tokenizer.V:,} of {tokenizer.V:,}): a new patch is encoded as its nearest code,"
+            f" and small objects can disappear; increase it: tokenizer.vocab_size={2 * tokenizer.V}"
         )
 
 

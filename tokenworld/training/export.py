@@ -15,7 +15,7 @@ STARTS = 64  # real moments that an exported model brings along
 
 
 def write_model(out: str, folder: Path, keys: dict) -> str:
-    """Write a run's model with its figures and some real moments to begin dreams at; what it is, in words."""
+    """Write a run's model with its figures and some real moments to start dreams from; return a description."""
     run = open_run(out, {"device": "cpu"} | {key: keys[key] for key in ("device", "data") if key in keys})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to export: expected a run of `train` or `train dynamics`")
@@ -27,7 +27,7 @@ def write_model(out: str, folder: Path, keys: dict) -> str:
         try:
             figures |= report_figures(Path(out) / "evaluation")
         except UserError as error:
-            run.log.say(f"{error}; the model goes without these figures")
+            run.log.say(f"{error}; the model is exported without these figures")
     model.config |= {
         "action_meanings": run.meta["action_meanings"],
         "score_env": run.config["train"]["evaluate"].get("env") or {},

@@ -24,29 +24,29 @@ WORK = ("replay", "metrics.jsonl", "checkpoint", "checkpoint.new", "checkpoint.o
 
 
 @contextlib.contextmanager
-def claimed(spec: RunSpec) -> Iterator[Path]:
+def claiming(spec: RunSpec) -> Iterator[Path]:
     """The locked folder of a training: `out`, or a new one under runs/. Raises UserError for a folder that holds anything else
     than a run of the same config."""
     if distributed.world_size() > 1 and spec.out is None:
-        raise UserError("training on several processes needs a folder that a restart finds again, got no out: add out=DIR")
-    with _named(spec) as out, locked(out):
+        raise UserError("training on several processes needs a fixed folder for restarts, got no out: add out=DIR")
+    with _naming(spec) as out, locking(out):
         there = saved.load(out) if (out / "config.yaml").is_file() else None
         same = files.is_empty(out) or there == spec
         if not distributed.broadcast(same):
             trust = f" {origins.FLAG}" if there and any(origins.names(there.cfg)) else ""
             resume = f", or resume that run by tokenworld train --resume {shlex.quote(str(out))}{trust}" if there else ""
-            raise UserError(f"{out} exists and is not this run, nothing is overwritten: choose another out=DIR{resume}")
+            raise UserError(f"{out} exists and is not this run, no file was overwritten: choose another out=DIR{resume}")
         yield out
 
 
 @contextlib.contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locking(out: Path) -> Iterator[None]:
     """Be the only training that writes to a run's folder, and settle what killed ones left. Raises UserError."""
     with contextlib.ExitStack() as stack:
         refused = None
         if distributed.rank() == 0:
             try:
-                stack.enter_context(files.locked(out))
+                stack.enter_context(files.locking(out))
                 with files.writing(out):
                     files.remove_unfinished(out)
                     checkpoint.settle(out / "checkpoint")
@@ -59,7 +59,7 @@ def locked(out: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _named(spec: RunSpec) -> Iterator[Path]:
+def _naming(spec: RunSpec) -> Iterator[Path]:
     """`out`, or a new folder that no other process has, though two may start in the same second; removed if it stays empty."""
     if spec.out:
         yield Path(spec.out)
@@ -83,7 +83,7 @@ def _named(spec: RunSpec) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def emptied_on_error(out: Path) -> Iterator[None]:
+def emptying_on_error(out: Path) -> Iterator[None]:
     """Delete everything but the lock if the block, which fills an empty folder, fails."""
     try:
         yield
@@ -101,16 +101,16 @@ def start_over(out: Path, checkpoint_every: int) -> Path | None:
     epochs = _last_epoch(out / "metrics.jsonl")
     if epochs >= checkpoint_every or (out / "summary.json").exists():
         raise UserError(
-            f"{out} has finished {epochs} epochs or more and its checkpoint is missing or damaged, nothing is overwritten:"
+            f"{out} has finished {epochs} epochs or more and its checkpoint is missing or damaged, no file was overwritten:"
             f" restore {out}/checkpoint from a copy, or train in another folder (out=DIR)"
         )
-    found = [out / name for name in WORK if (out / name).exists() or (out / name).is_symlink()]
-    if not any(_has_work(path) for path in found):
+    paths = [out / name for name in WORK if (out / name).exists() or (out / name).is_symlink()]
+    if not any(_has_work(path) for path in paths):
         return None
     with files.writing(out):
         aside = next(path for n in itertools.count(1) if not (path := out / f"unfinished-{n}").exists())
         aside.mkdir()
-        for path in found:
+        for path in paths:
             path.rename(aside / path.name)
     return aside
 

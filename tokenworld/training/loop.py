@@ -17,7 +17,7 @@ from tokenworld.training.run import Run
 def run_epochs(
     run: Run, *, epochs: int = 600, checkpoint_every: int = 1, sinks: list[str | dict] | None = None, shard: bool = False
 ) -> None:
-    """Epochs of all phases, from where the run stands, with a checkpoint every `checkpoint_every` epochs and at the end.
+    """Run epochs of all phases from where the run stands, with a checkpoint every `checkpoint_every` epochs and at the end.
 
     A signal (see `signals.py`) finishes the epoch, saves and stops; a second one stops at once, and the last checkpoint stays.
     `sinks`: where numbers and pictures go too, "tensorboard", "trackio", "wandb" or sections with a `_target_`. `shard`: each
@@ -48,7 +48,7 @@ def run_epochs(
 
 
 def resume_command(run: Run) -> str:
-    """The command line that continues this run from its last checkpoint."""
+    """Return the command line that resumes this run from its last checkpoint."""
     ranks = distributed.world_size()
     start = "tokenworld" if ranks == 1 else f"torchrun --nproc-per-node={ranks} -m tokenworld.cli"
     words = [str(run.out), *(f"{key}={value}" for key, value in run.resume_keys.items())]

@@ -21,11 +21,11 @@ from tokenworld.config import schema
 from tokenworld.config.saved import RunSpec
 from tokenworld.data.replay import UNCODED
 from tokenworld.errors import UserError
-from tokenworld.forms import flag, listed, mapped, maybe, number, plain, positive, record, tensor, whole
+from tokenworld.forms import flag, list_of, mapping_of, maybe, number, plain, positive, record, tensor, whole
 from tokenworld.interfaces import Shapes
 from tokenworld.storage import checkpoint, model_folder
 from tokenworld.storage import shards as sharding
-from tokenworld.storage.weights import Stored, not_finite
+from tokenworld.storage.weights import Stored, count_not_finite
 from tokenworld.training.run import COUNTED, Run
 from tokenworld.world_model import PARTS_OF_MODEL, WorldModel
 
@@ -36,20 +36,20 @@ CODES = record(codes=maybe(tensor(2, torch.int32)), version=maybe(tensor(1, torc
 
 def _python(value: Any, where: str) -> None:
     """The state of Python's generator: a version, 625 words, and what a normal draw has left over."""
-    listed(lambda value, where: None, 3)(value, where)
-    for part, form in zip(value, (whole(), listed(WORD, 625), maybe(number)), strict=True):
+    list_of(lambda value, where: None, 3)(value, where)
+    for part, form in zip(value, (whole(), list_of(WORD, 625), maybe(number)), strict=True):
         form(part, where)
 
 
 GENERATORS = record(
     python=_python,
-    numpy=record(state=record(key=listed(WORD, 624), pos=whole(0, 624)), has_gauss=whole(0, 1), gauss=number),
+    numpy=record(state=record(key=list_of(WORD, 624), pos=whole(0, 624)), has_gauss=whole(0, 1), gauss=number),
     torch=BYTES,
-    cuda=listed(BYTES),
+    cuda=list_of(BYTES),
 )
 COLLECTOR = record(
     actions=tensor(2, *INTEGERS), cuts=tensor(2, torch.int64), began=whole(0, 1), seed=whole(), steps=whole(), episodes=whole(),
-    target=whole(), before=maybe(listed(whole(), 2)), checksum=maybe(WORD),
+    target=whole(), before=maybe(list_of(whole(), 2)), checksum=maybe(WORD),
 )  # fmt: skip
 RANK = record(
     learnt_rows=whole(),
@@ -64,20 +64,22 @@ RANK = record(
     writer=maybe(record(shard=whole(0, 10**6), offset=whole(), episodes=whole())),
     code_cache=record(replay=CODES, held_out=CODES),
 )
-SCORE = record(return_mean=number, return_ci95=listed(number, 2), episodes=whole(), random_return_mean=number)
-GROUP = record(lr=positive, weight_decay=positive, eps=positive, betas=listed(positive, 2))
+SCORE = record(return_mean=number, return_ci95=list_of(number, 2), episodes=whole(), random_return_mean=number)
+GROUP = record(lr=positive, weight_decay=positive, eps=positive, betas=list_of(positive, 2))
 STATE = record(
     epoch=whole(0, 10**7),
     count=record(**{name: whole() for name in COUNTED}),
-    seconds=mapped(positive),
+    seconds=mapping_of(positive),
     wall=positive,
-    results=record(eval=maybe(SCORE), random=maybe(number), tokenizer=maybe(mapped(plain)), dynamics=maybe(mapped(plain))),
-    curve=listed(listed(number, least=2)),  # older ones have no intervals
+    results=record(
+        eval=maybe(SCORE), random=maybe(number), tokenizer=maybe(mapping_of(plain)), dynamics=maybe(mapping_of(plain))
+    ),
+    curve=list_of(list_of(number, least=2)),  # older ones have no intervals
     log_lines=whole(),
-    optimizers=mapped(record(state=lambda value, where: None, param_groups=listed(GROUP))),
-    groups=maybe(listed(GROUP)),
+    optimizers=mapping_of(record(state=lambda value, where: None, param_groups=list_of(GROUP))),
+    groups=maybe(list_of(GROUP)),
     spread=flag,
-    ranks=listed(RANK, least=1),
+    ranks=list_of(RANK, least=1),
 )
 HYPER = ("lr", "weight_decay", "eps", "betas")  # what is taken from a saved optimizer; the rest follows from the device
 MISMATCH = "its config.yaml was edited, or is of another run: undo the change, or train a new run"
@@ -113,13 +115,13 @@ class Saved:
         return build()
 
     def put(self, world_model: WorldModel, policy: nn.Module | None = None) -> None:
-        """The weights into a world model, and into a policy that `build_policy` made."""
+        """Copy the weights into a world model, and into a policy that `build_policy` made."""
         if self.shards is None:
             self.model.load_into(world_model)
         else:
             self.put_tokenizer(world_model)
             sharding.read(self.shards, world_model.dynamics_modules())
-            _stored(world_model.state_dict(), self.model.source).check_finite()
+            _as_stored(world_model.state_dict(), self.model.source).check_finite()
         if policy is not None:
             self.policy.load_into(policy)
 
@@ -129,11 +131,11 @@ class Saved:
     def tokenizer(self) -> Stored:
         """The tensors of the tokenizer alone."""
         tensors = {key.partition(".")[2]: x for key, x in self.model.tensors.items() if key.startswith("tokenizer.")}
-        return _stored(tensors, self.model.source, "tokenizer")
+        return _as_stored(tensors, self.model.source, "tokenizer")
 
 
 def load(out: Path | str) -> Saved:
-    """The last checkpoint of a run. Raises UserError if there is none, or if its files are not what a run saves."""
+    """Load the last checkpoint of a run. Raises UserError if there is none, or if its files are not what a run saves."""
     source = Path(out) / "checkpoint"
     modules, state = checkpoint.load(source)
     forms.check(state, STATE, source / checkpoint.STATE)
@@ -150,14 +152,14 @@ def load(out: Path | str) -> Saved:
     for key, x in dynamics.items():
         number, _, name = key.partition(".")
         tensors[f"{names.get(number, 'dynamics')}.{name}"] = x
-    policy = _stored(modules["policy"], source, "policy") if "policy" in modules else None
-    return Saved(_stored(tensors, source), policy, state, shards)
+    policy = _as_stored(modules["policy"], source, "policy") if "policy" in modules else None
+    return Saved(_as_stored(tensors, source), policy, state, shards)
 
 
-def loaded(spec: RunSpec, frame: tuple[int, ...], actions: int) -> dict[str, Saved]:
-    """What load.* names, which must be trained and of the sizes that the config says. Raises UserError."""
-    cfg, found = spec.cfg, {key: load(folder) for key, folder in spec.loads.items()}
-    for key, saved in found.items():
+def load_sources(spec: RunSpec, frame: tuple[int, ...], actions: int) -> dict[str, Saved]:
+    """Load the runs that load.* names; their parts must be trained and have the sizes of the config. Raises UserError."""
+    cfg, sources = spec.cfg, {key: load(folder) for key, folder in spec.loads.items()}
+    for key, saved in sources.items():
         part = "tokenizer" if key == "load.tokenizer" else "dynamics"
         if saved.state["count"][part] == 0:
             raise UserError(f"{key}={spec.loads[key]} has an untrained {part}: expected the out= of `train {part}`")
@@ -174,17 +176,17 @@ def loaded(spec: RunSpec, frame: tuple[int, ...], actions: int) -> dict[str, Sav
             reason = str(error).removesuffix(f": {MISMATCH}")
             raise UserError(f"{key}={spec.loads[key]} was trained on {source} and does not fit {here}, which has frames {frame}"
                             f" and {actions} actions ({reason}): train a new one") from None  # fmt: skip
-    return found
+    return sources
 
 
 def put_run(run: Run, saved: Saved) -> None:
-    """Weights and counters into a run that `build_run` made for them."""
+    """Copy weights and counters into a run that `build_run` made."""
     saved.put(run.world_model, run.policy)
     for name in ("epoch", "count", "seconds", "results", "curve"):
         setattr(run, name, saved.state[name])
 
 
-def _stored(tensors: dict[str, Tensor], source: Path, part: str | None = None) -> Stored:
+def _as_stored(tensors: dict[str, Tensor], source: Path, part: str | None = None) -> Stored:
     return Stored(tensors, source, "config.yaml", MISMATCH, DIVERGED, part)
 
 
@@ -263,7 +265,7 @@ def _is_broken(moments: dict[int, dict[str, Tensor]]) -> bool:
     """Is a moment NaN or infinite, or a square negative?"""
     tensors = [x for state in moments.values() for x in state.values()]
     roots = [state[key] for state in moments.values() for key in ("step", "exp_avg_sq") if key in state]
-    return any(not_finite(x) for x in tensors) or any(bool((x < 0).any()) for x in roots)
+    return any(count_not_finite(x) for x in tensors) or any(bool((x < 0).any()) for x in roots)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -282,7 +284,7 @@ def put_generators(run: Run, own: dict, generator: Tensor, shuffler: Tensor, alo
         if run.acting is not run.generator:
             restored.append(_put(run.acting, own["acting"], seed + 2))
     if not all(restored):
-        run.log.say(f"the saved random state is not one of a {run.device.type}: draws follow from seed and epoch from here on")
+        run.log.say(f"the saved random state does not fit the device {run.device.type}: draws now follow from seed and epoch")
 
 
 def put_global_generators(run: Run, own: dict) -> None:
@@ -291,7 +293,7 @@ def put_global_generators(run: Run, own: dict) -> None:
         checkpoint.set_rng_state(own["rng"])
     except (RuntimeError, ValueError, TypeError, OverflowError, KeyError):
         torch.manual_seed(run.seed + run.epoch)
-        run.log.say("the saved state of the global random generators is damaged: it follows from the seed from here on")
+        run.log.say("the saved state of the global random generators is damaged: it follows from the seed from now on")
 
 
 def _put(generator: torch.Generator, state: Tensor, seed: int) -> bool:
@@ -318,7 +320,7 @@ def collector_of(out: Path | str, actions: int) -> dict[str, Any] | None:
 
 
 def check_ranks(run: Run, ranks: list[dict], where: Path) -> None:
-    """Raise UserError for games and codes that this run's environment and tokenizer cannot have; nothing is written yet."""
+    """Raise UserError for games and codes that this run's environment and tokenizer cannot have, before anything is written."""
     K, V = run.world_model.shapes.codes, run.world_model.shapes.vocab_size
     for own in ranks:
         _check_games(own, run.world_model.shapes.actions, where)
@@ -339,4 +341,4 @@ def _check_games(own: dict, actions: int, where: Path) -> None:
     if log.size and not 0 <= int(log.min()) <= int(log.max()) < actions:
         raise UserError(f"{where} has actions {log.min()}..{log.max()}, the environment has 0..{actions - 1}: {MISMATCH}")
     if cuts.shape[1] != 2 or cuts.size and not (0 <= int(cuts.min()) and int(cuts[:, 0].max()) <= len(log)):
-        raise UserError(f"{where} is damaged, it says that games were cut which were not played: restore it from a copy")
+        raise UserError(f"{where} is damaged, it cuts games that were not played: restore it from a copy")

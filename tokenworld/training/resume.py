@@ -1,4 +1,4 @@
-"""Start a run, resume one from its checkpoint, or open a finished one to look at."""
+"""Start a run, resume one from its checkpoint, or open a finished one for reading."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def start_run(spec: RunSpec, out: Path | None = None) -> Run:
     out = Path(spec.out) if out is None else out
     if distributed.broadcast((out / "config.yaml").is_file()):
         return resume_run(out, spec)
-    with folders.emptied_on_error(out):
+    with folders.emptying_on_error(out):
         if distributed.rank() == 0:
             saved_config.save(out / "config.yaml", spec)  # first: a run killed from here on can be resumed
         run = build_run(out, spec)
@@ -40,19 +40,20 @@ def start_run(spec: RunSpec, out: Path | None = None) -> Run:
 
 
 def open_run(out: str, keys: dict) -> Run:
-    """A finished or stopped run, or an exported model, to look at: weights, counters and, of a run, held-out episodes.
-    Nothing is written to its folder. Its own device, where it is not here, and its episodes, where they were moved, are done
-    without; the log says so."""
+    """Open a finished or stopped run, or an exported model, for reading: weights, counters and, of a run, held-out episodes.
+
+    Its folder is not written to. If its device is not available or its episodes were moved, the log says so.
+    """
     if model_folder.is_model(out):
         return _open_model(Path(out), keys)
     spec = saved_config.load(out)
     schema.check(spec.cfg)
     saved, log = restore.load(out), Log(None)
     if "device" not in keys and not is_here(spec.device or "auto"):
-        log.say(f"{out} was trained with device={spec.device}, which is not here: using {device_of('auto')}")
+        log.say(f"{out} was trained with device={spec.device}, which is not available here: using {device_of('auto')}")
         spec = replace(spec, device=None)
     if "data" not in keys and spec.data is not None and not Path(spec.data).is_dir():
-        log.say(f"{out} learned from {spec.data}, which is not there now: if its episodes are needed, add data=DIR")
+        log.say(f"{out} learned from {spec.data}, which does not exist now: add data=DIR if its episodes are needed")
         spec = replace(spec, data=None)
     run = build_run(Path(out), replace(spec, **_of_run(keys)), log=log, saved=saved)
     restore.put_run(run, saved)
@@ -66,23 +67,23 @@ def _of_run(keys: dict) -> dict[str, str]:
 
 
 def _open_model(folder: Path, keys: dict) -> Run:
-    """An exported model as a run without episodes."""
+    """Open an exported model as a run without episodes."""
     world_model = WorldModel.from_pretrained(folder)  # all that can be wrong with it is said here
-    told = world_model.config
-    if not isinstance(told.get("training"), dict) or "env" not in told["parts"]:
+    config = world_model.config
+    if not isinstance(config.get("training"), dict) or "env" not in config["parts"]:
         raise UserError(f"{folder} was saved without the settings of a run: use it in Python, or give a `tokenworld export`")
-    cfg = told["parts"] | {"train": told["training"]}
+    cfg = config["parts"] | {"train": config["training"]}
     phases = ("policy", "evaluate") if "policy" in cfg else ("evaluate",)
     for phase in schema.PHASES:
         schema.check_section(cfg, f"train.{phase}")
     # what it is scored in was checked when it was loaded; the training's own words for it were not
-    cfg["train"] = cfg["train"] | {"evaluate": cfg["train"]["evaluate"] | {"env": told.get("score_env") or {}}}
-    policy = model_folder.stored(folder / "policy.safetensors", "policy") if "policy" in cfg else None
-    saved = Saved(model_folder.stored(folder / "model.safetensors"), policy)
+    cfg["train"] = cfg["train"] | {"evaluate": cfg["train"]["evaluate"] | {"env": config.get("score_env") or {}}}
+    policy = model_folder.read_weights(folder / "policy.safetensors", "policy") if "policy" in cfg else None
+    saved = Saved(model_folder.read_weights(folder / "model.safetensors"), policy)
     spec = replace(RunSpec.of(cfg, {"recipe": folder.name}), **_of_run(keys) | {"data": None})
     run = build_run(folder, spec, phases, log=Log(None), saved=saved)
     saved.put(run.world_model, run.policy)
-    figures = told.get("figures") or {}
+    figures = config.get("figures") or {}
     run.count |= {"tokenizer": 1, "dynamics": 1, "policy": int(run.policy is not None)}
     run.count["env_steps"] = figures.get("env_steps") or 0
     run.results = {"eval": figures["score"]} if figures.get("score") else {}
@@ -92,10 +93,10 @@ def _open_model(folder: Path, keys: dict) -> Run:
 
 
 def resume_run(out: Path, spec: RunSpec) -> Run:
-    """A run as its last checkpoint has it. With as many ranks as wrote it, it goes on bit for bit (on a CPU); with another
+    """A run as its last checkpoint has it. With as many ranks as wrote it, it continues bit for bit (on a CPU); with another
     number the episodes on disk are redistributed, games in progress are lost, and each rank draws from a new seed."""
     if spec.data is not None and not Path(spec.data).is_dir():
-        raise UserError(f"{out} learns from episodes in {spec.data}, which is not there now: tell where they are,"
+        raise UserError(f"{out} learns from episodes in {spec.data}, which does not exist now: give their folder,"
                         f" tokenworld train --resume {out} data=DIR")  # fmt: skip
     device_of(spec.device or "auto", f"add device=cpu: tokenworld train --resume {out} device=cpu")
     if not distributed.broadcast(checkpoint.exists(out / "checkpoint")):
@@ -133,14 +134,14 @@ def _start_over(out: Path, spec: RunSpec) -> Run:
         raise UserError(refused)
     run = build_run(out, spec)
     if aside is not None:
-        run.log.say(f"{out} had no checkpoint yet and starts over; what it had written is kept in {aside}")
+        run.log.say(f"{out} had no checkpoint yet and starts over; its earlier files are kept in {aside}")
     if "collect" in run.phases:
         run.writer = EpisodeWriter(replay_folder(out), run.meta)
     return run
 
 
 def _reopen(run: Run, positions: list[dict | None]) -> None:
-    """Cut the episodes on disk back to what the checkpoint knows of, read this rank's share, and go on writing."""
+    """Cut the episodes on disk back to what the checkpoint knows of, read this rank's share, and continue writing."""
     if positions[0] is None:
         return
     if distributed.rank() == 0:
@@ -173,5 +174,5 @@ def _restore_rank(run: Run, own: dict) -> None:
     if not run.is_redistributed:
         saved = own["code_cache"]
         if not all([run.replay.load_code_state(saved["replay"]), run.held_out.load_code_state(saved["held_out"])]):
-            run.log.say("the saved codes are of other episodes than those that can be read: the frames are encoded again")
+            run.log.say("the saved codes belong to other episodes than those on disk: the frames are encoded again")
     restore.put_global_generators(run, own)

@@ -33,7 +33,7 @@ class Phase:
         self.function(run, is_last, **self.settings | changes)
 
 
-COUNTED = ("env_steps", "imagined_steps", "tokenizer", "dynamics", "policy")  # the last three are optimiser steps
+COUNTED = ("env_steps", "imagined_steps", "tokenizer", "dynamics", "policy")  # the last three are optimizer steps
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Run:
     config: dict = field(default_factory=dict)  # the recipe, as it goes into the summary
     curve: list[list[float]] = field(default_factory=list)  # [env_steps, return_mean, low, high] of each evaluation
     rows_used: int = 0  # rows that the model-free control has learned from
-    resume_keys: dict[str, str] = field(default_factory=dict)  # what a resume of this run has to be told again
+    resume_keys: dict[str, str] = field(default_factory=dict)  # keys that a resume of this run must repeat
     epoch_summary: dict[str, float] = field(default_factory=dict)  # what the last line of the epoch shows
 
     def __post_init__(self) -> None:
@@ -72,7 +72,7 @@ class Run:
         self.seed_ranks()
 
     def seed_ranks(self) -> None:
-        """What is random about a whole batch is drawn alike on all ranks; what each does on its own, by itself."""
+        """Seed the generators: draws for a whole batch are the same on all ranks, all other draws differ by rank."""
         rank, alone = distributed.rank(), distributed.world_size() == 1
         self.generator = torch.Generator(self.device).manual_seed(self.seed)  # imagination, and acting if alone
         self.shuffler = torch.Generator().manual_seed(self.seed)  # minibatches
@@ -98,7 +98,7 @@ class Run:
         return Codes(replay.codes(rows, self._encode, self.count["tokenizer"]).to(self.device))
 
     def imagination_model(self) -> WorldModel:
-        """The world model to dream with: itself, or with precision bf16 a copy of what it has learnt by now."""
+        """Return the world model for imagined rollouts: itself, or with precision bf16 a copy of what it has learned by now."""
         return self.world_model.eval() if self.precision == "fp32" else self.world_model.in_bf16()
 
     def _encode(self, steps: Steps) -> torch.Tensor:
@@ -123,7 +123,7 @@ class Run:
         return self.wrapped[name]
 
     def shard(self) -> None:
-        """Have each rank hold a part of the dynamics and of its optimiser's state. All ranks together."""
+        """Have each rank hold a part of the dynamics and of its optimizer's state. All ranks together."""
         if distributed.world_size() == 1 or self.sharded:
             return
         self.sharded, modules = True, self.world_model.dynamics_modules()
@@ -131,7 +131,7 @@ class Run:
         shards.shard(modules, self.device, whole, lambda: self.optimizer("dynamics", modules, lr=1.0))
 
     def update(self, name: str, optimizer, losses: Iterable[torch.Tensor], clip: float) -> None:
-        """One optimiser step on the sum of losses, made and differentiated one after the other; the gradient is clipped."""
+        """One optimizer step on the sum of losses, made and differentiated one after the other; the gradient is clipped."""
         optimizer.zero_grad(set_to_none=True)
         for loss in losses:
             loss.backward()
@@ -143,7 +143,7 @@ class Run:
     # --- the checkpoint ---
 
     def save(self) -> None:
-        """Everything that the rest of the run depends on, at the end of an epoch."""
+        """Save everything that the rest of the run depends on, at the end of an epoch."""
         modules = {"tokenizer": self.world_model.tokenizer, "dynamics": self.world_model.dynamics_modules()}
         optimizers = {name: optimizer.state_dict() for name, optimizer in self.optimizers.items() if not self._in_parts(name)}
         if self.policy is not None:

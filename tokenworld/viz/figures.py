@@ -1,4 +1,4 @@
-"""Figures of what a model does and thinks, with matplotlib, which loads slowly, so on use. They need no display."""
+"""Figures of frames, codes and metrics. Matplotlib loads slowly, so it is imported on use. No display is needed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from tokenworld import files
-from tokenworld.viz.frames import code_colours, to_rgb
+from tokenworld.viz.frames import code_colors, to_rgb
 
 BLUE, RED, HEAT = "#0072B2", "#D55E00", "inferno"
-# Lines that are told apart without colour too
+# Lines that differ without color too
 STYLES = [
     dict(color=BLUE, linestyle="-", marker="o"),
     dict(color=RED, linestyle="--", marker="s"),
@@ -53,7 +53,7 @@ def filmstrip(
     """Rows of frames with time to the right: name -> (T, C, H, W); a row may be shorter than the others.
 
     titles: above the columns · captions: name -> words below each frame · heat: name -> (T, h, w) from 0 up, drawn over the
-    dimmed frames on one scale with a colour bar · marks: name -> (T, h, w) bool, cells that get an outline.
+    dimmed frames on one scale with a color bar · marks: name -> (T, h, w) bool, cells that get an outline.
     """
     captions, heat, marks = captions or {}, heat or {}, marks or {}
     pictures = {name: to_rgb(frames, scale=1) for name, frames in rows.items()}
@@ -94,16 +94,16 @@ def filmstrip(
 def tokens(frames: Any, indices: Any, reconstructions: Any, *, title: str = "", width: float = 10.0):
     """Frames (T, C, H, W), their codes (T, h, w) as numbers in a grid, and what the codes decode to (T, C, H, W).
 
-    The code that is seen most often is grey, the next ones have a colour each.
+    The code that is seen most often is gray, the next ones have a color each.
     """
     indices, T = np.asarray(indices), len(frames)
     figure = _figure(width, 3 * (width - 1) / T + 0.8, title)
     grid = figure.subplots(3, T, squeeze=False)
-    colours, (h, w) = code_colours(indices), indices.shape[1:]
+    colors, (h, w) = code_colors(indices), indices.shape[1:]
     for t in range(T):
         for axes, frame in ((grid[0, t], frames[t]), (grid[2, t], reconstructions[t])):
             axes.imshow(to_rgb(frame, scale=1), interpolation="nearest")
-        grid[1, t].imshow(colours[t], interpolation="nearest")
+        grid[1, t].imshow(colors[t], interpolation="nearest")
         for i in range(h):
             for j in range(w):
                 grid[1, t].text(j, i, str(indices[t, i, j]), ha="center", va="center", fontsize=_fit(width / T / w))
@@ -123,9 +123,9 @@ def token_map(indices: Any, *, title: str = "", xlabel: str = "step", width: flo
     figure = _figure(width, 4.6, title)
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     above.imshow(
-        code_colours(indices).swapaxes(0, 1), aspect="auto", interpolation="nearest", extent=(-0.5, T - 0.5, K - 0.5, -0.5)
+        code_colors(indices).swapaxes(0, 1), aspect="auto", interpolation="nearest", extent=(-0.5, T - 0.5, K - 0.5, -0.5)
     )
-    above.set_ylabel("place in the frame")
+    above.set_ylabel("position in the frame")
     t, k = np.nonzero(changed)
     above.scatter(t + 1, k, s=4, color="black", label="changed")
     above.legend(loc="upper right", fontsize=8)
@@ -149,7 +149,7 @@ def along(
     """Frames (T, C, H, W) in a row, and below them panels of numbers on the same time axis.
 
     panels: label of the y axis -> name -> T or fewer values; NaN is left out. The names in `bars` are drawn as bars, upward
-    and downward in different colours, the others as lines. captions: words below each frame, e.g. actions.
+    and downward in different colors, the others as lines. captions: words below each frame, e.g. actions.
     """
     rgb = to_rgb(frames, scale=1)
     T, H, W = rgb.shape[:3]
@@ -189,7 +189,7 @@ def curves(
     title: str = "",
     width: float = 7.0,
 ):
-    """Lines name -> values over `x` (by default 0, 1, ...), told apart without colour too; bands: name -> (low, high)."""
+    """Lines name -> values over `x` (by default 0, 1, ...), distinct without color too; bands: name -> (low, high)."""
     figure = _figure(width, 3.4, title)
     axes = figure.subplots()
     for (name, values), style in zip(series.items(), STYLES, strict=False):
@@ -197,7 +197,7 @@ def curves(
         (line,) = axes.plot(at, np.asarray(values, float), label=name, markersize=4, **style)
         if bands and name in bands:
             axes.fill_between(at, *bands[name], color=line.get_color(), alpha=0.2, linewidth=0)
-    return _labelled(figure, axes, xlabel, ylabel, legend=len(series) > 1)
+    return _label(figure, axes, xlabel, ylabel, legend=len(series) > 1)
 
 
 def bars(
@@ -215,7 +215,7 @@ def bars(
             axes.errorbar(i, values[name], beyond, color="black", capsize=5)
         axes.annotate(f"{values[name]:.2f}", (i, values[name]), (-14, 4), textcoords="offset points", ha="right", fontsize=9)
     axes.margins(y=0.15)
-    return _labelled(figure, axes, "", ylabel, legend=False)
+    return _label(figure, axes, "", ylabel, legend=False)
 
 
 def fan(lines: Any, chosen: dict[str, Any], *, xlabel: str = "", ylabel: str = "", title: str = "", width: float = 8.0):
@@ -225,11 +225,11 @@ def fan(lines: Any, chosen: dict[str, Any], *, xlabel: str = "", ylabel: str = "
     axes.plot(np.asarray(lines).T, color="#999999", alpha=0.35, linewidth=0.8)
     for (name, values), style in zip(chosen.items(), STYLES, strict=False):
         axes.plot(np.asarray(values, float), label=name, markersize=5, **style | {"linewidth": 2.5})
-    return _labelled(figure, axes, xlabel, ylabel)
+    return _label(figure, axes, xlabel, ylabel)
 
 
 def shares(maps: dict[str, Any], names: Sequence[str], *, xlabel: str = "", title: str = "", width: float = 10.0):
-    """Tables of shares in 0..1 beside each other: name -> (columns, rows), with the row's name at the left."""
+    """Tables of shares in 0..1 side by side: name -> (columns, rows), with the row's name at the left."""
     figure = _figure(width, 0.9 + 0.45 * len(names), title)
     grid = figure.subplots(1, len(maps), squeeze=False, sharey=True)[0]
     for axes, (name, values) in zip(grid, maps.items(), strict=True):
@@ -250,7 +250,7 @@ def _figure(width: float, height: float, title: str):
     return figure
 
 
-def _labelled(figure, axes, xlabel: str, ylabel: str, legend: bool = True):
+def _label(figure, axes, xlabel: str, ylabel: str, legend: bool = True):
     axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
@@ -274,7 +274,7 @@ def _fit(inches: float) -> float:
 
 # ---- of evaluations
 
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]  # Okabe and Ito
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]  # Okabe and Ito
 
 
 def figure_of(width: float = 6.0, height: float = 3.5):
@@ -289,10 +289,10 @@ def draw_lines(lines: dict[str, tuple], xlabel: str, ylabel: str, *, log: bool =
     """lines: name -> (x, y) or (x, y, low, high), a curve with its band; level: a horizontal line with its name."""
     figure, axes = figure_of()
     for i, (name, (x, y, *band)) in enumerate(lines.items()):
-        colour, dash = COLOURS[i % len(COLOURS)], ("-", "--", "-.", ":")[i % 4]  # equal curves stay visible below each other
-        axes.plot(x, y, marker="o", markersize=3, color=colour, linestyle=dash, label=name)
+        color, dash = COLORS[i % len(COLORS)], ("-", "--", "-.", ":")[i % 4]  # equal curves stay visible below each other
+        axes.plot(x, y, marker="o", markersize=3, color=color, linestyle=dash, label=name)
         if band:
-            axes.fill_between(x, *band, color=colour, alpha=0.2, linewidth=0)
+            axes.fill_between(x, *band, color=color, alpha=0.2, linewidth=0)
     if level is not None:
         axes.axhline(level[1], color="#555555", linestyle="--", linewidth=1, label=level[0])
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
@@ -302,26 +302,26 @@ def draw_lines(lines: dict[str, tuple], xlabel: str, ylabel: str, *, log: bool =
 
 
 def draw_reliability(bins: dict[str, dict]):
-    """bins: name -> what `calibration.reliability` returns. How often it came true over what was announced, with intervals."""
+    """bins: name -> what `calibration.reliability` returns. Observed frequency over predicted probability, with intervals."""
     figure, axes = figure_of(4.5, 4.2)
-    axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1, label="as announced, so it comes")
-    for colour, (name, b) in zip(COLOURS, bins.items(), strict=False):
+    axes.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1, label="perfect calibration")
+    for color, (name, b) in zip(COLORS, bins.items(), strict=False):
         p, f = np.asarray(b["probability"]), np.asarray(b["frequency"])
-        reach = np.clip([f - b["low"], b["high"] - f], 0, None)
-        axes.errorbar(p, f, yerr=reach, fmt="o", markersize=4, color=colour, capsize=2, label=name)
-    axes.set(xlabel="announced probability", ylabel="how often it came", xlim=(0, 1.02), ylim=(0, 1.02))
+        errors = np.clip([f - b["low"], b["high"] - f], 0, None)
+        axes.errorbar(p, f, yerr=errors, fmt="o", markersize=4, color=color, capsize=2, label=name)
+    axes.set(xlabel="predicted probability", ylabel="observed frequency", xlim=(0, 1.02), ylim=(0, 1.02))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8, loc="upper left")
     return figure
 
 
 def draw_intervals(rows: list[tuple[str, float, float, float]], xlabel: str, zero: float = 0.0):
-    """rows: (name, value, low, high), drawn from the top down; blue where the interval lies off `zero`, else grey."""
+    """rows: (name, value, low, high), drawn from the top down; blue where the interval lies off `zero`, else gray."""
     figure, axes = figure_of(6.5, 1.0 + 0.3 * len(rows))
     for i, (_, value, low, high) in enumerate(rows):
-        colour = COLOURS[0] if low > zero or high < zero else "#999999"
-        axes.plot([low, high], [i, i], color=colour, linewidth=2)
-        axes.plot([value], [i], marker="o", color=colour)
+        color = COLORS[0] if low > zero or high < zero else "#999999"
+        axes.plot([low, high], [i, i], color=color, linewidth=2)
+        axes.plot([value], [i], marker="o", color=color)
     axes.axvline(zero, color="#555555", linewidth=1)
     axes.set(yticks=range(len(rows)), yticklabels=[name for name, *_ in rows], xlabel=xlabel)
     axes.invert_yaxis()
@@ -345,13 +345,13 @@ def draw_table(values: np.ndarray, rows: list[str], columns: list[str], title: s
 
 
 def draw_bars(parts: dict[str, dict[str, float]], ylabel: str):
-    """parts: name of a bar -> its pieces by name, stacked; each piece has one colour in all bars."""
+    """parts: name of a bar -> its pieces by name, stacked; each piece has one color in all bars."""
     figure, axes = figure_of(5.0, 3.2)
     pieces = list(dict.fromkeys(piece for bar in parts.values() for piece in bar))
     below = np.zeros(len(parts))
-    for colour, piece in zip(COLOURS, pieces, strict=False):
+    for color, piece in zip(COLORS, pieces, strict=False):
         heights = np.array([bar.get(piece, 0.0) for bar in parts.values()])
-        axes.bar(list(parts), heights, bottom=below, color=colour, label=piece)
+        axes.bar(list(parts), heights, bottom=below, color=color, label=piece)
         below += heights
     axes.set_ylabel(ylabel)
     figure.legend(fontsize=8, loc="outside upper center", ncols=len(pieces))

@@ -9,7 +9,7 @@ import numpy as np
 
 from tokenworld import files
 
-# One colour per channel for frames that are not pictures (MinAtar): distinct for colour-blind eyes (Okabe and Ito).
+# One color per channel for frames that are not pictures (MinAtar): distinct for color-blind eyes (Okabe and Ito).
 PALETTE = np.array(
     [
         [0, 114, 178],
@@ -34,7 +34,7 @@ def to_rgb(frames: np.ndarray, scale: int | None = None) -> np.ndarray:
         rgb = np.moveaxis(frames, -3, -1)
     elif C == 1:
         rgb = np.repeat(np.moveaxis(frames, -3, -1), 3, -1)
-    else:  # the strongest channel gives the colour
+    else:  # the strongest channel gives the color
         top = frames.argmax(-3)
         strength = frames.max(-3)[..., None] / 255
         rgb = (PALETTE[top % len(PALETTE)] * strength).astype(np.uint8)
@@ -78,14 +78,14 @@ def save_gif(path: Path, video: np.ndarray, fps: float = 10) -> None:
         frames[0].save(temporary, format="GIF", save_all=True, append_images=frames[1:], duration=round(1000 / fps), loop=0)
 
 
-def code_colours(indices: Any) -> np.ndarray:
-    """A colour per code, (...) int -> (..., 3) uint8: grey for the most frequent one, then the palette, ever paler."""
+def code_colors(indices: Any) -> np.ndarray:
+    """A color per code, (...) int -> (..., 3) uint8: gray for the most frequent one, then the palette, getting paler."""
     indices = np.asarray(indices)
     codes, inverse, counts = np.unique(indices, return_inverse=True, return_counts=True)
     rank = np.empty(len(codes), int)
     rank[np.argsort(-counts, kind="stable")] = np.arange(len(codes))
     n = len(PALETTE) - 1  # without white
     paler = (0.25 + 0.6 * ((rank - 1) // n) / max(1, (len(codes) - 2) // n + 1))[:, None]
-    colour = PALETTE[(rank - 1) % n] * (1 - paler) + 255 * paler
-    colour[rank == 0] = 236
-    return colour[inverse.reshape(indices.shape)].astype(np.uint8)
+    color = PALETTE[(rank - 1) % n] * (1 - paler) + 255 * paler
+    color[rank == 0] = 236
+    return color[inverse.reshape(indices.shape)].astype(np.uint8)

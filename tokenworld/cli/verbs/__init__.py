@@ -21,8 +21,8 @@ ORDER = tuple("train sweep collect data evaluate compare score dream play export
 
 def names() -> list[str]:
     """The names of all commands."""
-    found = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return [name for name in ORDER if name in found] + [name for name in found if name not in ORDER]
+    available = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return [name for name in ORDER if name in available] + [name for name in available if name not in ORDER]
 
 
 def load(name: str) -> ModuleType:

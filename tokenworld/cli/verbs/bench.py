@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from tokenworld import files
-from tokenworld.cli.arguments import SETTINGS, Help, Key, recipe_of, shared
+from tokenworld.cli.arguments import SETTINGS, Help, Key, recipe_of, shared_keys
 from tokenworld.config.saved import RunSpec
 from tokenworld.errors import UserError
 
 HELP = Help(
-    summary="how fast a recipe runs here, beside what this machine can do at best",
-    place="imagine|dynamics|tokenizer|encode|decode|collect|loop",
+    summary="how fast a recipe runs here, compared with the best this machine can do",
+    positional="imagine|dynamics|tokenizer|encode|decode|collect|loop",
     settings=SETTINGS,
-    flags={"--json FILE": "the figures as JSON; with - in place of the table"},
+    flags={"--json FILE": "write the figures as JSON; - prints them instead of the table"},
     about="""\
-Times the recipe's own phases and dreams after a warm-up and prints the median: units per second, forward passes per
-frame, counted FLOPs, and the shares of what this machine reaches in a matrix product of the same shape and in reading
-memory, measured in the same call. `loop` adds up the whole schedule, test episodes left out.
+Times the recipe's own phases and imagined rollouts after a warm-up and prints the median: units per second, forward passes
+per frame, counted FLOPs, and two fractions of the best this machine can do: in a matrix product of the same shape, and in
+reading memory. Both are measured in the same call. `loop` adds up the whole schedule without test episodes.
 
 examples
   tokenworld bench imagine
@@ -29,8 +29,8 @@ examples
   tokenworld bench dynamics recipe=iris train.dynamics.batch=8
   tokenworld bench loop recipe=iris device=cuda precision=bf16""",
 )
-KEYS = shared("recipe overlay seed device precision") | {
-    "repeats": Key(int, "5", "timings of each thing; the median counts"),
+KEYS = shared_keys("recipe overlay seed device precision") | {
+    "repeats": Key(int, "5", "timings of each row; the median is reported"),
 }
 
 
@@ -43,14 +43,14 @@ def parse(words: list[str]) -> Callable[[], Any]:
         json_file = words[at + 1]
         del words[at : at + 2]
     if not words or "=" in words[0]:
-        raise UserError("bench needs to know what to time: write for example tokenworld bench imagine recipe=iris")
+        raise UserError("bench needs the name of a benchmark, got none: write for example tokenworld bench imagine recipe=iris")
     spec, own = recipe_of("bench", words[1:], KEYS)
     return lambda: run(words[0], spec, json_file=json_file, **own)
 
 
 def run(what: str, spec: RunSpec, repeats: int = 5, json_file: str | None = None) -> dict[str, Any]:
-    """How fast a recipe runs on this machine, and how far from the best this machine could do. json_file: "-" is stdout, where
-    the figures then take the place of the table."""
+    """Measure how fast a recipe runs on this machine, and how far that is from the best this machine can do. json_file: "-"
+    prints the figures to stdout instead of the table."""
     from tokenworld.bench import rows
     from tokenworld.log import Log
     from tokenworld.training.build import build_run
@@ -58,7 +58,7 @@ def run(what: str, spec: RunSpec, repeats: int = 5, json_file: str | None = None
     rows.check(what)
     if json_file not in (None, "-"):
         files.check_replaceable(json_file)
-        json_file = files.followed(json_file)
+        json_file = files.follow_links(json_file)
     with tempfile.TemporaryDirectory() as folder:
         run = build_run(Path(folder), spec, log=Log(None))
         run.phases["collect"](run, False, steps=rows.REAL_STEPS, first_steps=rows.REAL_STEPS, random=True)
@@ -66,6 +66,6 @@ def run(what: str, spec: RunSpec, repeats: int = 5, json_file: str | None = None
         result = rows.bench(what, run, repeats)
     print(json.dumps(result, indent=1) if json_file == "-" else rows.table(result), flush=True)
     if json_file not in (None, "-"):
-        files.rescued(json_file, lambda place: files.write(place, json.dumps(result, indent=1) + "\n"))
+        files.write_or_rescue(json_file, lambda target: files.write(target, json.dumps(result, indent=1) + "\n"))
         run.log.say(f"written: {json_file}")
     return result

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tokenworld.cli.arguments import SETTINGS, Help, Key, recipe_of, shared
+from tokenworld.cli.arguments import SETTINGS, Help, Key, recipe_of, shared_keys
 from tokenworld.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 HELP = Help(
     summary="play a game and write the episodes to a folder",
-    place="out=DIR",
+    positional="out=DIR",
     settings=SETTINGS,
     about="""\
-Plays `env` of the recipe with random actions: N steps to train on and a fifth as many (at least 1,000), from games with
-other seeds, to test on. What is in progress at the end is written as truncated episodes.
+Plays the `env` of the recipe with random actions. Writes N training steps, and a fifth as many test steps (at least
+1,000) from games with other seeds. Episodes still in progress at the end are written as truncated episodes.
 
 examples
   tokenworld collect recipe=atari_small env.id=ALE/Breakout-v5 steps=5000 out=data/breakout""",
 )
-KEYS = shared(
+KEYS = shared_keys(
     "recipe overlay seed out",
-    out=("DIR", "a new folder; the same command continues a collection that was interrupted"),
+    out=("DIR", "a new folder; the same command continues an interrupted collection"),
 ) | {"steps": Key(int, "5000", "environment steps to write")}
 
 
@@ -52,7 +52,7 @@ def run(spec: RunSpec, steps: int = 5000) -> dict[str, Any]:
     command = json.loads(json.dumps(values.flatten({"env": spec.parts["env"], "seed": seed, "steps": steps})))
     log, plan = Log(None), collection.check_folder(out, command)
     if plan is not None and plan.finished is not None:
-        return _collected_before(out, plan, log)
+        return _check_collected(out, plan, log)
     make_env = functools.partial(env_of, spec.cfg)
     env = make_env(1)
     meta = meta_of(spec.cfg, env, seed)
@@ -63,14 +63,14 @@ def run(spec: RunSpec, steps: int = 5000) -> dict[str, Any]:
     return wanted
 
 
-def _collected_before(out: Path, plan: collection.Plan, log: Log) -> dict[str, int]:
-    """What a finished collection holds. Raises UserError if that is no longer all of it."""
+def _check_collected(out: Path, plan: collection.Plan, log: Log) -> dict[str, int]:
+    """Return what a finished collection holds. Raises UserError if part of it is missing or damaged."""
     from tokenworld.data.describe import describe
 
-    found = describe(out)
-    if found["damage"] or found["problems"]:
-        what = "; ".join([*found["problems"], *found["damage"]][:2])
-        raise UserError(f"{out} was collected by this command and is damaged since ({what}): choose another out=DIR")
+    summary = describe(out)
+    if summary["damage"] or summary["problems"]:
+        what = "; ".join([*summary["problems"], *summary["damage"]][:2])
+        raise UserError(f"{out} holds the collection of this command, but it is damaged ({what}): choose another out=DIR")
     steps = plan.finished
-    log.say(f"collected before, by the same command: {steps['train']} training and {steps['test']} test steps: {out}")
+    log.say(f"already collected by the same command: {steps['train']} training and {steps['test']} test steps: {out}")
     return plan.wanted

@@ -11,16 +11,16 @@ from tokenworld.config import compose
 from tokenworld.errors import UserError
 
 HELP = Help(
-    summary="two evaluations, state by state, with an exit code",
-    place="A B",
+    summary="compare two evaluations, state by state, with an exit code",
+    positional="A B",
     about="""\
-Compares two folders that `tokenworld evaluate` wrote, B against A. Where both measured the same states the difference is
-taken state by state, with a 95 % interval over episodes; elsewhere the two intervals are compared. Models with different
-tokenizers are compared in what does not depend on their codes.
+Compares two folders that `tokenworld evaluate` wrote, B against A. Where both measured the same states, the difference is
+taken state by state, with a 95% interval over episodes. Otherwise the two intervals are compared. Models with different
+tokenizers are compared by the metrics that do not depend on codes.
 
-Lists the metrics that differ (rows=all: every metric); the last line counts in how many B is better, worse or equal.
+Lists the metrics that differ (rows=all: every metric). The last line counts the metrics in which B is better, worse or equal.
 
-Exit code 0: B is nowhere shown to be worse; 1: it is, in one of metrics= (default: all); 2: they cannot be compared.
+Exit code 0: B is not shown to be worse; 1: B is worse in one of metrics= (default: all); 2: the two cannot be compared.
 
 examples
   tokenworld compare old/evaluation new/evaluation
@@ -46,7 +46,7 @@ def parse(words: list[str]) -> Callable[[], Any]:
 
 
 def run(a: str, b: str, metrics: list[str] | None = None, every: bool = False) -> int:
-    """Two evaluations beside each other, every: also where no difference is shown; the exit code."""
+    """Print the comparison of two evaluations and return the exit code. every: also list metrics without a difference."""
     from tokenworld.evaluation.report import compare
 
     rows, remarks = compare.compare(Path(a), Path(b))

@@ -1,4 +1,4 @@
-"""`tokenworld data info DIR`: look at a folder of episodes."""
+"""`tokenworld data info DIR`: describe a folder of episodes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from tokenworld.cli.arguments import Help, Key
 from tokenworld.errors import UserError
 
 HELP = Help(
-    summary="look at a folder of episodes",
-    place="info DIR",
+    summary="describe a folder of episodes",
+    positional="info DIR",
     about="""\
-Episodes, steps, spaces, returns, size and integrity of a folder of episodes.
+Prints episodes, steps, spaces, returns, size and integrity of a folder of episodes.
 
 example
   tokenworld data info data/breakout""",
@@ -31,22 +31,22 @@ def run(folder: str) -> dict[str, Any]:
     """Episodes, steps, spaces, returns, size and integrity of a folder of episodes."""
     from tokenworld.data.describe import describe
 
-    found = describe(folder)
-    C, H, W = found["frame_shape"]
-    actions = f"{found['action_count']} actions"
-    if found["action_meanings"]:
-        actions += f" ({', '.join(found['action_meanings'])})"
-    print(f"{folder}: {found['env_id']}, frames {C} x {H} x {W} (channels, height, width), {actions}")
-    for name, split in found["splits"].items():
+    summary = describe(folder)
+    C, H, W = summary["frame_shape"]
+    actions = f"{summary['action_count']} actions"
+    if summary["action_meanings"]:
+        actions += f" ({', '.join(summary['action_meanings'])})"
+    print(f"{folder}: {summary['env_id']}, frames {C} x {H} x {W} (channels, height, width), {actions}")
+    for name, split in summary["splits"].items():
         if split["episodes"]:
             low, mean, high = split["return_min"], split["return_mean"], split["return_max"]
             print(
                 f"{name}: {split['episodes']} episodes, {split['steps']} steps, {split['terminated']} terminated;"
                 f" return {mean:.2f} (from {low:g} to {high:g})"
             )
-    damage = [f"{found['corrupt']:,} corrupt, {found['torn']:,} torn"] if found["damage"] else []
-    state = "; ".join([*damage, *found["problems"]]) or "intact"
-    print(f"{found['bytes'] / 2**20:.1f} MB in {found['shards']} files, {state}")
-    for line in found["damage"]:
+    damage = [f"{summary['corrupt']:,} corrupt, {summary['torn']:,} torn"] if summary["damage"] else []
+    state = "; ".join([*damage, *summary["problems"]]) or "intact"
+    print(f"{summary['bytes'] / 2**20:.1f} MB in {summary['shards']} files, {state}")
+    for line in summary["damage"]:
         print(f"skipped: {line}")
-    return found
+    return summary

@@ -7,27 +7,27 @@ from pathlib import Path
 from typing import Any
 
 from tokenworld import files
-from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared
+from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared_keys
 from tokenworld.errors import UserError
 
 HELP = Help(
     summary="a picture of real, reconstructed and imagined frames side by side",
-    place="RUN",
+    positional="RUN",
     flags=TRUST,
     about="""\
-Real, reconstructed and imagined frames side by side, from the same start and with the same actions.
+Draws real, reconstructed and imagined frames side by side, from the same start and with the same actions.
 
 examples
   tokenworld dream runs/NAME out=dream.gif
   tokenworld dream dyn steps=50 out=ball.gif""",
 )
 KEYS = (
-    shared("out", out=("RUN/dream.gif", "a .gif, or a .png of some of its frames"))
+    shared_keys("out", out=("RUN/dream.gif", "a .gif, or a .png of some of its frames"))
     | {"steps": Key(int, "40", "imagined steps")}
-    | shared(
+    | shared_keys(
         "seed data device",
         device=DEVICE,
-        seed=("0", "chooses the start and what is drawn"),
+        seed=("0", "the random seed of the start and of the imagined frames"),
         data=("DIR", "episodes to start from"),
     )
 )
@@ -45,7 +45,7 @@ def run(out: str, keys: dict) -> Path:
     from tokenworld.training.resume import open_run
     from tokenworld.viz.frames import save_gif, save_png
 
-    path = files.followed(keys["out"]) if "out" in keys else Path(out) / "dream.gif"
+    path = files.follow_links(keys["out"]) if "out" in keys else Path(out) / "dream.gif"
     if path.suffix not in (".gif", ".png"):
         raise UserError(f"out must end in .gif or .png, got {path}: write for example out=dream.gif")
     files.check_replaceable(path)
@@ -58,8 +58,8 @@ def run(out: str, keys: dict) -> Path:
         title=title_of(run),
     )  # fmt: skip
     if path.suffix == ".gif":
-        files.rescued(path, lambda place: save_gif(place, film_drawing.video(film), fps=4))
+        files.write_or_rescue(path, lambda target: save_gif(target, film_drawing.video(film), fps=4))
     else:
-        files.rescued(path, lambda place: save_png(place, film_drawing.strip(film)))
+        files.write_or_rescue(path, lambda target: save_png(target, film_drawing.strip(film)))
     run.log.say(f"{' | '.join(film.rows)}, {len(film)} frames: {path}")
     return path

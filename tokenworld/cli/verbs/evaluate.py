@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tokenworld import files
-from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared
+from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared_keys
 from tokenworld.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,21 +15,22 @@ if TYPE_CHECKING:
     from tokenworld.training.run import Run
 
 HELP = Help(
-    summary="how good a world model is, measured without reinforcement learning: a verdict, metrics, a page",
-    place="RUN",
+    summary="measure a world model without reinforcement learning: a verdict, metrics, a page",
+    positional="RUN",
     flags=TRUST,
     about="""\
-Measures the world model of a run, or of an exported model, on held-out episodes (the run's own, or the test episodes of
-data=DIR; where there are none, all of them), without a policy and without the real environment: what the tokenizer loses,
-code lengths beside simple predictors, calibration, sensitivity to actions, rewards, terminations, and how long an imagined
-rollout stays near reality. Every metric has a 95 % interval over episodes; what could not be measured is in the report with
-the reason. Writes report.json, states.npz and report.html, one file that opens without a network.
+Measures the world model of a run, or an exported model, on held-out episodes: the run's own, or the test episodes of
+data=DIR (all episodes if it has no test episodes). It needs no policy and no real environment. It measures the loss of the
+tokenizer, code lengths against simple predictors, calibration, action sensitivity, rewards, terminations, and how long an
+imagined rollout matches the real episode. Every metric has a 95% interval over episodes. The report gives the reason for
+each missing metric. Writes report.json, states.npz and report.html, one file that opens without a network.
 
-tier=B also branches the simulator (Atari, MinAtar, the known world; others are replayed from their seed). From the same states
-every action is taken, and the possible outcomes are compared with the model's: impossible frames, missed frames, the effects of
-actions, whole futures, the run's policy beside another agent.
-tier=C also runs about twenty policies (the run's own, mixed with random actions in many shares, and constant ones), in the
-environment and in the model. Does the model order them as the environment does? How much does a planner lose by planning in it?
+tier=B also branches the simulator (Atari, MinAtar, the known world; other environments are replayed from their seed). It
+takes every action from the same states and compares the outcomes with the model's predictions: impossible frames, missed
+frames, the effects of actions, whole futures, the run's policy against another agent.
+tier=C also plays about twenty policies (the run's own, mixed with random actions in many fractions, and constant ones), in
+the real environment and in imagined rollouts. Does the model rank them correctly? How much return does a planner lose by
+planning in the model?
 
 examples
   tokenworld evaluate runs/NAME
@@ -41,14 +42,14 @@ KEYS = {
     "tier": Key(Literal["A", "B", "C"], "A", "A: held-out episodes; B: also branches of the simulator; C: also policies"),
     "frames": Key(int, "2000", "held-out frames to measure on"),
     "states": Key(int, "200", "states to branch from (tier B)"),
-    "budget": Key(int, "3", "minutes (10 with a simulator); what does not fit is reported as skipped, or done at fewer states"),
+    "budget": Key(int, "3", "minutes (10 with a simulator); a metric that does not fit uses fewer states or is skipped"),
     "metrics": Key(str, "ID,ID", "only these metrics, or families of them; default: all of the tier"),
-    "policies": Key(str, "RUN,RUN", "runs whose policies play along (tier C); they must look at pixels, or share this run's"
+    "policies": Key(str, "RUN,RUN", "runs whose policies are also played (tier C); they must read pixels or share this run's"
                     " tokenizer"),
-} | shared(
+} | shared_keys(
     "data seed out device",
-    data=("DIR", "held-out episodes: the test episodes of this folder, or all where none is one"),
-    seed=("0", "chooses the frames and states"),
+    data=("DIR", "held-out episodes: the test episodes of this folder, or all if it has none"),
+    seed=("0", "the random seed that chooses the frames and states"),
     out=("RUN/evaluation", "the folder of the report"),
     device=DEVICE,
 )  # fmt: skip
@@ -60,8 +61,8 @@ def parse(words: list[str]) -> Callable[[], Any]:
 
 
 def run(out: str, keys: dict) -> Report:
-    """Measure a run's world model on held-out episodes, with tier=B also at branches of its simulator, with tier=C also on what
-    policies earn: report.json, states.npz, report.html and one line."""
+    """Measure a run's world model on held-out episodes, with tier=B also at branches of its simulator, with tier=C also on the
+    returns of policies. Writes report.json, states.npz and report.html, and prints one line."""
     from tokenworld.evaluation.report import partial, specs
     from tokenworld.evaluation.report.files import check_folder, write
     from tokenworld.log import Log
@@ -69,20 +70,20 @@ def run(out: str, keys: dict) -> Report:
     tier = keys.get("tier", "A")
     only = specs.select(keys["metrics"]) if "metrics" in keys else None
     if "policies" in keys and tier != "C":
-        raise UserError(f"policies= play in tier C, got tier={tier}: add tier=C")
+        raise UserError(f"policies= needs tier=C, got tier={tier}: add tier=C")
     folder = Path(keys.get("out", Path(out) / "evaluation"))
-    with files.locked(folder):
+    with files.locking(folder):
         check_folder(folder)
-        report = _measured(out, keys, tier, only, folder)
+        report = _measure(out, keys, tier, only, folder)
         print(report.verdict, flush=True)
-        files.rescued(folder, lambda place: write(report, place))
+        files.write_or_rescue(folder, lambda target: write(report, target))
         partial.remove(folder)
     measured = sum(metric.value is not None for metric in report.metrics)
     Log(None).say(f"{measured} of {len(report.metrics)} metrics measured: {folder}/report.html")
     return report
 
 
-def _measured(out: str, keys: dict, tier: str, only: list[str] | None, folder: Path) -> Report:
+def _measure(out: str, keys: dict, tier: str, only: list[str] | None, folder: Path) -> Report:
     from tokenworld.evaluation import assess
     from tokenworld.evaluation.simulators.lookup import simulator_of
     from tokenworld.training.resume import open_run
@@ -97,7 +98,7 @@ def _measured(out: str, keys: dict, tier: str, only: list[str] | None, folder: P
     except UserError as error:
         if tier == "B":
             raise
-        run.log.say(f"{error}; policies are measured all the same")
+        run.log.say(f"{error}; policies are still measured")
     minutes, frames, seed = keys.get("budget", 10 if simulator else 3), keys.get("frames", 2000), keys.get("seed", 0)
     return assess.assess(
         run, frames=frames, budget=60.0 * minutes, seed=seed, data=keys.get("data"), simulator=simulator,
@@ -107,11 +108,11 @@ def _measured(out: str, keys: dict, tier: str, only: list[str] | None, folder: P
 
 
 def _policies(run: Run, folders: str) -> dict[str, Any]:
-    """The policies of other runs, by name. Raises UserError for one that could not see this run's frames."""
+    """Return the policies of other runs by name. Raises UserError for a policy that cannot read this run's frames."""
     from tokenworld.evaluation.report.files import fingerprint
     from tokenworld.training.resume import open_run
 
-    found = {}
+    policies = {}
     for folder in folders.split(","):
         other = open_run(folder, {})
         if not other.count["policy"]:
@@ -119,8 +120,8 @@ def _policies(run: Run, folders: str) -> dict[str, Any]:
         same = fingerprint(other.world_model.tokenizer) == fingerprint(run.world_model.tokenizer)
         if other.world_model.shapes.actions != run.world_model.shapes.actions or other.policy.needs_h:
             why = "reads its own world model's summary" if other.policy.needs_h else "has other actions"
-            raise UserError(f"policies={folder} cannot play here, its policy {why}: expected one that looks at codes or pixels")
+            raise UserError(f"policies={folder} cannot play here, its policy {why}: expected one that reads codes or pixels")
         if not (same or other.policy.needs_pixels):
             raise UserError(f"policies={folder} reads codes of another tokenizer: expected this run's, or a policy on pixels")
-        found[folder] = other.policy
-    return found
+        policies[folder] = other.policy
+    return policies

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from tokenworld import files
-from tokenworld.cli.arguments import TRUST, Help, run_and_keys, shared
+from tokenworld.cli.arguments import TRUST, Help, run_and_keys, shared_keys
 
 HELP = Help(
-    summary="a trained model as a folder that others load in a line: weights, config, model card",
-    place="RUN",
+    summary="export a trained model as a folder that others load in one line: weights, config, model card",
+    positional="RUN",
     flags=TRUST,
     about="""\
-The run's world model, and its policy if it has one, as a folder that needs no run: config.json, weights as safetensors, a few
-real moments to begin dreams at, and a model card with what was measured (return, evaluation). Loading it executes nothing.
+Writes the run's world model, and its policy if it has one, to a folder that needs no run: config.json, weights as
+safetensors, a few real moments to start dreams from, and a model card with the measured return and evaluation. Loading the
+folder executes no code.
 
 example
   tokenworld export runs/NAME out=breakout
@@ -25,12 +26,12 @@ then, in Python
   agent = Agent.from_pretrained("breakout")          agent.act(obs), agent.score(episodes=100)
   world_model = WorldModel.from_pretrained("breakout")""",
 )
-MODEL = shared(
+MODEL = shared_keys(
     "data device",
     device=("cpu", "auto, cpu, cuda or mps"),
-    data=("DIR", "episodes to take moments from, where the run's own were moved"),
+    data=("DIR", "episodes to take moments from, if the run's own were moved"),
 )
-KEYS = shared("out", out=("RUN/model", "a new folder")) | MODEL
+KEYS = shared_keys("out", out=("RUN/model", "a new folder")) | MODEL
 
 
 def parse(words: list[str]) -> Callable[[], Any]:

@@ -6,27 +6,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared
+from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared_keys
 from tokenworld.errors import UserError
 
 HELP = Help(
     summary="play inside the dream yourself, in a page of your browser",
-    place="RUN",
+    positional="RUN",
     flags=TRUST,
     about="""\
-Opens the run's world model to be played in: a page on this machine, its address is printed. You choose the actions by keyboard,
-mouse or touch, or let the policy or a planner choose; the world model imagines what comes of them. The first action key begins
-the game, at a recorded moment from which it lasts at least ten steps without a further key, if the model has such moments
-(looking for them takes up to six seconds). Pause, step, rewind; branch into a second future with the same random draws; see
-what surprised the model; on MinAtar the real game gets the same actions. Needs the extra `play`: pip install tokenworld[play].
-Nobody but you can connect: the address holds a secret, and only this machine may ask.
+Opens a page on this machine to play in the run's world model, and prints its address. You choose the actions by keyboard,
+mouse or touch, or let the policy or a planner choose. The world model imagines the outcome. The first action key starts the
+game at a recorded moment. If the model has such moments, the game then lasts at least ten steps without another key (the
+search takes up to six seconds). Pause, step, rewind; branch into a second future with the same random draws; see what
+surprised the model. On MinAtar the real game gets the same actions. Needs the extra `play`: pip install tokenworld[play].
+Only you can connect: the address holds a secret, and the page answers only this machine.
 
 examples
   tokenworld play runs/NAME
   tokenworld play runs/NAME port=9000""",
 )
-KEYS = {"port": Key(int, "8642", "of the address")} | shared(
-    "data device", data=("DIR", "more episodes to begin from"), device=DEVICE
+KEYS = {"port": Key(int, "8642", "port of the address")} | shared_keys(
+    "data device", data=("DIR", "more episodes to start from"), device=DEVICE
 )
 
 

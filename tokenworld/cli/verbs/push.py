@@ -12,18 +12,18 @@ from tokenworld.cli.verbs.export import MODEL
 from tokenworld.errors import UserError
 
 HELP = Help(
-    summary="the same, to the Hugging Face hub",
-    place="RUN repo=USER/NAME",
+    summary="export a trained model to the Hugging Face hub",
+    positional="RUN repo=USER/NAME",
     flags=TRUST,
     about="""\
-The folder of `tokenworld export` on the Hugging Face hub: Agent.from_pretrained("user/name") loads it from anywhere. Log in
-once by `hf auth login`.
+Uploads the folder that `tokenworld export` writes to the Hugging Face hub. Agent.from_pretrained("user/name") then loads it
+from anywhere. Log in once with `hf auth login`.
 
 example
   tokenworld push runs/NAME repo=user/breakout private=true""",
 )
 KEYS = {
-    "repo": Key(str, "USER/NAME", "created if it is not there"),
+    "repo": Key(str, "USER/NAME", "created if it does not exist"),
     "private": Key(Literal["true", "false"], "false", "true: only you can see it"),
 } | MODEL
 
@@ -39,7 +39,7 @@ def run(out: str, keys: dict) -> str:
     from tokenworld.training.export import write_model
 
     if "repo" not in keys:
-        raise UserError("push needs to know where to, got no repo: add repo=user/name")
+        raise UserError("push uploads to a repository, got no repo: add repo=user/name")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
         what = write_model(out, folder, keys)

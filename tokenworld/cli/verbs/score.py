@@ -6,30 +6,30 @@ import json
 from collections.abc import Callable
 from typing import Any, Literal
 
-from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared
+from tokenworld.cli.arguments import DEVICE, TRUST, Help, Key, run_and_keys, shared_keys
 from tokenworld.config import compose
 from tokenworld.errors import UserError
 
 HELP = Help(
     summary="the return of a trained policy in the real environment",
-    place="RUN",
+    positional="RUN",
     flags=TRUST,
     about="""\
-The return of the policy of a run, or of an exported model, in the real environment: actions sampled at temperature 1, at
-most 10,000 steps each. With policy=, a planner acts instead: before each step it searches action sequences inside the world
-model.
+Measures the return of the policy of a run, or of an exported model, in the real environment. Actions are sampled at
+temperature 1, and an episode has at most 10,000 steps. With policy=, a planner acts instead: before each step it searches
+action sequences inside the world model.
 
 examples
   tokenworld score runs/NAME episodes=100
   tokenworld score runs/NAME policy=cem episodes=10 policy.horizon=8 policy.samples=64""",
 )
 PLANNER = {
-    "policy.horizon": Key(int, "12", "steps that a planner looks ahead"),
+    "policy.horizon": Key(int, "12", "lookahead of the planner, in steps"),
     "policy.samples": Key(int, "128", "imagined futures per iteration"),
     "policy.iterations": Key(int, "3", "refits of the plan (cem)"),
     "policy.elites": Key(int, "16", "best futures that a refit keeps (cem)"),
     "policy.gamma": Key(float, "0.995", "discount per step"),
-    "policy.keep": Key(float, "0.1", "share of the last plan in a refit (cem)"),
+    "policy.keep": Key(float, "0.1", "fraction of the last plan that a refit keeps (cem)"),
 }
 OWN = {
     "episodes": Key(int, "100", "real episodes"),
@@ -37,11 +37,11 @@ OWN = {
 }
 KEYS = (
     OWN
-    | shared(
+    | shared_keys(
         "seed device data",
-        seed=("0", "of the games and of what is drawn"),
+        seed=("0", "the random seed of the games and of the actions"),
         device=DEVICE,
-        data=("DIR", "the run's episodes, where they were moved"),
+        data=("DIR", "the run's episodes, if they were moved"),
     )
     | PLANNER
 )
@@ -83,7 +83,7 @@ def run(out: str, keys: dict) -> dict[str, Any]:
     from tokenworld.training.resume import open_run
 
     run = open_run(out, keys)
-    if "policy" in keys:  # a planner, which needs the dynamics and no training of its own
+    if "policy" in keys:  # a planner needs trained dynamics and no training itself
         if not run.count["dynamics"]:
             raise UserError(f"{out} has no trained dynamics to plan in: expected a run of `train` or `train dynamics`")
         run.policy = schema.build(keys["policy"], shapes=run.world_model.shapes).to(run.device)

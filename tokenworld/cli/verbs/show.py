@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tokenworld.cli.arguments import SETTINGS, Help, Key, recipe_of, shared
+from tokenworld.cli.arguments import SETTINGS, Help, Key, recipe_of, shared_keys
 from tokenworld.config import saved
 from tokenworld.config.saved import RunSpec
 from tokenworld.errors import UserError
 
 HELP = Help(
-    summary="a recipe resolved: its settings, parameters and cost; or how two recipes differ",
+    summary="print a resolved recipe with its parameters and cost, or how two recipes differ",
     settings=SETTINGS,
-    flags={"--yaml": "the recipe alone, as a file to start your own from"},
+    flags={"--yaml": "print only the recipe, as a file to start your own from"},
     about="""\
-The recipe as it will run, parameters per part, passes and FLOPs per imagined frame; with against=, what differs; with
---yaml, the recipe alone, as a file to start your own from.
+Prints the recipe as it will run, the parameters of each part, and the passes and FLOPs per imagined frame. With against=,
+prints what differs. With --yaml, prints only the recipe, as a file to start your own from.
 
 examples
   tokenworld show recipe=iris
@@ -24,7 +24,7 @@ examples
   tokenworld show recipe=iris env.id=ALE/Pong-v5 backbone.layers=4
   tokenworld show recipe=quickstart --yaml   > mine.yaml""",
 )
-KEYS = shared("recipe overlay") | {"against": Key(str, "NAME", "another recipe: print only what differs")}
+KEYS = shared_keys("recipe overlay") | {"against": Key(str, "NAME", "another recipe: print only what differs")}
 
 
 def parse(words: list[str]) -> Callable[[], Any]:

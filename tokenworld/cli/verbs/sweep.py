@@ -7,22 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tokenworld.cli.arguments import Help, Key, recipe_of, shared
+from tokenworld.cli.arguments import Help, Key, recipe_of, shared_keys
 from tokenworld.cli.verbs import train
 
 HELP = Help(
-    summary="many runs of train, over seeds, games or any setting, and one table of their results",
-    place="out=DIR",
+    summary="train many runs, over seeds, games or any setting, and compare their results in one table",
+    positional="out=DIR",
     first={"key=A,B": "any setting below, with one or several values; [8,16] is one value"},
     settings=train.HELP.settings,
     flags=train.HELP.flags,
     about="""\
-Runs `tokenworld train` for every combination of the values given, each in a process of its own: DIR/NAME is a run like any
-other, DIR/NAME.log what it said. All settings are checked before anything is created. The same command again skips what is
-finished, goes on with what is not and tries again what failed; it may name more values than before. Ctrl-C lets every run
-save and stop. DIR/results.md and results.json compare the runs, also while the sweep lasts: the return of each seed, their
-mean with a 95 % bootstrap interval and random play; on Atari also human-normalised scores beside published ones, and their
-mean, median and interquartile mean over games. The exit code is 1 if a run failed.
+Runs `tokenworld train` for every combination of the given values, each in its own process. DIR/NAME is an ordinary run and
+DIR/NAME.log is its log. All settings are checked before anything is created. Run the same command again to skip finished
+runs, resume unfinished ones and retry failed ones; it may add values. Ctrl-C lets every run save and stop.
+DIR/results.md and results.json compare the runs, also while the sweep runs: the return of each seed, their mean with a 95%
+bootstrap interval, and random play. For Atari they also show human-normalized scores next to published ones, with mean,
+median and interquartile mean over games. The exit code is 1 if a run failed.
 
 examples
   tokenworld sweep seed=0,1,2 out=sweeps/breakout
@@ -31,9 +31,9 @@ examples
   tokenworld sweep backbone.layers=1,2,4 out=sweeps/layers""",
 )
 KEYS = (
-    shared("out", out=("DIR", "where to write; a folder of another sweep is never overwritten"))
-    | {"jobs": Key(int, "1", "runs at once: each has its share of the cores (unless you set OMP_NUM_THREADS), and of several"
-                   " GPUs one")}
+    shared_keys("out", out=("DIR", "where to write; a folder of another sweep is never overwritten"))
+    | {"jobs": Key(int, "1", "parallel runs; each gets its share of the cores (unless you set OMP_NUM_THREADS) and one of"
+                   " several GPUs")}
     | {name: key for name, key in train.KEYS.items() if name != "out"}
 )  # fmt: skip
 
@@ -46,7 +46,7 @@ def parse(words: list[str]) -> Callable[[], Any]:
 
 
 def run(out: Path, members: list, jobs: int, words: list[str]) -> int:
-    """Train every run of a grid, after each of its settings has been built once as a trial; the exit code."""
+    """Train every run of a grid, after each of its settings has been built once as a trial. Returns the exit code."""
     from tokenworld import sweep  # needs POSIX, which the rest does not
     from tokenworld.log import Log
     from tokenworld.training.build import build_run, device_of, with_loaded_sections

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tokenworld import files, signals
-from tokenworld.cli.arguments import SETTINGS, TRUST, Help, Key, near, recipe_of, run_of, shared, values_of
+from tokenworld.cli.arguments import SETTINGS, TRUST, Help, Key, near, recipe_of, run_of, shared_keys, values_of
 from tokenworld.config.saved import RunSpec
 from tokenworld.errors import UserError
 
@@ -17,39 +17,39 @@ if TYPE_CHECKING:
     from tokenworld.training.run import Run
 
 PHASES = ("tokenizer", "dynamics", "policy")
-KEYS = shared(
+KEYS = shared_keys(
     "recipe overlay seed device precision out data load.tokenizer load.world_model",
     data=("DIR", "episodes to learn from (phases tokenizer, dynamics, policy; the whole loop starts with them)"),
 )
 # Settings that a run may change on its way
 CHANGES = {
-    "train.loop.epochs": Key(int, "N", "epochs in all: trains a finished run longer"),
-    "train.loop.checkpoint_every": Key(int, "1", "epochs from one checkpoint to the next"),
+    "train.loop.epochs": Key(int, "N", "total number of epochs: a larger number trains a finished run longer"),
+    "train.loop.checkpoint_every": Key(int, "1", "epochs between two checkpoints"),
 }
 RESUME_KEYS = (
-    shared(
+    shared_keys(
         "data device",
-        data=("DIR", "where its episodes are now"),
-        device=("auto", "where it runs this time: auto, cpu, cuda or mps"),
+        data=("DIR", "the folder that holds its episodes now"),
+        device=("auto", "the device to use this time: auto, cpu, cuda or mps"),
     )
     | CHANGES
 )
 HELP = Help(
     summary="the whole loop (collect, tokenizer, dynamics, policy), or one phase of it",
-    place="[tokenizer|dynamics|policy]",
+    positional="[tokenizer|dynamics|policy]",
     usages=("tokenworld train --resume RUN [key=value ...]",),
     settings=SETTINGS | {
-        "train.loop.sinks=[NAME]": "where numbers and pictures go too: tensorboard, trackio or wandb (each an extra), or a"
-                                   ' sink of your own, "train.loop.sinks=[{_target_:PACKAGE.Sink,KEY:VALUE}]"',
-        "train.evaluate.pictures=12": "steps of real, reconstructed and imagined frames that RUN/pictures shows of each"
-                                      " evaluation; 0: none",
+        "train.loop.sinks=[NAME]": "also log numbers and pictures to tensorboard, trackio or wandb (each an extra), or to"
+                                   ' your own sink, "train.loop.sinks=[{_target_:PACKAGE.Sink,KEY:VALUE}]"',
+        "train.evaluate.pictures=12": "steps of real, reconstructed and imagined frames that each evaluation saves to"
+                                      " RUN/pictures; 0: none",
     },
     flags=TRUST,
-    sections={"settings of --resume RUN, which continues a run, bit for bit on a CPU": RESUME_KEYS},
+    sections={"settings of --resume RUN (the resumed run is bit-identical on a CPU)": RESUME_KEYS},
     about="""\
-Without a phase: the whole loop, from an empty replay to a policy scored in the real environment. With a phase: that
-part alone, on episodes that `tokenworld collect` wrote. Ctrl-C (or SIGTERM, SIGUSR1) once saves and stops; the command
-that continues is printed.
+Without a phase: trains the whole loop, from an empty replay to a policy scored in the real environment. With a phase:
+trains that part alone, on episodes that `tokenworld collect` wrote. Press Ctrl-C once (or send SIGTERM or SIGUSR1) to
+save and stop. The command to resume is printed.
 
 examples
   tokenworld train seed=1
@@ -79,7 +79,7 @@ def parse(words: list[str]) -> Callable[[], Any]:
 
 
 def _parse_resume(words: list[str]) -> Callable[[], Any]:
-    """train --resume RUN: the run's own config, where its episodes are now, on which device, and how long it shall train."""
+    """Parse `train --resume RUN`: the run, the folder of its episodes, its device and its number of epochs."""
     folder, words = run_of([word for word in words if word != "--resume"], RESUME_KEYS)
     for key in (word.partition("=")[0] for word in words):
         if key not in RESUME_KEYS:
@@ -95,7 +95,7 @@ def run(spec: RunSpec) -> dict[str, Any]:
     """The whole loop. With `data`, the replay starts from a folder of episodes."""
     from tokenworld.training.build import with_loaded_sections
 
-    return _begun(with_loaded_sections(spec))
+    return _begin(with_loaded_sections(spec))
 
 
 def run_phase(phase: str, spec: RunSpec) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def run_phase(phase: str, spec: RunSpec) -> dict[str, Any]:
                         " load.world_model=RUN to continue a trained dynamics")  # fmt: skip
     if phase == "policy" and spec.load_world_model is None:
         raise UserError("train policy needs a trained world model: add load.world_model=RUN, the out= of `train dynamics`")
-    return _begun(replace(spec, phase=phase))
+    return _begin(replace(spec, phase=phase))
 
 
 def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = 
     here = replace(spec, **device)
     advice = f"add device=cpu: tokenworld train --resume {out} device=cpu"
     device_of(here.device or "auto", advice)  # joins the other processes, if there are any
-    with folders.locked(Path(out)):
+    with folders.locking(Path(out)):
         run = resume_run(Path(out), here)
         run.resume_keys = device
         epochs = spec.train["loop"].get("epochs")
@@ -144,19 +144,19 @@ def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = 
         return _fit(run)
 
 
-def _begun(spec: RunSpec) -> dict[str, Any]:
+def _begin(spec: RunSpec) -> dict[str, Any]:
     """Train in the folder that the command line names, or in a new one."""
     from tokenworld.training import folders
     from tokenworld.training.build import device_of
     from tokenworld.training.resume import start_run
 
     device_of(spec.device or "auto")  # joins the other processes, if there are any
-    with folders.claimed(spec) as out:
+    with folders.claiming(spec) as out:
         return _fit(start_run(spec, out))
 
 
 def _fit(run: Run) -> dict[str, Any]:
-    """Run the loop to its end, then write summary and pictures. Whatever ends it says how to resume."""
+    """Run the loop to its end, then write summary and pictures. Every interruption prints how to resume."""
     from tokenworld import distributed, run_summary
     from tokenworld.training import loop
     from tokenworld.training.run import run_training
@@ -190,7 +190,7 @@ def _fit(run: Run) -> dict[str, Any]:
 
 
 def _reason(run: Run, error: Exception) -> str | None:
-    """Why a training ended and how to resume it, in one sentence; None for an error of the program's own."""
+    """Say in one sentence why training ended and how to resume it; return None for a bug of the program."""
     from tokenworld import distributed
     from tokenworld.storage import checkpoint
     from tokenworld.training import loop

@@ -130,7 +130,7 @@ def pair_sums(branches: Branches) -> dict[str, np.ndarray]:
         D, E = p[:, a] - p[:, b], q[:, a] - q[:, b]  # (n, pairs, K, C + 1)
         true, model = np.abs(D).sum(-1), np.abs(E).sum(-1)  # (n, pairs, K)
         moved = true > threshold
-        found = {
+        sums = {
             "true": true,
             "model": model,
             "moved": true * moved,
@@ -141,7 +141,7 @@ def pair_sums(branches: Branches) -> dict[str, np.ndarray]:
             "true_square": np.square(D).sum(-1) * moved,
             "model_square": np.square(E).sum(-1) * moved,
         }
-        for name, values in found.items():
+        for name, values in sums.items():
             parts.setdefault(name, []).append(values.sum(-1))
     return {name: np.concatenate(values) for name, values in parts.items()}
 

@@ -48,7 +48,7 @@ ALIKE = 1e-3  # bits: two actions are as likely as each other if they differ by 
 @of_likelihood(SAVED_BITS, INVERSE_ACCURACY, BLIND_STATES)
 def action_sensitivity(scored: Scored, taken: np.ndarray | None = None) -> list[Metric]:
     """Bits that knowing the action saves over an action drawn from those of the data, and how well the frame tells which
-    action was taken: argmax_a of q(frame | h, a) pi_b(a), beside always naming the most frequent. Of actions within `ALIKE`
+    action was taken: argmax_a of q(frame | h, a) pi_b(a), next to always naming the most frequent. Of actions within `ALIKE`
     bits of the best each is named equally often.
 
     taken (A,): how often each action was taken in all of the data, of which these rows are some: a row's values then depend on
@@ -64,12 +64,12 @@ def action_sensitivity(scored: Scored, taken: np.ndarray | None = None) -> list[
     taken = counts / counts.sum() if taken is None else taken / taken.sum()
     own = scored.bits_by_action[np.arange(len(scored.action)), scored.action]
     named = recognition_share(log_posterior(scored, taken), scored.action)
-    alike = (np.ptp(scored.bits_by_action, axis=1) < 0.05).astype(float)
-    floor = taken.max() if scored.behaviour is None else (scored.behaviour.argmax(1) == scored.action).mean()
+    are_alike = (np.ptp(scored.bits_by_action, axis=1) < 0.05).astype(float)
+    floor = taken.max() if scored.behavior is None else (scored.behavior.argmax(1) == scored.action).mean()
     return [
         _saved(scored, own, taken),
         mean(INVERSE_ACCURACY, named, scored.cluster, floor=float(floor), states=scored.state),
-        mean(BLIND_STATES, alike, scored.cluster, states=scored.state),
+        mean(BLIND_STATES, are_alike, scored.cluster, states=scored.state),
     ]
 
 
@@ -77,11 +77,11 @@ def log_posterior(scored: Scored, taken: np.ndarray | None = None) -> np.ndarray
     """(N, A): log2 of pi_b(a) q(frame | h, a), which is P(a | frame) up to a factor. taken (A,): as `action_sensitivity`."""
     if taken is None:
         taken = np.bincount(scored.action, minlength=scored.bits_by_action.shape[1])
-    behaviour = scored.behaviour
-    if behaviour is None:
-        behaviour = np.broadcast_to(taken / taken.sum(), scored.bits_by_action.shape)
+    behavior = scored.behavior
+    if behavior is None:
+        behavior = np.broadcast_to(taken / taken.sum(), scored.bits_by_action.shape)
     with np.errstate(divide="ignore"):
-        return np.log2(behaviour) - scored.bits_by_action
+        return np.log2(behavior) - scored.bits_by_action
 
 
 def recognition_share(log_posterior: np.ndarray, action: np.ndarray) -> np.ndarray:
@@ -95,7 +95,7 @@ def _saved(scored: Scored, own: np.ndarray, taken: np.ndarray) -> Metric:
     """Bits under an action drawn from the data's less those under the own one; each draw of the bootstrap has its own shares
     of actions, `taken` (A,) are those of all data, around whose value the interval is laid."""
     saved = scored.bits_by_action @ taken - own
-    found = mean(SAVED_BITS, saved, scored.cluster, floor=0.0, states=scored.state)
+    saved_bits = mean(SAVED_BITS, saved, scored.cluster, floor=0.0, states=scored.state)
     columns = np.concatenate([scored.bits_by_action, scored.action[:, None] == np.arange(len(taken)), own[:, None]], 1)
     sums = np.stack([intervals.cluster_sums(column, scored.cluster) for column in columns.T], 1)  # (C, 2 A + 1)
     drawn = intervals.draws_of(len(sums)) @ sums
@@ -104,4 +104,4 @@ def _saved(scored: Scored, own: np.ndarray, taken: np.ndarray) -> Metric:
     drawn = (bits * count).sum(1) / n**2 - drawn[:, -1] / n
     shares = np.bincount(scored.action, minlength=len(taken)) / len(own)
     aside = float((scored.bits_by_action @ (taken - shares)).mean())  # what other shares than those of these rows change
-    return replace(found, ci=intervals.percentile(drawn + aside, clusters=len(sums)))
+    return replace(saved_bits, ci=intervals.percentile(drawn + aside, clusters=len(sums)))

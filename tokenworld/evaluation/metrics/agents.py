@@ -93,30 +93,30 @@ def causal_gap(own_branches: Branches, other_branches: Branches | None = None) -
     cells, cluster = divergences.kl(branches), branches.cluster  # (S, A)
     reason = "" if branches.exact else divergences.ESTIMATED
     at = dict(ceiling=0.0, states=branches.hash, reason=reason)
-    found = {INTERVENTIONAL_KL: mean(INTERVENTIONAL_KL, cells.mean(1), cluster, **at)}
-    if branches.behaviour is None:
+    gaps = {INTERVENTIONAL_KL: mean(INTERVENTIONAL_KL, cells.mean(1), cluster, **at)}
+    if branches.behavior is None:
         absences |= dict.fromkeys((BEHAVIOR_KL, INTERVENTION_GAP, SUPPORTED_GAP), "the behavior policy is not known")
     else:
         on = (divergences.weights(branches) * cells).sum(1)
-        found[BEHAVIOR_KL] = mean(BEHAVIOR_KL, on, cluster, **at)
-        found[INTERVENTION_GAP] = mean(INTERVENTION_GAP, cells.mean(1) - on, cluster, **at)
+        gaps[BEHAVIOR_KL] = mean(BEHAVIOR_KL, on, cluster, **at)
+        gaps[INTERVENTION_GAP] = mean(INTERVENTION_GAP, cells.mean(1) - on, cluster, **at)
         if branches.support is None:
             absences[SUPPORTED_GAP] = "it is not known how often training data hold a state and action"
         else:
-            found[SUPPORTED_GAP] = _supported(branches, cells, reason)
-    if other is None or other.behaviour is None:
+            gaps[SUPPORTED_GAP] = _supported(branches, cells, reason)
+    if other is None or other.behavior is None:
         why = "there are no states of another agent" if other is None else "the other agent's policy is not known"
         absences |= dict.fromkeys((OTHER_AGENT_KL, TRANSFER_GAP), why)
     else:
         theirs = (divergences.weights(other) * divergences.kl(other)).sum(1)
-        found[OTHER_AGENT_KL] = mean(OTHER_AGENT_KL, theirs, other.cluster, reason=reason, ceiling=0.0, states=other.hash)
-        if branches.behaviour is None:
+        gaps[OTHER_AGENT_KL] = mean(OTHER_AGENT_KL, theirs, other.cluster, reason=reason, ceiling=0.0, states=other.hash)
+        if branches.behavior is None:
             absences[TRANSFER_GAP] = "the behavior policy is not known"
         else:
             value, ci, n = intervals.difference(theirs, other.cluster, on, cluster)
-            found[TRANSFER_GAP] = number(TRANSFER_GAP, value, ci, n, len(on) + len(theirs), reason=reason, ceiling=0.0)
-    found |= {spec: absent(spec, why, "skipped") for spec, why in absences.items()}
-    return [found[spec] for spec in OF_BRANCHES]
+            gaps[TRANSFER_GAP] = number(TRANSFER_GAP, value, ci, n, len(on) + len(theirs), reason=reason, ceiling=0.0)
+    gaps |= {spec: absent(spec, why, "skipped") for spec, why in absences.items()}
+    return [gaps[spec] for spec in OF_BRANCHES]
 
 
 def _supported(branches: Branches, cells: np.ndarray, reason: str) -> Metric:
@@ -124,16 +124,16 @@ def _supported(branches: Branches, cells: np.ndarray, reason: str) -> Metric:
     high = branches.support >= np.median(branches.support)
     weight = divergences.weights(branches) * high
     sums = np.stack([(cells * high).sum(1), high.sum(1), (cells * weight).sum(1), weight.sum(1)], 1)  # (S, 4)
-    found, row = np.unique(branches.cluster, return_inverse=True)
+    unique, row = np.unique(branches.cluster, return_inverse=True)
     whole = np.stack([np.bincount(row, weights=sums[:, i]) for i in range(4)], 1)
     if not (whole.sum(0)[[1, 3]] > 0).all():
         return absent(SUPPORTED_GAP, "the behavior policy never takes a well-supported action")
-    drawn = intervals.draws_of(len(found)) @ whole
+    drawn = intervals.draws_of(len(unique)) @ whole
     drawn = drawn[(drawn[:, 1] > 0) & (drawn[:, 3] > 0)]
     total, gaps = whole.sum(0), drawn[:, 0] / drawn[:, 1] - drawn[:, 2] / drawn[:, 3]
     value = total[0] / total[1] - total[2] / total[3]
-    ci = intervals.percentile(gaps, clusters=len(found))
-    return number(SUPPORTED_GAP, value, ci, len(found), int(high.sum()), reason=reason, ceiling=0.0)
+    ci = intervals.percentile(gaps, clusters=len(unique))
+    return number(SUPPORTED_GAP, value, ci, len(unique), int(high.sum()), reason=reason, ceiling=0.0)
 
 
 @arrays_of("support")
@@ -145,8 +145,8 @@ def support_curve(own_branches: Branches) -> dict[str, np.ndarray] | None:
 
 def by_support(branches: Branches, parts: int = 10) -> dict[str, np.ndarray]:
     """KL by how well training data support a (state, action): `parts` groups of equal numbers of cells, rarest first, equal
-    supports together. {"support" (mean), "count", "do" (mean KL), "low", "high" (its interval), "behaviour" (KL weighted
-    by the behaviour policy, nan if unknown)}. Raises UserError without `support`."""
+    supports together. {"support" (mean), "count", "do" (mean KL), "low", "high" (its interval), "behavior" (KL weighted
+    by the behavior policy, nan if unknown)}. Raises UserError without `support`."""
     if branches.support is None:
         raise UserError("branches hold no support: give the count or density of each (state, action) in the training data")
     cells, support = divergences.kl(branches), branches.support
@@ -154,7 +154,7 @@ def by_support(branches: Branches, parts: int = 10) -> dict[str, np.ndarray]:
     order = np.argsort(support.ravel(), kind="stable")
     edges = np.unique(support.ravel()[order][np.arange(parts) * support.size // parts])  # where a part begins
     part = np.searchsorted(edges, support.ravel(), side="right") - 1  # (S * A,)
-    weight = np.full(support.size, np.nan) if branches.behaviour is None else divergences.weights(branches).ravel()
+    weight = np.full(support.size, np.nan) if branches.behavior is None else divergences.weights(branches).ravel()
     flat, cluster = cells.ravel(), np.repeat(branches.cluster, A)
     rows = []
     for i in range(len(edges)):
@@ -163,7 +163,7 @@ def by_support(branches: Branches, parts: int = 10) -> dict[str, np.ndarray]:
         w = weight[chosen]
         on = float((w * flat[chosen]).sum() / w.sum()) if w.sum() > 0 else np.nan
         rows.append((support.ravel()[chosen].mean(), chosen.sum(), value, low, high, on))
-    return dict(zip(("support", "count", "do", "low", "high", "behaviour"), np.array(rows).T, strict=True))
+    return dict(zip(("support", "count", "do", "low", "high", "behavior"), np.array(rows).T, strict=True))
 
 
 def spurious_feature(pairs: Pairs) -> list[Metric]:

@@ -95,9 +95,9 @@ def precedence(
         classify = fit(features["real"][~fold], label["real"][~fold], products=False)
         for name in score:
             score[name][held_out[name]] = classify(features[name][held_out[name]])
-    found, _ = np.unique(cluster, return_inverse=True)
-    weights = intervals.draws_of(len(found), draws=500)
-    of = {name: np.searchsorted(found, c) for name, c in rows.items()}
+    unique, _ = np.unique(cluster, return_inverse=True)
+    weights = intervals.draws_of(len(unique), draws=500)
+    of = {name: np.searchsorted(unique, c) for name, c in rows.items()}
     drawn = [
         ranking.auc(score["real"], label["real"], part[:, of["real"]])
         - ranking.auc(score["model"], label["model"], part[:, of["model"]])
@@ -106,7 +106,7 @@ def precedence(
     return {
         "auc_real": float(ranking.auc(score["real"], label["real"])),
         "auc_model": float(ranking.auc(score["model"], label["model"])),
-        "auc_gap_ci": intervals.percentile(np.concatenate(drawn), clusters=len(found)),
+        "auc_gap_ci": intervals.percentile(np.concatenate(drawn), clusters=len(unique)),
     }
 
 

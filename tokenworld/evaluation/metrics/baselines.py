@@ -83,8 +83,8 @@ def bits_bigram(counts: CodeCounts, previous: Tensor, current: Tensor) -> Tensor
     K, V = counts.unigram.shape
     keys = _keys(previous, current, V)
     if len(counts.pairs):
-        place = torch.searchsorted(counts.pairs, keys).clamp(max=len(counts.pairs) - 1)
-        same = counts.pair_counts[place] * (counts.pairs[place] == keys)
+        index = torch.searchsorted(counts.pairs, keys).clamp(max=len(counts.pairs) - 1)
+        same = counts.pair_counts[index] * (counts.pairs[index] == keys)
     else:
         same = torch.zeros_like(keys, dtype=torch.float64)
     w, prior = counts.bigram_weight, counts.unigram.gather(1, current.T).T

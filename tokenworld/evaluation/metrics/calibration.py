@@ -100,16 +100,16 @@ def calibration(scored: Scored) -> list[Metric]:
     gap, clusters, codes = paid - announced, len(np.unique(cluster)), scored.top.size
     p = intervals.zero_mean_p(gap, cluster)
     bins = reliability(scored.top.ravel(), scored.hit.ravel())
-    found = [
+    metrics = [
         mean(GAP, gap, cluster, ceiling=0.0),
         number(GAP_P, p, None, clusters, len(gap)),
         mean(ENTROPY, announced, cluster),
         number(ECE, bins["ece"], None, clusters, codes, ceiling=0.0),
     ]
     if clusters < 2:
-        return found + [absent(spec, "it compares at least two episodes") for spec in (KCE, KCE_P)]
+        return metrics + [absent(spec, "it compares at least two episodes") for spec in (KCE, KCE_P)]
     (error, error_p), n = kernel_error(scored), min(PAIRS, codes)
-    return found + [number(KCE, error, None, clusters, n, ceiling=0.0), number(KCE_P, error_p, None, clusters, n)]
+    return metrics + [number(KCE, error, None, clusters, n, ceiling=0.0), number(KCE_P, error_p, None, clusters, n)]
 
 
 @arrays_of("top_reliability")
@@ -155,17 +155,17 @@ def kernel_error(scored: Scored, seed: int = 0, draws: int = 500) -> tuple[float
     n, K = scored.top.shape
     chosen = rng.permutation(n * K)[:PAIRS]
     p, hit, cluster = scored.top.ravel()[chosen], scored.hit.ravel()[chosen], np.repeat(scored.cluster, K)[chosen]
-    found, number = np.unique(cluster, return_inverse=True)
-    if len(found) < 2:
+    unique, number = np.unique(cluster, return_inverse=True)
+    if len(unique) < 2:
         return math.nan, math.nan
     e = hit - p
     pairs = np.outer(e, e) * np.exp(-np.abs(p[:, None] - p) / 0.1)
-    member = np.zeros((len(found), len(e)))
+    member = np.zeros((len(unique), len(e)))
     member[number, np.arange(len(e))] = 1
     between = member @ pairs @ member.T  # (C, C)
     np.fill_diagonal(between, 0)
     count = len(e) ** 2 - np.square(np.bincount(number)).sum()
-    signs = rng.choice([-1.0, 1.0], size=(draws, len(found)))
+    signs = rng.choice([-1.0, 1.0], size=(draws, len(unique)))
     null = ((signs @ between) * signs).sum(1)
     value = between.sum()
     return float(value / count), float((1 + (null >= value).sum()) / (1 + draws))

@@ -1,4 +1,4 @@
-"""Code lengths of held-out frames, beside simple predictors (Lambert et al. 2020, arXiv:2002.04523): tier A."""
+"""Code lengths of held-out frames, compared with simple predictors (Lambert et al. 2020, arXiv:2002.04523): tier A."""
 
 from __future__ import annotations
 
@@ -40,6 +40,32 @@ EXCESS = _spec(
 )  # fmt: skip
 
 
+BASELINE_BITS = _spec(
+    "code_length.baseline_bits", "Code length of a frame under a simple predictor",
+    "Bits that a held-out frame costs under copying the last frame, counting codes, or counting pairs of codes.",
+    unit="bits/frame", direction="none", silent="it is the floor of the code length of a frame",
+)  # fmt: skip
+BASELINE_CHANGED = _spec(
+    "code_length.baseline_changed_bits", "Code length of a changed code under a simple predictor",
+    "The same, of codes that differ from those of the last frame.",
+    unit="bits/code", direction="none", silent="it is the floor of the code length of a changed code",
+)  # fmt: skip
+
+
+@measure
+def of_predictors(scored: Scored, baselines: dict[str, np.ndarray]) -> list[Metric]:
+    """A variant of both baselines, "ID@NAME", for each simple predictor. baselines: name -> bits (N, K)."""
+    changed, results = scored.previous != scored.codes, []
+    for name, bits in baselines.items():
+        words = name.replace("_", " ")
+        frame = BASELINE_BITS.variant(name, f"Code length of a frame: {words}")
+        code = BASELINE_CHANGED.variant(name, f"Code length of a changed code: {words}")
+        results.append(mean(frame, bits.sum(1), scored.cluster))
+        results.append(share(code, np.where(changed, bits, 0.0).sum(1), changed.sum(1), scored.cluster, samples=len(bits),
+                             none="no code of the held-out frames changed"))  # fmt: skip
+    return results
+
+
 @measure
 @of_likelihood(BITS, GAIN, CHANGED, EXCESS)
 def code_length(
@@ -53,22 +79,22 @@ def code_length(
     floors = {name: float(bits.sum(1).mean()) for name, bits in baselines.items()}
     best = min(floors, key=floors.get) if floors else None
     ceiling = None if entropy is None else float(entropy.mean())
-    found = [mean(BITS, frame, scored.cluster, floor=floors.get(best), ceiling=ceiling)]
+    metrics = [mean(BITS, frame, scored.cluster, floor=floors.get(best), ceiling=ceiling)]
     if best is not None:
         against = against or best
         gain = baselines[against].sum(1) - frame
-        found.append(mean(GAIN, gain, scored.cluster, name=f"Bits saved against {against}", floor=0.0))
+        metrics.append(mean(GAIN, gain, scored.cluster, name=f"Bits saved against {against}", floor=0.0))
     changed = scored.previous != scored.codes
     floors = {name: float(bits[changed].mean()) for name, bits in baselines.items()} if changed.any() else {}
     paid = np.where(changed, divergences.capped(scored.bits), 0.0).sum(1)
-    found.append(
+    metrics.append(
         share(CHANGED, paid, changed.sum(1), scored.cluster, floor=min(floors.values(), default=None), samples=N,
               none="no code of the held-out frames changed")
     )  # fmt: skip
     if entropy is not None:
         floor = None if best is None else float(baselines[best].sum(1).mean() - entropy.mean())
-        found.append(mean(EXCESS, frame - entropy, scored.cluster, floor=floor, ceiling=0.0))
-    return found
+        metrics.append(mean(EXCESS, frame - entropy, scored.cluster, floor=floor, ceiling=0.0))
+    return metrics
 
 
 @arrays_of("surprise")

@@ -135,8 +135,9 @@ def _apart(scored: Scored, seen: np.ndarray, names: Sequence[str]) -> Metric:
 def _nearest_pair(scored: Scored, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray, int, int]:
     """The pair a, b of actions under which a frame's bits differ least: the differences (n,), the rows (N,) bool, a, b."""
     pairs = [(a, b, np.isin(scored.action, (a, b))) for a, b in combinations(seen, 2)]
-    found = [(np.abs(scored.bits_by_action[rows, a] - scored.bits_by_action[rows, b]), rows, a, b) for a, b, rows in pairs]
-    return min(found, key=lambda one: one[0].mean())
+    bits = scored.bits_by_action
+    differences = [(np.abs(bits[rows, a] - bits[rows, b]), rows, a, b) for a, b, rows in pairs]
+    return min(differences, key=lambda pair: pair[0].mean())
 
 
 def _overlooked(scored: Scored, seen: np.ndarray, names: Sequence[str]) -> Metric:
@@ -182,9 +183,9 @@ def _odds_of_changes(previous: np.ndarray, codes: np.ndarray, is_b: np.ndarray, 
 
 def _misnamed(scored: Scored, seen: np.ndarray, names: Sequence[str]) -> Metric:
     pairs = [(a, b, scored.action == a) for a, b in permutations(seen, 2)]
-    found = [(scored.bits_by_action[rows, a] - scored.bits_by_action[rows, b], rows, a, b) for a, b, rows in pairs]
-    values, rows, a, b = max(found, key=lambda one: one[0].mean())
-    return _extreme(MISATTRIBUTED_BITS, values, scored.cluster[rows], len(found),
+    costs = [(scored.bits_by_action[rows, a] - scored.bits_by_action[rows, b], rows, a, b) for a, b, rows in pairs]
+    values, rows, a, b = max(costs, key=lambda pair: pair[0].mean())
+    return _extreme(MISATTRIBUTED_BITS, values, scored.cluster[rows], len(costs),
                     f"{_name(b, names)} what follows {_name(a, names)}", ceiling=0.0)  # fmt: skip
 
 
@@ -238,18 +239,18 @@ def confused_effects(branches: Branches, names: Sequence[str] = ()) -> list[Metr
     weakest = min(moved, key=lambda i: sums["model_moved"][:, i].sum() / sums["moved"][:, i].sum(), default=None)
     anchors = dict(floor=0.0, ceiling=1.0)
     if weakest is None:
-        found = [absent(WEAKEST_PAIR, none, **anchors)]
+        metrics = [absent(WEAKEST_PAIR, none, **anchors)]
     else:
         value, ci, n = intervals.ratio(sums["model_moved"][:, weakest], sums["moved"][:, weakest], branches.cluster,
                                        level=1 - 0.05 / len(moved))  # fmt: skip
         words = " and ".join(_name(a, names) for a in pairs[weakest])
         reasons = f"{words}{reason and '; '}{reason}"
-        found = [number(WEAKEST_PAIR, value, ci, n, len(branches.p), reason=reasons, **anchors)]
+        metrics = [number(WEAKEST_PAIR, value, ci, n, len(branches.p), reason=reasons, **anchors)]
     whole = {name: values.sum(1) for name, values in sums.items()}
     size = np.sqrt(whole["true_square"] * whole["model_square"])
     has = whole["moved"] > 0
     other = has & (whole["along"] < DISAGREE * size) & (whole["model_moved"] > LEAST_EFFECT * whole["moved"])
-    return [*found, share(SWAPPED_STATES, other.astype(float), has, branches.cluster, floor=1.0, ceiling=0.0,
+    return [*metrics, share(SWAPPED_STATES, other.astype(float), has, branches.cluster, floor=1.0, ceiling=0.0,
                           samples=int(has.sum()), none=none, reason=reason)]  # fmt: skip
 
 

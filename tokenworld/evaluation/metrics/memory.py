@@ -42,16 +42,16 @@ def recall(recalls: Recalls) -> list[Metric]:
     chosen = recalls.delay == longest
     right = _right(recalls)
     clusters = len(np.unique(recalls.cluster[chosen]))
-    found = [
+    metrics = [
         number(RECALL, float(right[chosen].mean()), (curve["low"][-1], curve["high"][-1]), clusters, int(chosen.sum()),
                name=f"A bit recalled after {longest} steps", floor=0.5, ceiling=1.0, values=right[chosen],
                clusters=recalls.cluster[chosen]),
         _half_life(recalls, curve),
     ]  # fmt: skip
     if recalls.return_distance is None or recalls.return_distance_real is None:
-        return [*found, absent(RETURN, "no action was followed by its inverse", "skipped")]
+        return [*metrics, absent(RETURN, "no action was followed by its inverse", "skipped")]
     beyond = recalls.return_distance - recalls.return_distance_real
-    return [*found, mean(RETURN, beyond, recalls.cluster, ceiling=0.0)]
+    return [*metrics, mean(RETURN, beyond, recalls.cluster, ceiling=0.0)]
 
 
 @arrays_of("memory")
@@ -74,7 +74,7 @@ def _half_life(recalls: Recalls, curve: dict[str, np.ndarray]) -> Metric:
     if curve["low"][0] <= 0.5:
         reason = f"nothing is recalled after the shortest delay, {delays[0]} steps"
         return absent(HALF_LIFE, reason)
-    found, row = np.unique(recalls.cluster, return_inverse=True)
+    unique, row = np.unique(recalls.cluster, return_inverse=True)
 
     def half_life(weights: np.ndarray) -> np.ndarray:
         chosen = [recalls.delay == k for k in delays]
@@ -83,10 +83,10 @@ def _half_life(recalls: Recalls, curve: dict[str, np.ndarray]) -> Metric:
         return np.where(lost.any(-1), delays[np.argmax(lost, -1)], delays[-1])
 
     value = int(half_life(np.ones(len(row))))
-    ci = intervals.percentile(half_life(intervals.draws_of(len(found), draws=1000)[:, row]))
+    ci = intervals.percentile(half_life(intervals.draws_of(len(unique), draws=1000)[:, row]))
     beyond = curve["information"][-1] > curve["information"][0] / 2
     reason = f"longer than {delays[-1]} steps, the longest delay" if beyond else ""
-    return number(HALF_LIFE, value, ci, len(found), len(row), floor=0.0, reason=reason)
+    return number(HALF_LIFE, value, ci, len(unique), len(row), floor=0.0, reason=reason)
 
 
 def _right(recalls: Recalls) -> np.ndarray:

@@ -97,7 +97,7 @@ def branch_fidelity(branches: Branches, baselines: dict[str, np.ndarray] | None 
         for bits in (baselines or {}).values()
     ]
     estimated = "" if branches.exact else ESTIMATED
-    found = [
+    metrics = [
         mean(KL, (weight * kl(branches)).sum(1), cluster, floor=min(floors, default=None), ceiling=0.0, method="bca",
              reason=estimated),
         mean(IMPOSSIBLE_MASS, (weight * (1 - q.sum(-1))).sum(1), cluster, floor=1.0, ceiling=0.0,
@@ -105,9 +105,9 @@ def branch_fidelity(branches: Branches, baselines: dict[str, np.ndarray] | None 
         mean(MISSED_MASS, (weight * missed).sum(1), cluster, floor=1.0, ceiling=0.0),
     ]  # fmt: skip
     if branches.total_correlation_q is None:
-        return found + [absent(LOST_DEPENDENCE, "the model's total correlation was not computed", "skipped")]
+        return metrics + [absent(LOST_DEPENDENCE, "the model's total correlation was not computed", "skipped")]
     gap = (weight * (total_correlation_p(branches) - branches.total_correlation_q)).sum(1)
-    return found + [mean(LOST_DEPENDENCE, gap, cluster, ceiling=0.0, reason=estimated)]
+    return metrics + [mean(LOST_DEPENDENCE, gap, cluster, ceiling=0.0, reason=estimated)]
 
 
 @measure

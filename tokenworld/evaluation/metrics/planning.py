@@ -66,24 +66,24 @@ def planning(policy_values: PolicyValues) -> list[Metric]:
     def skipped(spec: MetricSpec) -> Metric:
         return absent(spec, "the returns of these planners were not measured", "skipped")
 
-    found, able, scale = [], False, None
+    metrics, able, scale = [], False, None
     if oracle is None or random is None:
-        found += [skipped(ORACLE_GAIN), skipped(REGRET)]
+        metrics += [skipped(ORACLE_GAIN), skipped(REGRET)]
     else:
         gain = _gap(ORACLE_GAIN, oracle, random, floor=0.0)
         able = gain.ci is not None and gain.ci[0] > 0
-        found.append(gain)
+        metrics.append(gain)
         scale = gain.value if able else None
         if mine is None:
-            found.append(skipped(REGRET))
+            metrics.append(skipped(REGRET))
         elif not able:
             reason = "this planner does not beat random actions in the simulator either: it cannot judge a model"
-            found.append(absent(REGRET, reason))
+            metrics.append(absent(REGRET, reason))
         else:
-            found.append(_gap(REGRET, oracle, mine, floor=gain.value, ceiling=0.0))
+            metrics.append(_gap(REGRET, oracle, mine, floor=gain.value, ceiling=0.0))
     if promised is None or mine is None:
-        return [*found, skipped(OPTIMISM)]
-    return [*found, _gap(OPTIMISM, promised, mine, floor=scale, ceiling=0.0)]
+        return [*metrics, skipped(OPTIMISM)]
+    return [*metrics, _gap(OPTIMISM, promised, mine, floor=scale, ceiling=0.0)]
 
 
 def _gap(spec: MetricSpec, a: Array, b: Array, **more) -> Metric:

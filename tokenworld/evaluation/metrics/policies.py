@@ -1,6 +1,6 @@
 """Is the model of use for decisions? Experimental: it orders policies by their returns.
 
-Returns in the model beside returns in the real environment, over the same horizon. Rankings over few policies say little:
+Returns in the model next to returns in the real environment, over the same horizon. Rankings over few policies say little:
 with 8 policies a correlation of 0.8 has an interval of (0.2, 0.96), so fewer than 20 count as underpowered.
 """
 
@@ -79,7 +79,7 @@ def policy_agreement(policy_values: PolicyValues, k: int = 1) -> list[Metric]:
     episodes = sum(map(len, values.real)) + sum(map(len, values.model))
     few = dict(status="underpowered", reason=f"only {P} policies: a ranking takes about {POLICIES}") if P < POLICIES else {}
 
-    def made(spec: MetricSpec, of: Callable, drawn: tuple[Array, Array], **more) -> Metric:
+    def agreement(spec: MetricSpec, of: Callable, drawn: tuple[Array, Array], **more) -> Metric:
         value = float(of(real, model))
         if not np.isfinite(value):
             return absent(spec, "the model values all policies alike")
@@ -87,17 +87,18 @@ def policy_agreement(policy_values: PolicyValues, k: int = 1) -> list[Metric]:
         ci = intervals.percentile(draws[np.isfinite(draws)])
         return metric(spec, value, ci=ci, n_clusters=P, n_samples=episodes, **few, **more)
 
-    found = [
-        made(SPEARMAN, ranking.spearman, pair, floor=0.0, ceiling=1.0),
-        made(KENDALL, ranking.kendall, pair, floor=0.0, ceiling=1.0),
-        made(REGRET, partial(regret, k=k), pair, name=REGRET.name if k == 1 else f"Return lost by trusting the best {k}",
+    metrics = [
+        agreement(SPEARMAN, ranking.spearman, pair, floor=0.0, ceiling=1.0),
+        agreement(KENDALL, ranking.kendall, pair, floor=0.0, ceiling=1.0),
+        agreement(REGRET, partial(regret, k=k), pair, name=REGRET.name if k == 1 else f"Return lost by trusting the best {k}",
              floor=float(real.max() - real.mean()), ceiling=0.0),
-        made(VALUE_ERROR, lambda v, w: np.abs(v - w).mean(-1) / reach, pair, ceiling=0.0, values=error, clusters=np.arange(P)),
-        made(MMRV, mmrv, pair, ceiling=0.0),
+        agreement(VALUE_ERROR, lambda v, w: np.abs(v - w).mean(-1) / reach, pair, ceiling=0.0, values=error,
+                  clusters=np.arange(P)),
+        agreement(MMRV, mmrv, pair, ceiling=0.0),
     ]  # fmt: skip
     if P < 9:
         reason = f"thirds of {P} policies are too few to rank: it takes at least 9"
-        return [*found, absent(TERTILE_SPEARMAN, reason)]
+        return [*metrics, absent(TERTILE_SPEARMAN, reason)]
     order, third = np.argsort(real, kind="stable"), np.array_split(np.arange(P), 3)
     rng = np.random.default_rng(1)
     rows = np.concatenate([order[part[rng.integers(len(part), size=(len(chosen), len(part)))]] for part in third], 1)
@@ -109,7 +110,7 @@ def policy_agreement(policy_values: PolicyValues, k: int = 1) -> list[Metric]:
         return np.where(seen.any(0), np.where(seen, each, 0).sum(0) / np.maximum(seen.sum(0), 1), np.nan)
 
     pair = (np.take_along_axis(drawn_real, rows, 1), np.take_along_axis(drawn_model, rows, 1))
-    return [*found, made(TERTILE_SPEARMAN, within, pair, floor=0.0, ceiling=1.0)]
+    return [*metrics, agreement(TERTILE_SPEARMAN, within, pair, floor=0.0, ceiling=1.0)]
 
 
 @arrays_of("policies")
@@ -130,8 +131,8 @@ def regret(real: np.ndarray, model: np.ndarray, k: int = 1) -> np.ndarray:
 
 def mmrv(real: np.ndarray, model: np.ndarray) -> np.ndarray:
     """mean_i max_j |V_i - V_j| 1[the model orders i and j otherwise, or not at all], real and model (..., P)."""
-    real, told = (x[..., :, None] - x[..., None, :] for x in (real, model))
-    return (np.abs(real) * (np.sign(real) != np.sign(told))).max(-1).mean(-1)
+    real, predicted = (x[..., :, None] - x[..., None, :] for x in (real, model))
+    return (np.abs(real) * (np.sign(real) != np.sign(predicted))).max(-1).mean(-1)
 
 
 def _means(returns: Sequence[Array]) -> np.ndarray:

@@ -60,26 +60,26 @@ def c2st(
 
 def c2st_from_scores(score: np.ndarray, label: np.ndarray, cluster: np.ndarray, spec: MetricSpec = C2ST) -> Metric:
     """The same from scores (N,) of any classifier on rows that it has not seen, label (N,) true if imagined."""
-    found, row = np.unique(cluster, return_inverse=True)
-    parts = np.array_split(intervals.draws_of(len(found), draws=1000), 20)
+    unique, row = np.unique(cluster, return_inverse=True)
+    parts = np.array_split(intervals.draws_of(len(unique), draws=1000), 20)
     drawn = np.concatenate([ranking.auc(score, label, part[:, row]) for part in parts])
-    ci = intervals.percentile(drawn[np.isfinite(drawn)], clusters=len(found))
-    return number(spec, float(ranking.auc(score, label)), ci, len(found), len(score), floor=1.0, ceiling=0.5)
+    ci = intervals.percentile(drawn[np.isfinite(drawn)], clusters=len(unique))
+    return number(spec, float(ranking.auc(score, label)), ci, len(unique), len(score), floor=1.0, ceiling=0.5)
 
 
 @measure
 def c2st_by_length(rollouts: Rollouts, lengths: Sequence[int] = (1, 2, 4, 8)) -> list[Metric]:
     """The same, a variant for each length L, for the first L frames of rollouts, those that had not ended by then; lengths
     beyond T are left out."""
-    found = []
+    metrics = []
     for L in (length for length in lengths if length <= rollouts.real.shape[2]):
         parts = []
         for clips, alive in ((rollouts.real, rollouts.alive_real), (rollouts.model, rollouts.alive_model)):
             lives = alive[:, :, L - 1]
             parts += [clips[:, :, :L][lives].reshape(int(lives.sum()), L * clips.shape[-1]),
                       np.repeat(rollouts.cluster, lives.shape[1])[lives.ravel()]]  # fmt: skip
-        found += c2st(*parts, spec=C2ST.variant(str(L), f"Real and imagined clips of {L} frame{'s' * (L > 1)} told apart"))
-    return found
+        metrics += c2st(*parts, spec=C2ST.variant(str(L), f"Real and imagined clips of {L} frame{'s' * (L > 1)} told apart"))
+    return metrics
 
 
 def disagreement(q: np.ndarray, cluster: np.ndarray) -> list[Metric]:
@@ -99,7 +99,7 @@ def self_consistency(own: np.ndarray, own_cluster: np.ndarray, real: np.ndarray,
 @measure
 @of_likelihood(SELF_CONSISTENCY)
 def own_frames(drift: Drift) -> list[Metric]:
-    """Self-consistency of imagined rollouts beside the real futures from the same starts."""
+    """Self-consistency of imagined rollouts compared with the real futures from the same starts."""
     if drift.imagined_bits is None:
         return [absent(SELF_CONSISTENCY, "the model's own frames were not scored", "skipped")]
     _, M, T = drift.imagined_bits.shape

@@ -90,6 +90,11 @@ BRANCH_ERROR = _branched(
     rules=(Rule("WRONG_REWARDS", "fault", below(0.25, skill=True),
                 lambda m: f"its rewards are {'worse' if m.skill_ci[1] < 0 else 'no better'} than a constant"),),
 )  # fmt: skip
+EVENT_F1 = _spec(
+    "rewards.event_f1", "F1 of reward events at their exact steps",
+    "Harmonic mean of recall and precision of reward events, an early or late one counting as two errors.",
+    direction="higher", silent="recall and precision within two steps judge the events",
+)  # fmt: skip
 EVENT = 0.5  # a reward event is a reward further from zero than this
 WITHIN = 2  # steps by which an event may be early or late
 
@@ -102,17 +107,26 @@ def rewards(scored: Scored, signs: bool = True) -> list[Metric]:
     themselves)."""
     gave = np.sign(scored.reward) if signs else scored.reward
     real, predicted = _sign_of_events(gave), _sign_of_events(scored.reward_mean)
-    found = [
+    metrics = [
         _events(RECALL, near(predicted, real, scored), real != 0, scored, "real reward events"),
         _events(PRECISION, near(real, predicted, scored), predicted != 0, scored, "predicted reward events"),
+        _f1(real != 0, predicted != 0, scored),
         *_sizes(scored, gave, int((real != 0).sum())),
         _delay(real, predicted, scored),
     ]
     if scored.reward_probability is None:
-        return [*found, absent(SIGN_ECE, "the model's probabilities of signs are not known", "skipped")]
+        return [*metrics, absent(SIGN_ECE, "the model's probabilities of signs are not known", "skipped")]
     errors = [reliability(scored.reward_probability[:, c], np.sign(scored.reward) == c - 1)["ece"] for c in range(3)]
     clusters = len(np.unique(scored.cluster))
-    return [*found, number(SIGN_ECE, float(np.mean(errors)), None, clusters, len(gave), ceiling=0.0)]
+    return [*metrics, number(SIGN_ECE, float(np.mean(errors)), None, clusters, len(gave), ceiling=0.0)]
+
+
+def _f1(real: np.ndarray, predicted: np.ndarray, scored: Scored) -> Metric:
+    """2 TP / (2 TP + FP + FN) of events (N,) bool."""
+    if not real.any():
+        return absent(EVENT_F1, "there are no real reward events")
+    return share(EVENT_F1, 2.0 * (real & predicted), real.astype(float) + predicted, scored.cluster, samples=int(real.sum()),
+                 floor=0.0, ceiling=1.0)  # fmt: skip
 
 
 def _sign_of_events(reward: np.ndarray) -> np.ndarray:
@@ -123,11 +137,11 @@ def _sign_of_events(reward: np.ndarray) -> np.ndarray:
 def _sizes(scored: Scored, gave: np.ndarray, events: int) -> list[Metric]:
     """Bias and slope, which say little of few events."""
     predicted, cluster, scale = scored.reward_mean, scored.cluster, float(np.abs(gave).mean())
-    found = [
+    metrics = [
         mean(BIAS, predicted - gave, cluster, floor=scale if scale else None, ceiling=0.0),
         share(SLOPE, predicted * gave, np.square(predicted), cluster, ceiling=1.0, none="no reward is ever predicted"),
     ]
-    return [of_few(metric, events, "real reward events") for metric in found]
+    return [of_few(metric, events, "real reward events") for metric in metrics]
 
 
 def _delay(real: np.ndarray, predicted: np.ndarray, scored: Scored) -> Metric:
@@ -137,17 +151,17 @@ def _delay(real: np.ndarray, predicted: np.ndarray, scored: Scored) -> Metric:
         offset = np.where(near(np.abs(predicted), np.abs(real), scored, (d,)), d, offset)
     met = np.isfinite(offset)
     n = int(met.sum())
-    found = share(DELAY, np.where(met, offset, 0.0), met, scored.cluster, samples=n, ceiling=0.0,
+    delay = share(DELAY, np.where(met, offset, 0.0), met, scored.cluster, samples=n, ceiling=0.0,
                   none=f"no predicted reward event is within {WITHIN} steps of a real one")  # fmt: skip
-    return of_few(found, n, "pairs of a real and a predicted reward event")
+    return of_few(delay, n, "pairs of a real and a predicted reward event")
 
 
 def _events(spec: MetricSpec, met: np.ndarray, asked: np.ndarray, scored: Scored, what: str) -> Metric:
     n = int(asked.sum())
-    found = share(spec, met & asked, asked, scored.cluster, samples=n, none=f"there are no {what}", floor=0.0, ceiling=1.0)
+    metric = share(spec, met & asked, asked, scored.cluster, samples=n, none=f"there are no {what}", floor=0.0, ceiling=1.0)
     if n:
-        found = replace(found, ci=intervals.clustered_wilson(met & asked, asked, scored.cluster))
-    return of_few(found, n, what)
+        metric = replace(metric, ci=intervals.clustered_wilson(met & asked, asked, scored.cluster))
+    return of_few(metric, n, what)
 
 
 def near(
@@ -180,7 +194,7 @@ def reward_confusion(scored: Scored) -> np.ndarray:
 
 @measure
 def rewards_at_branches(branches: Branches, signs: bool = True) -> list[Metric]:
-    """Tier B: predicted reward of each state and action beside its true expectation over the branches, actions weighted as in
+    """Tier B: predicted reward of each state and action next to its true expectation over the branches, actions weighted as in
     KL(p || q). error: mean absolute difference; the floor is a constant prediction of the mean."""
     if branches.reward is None or branches.reward_mean is None:
         return [absent(spec, "no rewards at the branches", "skipped") for spec in (BRANCH_ERROR, BRANCH_BIAS)]

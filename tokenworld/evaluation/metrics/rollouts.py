@@ -1,4 +1,4 @@
-"""How far can an imagined rollout be trusted? Rollouts under given actions, beside what really came of them.
+"""How far can an imagined rollout be trusted? Rollouts under given actions, compared with what really followed.
 
 Tier A, held-out episodes: there is one real future of each start, so there is no distance between distributions; the
 energy score is used, whose expectation is lowest for the true distribution (Gneiting and Raftery 2007). Where the world
@@ -121,19 +121,19 @@ def horizon(drift: Drift) -> list[Metric]:
 
     value, ci, _ = intervals.statistic(first_bad, drift.cluster, draws=500)
     censored = f"longer than the {T} steps that were imagined" if value > T else ""
-    found = [
+    metrics = [
         metric(HELD_OUT_HORIZON, value - 1, ci=(ci[0] - 1, ci[1] - 1), floor=0.0,
                **{**common, **few, "reason": few.get("reason", "") or censored})
     ]  # fmt: skip
     if drift.own_bits is None:
-        found.append(absent(EXPOSURE_BIAS, NO_LIKELIHOOD))
+        metrics.append(absent(EXPOSURE_BIAS, NO_LIKELIHOOD))
     elif T > 1:
         ratio, ci, _ = intervals.ratio(drift.own_bits[:, -1], drift.real_bits[:, -1], drift.cluster)
         name = f"Bits of a real frame after {T - 1} imagined ones, for each after real ones"
         reason = f"{RANDOM}: a fault only where nothing is random"
-        found.append(metric(EXPOSURE_BIAS, ratio, name=name, ci=ci, ceiling=1.0,
+        metrics.append(metric(EXPOSURE_BIAS, ratio, name=name, ci=ci, ceiling=1.0,
                             **{**common, **few, "reason": few.get("reason", reason)}))  # fmt: skip
-    return found
+    return metrics
 
 
 @arrays_of("drift")
@@ -165,17 +165,17 @@ def rollout_drift(rollouts: Rollouts) -> list[Metric]:
         measured = (FIRST, LAST, DISTANCE, VALID_HORIZON, MEDIAN_HORIZON, SPREAD)
         return [absent(spec, reason) for spec in measured] + [_exposure_bias(rollouts)]
     D, copy, second, spread, error = _distances(rollouts)
-    found = []
+    metrics = []
     for spec, steps in ((FIRST, slice(0, 1)), (LAST, slice(T - 1, T)), (DISTANCE, slice(0, T))):
         seen = np.isfinite(D[:, steps])
         floor, ceiling = (float(np.nanmean(x[:, steps])) if np.isfinite(x[:, steps]).any() else None for x in (copy, second))
         name = f"Energy distance after {T} steps" if spec is LAST else spec.name
-        found.append(share(spec, np.where(seen, D[:, steps], 0).sum(1), seen.sum(1), cluster, name=name, floor=floor,
+        metrics.append(share(spec, np.where(seen, D[:, steps], 0).sum(1), seen.sum(1), cluster, name=name, floor=floor,
                            ceiling=ceiling, none="no rollouts live that long"))  # fmt: skip
-    found += [_valid_horizon(D, copy, cluster), _median_horizon(D, copy, second, cluster)]
-    found.append(share(SPREAD, np.nansum(spread, 1), np.nansum(error, 1), cluster, ceiling=1.0,
+    metrics += [_valid_horizon(D, copy, cluster), _median_horizon(D, copy, second, cluster)]
+    metrics.append(share(SPREAD, np.nansum(spread, 1), np.nansum(error, 1), cluster, ceiling=1.0,
                        none="imagined and real rollouts are all the same"))  # fmt: skip
-    return [*found, _exposure_bias(rollouts)]
+    return [*metrics, _exposure_bias(rollouts)]
 
 
 @arrays_of("distance")
@@ -237,17 +237,17 @@ def _median_horizon(D: np.ndarray, copy: np.ndarray, second: np.ndarray, cluster
     bad = seen & (np.where(seen, D, 0.0) > np.maximum(WORTH * np.where(seen, copy, 0.0), noise))
     last_seen = np.where(seen.any(1), T - np.argmax(seen[:, ::-1], 1), 0)
     time = np.where(bad.any(1), np.argmax(bad, 1) + 1, last_seen + 1)  # lost sight of after the last step seen
-    found, row = np.unique(cluster, return_inverse=True)
+    unique, row = np.unique(cluster, return_inverse=True)
 
     def median(weights: np.ndarray) -> np.ndarray:
         half = intervals.kaplan_meier(time, bad.any(1), T, weights) <= 0.5
         return np.where(half.any(-1), np.argmax(half, -1) - 1, T).astype(float)
 
     value = float(median(np.ones(S)))
-    drawn = median(intervals.draws_of(len(found))[:, row])
+    drawn = median(intervals.draws_of(len(unique))[:, row])
     reason = f"longer than the {T} steps that were imagined" if value == T else ""
-    ci = intervals.percentile(drawn, clusters=len(found))
-    return number(MEDIAN_HORIZON, value, ci, len(found), S, floor=0.0, reason=reason)
+    ci = intervals.percentile(drawn, clusters=len(unique))
+    return number(MEDIAN_HORIZON, value, ci, len(unique), S, floor=0.0, reason=reason)
 
 
 def _exposure_bias(rollouts: Rollouts) -> Metric:

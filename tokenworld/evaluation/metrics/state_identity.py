@@ -62,33 +62,33 @@ def state_identity(history_pairs: Pairs, tau: float = 0.01) -> list[Metric]:
     same, apart, cluster = pairs.same.astype(bool), (~pairs.same.astype(bool)) & (pairs.js_true > tau), pairs.cluster
     beyond = pairs.js_model - pairs.js_floor
     distinct, true = beyond > tau, pairs.js_true > tau
-    found = []
+    metrics = []
     if same.any():
         floor = float(beyond[~same].mean()) if (~same).any() else None
         states = None if pairs.state is None else pairs.state[same]
-        found.append(mean(COMPRESSION, beyond[same], cluster[same], floor=floor, ceiling=0.0, states=states))
+        metrics.append(mean(COMPRESSION, beyond[same], cluster[same], floor=floor, ceiling=0.0, states=states))
     else:
-        found.append(absent(COMPRESSION, "no two histories lead to one state"))
+        metrics.append(absent(COMPRESSION, "no two histories lead to one state"))
     if same.any() and apart.any():
-        found.append(_distinction(pairs, same, apart))
+        metrics.append(_distinction(pairs, same, apart))
     else:
         what = "no two histories lead to one state" if not same.any() else f"no two states differ by more than {tau} bits"
-        found.append(absent(DISTINCTION, what))
+        metrics.append(absent(DISTINCTION, what))
     for spec, of, none in ((PRECISION, distinct, "the model tells no histories apart"),
                            (RECALL, true, f"no two states differ by more than {tau} bits")):  # fmt: skip
-        found.append(share(spec, distinct & true, of, cluster, samples=int(of.sum()), none=none, ceiling=1.0))
-    return found
+        metrics.append(share(spec, distinct & true, of, cluster, samples=int(of.sum()), none=none, ceiling=1.0))
+    return metrics
 
 
 def _distinction(pairs: Pairs, same: np.ndarray, apart: np.ndarray) -> Metric:
     rows = same | apart
     score, positive = (pairs.js_model - pairs.js_floor)[rows], apart[rows]
-    found, row = np.unique(pairs.cluster[rows], return_inverse=True)
-    weights = intervals.draws_of(len(found), draws=1000)
+    unique, row = np.unique(pairs.cluster[rows], return_inverse=True)
+    weights = intervals.draws_of(len(unique), draws=1000)
     drawn = np.concatenate([ranking.auc(score, positive, part[:, row]) for part in np.array_split(weights, 20)])
-    ci = intervals.percentile(drawn[np.isfinite(drawn)], clusters=len(found))
+    ci = intervals.percentile(drawn[np.isfinite(drawn)], clusters=len(unique))
     value = float(ranking.auc(score, positive))
-    return number(DISTINCTION, value, ci, len(found), int(rows.sum()), floor=0.5, ceiling=1.0)
+    return number(DISTINCTION, value, ci, len(unique), int(rows.sum()), floor=0.5, ceiling=1.0)
 
 
 def by_threshold(pairs: Pairs, grid: Sequence[float] = GRID) -> dict[str, np.ndarray]:
@@ -96,7 +96,7 @@ def by_threshold(pairs: Pairs, grid: Sequence[float] = GRID) -> dict[str, np.nda
     "recall" (of telling apart what differs by more); nan where there is nothing}."""
     beyond, rows = pairs.js_model - pairs.js_floor, []
     for tau in grid:
-        told, true = beyond > tau, pairs.js_true > tau
-        cases = ((~told & pairs.same, pairs.same), (told & true, told), (told & true, true))
+        predicted, true = beyond > tau, pairs.js_true > tau
+        cases = ((~predicted & pairs.same, pairs.same), (predicted & true, predicted), (predicted & true, true))
         rows.append((tau, *(hit.sum() / of.sum() if of.any() else np.nan for hit, of in cases)))
     return dict(zip(("threshold", "merged", "precision", "recall"), np.array(rows).T, strict=True))

@@ -80,24 +80,24 @@ BINS = 10
 def terminations(scored: Scored) -> list[Metric]:
     """Tier A: the ratio of announced to real ends, Brier skill, and log-loss against the base rate."""
     hazard, end, cluster = np.clip(scored.hazard, 1e-9, 1 - 1e-9), scored.terminated.astype(float), scored.cluster
-    n, ends = len(end), int(end.sum())
-    if ends == 0 or ends == n:
-        reason = "no episode terminated in the held-out data" if ends == 0 else "every held-out step terminated"
+    n, count = len(end), int(end.sum())
+    if count == 0 or count == n:
+        reason = "no episode terminated in the held-out data" if count == 0 else "every held-out step terminated"
         return [absent(spec, reason) for spec in (HAZARD_RATIO, BRIER, LOG_LOSS, HAZARD_AFTER)]
-    rate = ends / n
+    rate = count / n
     missed, chance = np.square(hazard - end), np.square(rate - end)
     loss = -(end * np.log2(hazard) + (1 - end) * np.log2(1 - hazard))
     floor = -(rate * math.log2(rate) + (1 - rate) * math.log2(1 - rate))
     skill = share(BRIER, missed, chance, cluster, floor=0.0, ceiling=1.0)
     if skill.value is not None:  # of the share that is missed, the rest
         skill = replace(skill, value=1 - skill.value, ci=skill.ci and (1 - skill.ci[1], 1 - skill.ci[0]))
-    found = [
+    metrics = [
         share(HAZARD_RATIO, hazard, end, cluster, ceiling=1.0),
         skill,
         mean(LOG_LOSS, loss, cluster, floor=floor, ceiling=0.0),
         _after(scored),
     ]
-    return [of_few(metric, ends, "terminations") for metric in found]
+    return [of_few(metric, count, "terminations") for metric in metrics]
 
 
 def _after(scored: Scored) -> Metric:
@@ -138,7 +138,7 @@ def hazard_reliability(scored: Scored, bins: int = BINS) -> dict[str, np.ndarray
 
 @measure
 def terminations_at_branches(branches: Branches) -> list[Metric]:
-    """Tier B: predicted hazard of each state and action beside its true expectation over the branches, actions weighted as in
+    """Tier B: predicted hazard of each state and action next to its true expectation over the branches, actions weighted as in
     KL(p || q). error: mean absolute difference; the floor is a constant prediction of the mean."""
     if branches.terminated is None or branches.hazard is None:
         return [absent(spec, "no terminations at the branches", "skipped") for spec in (BRANCH_ERROR, BRANCH_RATIO)]

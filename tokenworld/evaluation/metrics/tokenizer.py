@@ -45,29 +45,57 @@ PERPLEXITY = _spec(
     "How many codes are in use, counted by how evenly: exp of the entropy of their frequencies.", alias="M0.perplexity",
     unit="codes", direction="none", silent="how many codes a game needs is not known",
 )  # fmt: skip
+DICTIONARY_PSNR = _spec(
+    "tokenizer.dictionary_psnr", "Reconstruction by a plain dictionary of patches",
+    "The same frames, reconstructed by k-means patches fitted on the training frames, as many as the tokenizer has codes.",
+    unit="dB", direction="none", silent="it is what the tokenizer is compared with",
+)  # fmt: skip
+DICTIONARY_RECALL = _spec(
+    "tokenizer.dictionary_event_recall", "Changes that survive a plain dictionary of patches",
+    "Event recall of the k-means patches on the same frames.", unit="share", direction="none",
+    silent="it is what the tokenizer is compared with",
+)  # fmt: skip
+DICTIONARY_PRECISION = _spec(
+    "tokenizer.dictionary_event_precision", "Changes of a plain dictionary of patches that are real",
+    "Event precision of the k-means patches on the same frames.", unit="share", direction="none",
+    silent="it is what the tokenizer is compared with",
+)  # fmt: skip
 
 
 @measure
 def tokenizer_ceiling(reconstructions: Reconstructions) -> list[Metric]:
     """PSNR, event recall and precision, and codes in use."""
+    codes, V, n = reconstructions.codes, reconstructions.vocab_size, len(np.unique(reconstructions.cluster))
+    usage = [number(spec, value, None, n, len(codes))
+             for spec, value in ((USAGE, codebook_usage(codes, V)), (PERPLEXITY, perplexity(codes, V)))]  # fmt: skip
+    return fidelity(reconstructions, PSNR, RECALL, PRECISION) + usage
+
+
+@measure
+def dictionary_of_patches(dictionary_reconstructions: Reconstructions) -> list[Metric]:
+    """PSNR, event recall and precision of a plain dictionary of patches on the same frames."""
+    return fidelity(dictionary_reconstructions, DICTIONARY_PSNR, DICTIONARY_RECALL, DICTIONARY_PRECISION)
+
+
+def fidelity(
+    reconstructions: Reconstructions, psnr: MetricSpec, recall: MetricSpec, precision: MetricSpec
+) -> list[Metric]:
+    """Do the picture and its changes survive?"""
     frames, decoded, cluster = reconstructions.frames, reconstructions.decoded, reconstructions.cluster
     error = (frames.float() - decoded.float()).square().flatten(1).mean(1).double().numpy()  # (N,)
     mse, (low, high), n = intervals.ratio(error, None, cluster)
     whole = [events(frames[rows], decoded[rows], reconstructions.first[rows]) for rows in _episodes(cluster)]
     numbers = np.arange(len(whole))
-    found = [number(PSNR, _db(mse), (_db(high), _db(low)), n, len(error))]
-    for spec, share, of in ((RECALL, "recall", "real_changes"), (PRECISION, "precision", "reconstructed_changes")):
+    metrics = [number(psnr, _db(mse), (_db(high), _db(low)), n, len(error))]
+    for spec, share, of in ((recall, "recall", "real_changes"), (precision, "precision", "reconstructed_changes")):
         count = np.array([e[of] for e in whole], float)
         if count.sum() == 0:
-            found.append(absent(spec, "nothing changes"))
+            metrics.append(absent(spec, "nothing changes"))
             continue
         kept = count * np.array([e[share] or 0.0 for e in whole])
         value, ci, _ = intervals.ratio(kept, count, numbers)
-        found.append(number(spec, value, ci, n, int(count.sum()), floor=0.0, ceiling=1.0))
-    codes, V = reconstructions.codes, reconstructions.vocab_size
-    for spec, value in ((USAGE, codebook_usage(codes, V)), (PERPLEXITY, perplexity(codes, V))):
-        found.append(number(spec, value, None, n, len(codes)))
-    return found
+        metrics.append(number(spec, value, ci, n, int(count.sum()), floor=0.0, ceiling=1.0))
+    return metrics
 
 
 def _episodes(cluster: np.ndarray) -> list[np.ndarray]:

@@ -42,7 +42,7 @@ ACTIVE_STEPS = 512  # of random play, in which it is counted how often each pixe
 
 
 @dataclass(frozen=True)
-class Place:
+class BranchState:
     """A state to branch from: the simulator's snapshot and what led there, T frames and T - 1 actions."""
 
     snapshot: Any
@@ -53,15 +53,15 @@ class Place:
     key: int = 0  # of the simulator's state and all that was seen and done in the episode before: the model reads that too
 
 
-def places(
+def branch_states(
     simulator, count: int, context: int, deadline: float, seed: int = 0, act=None, *, tick: Tick = unseen
-) -> list[Place]:
+) -> list[BranchState]:
     """States of real play, at most four of an episode, each after at least `context` frames of it.
 
     act(obs (C, H, W), first) -> action; None: uniformly random actions. Fewer than `count` if the deadline passes.
     """
-    rng, found, episode = np.random.default_rng(seed), [], 0
-    while len(found) < count and time.monotonic() < deadline and episode < 20 * count:
+    rng, states, episode = np.random.default_rng(seed), [], 0
+    while len(states) < count and time.monotonic() < deadline and episode < 20 * count:
         frames, actions, seen = [simulator.reset(seed + 1000 + episode)], [], []
         first, before = True, 0
         for t in range(LONGEST):
@@ -79,32 +79,32 @@ def places(
         for i in sorted(rng.permutation(len(seen))[:PER_EPISODE]):
             snapshot, name, t, key = seen[i]
             obs, action = np.stack(frames[t - context + 1 : t + 1]), np.array(actions[t - context + 1 : t], int)
-            found.append(Place(snapshot, name, episode, obs, action, key))
-            if len(found) <= count:
+            states.append(BranchState(snapshot, name, episode, obs, action, key))
+            if len(states) <= count:
                 tick()
         episode += 1
-    return found[:count]
+    return states[:count]
 
 
 @torch.no_grad()
 def branches(
-    world_model: WorldModel, simulator, places: list[Place], deadline: float, *, tick: Tick = unseen
+    world_model: WorldModel, simulator, places: list[BranchState], deadline: float, *, tick: Tick = unseen
 ) -> Branches | None:
     """Every action at every place; whole places until the deadline passes, None if there was time for none."""
     done = []
-    for place in places:
+    for state in places:
         if done and time.monotonic() > deadline:
             break
-        done.append(_branch(world_model, simulator, place))
+        done.append(_branch(world_model, simulator, state))
         tick()
     if not done:
         return None
-    J, C = (max(one[name].shape[-1] if name in one else 0 for one in done) for name in ("p", "candidates"))
+    J, C = (max(record[name].shape[-1] if name in record else 0 for record in done) for name in ("p", "candidates"))
     padded = {"p": (J, 0), "bits": (J, 0), "reward": (J, 0), "terminated": (J, 0)}
     columns = {"candidates": (C, -1), "marginal_p": (C, 0), "marginal_q": (C, 0)}
     stacked: dict[str, Any] = dict.fromkeys(OF_LIKELIHOOD)
     for name in done[0]:
-        parts = [one[name] for one in done]
+        parts = [record[name] for record in done]
         if name == "codes":
             parts = [np.pad(x, ((0, 0), (0, J - x.shape[1]), (0, 0))) for x in parts]
         elif name in padded or name in columns:
@@ -113,18 +113,18 @@ def branches(
         stacked[name] = np.stack(parts)
     used = places[: len(done)]
     return Branches(
-        cluster=np.array([place.episode for place in used]),
-        hash=np.array([place.key for place in used], np.uint64),
+        cluster=np.array([state.episode for state in used]),
+        hash=np.array([state.key for state in used], np.uint64),
         exact=simulator.exact,
         **stacked,
     )
 
 
-def _branch(world_model: WorldModel, simulator, place: Place) -> dict[str, np.ndarray]:
+def _branch(world_model: WorldModel, simulator, branch_state: BranchState) -> dict[str, np.ndarray]:
     """All actions at one place: p, bits, reward, terminated (A, J), codes (A, J, K), what the model says of itself. Without a
     likelihood, what takes one is left out."""
     A, K, device = simulator.actions, world_model.shapes.codes, world_model.device
-    futures = [list_futures(simulator, place, a) for a in range(A)]
+    futures = [list_futures(simulator, branch_state, a) for a in range(A)]
     z = encode_frames(world_model, np.stack([obs for future in futures for _, obs, _, _ in future]), device).cpu().numpy()
     merged, at = [], 0
     for future in futures:  # frames that tokenise alike are one branch
@@ -137,18 +137,18 @@ def _branch(world_model: WorldModel, simulator, place: Place) -> dict[str, np.nd
             at += 1
         merged.append(list(rows.values()))
     J = max(map(len, merged))
-    p, reward, ends, codes = np.zeros((A, J)), np.zeros((A, J)), np.zeros((A, J)), np.zeros((A, J, K), np.int64)
+    p, reward, terminations, codes = np.zeros((A, J)), np.zeros((A, J)), np.zeros((A, J)), np.zeros((A, J, K), np.int64)
     for a, rows in enumerate(merged):
         for j, (code, probability, r, end) in enumerate(rows):
-            codes[a, j], p[a, j], reward[a, j], ends[a, j] = code, probability, r / probability, end / probability
-    state = read_state(world_model, place, device)
+            codes[a, j], p[a, j], reward[a, j], terminations[a, j] = code, probability, r / probability, end / probability
+    state = read_state(world_model, branch_state, device)
     action = torch.from_numpy(np.argwhere(p > 0)[:, 0]).to(device)  # (n,)
     scored = score_frames(world_model, state, action, torch.from_numpy(codes[p > 0]).to(device))
-    own = own_distribution(world_model, state, A, place.key)
-    found = {"p": p, "codes": codes, "reward": reward, "terminated": ends, "reward_mean": own["reward"],
+    own = own_distribution(world_model, state, A, branch_state.key)
+    record = {"p": p, "codes": codes, "reward": reward, "terminated": terminations, "reward_mean": own["reward"],
              "hazard": own["hazard"]}  # fmt: skip
     if scored is None:
-        return found
+        return record
     bits = np.zeros((A, J))
     bits[p > 0] = scored
     candidates = _candidates(codes, p, own["mean"])
@@ -157,19 +157,19 @@ def _branch(world_model: WorldModel, simulator, place: Place) -> dict[str, np.nd
     marginal_p = (p[:, :, None, None] * (codes[..., None] == candidates)).sum(1)  # (A, K, C)
     marginal = own["mean"]
     entropies = -(marginal * np.log2(np.maximum(marginal, 1e-12))).sum((-1, -2))  # (A,): sum over positions
-    return found | {
+    return record | {
         "bits": bits, "entropy_q": own["entropy"], "marginal_p": marginal_p, "marginal_q": marginal_q,
         "candidates": candidates, "total_correlation_q": np.maximum(entropies - own["entropy"], 0.0),
     }  # fmt: skip
 
 
-def list_futures(simulator, place: Place, a: int) -> list[tuple[float, np.ndarray, float, bool]]:
-    listed = simulator.branches(place.snapshot, a)
-    if listed is not None:
-        return listed
+def list_futures(simulator, branch_state: BranchState, a: int) -> list[tuple[float, np.ndarray, float, bool]]:
+    enumerated = simulator.branches(branch_state.snapshot, a)
+    if enumerated is not None:
+        return enumerated
     drawn = []
     for k in range(SAMPLES):
-        simulator.restore(place.snapshot)
+        simulator.restore(branch_state.snapshot)
         simulator.reseed(k)  # alike for all actions: common random numbers
         drawn.append((1 / SAMPLES, *simulator.step(a)))
     return drawn
@@ -181,15 +181,15 @@ def encode_frames(world_model: WorldModel, obs: np.ndarray, device) -> Tensor:
 
 
 @torch.no_grad()
-def read_state(world_model: WorldModel, place: Place, device):
+def read_state(world_model: WorldModel, branch_state: BranchState, device):
     """The model's state, of one row, after the frames that led to a place."""
-    T = len(place.obs)
-    obs = torch.from_numpy(place.obs).unsqueeze(0).to(device)
+    T = len(branch_state.obs)
+    obs = torch.from_numpy(branch_state.obs).unsqueeze(0).to(device)
     zero, false = torch.zeros(1, T, device=device), torch.zeros(1, T, dtype=torch.bool, device=device)
     first = false.clone()
     first[:, 0] = True
     action = torch.zeros(1, T, dtype=torch.int64, device=device)
-    action[0, :-1] = torch.from_numpy(place.action)
+    action[0, :-1] = torch.from_numpy(branch_state.action)
     return world_model.start(Steps(obs, action, zero, false, false, first, ~false, ~false))[1]
 
 
@@ -215,7 +215,7 @@ def own_distribution(world_model: WorldModel, state, A: int, key: int, stream: i
     key: of the place, from which the draws follow · stream: another one gives independent draws."""
     device, K = world_model.device, world_model.shapes.codes
     noise = draws.uniform(np.array([key]), (A * DRAWS, K), stream, device)[0]
-    found: dict[str, list] = defaultdict(list)
+    parts_by_name: dict[str, list] = defaultdict(list)
     group = max(1, ROWS // DRAWS)
     for begin in range(0, A, group):
         action = torch.arange(begin, min(A, begin + group), device=device).repeat_interleave(DRAWS)
@@ -223,11 +223,11 @@ def own_distribution(world_model: WorldModel, state, A: int, key: int, stream: i
         prediction, _ = world_model.step(many, action, noise[begin * DRAWS : begin * DRAWS + len(action)])
         if prediction.score is not None:
             p = prediction.score().double().softmax(-1).view(-1, DRAWS, K, world_model.shapes.vocab_size)
-            found["entropy"].append(-(p * p.clamp(min=1e-30).log2()).sum((-1, -2)).mean(1))
-            found["mean"].append(p.mean(1))
-        found["reward"].append(prediction.reward.mean.double().view(-1, DRAWS).mean(1))
-        found["hazard"].append(prediction.terminated.mean.double().view(-1, DRAWS).mean(1))
-    return {name: torch.cat(parts).cpu().numpy() for name, parts in found.items()}
+            parts_by_name["entropy"].append(-(p * p.clamp(min=1e-30).log2()).sum((-1, -2)).mean(1))
+            parts_by_name["mean"].append(p.mean(1))
+        parts_by_name["reward"].append(prediction.reward.mean.double().view(-1, DRAWS).mean(1))
+        parts_by_name["hazard"].append(prediction.terminated.mean.double().view(-1, DRAWS).mean(1))
+    return {name: torch.cat(parts).cpu().numpy() for name, parts in parts_by_name.items()}
 
 
 def _candidates(codes: np.ndarray, p: np.ndarray, mean: np.ndarray) -> np.ndarray:
@@ -247,21 +247,22 @@ def _candidates(codes: np.ndarray, p: np.ndarray, mean: np.ndarray) -> np.ndarra
 
 @torch.no_grad()
 def rollouts(
-    world_model: WorldModel, simulator, places: list[Place], *, steps: int, each: int, deadline: float, tick: Tick = unseen
+    world_model: WorldModel, simulator, places: list[BranchState], *, steps: int, each: int, deadline: float,
+    tick: Tick = unseen,
 ) -> Rollouts | None:
     """From each place, `each` real, `each` other real and `each` imagined futures of `steps` steps under the same random
     actions. Features: frames shrunk to at most 16 x 16 pixels, each pixel weighted by how often it changes in random play."""
     device, K = world_model.device, world_model.shapes.codes
     real, model, alive, alive_model, copy = [], [], [], [], []
-    for place in places:
+    for branch_state in places:
         if real and time.monotonic() > deadline:
             break
-        actions = draws.integers(place.key, simulator.actions, steps)
-        noise = draws.uniform(np.array([place.key]), (steps, each, K + 1), 1, device)[0]
-        played = [_play(simulator, place, actions, k) for k in range(2 * each)]
+        actions = draws.integers(branch_state.key, simulator.actions, steps)
+        noise = draws.uniform(np.array([branch_state.key]), (steps, each, K + 1), 1, device)[0]
+        played = [_play(simulator, branch_state, actions, k) for k in range(2 * each)]
         real.append(_shrunk(np.stack([frames for frames, _ in played])))
         alive.append(np.stack([lived for _, lived in played]))
-        many = read_state(world_model, place, device).select(torch.zeros(each, dtype=torch.int64, device=device))
+        many = read_state(world_model, branch_state, device).select(torch.zeros(each, dtype=torch.int64, device=device))
         frames, lived = [], [torch.ones(each, dtype=torch.bool, device=device)]
         for t in range(steps):
             action = torch.full((each,), int(actions[t]), device=device)
@@ -270,14 +271,14 @@ def rollouts(
             lived.append(lived[-1] & ~prediction.terminated.sample(noise[t, :, -1]))
         model.append(_shrunk(torch.stack(frames, 1).numpy()))
         alive_model.append(torch.stack(lived[:-1], 1).cpu().numpy())
-        copy.append(_shrunk(place.obs[None, -1:])[0, 0])
+        copy.append(_shrunk(branch_state.obs[None, -1:])[0, 0])
         tick()
     if not real:
         return None
     real, model, copy = np.stack(real), np.stack(model), np.stack(copy)
     weight = _activity(simulator)
     return Rollouts(
-        cluster=np.array([place.episode for place in places[: len(real)]]),
+        cluster=np.array([branch_state.episode for branch_state in places[: len(real)]]),
         real=real[:, :each] * weight,
         second=real[:, each:] * weight,
         model=model * weight,
@@ -301,9 +302,9 @@ def _activity(simulator) -> np.ndarray:
     return weight / np.linalg.norm(weight)
 
 
-def _play(simulator, place: Place, actions: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+def _play(simulator, branch_state: BranchState, actions: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Frames (T, C, H, W) of one real future and whether it had not ended before; the last frame stands after an end."""
-    obs, over = simulator.restore(place.snapshot), False
+    obs, over = simulator.restore(branch_state.snapshot), False
     simulator.reseed(k + 1)
     frames, alive = [], []
     for a in actions.tolist():

@@ -18,7 +18,7 @@ from tokenworld.world_model import WorldModel
 
 @torch.no_grad()
 def worst(
-    world_model: WorldModel, simulator, places: Sequence[branch_probe.Place], branches: Branches,
+    world_model: WorldModel, simulator, places: Sequence[branch_probe.BranchState], branches: Branches,
     names: Sequence[str] = (), deadline: float = math.inf, seed: int = 0, tick: Tick = unseen,
 ) -> list[Branching]:  # fmt: skip
     """Of the states with the largest KL(p || q) their worst action, at most `SHOWN`: what was seen, a frame for each
@@ -26,29 +26,31 @@ def worst(
     fewer once time.monotonic() passes `deadline`."""
     device = world_model.device
     generator = torch.Generator(device).manual_seed(seed)
-    divergence, found = kl(branches), []  # (S, A)
+    divergence, strips = kl(branches), []  # (S, A)
     for s in np.argsort(-divergence.max(1), kind="stable")[:SHOWN].tolist():
         if time.monotonic() > deadline:
             break
         tick()
-        a, place = int(divergence[s].argmax()), places[s]
-        listed = branch_probe.list_futures(simulator, place, a)  # the same as when they were scored: draws are seeded by number
-        frames = np.stack([obs for _, obs, _, _ in listed])
+        a, branch_state = int(divergence[s].argmax()), places[s]
+        # the same as when they were scored: draws are seeded by number
+        futures = branch_probe.list_futures(simulator, branch_state, a)
+        frames = np.stack([obs for _, obs, _, _ in futures])
         tokens = branch_probe.encode_frames(world_model, frames, device).cpu().numpy()  # (n, K)
         there = branches.p[s, a] > 0
         codes = branches.codes[s, a][there]  # (J, K)
         shown = [int(np.flatnonzero((tokens == code).all(1))[0]) for code in codes]
         n = SAMPLES
-        many = branch_probe.read_state(world_model, place, device).select(torch.zeros(n, dtype=torch.int64, device=device))
+        state = branch_probe.read_state(world_model, branch_state, device)
+        many = state.select(torch.zeros(n, dtype=torch.int64, device=device))
         noise = torch.rand(n, world_model.shapes.codes, generator=generator, device=device)
         prediction, _ = world_model.step(many, torch.full((n,), a, device=device), noise)
         drawn = world_model.frames(prediction.codes)[:, 0].cpu().numpy()
         name = f"action {names[a]}" if len(names) > a else f"action {a}"
-        found.append(
+        strips.append(
             Branching(
-                words=f"Episode {place.episode}, {name}",
+                words=f"Episode {branch_state.episode}, {name}",
                 kl=float(divergence[s, a]),
-                context=place.obs,
+                context=branch_state.obs,
                 frames=frames[shown],
                 p=branches.p[s, a][there],
                 q=np.exp2(-branches.bits[s, a][there]),
@@ -56,4 +58,4 @@ def worst(
                 changed=(codes != codes[0]).any(0).reshape(world_model.shapes.grid),
             )
         )
-    return found
+    return strips

@@ -64,26 +64,26 @@ def score_held_out(
         if rows and time.monotonic() > deadline:
             break
         tick()
-        found: dict[str, Tensor] = {}
+        values: dict[str, Tensor] = {}
         over = steps.terminated[:, t - 1] if t else torch.zeros_like(real)  # its last frame, after which nothing was done
         forks = _under_each_action(world_model, state, following, real) if real.any() and t % every == 0 else None
         if world_model.decoding.lookahead and (real | over).any():
-            told = predicted(world_model, state, action, draws.uniform(drawn_at[:, t], (DRAWS, K), device=device))
-            found["reward_mean"], found["hazard"], found["reward_probability"] = told
+            predictions = predicted(world_model, state, action, draws.uniform(drawn_at[:, t], (DRAWS, K), device=device))
+            values["reward_mean"], values["hazard"], values["reward_probability"] = predictions
         prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
         if not world_model.decoding.lookahead:
             reward = world_model.reward(prediction.h)
-            found["reward_mean"], found["reward_probability"] = reward.mean, reward.signs
-            found["hazard"] = world_model.termination(prediction.h).mean
-        hazards.append(found["hazard"] if "hazard" in found else torch.full_like(steps.reward[:, t], math.nan))
+            values["reward_mean"], values["reward_probability"] = reward.mean, reward.signs
+            values["hazard"] = world_model.termination(prediction.h).mean
+        hazards.append(values["hazard"] if "hazard" in values else torch.full_like(steps.reward[:, t], math.nan))
         kept.append(real)
         if not real.any():
             continue
         z = following.indices[:, 0]
         if prediction.score is not None:
-            found |= _bits(prediction.score(), z)
-            found["bits_by_action"] = torch.full((int(real.sum()), A), math.nan) if forks is None else forks
-        found |= {
+            values |= _bits(prediction.score(), z)
+            values["bits_by_action"] = torch.full((int(real.sum()), A), math.nan) if forks is None else forks
+        values |= {
             "previous": codes.indices[:, t],
             "codes": z,
             "action": action,
@@ -93,8 +93,8 @@ def score_held_out(
             "step": torch.from_numpy(at[:, t]),
         }
         if state_of is not None:
-            found["state"] = torch.from_numpy(state_of[:, t].astype(np.int64))
-        for name, x in found.items():
+            values["state"] = torch.from_numpy(state_of[:, t].astype(np.int64))
+        for name, x in values.items():
             rows.setdefault(name, []).append(x[real].cpu() if len(x) == B else x.cpu())
     rows["hazard_after"] = _one_later(hazards, kept, steps.terminated)
     scored = Scored(**dict.fromkeys(OF_LIKELIHOOD) | {name: _array(torch.cat(parts)) for name, parts in rows.items()})
@@ -170,9 +170,9 @@ def drift(
         many = action.repeat_interleave(futures)
         after_real, real = world_model.decoding.step(world_model.backbone, real, action, None, following)
         is_scored = after_real.score is not None
-        if is_scored and t > 0:  # the real frame after an imagined past, beside the real frame after the real past
-            one = torch.arange(S, device=device) * futures
-            after_dream, _ = world_model.decoding.step(world_model.backbone, dream.select(one), action, None, following)
+        if is_scored and t > 0:  # the real frame after an imagined past, and the real frame after the real past
+            first_rows = torch.arange(S, device=device) * futures
+            after_dream, _ = world_model.decoding.step(world_model.backbone, dream.select(first_rows), action, None, following)
         prediction, dream = world_model.step(dream, many, noise[:, t].flatten(0, 1))
         drawn.append(prediction.codes.indices[:, 0].view(S, futures, K))
         if is_scored:

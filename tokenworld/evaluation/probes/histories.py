@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from tokenworld.evaluation.probes import branches as branch_probe
-from tokenworld.evaluation.probes.branches import Place
+from tokenworld.evaluation.probes.branches import BranchState
 from tokenworld.evaluation.probes.stages import Tick, unseen
 from tokenworld.evaluation.records import Branches, Pairs
 from tokenworld.evaluation.statistics import draws
@@ -29,47 +29,47 @@ PAIRS = 40  # of each kind, at most
 
 @torch.no_grad()
 def pairs(
-    world_model: WorldModel, simulator, places: list[Place], branches: Branches, deadline: float, seed: int = 0, *,
+    world_model: WorldModel, simulator, places: list[BranchState], branches: Branches, deadline: float, seed: int = 0, *,
     tick: Tick = unseen,
 ) -> Pairs | None:  # fmt: skip
     """Pairs of one state and of different states among the places of `branches`; None if there is neither."""
     device, rows = world_model.device, []
     used = [int(i) for i in np.random.default_rng(seed).permutation(len(branches.p))]
 
-    def told(place: Place, stream: int) -> np.ndarray:  # (A, K, V)
-        state = branch_probe.read_state(world_model, place, device)
-        return branch_probe.own_distribution(world_model, state, simulator.actions, place.key, stream)["mean"]
+    def marginals_of(branch_state: BranchState, stream: int) -> np.ndarray:  # (A, K, V)
+        state = branch_probe.read_state(world_model, branch_state, device)
+        return branch_probe.own_distribution(world_model, state, simulator.actions, branch_state.key, stream)["mean"]
 
     for i in used[:PAIRS]:
         if rows and time.monotonic() > deadline:
             break
         tick()
-        found = _meeting(simulator, places[i], world_model.backbone.context)
-        if found is not None:
-            one, again, two = told(found[0], 0), told(found[0], 1), told(found[1], 2)
-            rows.append((places[i].episode, True, _apart(one, two), _apart(one, again), 0.0, places[i].key))
+        meeting = _meeting(simulator, places[i], world_model.backbone.context)
+        if meeting is not None:
+            left, again, right = marginals_of(meeting[0], 0), marginals_of(meeting[0], 1), marginals_of(meeting[1], 2)
+            rows.append((places[i].episode, True, _apart(left, right), _apart(left, again), 0.0, places[i].key))
     V = world_model.shapes.vocab_size
     for i, j in zip(used[:PAIRS], used[1:] + used[:1], strict=False):
         if rows and time.monotonic() > deadline or places[i].hash == places[j].hash:
             continue
         tick()
-        one, again, two = told(places[i], 0), told(places[i], 1), told(places[j], 2)
+        left, again, right = marginals_of(places[i], 0), marginals_of(places[i], 1), marginals_of(places[j], 2)
         true = _apart(_marginals(branches, i, V), _marginals(branches, j, V))
         key = draws.name_of(places[i].key, places[j].key)
-        rows.append((places[i].episode, False, _apart(one, two), _apart(one, again), true, key))
+        rows.append((places[i].episode, False, _apart(left, right), _apart(left, again), true, key))
     if not rows:
         return None
     return Pairs(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def _meeting(simulator, place: Place, context: int) -> tuple[Place, Place] | None:
+def _meeting(simulator, branch_state: BranchState, context: int) -> tuple[BranchState, BranchState] | None:
     """Two histories from a place that end in one state by different ways, or None."""
     A = simulator.actions
     few = A**LENGTH <= SEQUENCES
-    every = itertools.product(range(A), repeat=LENGTH) if few else draws.integers(place.key, A, (SEQUENCES, LENGTH))
-    seen: dict[int, tuple[Place, bytes]] = {}
+    every = itertools.product(range(A), repeat=LENGTH) if few else draws.integers(branch_state.key, A, (SEQUENCES, LENGTH))
+    seen: dict[int, tuple[BranchState, bytes]] = {}
     for sequence in every:
-        simulator.restore(place.snapshot)
+        simulator.restore(branch_state.snapshot)
         simulator.reseed(0)
         frames, over = [], False
         for a in sequence:
@@ -79,12 +79,14 @@ def _meeting(simulator, place: Place, context: int) -> tuple[Place, Place] | Non
                 break
         if over:
             continue
-        obs = np.concatenate([place.obs, np.stack(frames)])[-context:]
-        action = np.concatenate([place.action, np.array(sequence)])[-(len(obs) - 1) :] if len(obs) > 1 else place.action[:0]
+        obs = np.concatenate([branch_state.obs, np.stack(frames)])[-context:]
+        action = branch_state.action[:0]
+        if len(obs) > 1:
+            action = np.concatenate([branch_state.action, np.array(sequence)])[-(len(obs) - 1) :]
         end, way = simulator.state_hash(), obs.tobytes() + action.tobytes()
         if end in seen and seen[end][1] != way:
-            return seen[end][0], Place(None, end, place.episode, obs, action, place.key)
-        seen.setdefault(end, (Place(None, end, place.episode, obs, action, place.key), way))
+            return seen[end][0], BranchState(None, end, branch_state.episode, obs, action, branch_state.key)
+        seen.setdefault(end, (BranchState(None, end, branch_state.episode, obs, action, branch_state.key), way))
     return None
 
 
@@ -92,11 +94,11 @@ def _marginals(branches: Branches, i: int, V: int) -> np.ndarray:
     """(A, K, V): the true distributions of the next codes at a place."""
     p, codes = branches.p[i], branches.codes[i]  # (A, J), (A, J, K)
     A, J, K = codes.shape
-    found = np.zeros((A, K, V))
+    marginals = np.zeros((A, K, V))
     for j in range(J):
         at = codes[:, j, :, None]  # (A, K, 1)
-        np.put_along_axis(found, at, np.take_along_axis(found, at, -1) + p[:, j, None, None], -1)
-    return found
+        np.put_along_axis(marginals, at, np.take_along_axis(marginals, at, -1) + p[:, j, None, None], -1)
+    return marginals
 
 
 def _apart(p: np.ndarray, q: np.ndarray) -> float:

@@ -11,60 +11,61 @@ import torch
 
 from tokenworld.envs.known_world import LEFT, RIGHT, STATE, STAY, World, choose
 from tokenworld.evaluation.probes import branches
-from tokenworld.evaluation.probes.branches import Place
+from tokenworld.evaluation.probes.branches import BranchState
 from tokenworld.evaluation.records import Recalls, Undos
 from tokenworld.evaluation.simulators.tabular import Tabular
 from tokenworld.world_model import WorldModel
 
-DELAYS = (2, 5, 10)  # steps for which the colour is hidden
-TRIALS = 20  # of each delay and colour
+DELAYS = (2, 5, 10)  # steps for which the color is hidden
+TRIALS = 20  # of each delay and color
 VASES = 40  # states with a broken vase, at most
 
 
 def recalls(world_model: WorldModel, world: World, seed: int = 0) -> Recalls:
-    """The actor sees the colour, goes to the right, waits k steps and comes back: which of the two frames that differ in the
-    colour alone does the model expect? It reads the last frames, as many as its context holds."""
+    """The actor sees the color, goes to the right, waits k steps and comes back: which of the two frames that differ in the
+    color alone does the model expect? It reads the last frames, as many as its context holds."""
     rng, rows = np.random.default_rng(seed), []
     for k in DELAYS:
-        for colour in (0, 1):
+        for color in (0, 1):
             for _ in range(TRIALS):
-                state = world.index(0, int(rng.integers(4)), 0, int(rng.integers(2)), colour)
+                state = world.index(0, int(rng.integers(4)), 0, int(rng.integers(2)), color)
                 states, actions = [state], []
                 for action, cell in [(RIGHT, 1), *[(STAY, 1)] * k, (LEFT, 0)]:
                     p = world.transition[states[-1], action] * (world.states[:, 0] == cell)  # without slips
                     states.append(int(choose(p[None], rng)[0]))
                     actions.append(action)
-                rows.append((k, colour, _expects(world_model, world, states, actions)))
+                rows.append((k, color, _expects(world_model, world, states, actions)))
     delay, truth, answer = np.array(rows).T
     return Recalls(np.arange(len(rows)), delay.astype(int), truth, answer)
 
 
 def _expects(world_model: WorldModel, world: World, states: list[int], actions: list[int]) -> float:
-    """The model's probability of colour 1, given that the last frame is one of the two."""
+    """The model's probability of color 1, given that the last frame is one of the two."""
     device, context = world_model.device, world_model.backbone.context
     seen = np.stack([world.render(s) for s in states[:-1]])[-context:]
-    place = Place(None, 0, 0, seen, np.array(actions[:-1])[-(len(seen) - 1) :] if len(seen) > 1 else np.zeros(0, int))
-    both = [world.index(*world.states[states[-1], :4], colour) for colour in (0, 1)]
+    taken = np.array(actions[:-1])[-(len(seen) - 1) :] if len(seen) > 1 else np.zeros(0, int)
+    branch_state = BranchState(None, 0, 0, seen, taken)
+    both = [world.index(*world.states[states[-1], :4], color) for color in (0, 1)]
     codes = branches.encode_frames(world_model, np.stack([world.render(s) for s in both]), device)
     last = torch.full((2,), actions[-1], device=device)
-    bits = branches.score_frames(world_model, branches.read_state(world_model, place, device), last, codes)
+    bits = branches.score_frames(world_model, branches.read_state(world_model, branch_state, device), last, codes)
     return float(1 / (1 + np.exp2(np.clip(bits[1] - bits[0], -60, 60))))
 
 
 def undos(world_model: WorldModel, simulator: Tabular, deadline: float, seed: int = 0) -> Undos:
     """The model's mass, after every action, on a whole vase where it is broken."""
     world, device = simulator.world, world_model.device
-    found = branches.places(simulator, 8 * VASES, min(world_model.backbone.context, 8), deadline, seed)
-    broken = [place for place in found if world.states[place.hash, 2] == 1][:VASES]
+    branch_states = branches.branch_states(simulator, 8 * VASES, min(world_model.backbone.context, 8), deadline, seed)
+    broken = [branch_state for branch_state in branch_states if world.states[branch_state.hash, 2] == 1][:VASES]
     rows: list[tuple[int, float]] = []
-    for place in broken:
-        whole = np.ravel_multi_index(world.states[place.hash] * [1, 1, 0, 1, 1], STATE)
-        pair = np.stack([world.render(place.hash), world.render(int(whole))])
+    for branch_state in broken:
+        whole = np.ravel_multi_index(world.states[branch_state.hash] * [1, 1, 0, 1, 1], STATE)
+        pair = np.stack([world.render(branch_state.hash), world.render(int(whole))])
         codes = branches.encode_frames(world_model, pair, device).cpu().numpy()  # (2, K)
         at = np.flatnonzero(codes[0] != codes[1])  # the codes that show the vase
-        state = branches.read_state(world_model, place, device)
-        own = branches.own_distribution(world_model, state, simulator.actions, place.key)
+        state = branches.read_state(world_model, branch_state, device)
+        own = branches.own_distribution(world_model, state, simulator.actions, branch_state.key)
         mass = own["mean"][:, at, codes[1, at]].mean(-1) if len(at) else np.zeros(simulator.actions)
-        rows += [(place.episode, m) for m in mass]
+        rows += [(branch_state.episode, m) for m in mass]
     cluster, mass = np.array(rows).reshape(-1, 2).T
     return Undos(cluster.astype(int), mass)

@@ -1,4 +1,4 @@
-"""Branches at the states that the run's policy visits, weighted by that policy, beside those of random play."""
+"""Branches at the states that the run's policy visits, weighted by that policy, compared with those of random play."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ def branches_of_policy(
     def act(obs: np.ndarray, first: bool) -> int:
         return int(actor(torch.from_numpy(np.ascontiguousarray(obs))[None], torch.tensor([first]))[0])
 
-    places = branches.places(simulator, count, context, deadline, seed + 1, act)
+    places = branches.branch_states(simulator, count, context, deadline, seed + 1, act)
     mine = branches.branches(world_model, simulator, places, deadline, tick=tick) if places else None
     if mine is None:
         return None
     used = places[: len(mine.p)]
-    mine = replace(mine, behaviour=np.stack([_probabilities(world_model, policy, place) for place in used]))
+    mine = replace(mine, behavior=np.stack([_probabilities(world_model, policy, branch_state) for branch_state in used]))
     if support is None:
         return mine
-    last = branches.encode_frames(world_model, np.stack([place.obs[-1] for place in used]), device).cpu().numpy()
+    last = branches.encode_frames(world_model, np.stack([branch_state.obs[-1] for branch_state in used]), device).cpu().numpy()
     return replace(mine, support=support(last))
 
 
 @torch.no_grad()
-def _probabilities(world_model: WorldModel, policy, place: branches.Place) -> np.ndarray:
+def _probabilities(world_model: WorldModel, policy, branch_state: branches.BranchState) -> np.ndarray:
     """(A,): of the policy's actions after the frames of a place."""
-    device, T = world_model.device, len(place.obs)
+    device, T = world_model.device, len(branch_state.obs)
     actor = Actor(world_model, policy, generator=torch.Generator(device))
-    obs = torch.from_numpy(place.obs).unsqueeze(0)
+    obs = torch.from_numpy(branch_state.obs).unsqueeze(0)
     zero, false = torch.zeros(1, T), torch.zeros(1, T, dtype=torch.bool)
     first, action = false.clone(), torch.zeros(1, T, dtype=torch.int64)
     first[:, 0] = True
-    action[0, :-1] = torch.from_numpy(place.action)
+    action[0, :-1] = torch.from_numpy(branch_state.action)
     actor.burn_in(Steps(obs, action, zero, false, false, first, ~false, ~false))
     view = actor._look(obs[:, -1].to(device), first[:, -1].to(device))
 

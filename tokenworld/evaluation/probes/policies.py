@@ -24,7 +24,7 @@ from tokenworld.interfaces import View
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 HORIZON = 50  # steps of a return
-EPISODES = 32  # of each policy, real and dreamt
+EPISODES = 32  # of each policy, real and imagined
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)  # of random actions in the run's policy
 POLICIES = 20
 CANDIDATES, DEPTH = 32, 10  # action sequences that the planner tries at each step, and their length
@@ -61,12 +61,12 @@ class Mixed:
 
 def policies_of(policy, actions: int) -> dict[str, Mixed]:
     """name -> policy: the run's own one (None: a run without) in many shares, random play, and constant actions."""
-    found = {} if policy is None else {f"policy, {share:.0%} random": Mixed(policy, share, actions) for share in SHARES}
-    found["random"] = Mixed(Constant(0), 1.0, actions)
+    policies = {} if policy is None else {f"policy, {share:.0%} random": Mixed(policy, share, actions) for share in SHARES}
+    policies["random"] = Mixed(Constant(0), 1.0, actions)
     for share in (0.25, 0.5, 0.0, 0.75):
-        if len(found) < POLICIES:
-            found |= {f"action {a}, {share:.0%} random": Mixed(Constant(a), share, actions) for a in range(actions)}
-    return found
+        if len(policies) < POLICIES:
+            policies |= {f"action {a}, {share:.0%} random": Mixed(Constant(a), share, actions) for a in range(actions)}
+    return policies
 
 
 def policy_values(
@@ -80,12 +80,12 @@ def policy_values(
     starts = torch.from_numpy(env.reset(seed=seed + 77)[0])
     playing = {**others, **policies_of(policy, world_model.shapes.actions)}
     with stages.probe("policies that play and dream", len(playing), "policies") as tick:
-        for name, one in playing.items():
+        for name, player in playing.items():
             if time.monotonic() > deadline:
                 break
             names.append(name)
-            real.append(_played(world_model, one, env, seed))
-            model.append(_dreamt(world_model, one, starts, seed))
+            real.append(_played(world_model, player, env, seed))
+            model.append(_dreamt(world_model, player, starts, seed))
             tick()
     env.close()
     if len(names) < 3:
@@ -132,17 +132,17 @@ def _dreamt(world_model: WorldModel, policy, starts: Tensor, seed: int) -> np.nd
 
 def _planned(world_model: WorldModel, simulator, deadline: float, seed: int, tick: Tick) -> dict[str, np.ndarray]:
     """Returns (n,) of episodes with the planner in the simulator, in the model, at random, and of dreams that are planned."""
-    found: dict[str, list[float]] = {"oracle_planner": [], "model_planner": [], "random": [], "planner_in_model": []}
+    returns: dict[str, list[float]] = {"oracle_planner": [], "model_planner": [], "random": [], "planner_in_model": []}
     for episode in range(PLANNED):
         rng = np.random.default_rng([seed, episode])
         if time.monotonic() > deadline:
             break
-        found["oracle_planner"].append(_episode(simulator, seed + 5000 + episode, _in_simulator(simulator, rng)))
-        found["model_planner"].append(_episode(simulator, seed + 5000 + episode, InModel(world_model, rng)))
-        found["random"].append(_episode(simulator, seed + 5000 + episode, _at_random(simulator, rng)))
-        found["planner_in_model"].append(_planned_dream(world_model, simulator.reset(seed + 5000 + episode), rng))
+        returns["oracle_planner"].append(_episode(simulator, seed + 5000 + episode, _in_simulator(simulator, rng)))
+        returns["model_planner"].append(_episode(simulator, seed + 5000 + episode, InModel(world_model, rng)))
+        returns["random"].append(_episode(simulator, seed + 5000 + episode, _at_random(simulator, rng)))
+        returns["planner_in_model"].append(_planned_dream(world_model, simulator.reset(seed + 5000 + episode), rng))
         tick()
-    return {name: np.array(values) for name, values in found.items()} if len(found["random"]) > 1 else {}
+    return {name: np.array(values) for name, values in returns.items()} if len(returns["random"]) > 1 else {}
 
 
 def _episode(simulator, seed: int, choose: Callable[[np.ndarray], int]) -> float:
@@ -200,7 +200,7 @@ class InModel:
 
 
 def shoot(world_model: WorldModel, state, rng: np.random.Generator) -> int:
-    """The first action of the best of some random sequences, dreamt from a state of one row."""
+    """The first action of the best of some random sequences, imagined from a state of one row."""
     device, K = world_model.device, world_model.shapes.codes
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
     plans = torch.from_numpy(rng.integers(world_model.shapes.actions, size=(CANDIDATES, DEPTH))).to(device)
@@ -209,9 +209,9 @@ def shoot(world_model: WorldModel, state, rng: np.random.Generator) -> int:
     for t in range(DEPTH):
         noise = torch.rand(CANDIDATES, K, generator=generator, device=device)
         prediction, many = world_model.step(many, plans[:, t], noise)
-        ends = prediction.terminated.mean
-        gains += alive * (prediction.reward.mean * (1 - 1e-3 * t) - 1e-4 * ends * (DEPTH - t))
-        alive = alive * (1 - ends)
+        terminations = prediction.terminated.mean
+        gains += alive * (prediction.reward.mean * (1 - 1e-3 * t) - 1e-4 * terminations * (DEPTH - t))
+        alive = alive * (1 - terminations)
     return int(plans[gains.argmax(), 0])
 
 

@@ -1,4 +1,4 @@
-"""Two evaluations beside each other: `tokenworld compare A B`.
+"""Two evaluations side by side: `tokenworld compare A B`.
 
 Where both measured the same states, their difference is taken state by state and episodes are resampled, so that what is
 hard for both cancels. A value of a state depends on that state alone (`tiers.tier_a`, `probes/branches.py`): evaluations of
@@ -29,7 +29,7 @@ Array = np.ndarray
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     metric: str
     name: str
     unit: str
@@ -45,25 +45,25 @@ class Row:
 
 
 class Comparison(NamedTuple):
-    rows: list[Row]
+    rows: list[ComparisonRow]
     remarks: list[str]  # what was and was not compared, and how
 
 
 def compare(a: Path, b: Path) -> Comparison:
     """B against A, metric by metric, and remarks. Raises UserError for reports of two games, or that cannot be read."""
-    (one, states_one), (two, states_two) = read(a), read(b)
-    game = [report["provenance"].get("env_id") for report in (one, two)]
+    (first, states_one), (second, states_two) = read(a), read(b)
+    game = [report["provenance"].get("env_id") for report in (first, second)]
     if game[0] != game[1]:
         raise UserError(f"{a} is about {game[0]} and {b} about {game[1]}: compare two models of one game")
-    same_codes = _tokenizer(one) is not None and _tokenizer(one) == _tokenizer(two)
+    same_codes = _tokenizer(first) is not None and _tokenizer(first) == _tokenizer(second)
     remarks = [] if same_codes else ["the tokenizers differ: numbers about codes are not comparable, and left out"]
-    same = _model(one) is not None and _model(one) == _model(two)
+    same = _model(first) is not None and _model(first) == _model(second)
     remarks += ["A and B are evaluations of the same weights: differences are those of the sample, none is the model's"] * same
-    prepared = [report["provenance"].get("preprocessing") for report in (one, two)]
+    prepared = [report["provenance"].get("preprocessing") for report in (first, second)]
     if prepared[0] != prepared[1]:
         remarks.append("the games are prepared differently, so a difference need not be the models'")
-    entries, rows, alone, left_out = {entry["id"]: entry for entry in two["metrics"]}, [], [], []
-    for entry in one["metrics"]:
+    entries, rows, alone, left_out = {entry["id"]: entry for entry in second["metrics"]}, [], [], []
+    for entry in first["metrics"]:
         other, id = entries.pop(entry["id"], None), entry["id"]
         if entry["direction"] == "none":
             continue
@@ -81,7 +81,7 @@ def compare(a: Path, b: Path) -> Comparison:
     return Comparison(rows, remarks)
 
 
-def exit_code(rows: list[Row], metrics: list[str] | None = None, tolerance: float = 0.0) -> int:
+def exit_code(rows: list[ComparisonRow], metrics: list[str] | None = None, tolerance: float = 0.0) -> int:
     """1 if B is shown to be worse in one of the metrics (all if None) by more than `tolerance`, a share of |A|; else 0.
 
     Many metrics are tried, so their p-values are Holm's: if B is worse in nothing, the code is 1 in at most 5 % of cases.
@@ -96,18 +96,18 @@ def exit_code(rows: list[Row], metrics: list[str] | None = None, tolerance: floa
     return int(any(worse))
 
 
-def _named(name: str, rows: list[Row]) -> list[str]:
+def _named(name: str, rows: list[ComparisonRow]) -> list[str]:
     """The compared metrics that an id, an alias, a family or a row of aliases names. Raises UserError where none is."""
     known = [row.metric for row in rows]
     base, at, variant = name.partition("@")
     named = {f"{id}{at}{variant}" for id in specs.matches(base)} | {name}
-    found = [id for id in known if id in named or not at and id.partition("@")[0] in named]
-    if not found:
+    ids = [id for id in known if id in named or not at and id.partition("@")[0] in named]
+    if not ids:
         raise UserError(f"metrics={name} is not compared here: expected some of {', '.join(sorted(known))}")
-    return found
+    return ids
 
 
-def table(rows: list[Row], remarks: list[str], every: bool = False) -> str:
+def table(rows: list[ComparisonRow], remarks: list[str], every: bool = False) -> str:
     """The comparison as text: a line for each metric with a difference (every: for all metrics), the remarks, the summary."""
     head = ("metric", "A", "B", "B - A", "95 % interval", "B is")
     shown = rows if every else [row for row in rows if row.verdict != SAME]
@@ -124,14 +124,14 @@ def table(rows: list[Row], remarks: list[str], every: bool = False) -> str:
     return "\n".join([*text, "; ".join(notes), *([summary(rows)] if rows else [])])
 
 
-def summary(rows: list[Row]) -> str:
+def summary(rows: list[ComparisonRow]) -> str:
     """One line: in how many metrics B is better, worse, or not shown to differ, and which are worse."""
     better, worse, same = ([row for row in rows if row.verdict == verdict] for verdict in ("better", "worse", SAME))
     which = f" ({', '.join(row.metric for row in worse)})" if worse else ""
     return f"B: {len(better)} better, {len(worse)} worse{which}, {len(same)} equal ({SAME})"
 
 
-def _row(entry: dict[str, Any], other: dict[str, Any], x: tuple | None, y: tuple | None, same: bool = False) -> Row:
+def _row(entry: dict[str, Any], other: dict[str, Any], x: tuple | None, y: tuple | None, same: bool = False) -> ComparisonRow:
     """One metric; x and y are its values, clusters and states per row, where there are any. same: of the same weights, so that
     values of other states differ by the choice of states alone."""
     direction, a, b = entry["direction"], entry["value"], other["value"]
@@ -153,7 +153,7 @@ def _row(entry: dict[str, Any], other: dict[str, Any], x: tuple | None, y: tuple
     if few or n < intervals.FEW and ci is not None:
         why = f"too little data in {' and '.join(few)}" if few else f"only {n} episodes"
         verdict, harm, p, note = SAME, 0.0, 1.0, f"{note}, {why}".lstrip(", ")
-    return Row(entry["id"], entry["name"], entry["unit"], a, b, value, ci, verdict, note, p, harm, n)
+    return ComparisonRow(entry["id"], entry["name"], entry["unit"], a, b, value, ci, verdict, note, p, harm, n)
 
 
 def _resampled(x: tuple, y: tuple, direction: str) -> tuple[float, tuple[float, float], float, int]:

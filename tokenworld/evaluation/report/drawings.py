@@ -14,7 +14,7 @@ from tokenworld.evaluation.metrics.rollouts import HELD_OUT_HORIZON, VALID_HORIZ
 from tokenworld.evaluation.records import Metric
 from tokenworld.evaluation.report import svg
 from tokenworld.evaluation.report.filmstrips import picture, strips
-from tokenworld.evaluation.report.svg import BLUE, GREEN, GREY, ORANGE
+from tokenworld.evaluation.report.svg import BLUE, GRAY, GREEN, ORANGE
 
 Numbers = dict[str, Metric]
 SIGNS = ("negative", "none", "positive")
@@ -40,7 +40,7 @@ def _by_form(title: str, x: Any, caption: str) -> str:
     """A dict of series (n,) as curves over 1 .. n, an array (h, w) or (w,) as a heat map."""
     if not isinstance(x, dict):
         return figure(title, svg.heat_map(np.atleast_2d(np.asarray(x, float)), title, ""), caption)
-    styles = [(BLUE, ""), (ORANGE, "6 3"), (GREEN, "9 3"), (GREY, "2 3")]
+    styles = [(BLUE, ""), (ORANGE, "6 3"), (GREEN, "9 3"), (GRAY, "2 3")]
     lines = [(name, np.asarray(y, float), *styles[i % len(styles)]) for i, (name, y) in enumerate(x.items())]
     return figure(title, svg.curves(title, "", "", np.arange(1, len(lines[0][1]) + 1), lines), caption)
 
@@ -107,15 +107,15 @@ def _effects(x: dict, numbers: Numbers) -> str:
 def _distance(x: dict, numbers: Numbers) -> str:
     t = np.arange(1, len(x["model"]) + 1)
     lines = [("imagined rollouts, with 95 % interval", x["model"], BLUE, ""), ("a static frame", x["copy"], ORANGE, "6 3"),
-             ("half of that", np.asarray(x["copy"]) / 2, GREY, "2 3"),
+             ("half of that", np.asarray(x["copy"]) / 2, GRAY, "2 3"),
              ("other real futures: the best possible", x["second"], GREEN, "9 3")]  # fmt: skip
     chart = svg.curves("Distance of rollouts", "steps", "energy distance", t, lines, band=(x["low"], x["high"]),
                           mark=_mark(numbers.get(VALID_HORIZON.id), len(t)))  # fmt: skip
     caption = "Imagined and real futures from the same states, both sampled many times: 0 is indistinguishable."
-    parts = [figure("Rollouts beside the simulator", chart, caption)]
+    parts = [figure("Rollouts and the simulator", chart, caption)]
     feeding = np.asarray(x.get("self_feeding", np.nan), float)
     if np.isfinite(feeding).any():
-        lines = [("after imagined frames, for 1 bit after real ones", feeding, BLUE, ""), ("no harm", t * 0 + 1.0, GREY, "4 3")]
+        lines = [("after imagined frames, for 1 bit after real ones", feeding, BLUE, ""), ("no harm", t * 0 + 1.0, GRAY, "4 3")]
         chart = svg.curves("Exposure bias", "steps", "bits of a real frame, ratio", t, lines)
         parts.append(figure("Exposure bias", chart,
                             "Cost of a real frame when the context is imagined instead of real. In a random"
@@ -126,12 +126,12 @@ def _distance(x: dict, numbers: Numbers) -> str:
 def _drift(x: dict, numbers: Numbers) -> str:
     t = np.arange(1, len(x["model"]) + 1)
     lines = [("imagined rollouts, with 95 % interval", x["model"], BLUE, ""), ("a static frame", x["copy"], ORANGE, "6 3"),
-             ("half of that", np.asarray(x["copy"]) / 2, GREY, "2 3")]  # fmt: skip
+             ("half of that", np.asarray(x["copy"]) / 2, GRAY, "2 3")]  # fmt: skip
     chart = svg.curves("Drift", "imagined steps", "energy score", t, lines, band=(x["low"], x["high"]),
                           mark=_mark(numbers.get(HELD_OUT_HORIZON.id), len(t)))  # fmt: skip
-    caption = ("Imagined rollouts under the real actions beside the one real future that is known: in a random world a right"
+    caption = ("Imagined rollouts under the real actions, and the one real future that is known: in a random world a right"
                " model rises too.")  # fmt: skip
-    return figure("Rollouts beside held-out episodes", chart, caption)
+    return figure("Rollouts and held-out episodes", chart, caption)
 
 
 def _mark(metric: Metric | None, steps: int) -> tuple[float, str] | None:
@@ -156,8 +156,8 @@ def _transfer(x: dict, numbers: Numbers) -> str:
 def _support(x: dict, numbers: Numbers) -> str:
     part = np.arange(1, len(x["do"]) + 1)
     lines = [("actions set at random, with 95 % interval", x["do"], BLUE, ""),
-             ("actions of the agent that played", x["behaviour"], ORANGE, "6 3")]  # fmt: skip
-    lines = [one for one in lines if np.isfinite(one[1]).any()]
+             ("actions of the agent that played", x["behavior"], ORANGE, "6 3")]  # fmt: skip
+    lines = [line for line in lines if np.isfinite(line[1]).any()]
     chart = svg.curves("Error by support", "tenth of (state, action), rarest first", "KL, bits/frame", part, lines,
                           band=(x["low"], x["high"]))  # fmt: skip
     return figure("Error by support", chart, "How often training data hold a state and action: high at the left is a lack of"
@@ -176,7 +176,7 @@ def _policies(x: dict, numbers: Numbers) -> str:
 
 def _memory(x: dict, numbers: Numbers) -> str:
     delay = np.asarray(x["delay"], float)
-    lines = [("recalled, with exact 95 % interval", x["accuracy"], BLUE, ""), ("guessing", delay * 0 + 0.5, GREY, "4 3")]
+    lines = [("recalled, with exact 95 % interval", x["accuracy"], BLUE, ""), ("guessing", delay * 0 + 0.5, GRAY, "4 3")]
     chart = svg.curves("Memory", "steps hidden", "share recalled", delay, lines, band=(x["low"], x["high"]), top=1.05)
     return figure("Memory", chart, "A planted bit, hidden and asked for: how often the model still knows it.")
 

@@ -81,10 +81,10 @@ def write(report: Report, folder: Path) -> None:
     report = replace(report, metrics=[_finite(metric) for metric in report.metrics])
     names = ("report.json", "states.npz", "report.html")
     with contextlib.ExitStack() as stack:  # which renames the last one first
-        told, rows, html = (stack.enter_context(files.replacing(folder / name)) for name in names)
-        told.write_text(json.dumps(as_json(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        json_file, rows, html = (stack.enter_context(files.replacing(folder / name)) for name in names)
+        json_file.write_text(json.dumps(as_json(report), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         np.savez_compressed(rows, **states(report))
-        html.write_bytes(files.encoded(page(report)))
+        html.write_bytes(files.encode(page(report)))
 
 
 def check_folder(folder: Path) -> None:
@@ -107,10 +107,10 @@ def _is_report(folder: Path) -> bool:
     if path.is_file() and (folder / "states.npz").is_file():
         return True
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(told, dict) and {"schema", "verdict", "metrics"} <= told.keys()
+    return isinstance(content, dict) and {"schema", "verdict", "metrics"} <= content.keys()
 
 
 def as_json(report: Report) -> dict[str, Any]:
@@ -156,15 +156,15 @@ def _plain(x: Any) -> Any:
 
 def states(report: Report) -> dict[str, np.ndarray]:
     """The arrays of states.npz."""
-    found = {} if report.state is None else {"state": np.asarray(report.state, np.uint64)}
+    arrays = {} if report.state is None else {"state": np.asarray(report.state, np.uint64)}
     for metric in report.metrics:
         if metric.values is None or metric.clusters is None or not len(metric.values):
             continue
         _, cluster = np.unique(np.asarray(metric.clusters), return_inverse=True)  # names of episodes become numbers
-        found |= {metric.id: np.asarray(metric.values, float), f"{metric.id}/cluster": cluster}
+        arrays |= {metric.id: np.asarray(metric.values, float), f"{metric.id}/cluster": cluster}
         if metric.states is not None:
-            found[f"{metric.id}/state"] = np.asarray(metric.states, np.uint64)
-    return found
+            arrays[f"{metric.id}/state"] = np.asarray(metric.states, np.uint64)
+    return arrays
 
 
 def read(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

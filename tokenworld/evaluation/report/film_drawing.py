@@ -7,7 +7,7 @@ import numpy as np
 from tokenworld.evaluation.probes.film import VISIBLE, Film
 from tokenworld.viz.frames import to_rgb
 
-COLUMNS = 12  # frames beside each other in a picture
+COLUMNS = 12  # frames side by side in a picture
 SIDE, VIDEO_SIDE = 80, 200  # pixels of a frame's longer side, about
 MARGIN, GAP, LINE = 104, 6, 15  # pixels: for the names of rows, between frames, of a line of text
 INK, FAINT, WHITE = (34, 34, 34), (119, 119, 119), (255, 255, 255)
@@ -49,7 +49,7 @@ def strip(film: Film) -> np.ndarray:
 
 
 def video(film: Film) -> np.ndarray:
-    """The rows of a film beside each other, (T, H, W, 3) uint8, with their names, the step, its action, rewards and ends."""
+    """The rows of a film side by side, (T, H, W, 3) uint8, with their names, the step, its action, rewards and ends."""
     pictures = {name: _pictures(film, name, VIDEO_SIDE) for name in film.rows}
     h, w = pictures["real"].shape[1:3]
     w = max(w, 110)

@@ -20,7 +20,7 @@ MOST = 3_500_000  # characters of all pictures: the page stays below 5 MB
 def strips(branchings: Sequence[Branching]) -> str:
     """Up to eight states, the worst first, as HTML with the pictures inside it."""
     parts, size = [], 0
-    for branching in sorted(branchings, key=lambda one: -one.kl)[:SHOWN]:
+    for branching in sorted(branchings, key=lambda each: -each.kl)[:SHOWN]:
         part = _strip(branching)
         size += len(part)
         if size > MOST:
@@ -36,23 +36,24 @@ def picture(frame: np.ndarray, words: str) -> str:
     return _image(to_rgb(np.asarray(frame)[:, ::step, ::step], scale=1), words)
 
 
-def _strip(one: Branching) -> str:
-    order = np.argsort(-np.asarray(one.p, float), kind="stable")[:BRANCHES]
-    context = [_cell(picture(frame, "what was seen"), f"t - {len(one.context) - 1 - i}" if i + 1 < len(one.context) else "now")
-               for i, frame in enumerate(one.context)][-CONTEXT:]  # fmt: skip
+def _strip(branching: Branching) -> str:
+    order = np.argsort(-np.asarray(branching.p, float), kind="stable")[:BRANCHES]
+    last, p, q = len(branching.context) - 1, branching.p, branching.q
+    context = [_cell(picture(frame, "what was seen"), f"t - {last - i}" if i < last else "now")
+               for i, frame in enumerate(branching.context)][-CONTEXT:]  # fmt: skip
     branches = [
-        _cell(picture(one.frames[j], f"can come with probability {one.p[j]:.3g}"), _bars(float(one.p[j]), float(one.q[j])))
+        _cell(picture(branching.frames[j], f"can come with probability {p[j]:.3g}"), _bars(float(p[j]), float(q[j])))
         for j in order
     ]
-    if len(one.p) > len(order):
-        branches.append(f'<span class="off">and {len(one.p) - len(order)} less likely</span>')
-    drawn = [_cell(picture(frame, "drawn by the model"), "") for frame in one.samples[:SAMPLES]]
-    if one.changed is not None:
-        mask = np.where(np.asarray(one.changed, bool), 0, 235).astype(np.uint8)[..., None].repeat(3, -1)
+    if len(branching.p) > len(order):
+        branches.append(f'<span class="off">and {len(branching.p) - len(order)} less likely</span>')
+    drawn = [_cell(picture(frame, "drawn by the model"), "") for frame in branching.samples[:SAMPLES]]
+    if branching.changed is not None:
+        mask = np.where(np.asarray(branching.changed, bool), 0, 235).astype(np.uint8)[..., None].repeat(3, -1)
         drawn.append(_cell(_image(mask, "where what can come differs, in black"), "black: where what can come differs"))
     rows = [("seen", context), ("can come", branches), ("model draws", drawn)]
     cells = "".join(f'<div class="strip"><b>{name}</b>{"".join(row)}</div>' for name, row in rows if row)
-    return f'<div class="branching"><p>{escape(one.words)}: {one.kl:.2f} bits</p>{cells}</div>'
+    return f'<div class="branching"><p>{escape(branching.words)}: {branching.kl:.2f} bits</p>{cells}</div>'
 
 
 def _bars(p: float, q: float) -> str:

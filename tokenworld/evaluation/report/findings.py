@@ -33,7 +33,7 @@ from tokenworld.evaluation.statistics.metric_spec import BITS, HALF, Bound, Rule
 @dataclass(frozen=True)
 class Signature:
     """All of `bounds` hold and none of `unless` does. `words` takes the metrics of the bounds, in their order. `covers`:
-    findings that the verdict need not repeat beside it."""
+    findings that the verdict need not repeat next to it."""
 
     code: str
     severity: str
@@ -49,8 +49,8 @@ SIGNATURES = (
               covers=("ACTIONS_SWAPPED_IN_SOME_STATES", "TAKES_ACTIONS_FOR_OTHERS", "EFFECTS_DISAGREE", "WRONG_EFFECTS")),
     Signature("ALIASED_ACTIONS", "fault",
               (below(LEAST_SAVED, confusions.CLOSEST_PAIR_BITS.id), above(HALF, confusions.UNEXPECTED_BITS.id)),
-              lambda pair, one: f"makes one action of {which(pair)} (they differ by {pair.value:.2f} bits a frame, "
-                                f"{which(one)} {one.value:+.2f} more come than announced)",
+              lambda pair, action: f"makes one action of {which(pair)} (they differ by {pair.value:.2f} bits a frame, "
+                                f"{which(action)} {action.value:+.2f} more come than announced)",
               unless=(below(LEAST_SAVED, SAVED_BITS.id),),
               covers=("WRONG_AFTER_ONE_ACTION", "PAIR_TOO_ALIKE", "OVERLOOKS_AN_ACTION")),
     Signature("ENDS_LATE", "fault", (below(0.5, terminations.HAZARD_RATIO.id), above(0.5, terminations.HAZARD_AFTER.id)),
@@ -94,8 +94,8 @@ def findings(metrics: list[Metric]) -> list[dict[str, Any]]:
     Rules and signatures that read what was not measured are left out.
     """
     by_id = {metric.id: metric for metric in metrics if metric.value is not None and metric.ci is not None}
-    found = [_by_rule(rule, by_id) for rule in specs.rules()] + [_by_signature(signature, by_id) for signature in SIGNATURES]
-    return [finding for finding in found if finding is not None]
+    results = [_by_rule(rule, by_id) for rule in specs.rules()] + [_by_signature(signature, by_id) for signature in SIGNATURES]
+    return [finding for finding in results if finding is not None]
 
 
 def _by_rule(rule: Rule, by_id: dict[str, Metric]) -> dict[str, Any] | None:

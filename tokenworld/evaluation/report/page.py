@@ -165,11 +165,11 @@ def _section(section: Section, own: list[MetricSpec], report: Any, numbers: dict
     """The pictures and the table of a section's metrics."""
     shown = {spec.picture: spec for spec in reversed(own) if spec.picture}  # of several specs the first explains its absence
     shown = dict(reversed(shown.items()))
-    found = {picture: draw(picture, report.pictures, numbers, spec.explanation) for picture, spec in shown.items()}
-    missing = [f"{title_of(picture)}: {_why(spec, report, numbers)}" for picture, spec in shown.items() if not found[picture]]
+    drawn = {picture: draw(picture, report.pictures, numbers, spec.explanation) for picture, spec in shown.items()}
+    missing = [f"{title_of(picture)}: {_why(spec, report, numbers)}" for picture, spec in shown.items() if not drawn[picture]]
     parts = [f'<p class="off">{escape(section.about)}</p>' if section.about else ""]
-    if any(found.values()):
-        parts.append(f'<div class="row">{"".join(found.values())}</div>')
+    if any(drawn.values()):
+        parts.append(f'<div class="row">{"".join(drawn.values())}</div>')
     if missing:
         parts.append(f'<p class="off">Not drawn: {escape("; ".join(missing))}.</p>')
     ids = {spec.id for spec in own}

@@ -45,9 +45,9 @@ def kept(folder: Path | None, key: str, tier: str, measure: Callable[[], tuple])
 
     folder: of the report; None keeps nothing. What cannot be kept is measured all the same."""
     path = None if folder is None else folder / NAME / f"{key}-{tier}.npz"
-    found = None if path is None or not path.is_file() else _read(path)
-    if found is not None:
-        return found
+    stored = None if path is None or not path.is_file() else _read(path)
+    if stored is not None:
+        return stored
     began = time.monotonic()
     result = measure()
     seconds = time.monotonic() - began
@@ -79,7 +79,7 @@ def _packed(value: Any) -> bytes:
 
 
 def _plain(value: Any, arrays: list[np.ndarray]) -> Any:
-    """The value as JSON, its types written beside what JSON does not tell apart; arrays by their number."""
+    """The value as JSON, its types written next to what JSON does not tell apart; arrays by their number."""
     if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf":
         arrays.append(np.asarray(value))
         return {"array" if isinstance(value, np.ndarray) else "number": len(arrays) - 1}

@@ -32,8 +32,8 @@ in reports of schema 1; `metrics=` takes ids, families, aliases and the rows of 
 @functools.cache
 def specs() -> tuple[MetricSpec, ...]:
     """All specs, in the order of the report: by the row of their alias, those without one last, as they stand in their file."""
-    found = [spec for module in _modules() for spec in vars(module).values() if isinstance(spec, MetricSpec)]
-    return tuple(sorted(found, key=lambda spec: (_row_number(spec), spec.family)))
+    listing = [spec for module in _modules() for spec in vars(module).values() if isinstance(spec, MetricSpec)]
+    return tuple(sorted(listing, key=lambda spec: (_row_number(spec), spec.family)))
 
 
 @functools.cache
@@ -107,10 +107,10 @@ def rules() -> list[Rule]:
 
 def sections() -> dict[Section, list[MetricSpec]]:
     """The sections of the page in their order, each with its metrics."""
-    found: dict[Section, list[MetricSpec]] = {}
+    by_section: dict[Section, list[MetricSpec]] = {}
     for spec in specs():
-        found.setdefault(spec.section, []).append(spec)
-    return dict(sorted(found.items(), key=lambda item: (item[0].order, item[0].title)))
+        by_section.setdefault(spec.section, []).append(spec)
+    return dict(sorted(by_section.items(), key=lambda item: (item[0].order, item[0].title)))
 
 
 def measures(records: Iterable[str]) -> list[Callable]:

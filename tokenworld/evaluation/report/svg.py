@@ -1,6 +1,6 @@
-"""Charts as inline SVG: no script, no network, readable at 400 pixels and in print, told apart without colour.
+"""Charts as inline SVG: no script, no network, readable at 400 pixels and in print, told apart without color.
 
-Colours are Okabe and Ito's (2008). Every chart has a title and a description for screen readers.
+Colors are Okabe and Ito's (2008). Every chart has a title and a description for screen readers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from html import escape
 
 import numpy as np
 
-BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#999999", "#222222"
+BLUE, ORANGE, GREEN, GRAY, INK = "#0072B2", "#D55E00", "#009E73", "#999999", "#222222"
 W, H = 380, 260  # of a chart
 LEFT, RIGHT, TOP, BOTTOM = 54, 14, 10, 42
 LINE = 16  # height of a line of words
@@ -28,14 +28,14 @@ def svg(title: str, description: str, content: Sequence[str], width: int = W, he
     return f"{head}<title>{escape(title)}</title><desc>{escape(description)}</desc>{''.join(content)}</svg>"
 
 
-def text(x: float, y: float, words: str, anchor: str = "start", colour: str = INK, size: int = 12) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}" font-size="{size}">{escape(words)}</text>'
+def text(x: float, y: float, words: str, anchor: str = "start", color: str = INK, size: int = 12) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{color}" font-size="{size}">{escape(words)}</text>'
 
 
-def line(points: Sequence[tuple[float, float]], colour: str, width: float = 2, dash: str = "") -> str:
+def line(points: Sequence[tuple[float, float]], color: str, width: float = 2, dash: str = "") -> str:
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
     dashed = f' stroke-dasharray="{dash}"' if dash else ""
-    return f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width}"{dashed}/>'
+    return f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="{width}"{dashed}/>'
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
@@ -48,7 +48,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 class Axes:
-    """A frame with ticks below a legend of (colour, dash, words), and the way from data to pixels."""
+    """A frame with ticks below a legend of (color, dash, words), and the way from data to pixels."""
 
     def __init__(
         self,
@@ -65,9 +65,9 @@ class Axes:
         self.height = H + LINE * len(legend)
         self.low = self.height - BOTTOM
         self.drawn = []
-        for i, (colour, dash, words) in enumerate(legend):
+        for i, (color, dash, words) in enumerate(legend):
             at = TOP + LINE * i + 4
-            self.drawn += [line([(LEFT, at), (LEFT + 26, at)], colour, dash=dash), text(LEFT + 32, at + 4, words)]
+            self.drawn += [line([(LEFT, at), (LEFT + 26, at)], color, dash=dash), text(LEFT + 32, at + 4, words)]
         for values, horizontal in ((ticks(self.x0, self.x1), True), (ticks(self.y0, self.y1), False)):
             step = abs(values[1] - values[0]) if len(values) > 1 else 1.0
             for value in values:
@@ -81,7 +81,7 @@ class Axes:
                     self.drawn.append(line([(LEFT, self.py(value)), (W - RIGHT, self.py(value))], "#eee", 1))
                     self.drawn.append(text(LEFT - 5, self.py(value) + 4, words, "end"))
         self.drawn.append(f'<rect x="{LEFT}" y="{self.top}" width="{W - LEFT - RIGHT}" height="{self.low - self.top}" '
-                          f'fill="none" stroke="{GREY}"/>')  # fmt: skip
+                          f'fill="none" stroke="{GRAY}"/>')  # fmt: skip
         self.drawn.append(text((LEFT + W - RIGHT) / 2, self.height - 8, xlabel, "middle"))
         self.drawn.append(f'<g transform="translate(12 {(self.top + self.low) / 2:.0f}) rotate(-90)">'
                           f'{text(0, 0, ylabel, "middle")}</g>')  # fmt: skip
@@ -92,31 +92,31 @@ class Axes:
     def py(self, y: float) -> float:
         return self.low - (min(max(y, self.y0), self.y1) - self.y0) / (self.y1 - self.y0) * (self.low - self.top)
 
-    def curve(self, x, y, colour: str, dash: str = "", steps: bool = False) -> None:
+    def curve(self, x, y, color: str, dash: str = "", steps: bool = False) -> None:
         """Through the points that are finite, broken where some are not."""
         for part in _finite_runs(y):
             points = [(self.px(x[i]), self.py(y[i])) for i in part]
             if steps:
                 points = [p for a, b in zip(points, points[1:], strict=False) for p in (a, (b[0], a[1]))] + points[-1:]
-            self.drawn.append(line(points, colour, dash=dash))
+            self.drawn.append(line(points, color, dash=dash))
 
-    def band(self, x, low, high, colour: str) -> None:
+    def band(self, x, low, high, color: str) -> None:
         for part in _finite_runs(np.asarray(low, float) + np.asarray(high, float)):
             there = [(self.px(x[i]), self.py(high[i])) for i in part]
             back = [(self.px(x[i]), self.py(low[i])) for i in reversed(part)]
             path = " ".join(f"{a:.1f},{b:.1f}" for a, b in there + back)
-            self.drawn.append(f'<polygon points="{path}" fill="{colour}" opacity="0.2"/>')
+            self.drawn.append(f'<polygon points="{path}" fill="{color}" opacity="0.2"/>')
 
-    def point(self, x: float, y: float, low: float, high: float, colour: str, hollow: bool = False) -> None:
-        self.drawn.append(line([(self.px(x), self.py(low)), (self.px(x), self.py(high))], colour))
-        fill = f'fill="#fff" stroke="{colour}" stroke-width="2"' if hollow else f'fill="{colour}"'
+    def point(self, x: float, y: float, low: float, high: float, color: str, hollow: bool = False) -> None:
+        self.drawn.append(line([(self.px(x), self.py(low)), (self.px(x), self.py(high))], color))
+        fill = f'fill="#fff" stroke="{color}" stroke-width="2"' if hollow else f'fill="{color}"'
         self.drawn.append(f'<circle cx="{self.px(x):.1f}" cy="{self.py(y):.1f}" r="4" {fill}/>')
 
-    def across(self, y: float, low: float, high: float, colour: str) -> None:
-        self.drawn.append(line([(self.px(low), self.py(y)), (self.px(high), self.py(y))], colour))
+    def across(self, y: float, low: float, high: float, color: str) -> None:
+        self.drawn.append(line([(self.px(low), self.py(y)), (self.px(high), self.py(y))], color))
 
-    def label(self, x: float, y: float, words: str, colour: str = INK, anchor: str = "end", up: float = 0) -> None:
-        self.drawn.append(text(self.px(x), self.py(y) - up, words, anchor, colour))
+    def label(self, x: float, y: float, words: str, color: str = INK, anchor: str = "end", up: float = 0) -> None:
+        self.drawn.append(text(self.px(x), self.py(y) - up, words, anchor, color))
 
     def svg(self, title: str, description: str) -> str:
         return svg(title, description, self.drawn, W, self.height)
@@ -124,22 +124,22 @@ class Axes:
 
 def curves(title: str, xlabel: str, ylabel: str, x, lines: Sequence[tuple], *, band=None, mark=None, top=None,
            steps: bool = False, words: str = "") -> str:  # fmt: skip
-    """lines: (words, y, colour, dash) over x, told apart in a legend; band: (low, high) of the first; mark: (x, words), a
+    """lines: (words, y, color, dash) over x, told apart in a legend; band: (low, high) of the first; mark: (x, words), a
     vertical line; top: of the y axis, which begins at 0."""
     shown = [np.asarray(y, float) for _, y, _, _ in lines] + [np.asarray(end, float) for end in band or ()]
     finite = np.concatenate([y[np.isfinite(y)] for y in shown])
     top = top or (1.08 * float(finite.max()) if finite.size and finite.max() > 0 else 1.0)
-    legend = [(colour, dash, name) for name, _, colour, dash in lines]
+    legend = [(color, dash, name) for name, _, color, dash in lines]
     legend += [(INK, "1 2", mark[1])] if mark else []
     axes = Axes((float(x[0]), float(x[-1])), (0.0, top), xlabel, ylabel, legend)
     if band:
         axes.band(x, *band, lines[0][2])
-    for _, y, colour, dash in lines:
-        axes.curve(x, y, colour, dash, steps)
+    for _, y, color, dash in lines:
+        axes.curve(x, y, color, dash, steps)
     if mark:
         axes.drawn.append(line([(axes.px(mark[0]), axes.low), (axes.px(mark[0]), axes.top)], INK, 1.5, "1 2"))
-    ends = "; ".join(f"{name} from {_short(y[0])} to {_short(y[-1])}" for name, y, _, _ in lines)
-    return axes.svg(title, f"{words or ylabel} by {xlabel}: {ends}")
+    summary = "; ".join(f"{name} from {_short(y[0])} to {_short(y[-1])}" for name, y, _, _ in lines)
+    return axes.svg(title, f"{words or ylabel} by {xlabel}: {summary}")
 
 
 def reliability_chart(bins: dict, title: str, what: str, floor: float | None = None) -> str:
@@ -149,9 +149,9 @@ def reliability_chart(bins: dict, title: str, what: str, floor: float | None = N
     if floor is not None:
         p, f, low, high = (np.log10(np.maximum(x, floor)) for x in (p, f, low, high))
         end = (math.log10(floor), 0.0)
-    legend = [(GREY, "4 3", "as announced, so it comes"), (BLUE, "", "the model, with exact 95 % intervals")]
+    legend = [(GRAY, "4 3", "as announced, so it comes"), (BLUE, "", "the model, with exact 95 % intervals")]
     axes = Axes(end, end, "announced probability", "how often it came", legend, log=floor is not None)
-    axes.curve(end, end, GREY, dash="4 3")
+    axes.curve(end, end, GRAY, dash="4 3")
     for x, y, a, b in zip(p, f, low, high, strict=True):
         axes.point(x, y, a, b, BLUE)
     points = "; ".join(f"{a:.3g} announced, {b:.3g} true" for a, b in zip(bins["probability"], bins["frequency"], strict=True))
@@ -163,17 +163,17 @@ def plane_chart(dcal, dh, others: Sequence[tuple[str, float, float]] = ()) -> st
 
     An oracle is at the origin; the axes reach as far as the model, others beyond them stay at the edge.
     """
-    ends = [abs(end) for value, ci in (dcal, dh) for end in (value, *(ci or ()))]
-    reach = 1.25 * max(*ends, 0.2)
+    bounds = [abs(end) for value, ci in (dcal, dh) for end in (value, *(ci or ()))]
+    reach = 1.25 * max(*bounds, 0.2)
     axes = Axes((-reach, reach), (-reach, reach), "calibration gap, bits/frame", "excess entropy, bits/frame")
-    axes.curve([0, 0], [-reach, reach], GREY)
-    axes.curve([-reach, reach], [0, 0], GREY)
+    axes.curve([0, 0], [-reach, reach], GRAY)
+    axes.curve([-reach, reach], [0, 0], GRAY)
     for x, side, anchor in ((-0.96, "underconfident", "start"), (0.96, "overconfident", "end")):
         for y, up, words in ((1, -14, "averaging"), (-1, 20, "mode-dropping")):
             axes.label(x * reach, y * reach, f"{side},", "#555", anchor, up=up)
             axes.label(x * reach, y * reach, words, "#555", anchor, up=up - 14)
     for name, x, y in (("calibrated, as the world", 0.0, 0.0), *others):
-        axes.point(x, y, y, y, GREEN if x == y == 0 else GREY, hollow=True)
+        axes.point(x, y, y, y, GREEN if x == y == 0 else GRAY, hollow=True)
         right = x > 0.4 * reach
         axes.drawn.append(text(axes.px(x) + (-7 if right else 7), axes.py(y) + 14, name, "end" if right else "start", "#555"))
     if dcal[1]:
@@ -190,8 +190,8 @@ def scatter(title: str, xlabel: str, ylabel: str, names: Sequence[str], x, y, x_
     everything = np.concatenate([np.ravel(np.asarray(v, float)) for v in (x, y, x_ci, y_ci) if v is not None])
     low, high = float(np.nanmin(everything)), float(np.nanmax(everything))
     pad = 0.08 * (high - low) or 0.5
-    axes = Axes((low - pad, high + pad), (low - pad, high + pad), xlabel, ylabel, [(GREY, "4 3", "the same in both")])
-    axes.curve([low - pad, high + pad], [low - pad, high + pad], GREY, dash="4 3")
+    axes = Axes((low - pad, high + pad), (low - pad, high + pad), xlabel, ylabel, [(GRAY, "4 3", "the same in both")])
+    axes.curve([low - pad, high + pad], [low - pad, high + pad], GRAY, dash="4 3")
     taken: list[tuple[float, float]] = []
     for i, name in enumerate(names):
         if x_ci is not None:
@@ -240,8 +240,8 @@ def heat_map(
             shade = "url(#none)" if not math.isfinite(value) else _shade(share, signed and value < 0)
             cells.append(f'<rect x="{x}" y="{y}" width="{size}" height="{size}" fill="{shade}" stroke="#ddd"/>')
             if size >= 32 and math.isfinite(value):
-                colour = "#fff" if share > 0.6 else INK
-                cells.append(text(x + size / 2, y + size / 2 + 4, _cell(value), "middle", colour, 11 if size < 40 else 12))
+                color = "#fff" if share > 0.6 else INK
+                cells.append(text(x + size / 2, y + size / 2 + 4, _cell(value), "middle", color, 11 if size < 40 else 12))
     for j, name in enumerate(columns):
         cells.append(text(left + j * size + size / 2, 12, name[: max(1, size // 6)], "middle"))
     words = f"{h} by {w}, from {_short(finite.min())} to {_short(finite.max())} {unit}" if finite.size else "nothing"
@@ -252,21 +252,21 @@ def ladder(rows: Sequence[tuple[str, float | None, tuple[float, float] | None, s
     """(words, skill, its interval, note): a bar each below its words, from the floor (0) to the ceiling (1), hatched where
     there is no skill.
 
-    Green if the whole interval lies above the floor, orange if below; grey if neither, or if a note says not to rely on it.
+    Green if the whole interval lies above the floor, orange if below; gray if neither, or if a note says not to rely on it.
     """
     x = lambda skill: 16 + (min(max(skill, -0.3), 1.05) + 0.3) / 1.35 * (W - 26)  # noqa: E731
-    drawn, y, told = [HATCH], 20, []
+    drawn, y, described = [HATCH], 20, []
     for name, skill, ci, note in rows:
-        told.append(f"{name}{', ' if note else ''}{note}")
-        for words in textwrap.wrap(told[-1], 56, max_lines=4, placeholder=" …"):
+        described.append(f"{name}{', ' if note else ''}{note}")
+        for words in textwrap.wrap(described[-1], 56, max_lines=4, placeholder=" …"):
             y += LINE
-            drawn.append(text(4, y - 3, words, colour=INK if skill is not None else "#555"))
+            drawn.append(text(4, y - 3, words, color=INK if skill is not None else "#555"))
         if skill is None:
             drawn.append(f'<rect x="{x(0):.1f}" y="{y}" width="{x(1) - x(0):.1f}" height="9" fill="url(#none)"/>')
         else:
             left, right = sorted((x(0), x(skill)))
-            colour = GREY if note or ci is None or ci[0] <= 0 <= ci[1] else GREEN if ci[0] > 0 else ORANGE
-            drawn.append(f'<rect x="{left:.1f}" y="{y}" width="{max(1, right - left):.1f}" height="13" fill="{colour}"/>')
+            color = GRAY if note or ci is None or ci[0] <= 0 <= ci[1] else GREEN if ci[0] > 0 else ORANGE
+            drawn.append(f'<rect x="{left:.1f}" y="{y}" width="{max(1, right - left):.1f}" height="13" fill="{color}"/>')
             if ci is not None:
                 drawn.append(line([(x(ci[0]), y + 6.5), (x(ci[1]), y + 6.5)], INK, 2))
                 drawn += [line([(x(end), y + 2.5), (x(end), y + 10.5)], INK, 2) for end in ci]
@@ -276,7 +276,7 @@ def ladder(rows: Sequence[tuple[str, float | None, tuple[float, float] | None, s
     for end, word in ((0.0, "floor"), (1.0, "ceiling")):
         drawn.insert(1, line([(x(end), 16), (x(end), y)], "#ccc", 1))
         drawn.append(text(x(end), 12, word, "middle"))
-    return svg(title, f"share of the way from floor to ceiling: {'; '.join(told)}", drawn, W, y)
+    return svg(title, f"share of the way from floor to ceiling: {'; '.join(described)}", drawn, W, y)
 
 
 def _shade(share: float, below: bool) -> str:

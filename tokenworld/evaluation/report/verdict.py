@@ -15,7 +15,7 @@ SPOKEN = (VALID_HORIZON, HELD_OUT_HORIZON, SAVED_BITS)  # metrics that the verdi
 TIERS = {"B": "what actions really do and whole rollouts", "C": "policies and planning"}  # what is missing without one
 
 
-def verdict(metrics: list[Metric], found: list[dict[str, Any]]) -> str:
+def verdict(metrics: list[Metric], findings: list[dict[str, Any]]) -> str:
     """One line, from `findings.findings(metrics)`."""
     if not any(metric.value is not None for metric in metrics):
         return "Nothing was measured."
@@ -24,12 +24,12 @@ def verdict(metrics: list[Metric], found: list[dict[str, Any]]) -> str:
     if lacking:
         parts.append(f"not judged: {_listed(lacking)}")
     covers = {source.code: source.covers for source in (*specs.rules(), *SIGNATURES)}
-    found = _without_repetition(found, covers)
-    claimed = [finding for finding in found if finding["established"]]
+    findings = _without_repetition(findings, covers)
+    claimed = [finding for finding in findings if finding["established"]]
     claimed.sort(key=lambda finding: (finding["severity"] != "fault",
                                       -len(covers[finding["code"]])))  # what says the most first
     faults = [f"{finding['text']} [limit: {finding['threshold']}]" for finding in claimed if finding["severity"] != "note"]
-    settled = sum(finding["established"] is not None and finding["severity"] != "note" for finding in found)
+    settled = sum(finding["established"] is not None and finding["severity"] != "note" for finding in findings)
     none = f"no fault established in {settled} checks" if settled else "no check was settled"
     parts.append(_listed(faults) if faults else none)
     parts += [finding["text"] for finding in claimed if finding["severity"] == "note"]
@@ -44,7 +44,7 @@ def verdict(metrics: list[Metric], found: list[dict[str, Any]]) -> str:
     if saved is not None and saved.ci is not None and saved.ci[0] > LEAST_SAVED:
         parts.append(f"knowing the action saves {saved.value:.2f} bits a frame")
     judged = {metric.id for metric in metrics if metric.status == "ok"}
-    open_ = [f"{finding['code'].lower().replace('_', ' ')} [limit: {finding['threshold']}]" for finding in found
+    open_ = [f"{finding['code'].lower().replace('_', ' ')} [limit: {finding['threshold']}]" for finding in findings
              if finding["established"] is None and set(finding["evidence"]) <= judged]  # fmt: skip
     if open_:
         parts.append(f"not established, the interval holds the limit: {_listed(open_)}")
@@ -52,10 +52,10 @@ def verdict(metrics: list[Metric], found: list[dict[str, Any]]) -> str:
     return line[0].upper() + line[1:] + "."
 
 
-def _without_repetition(found: list[dict[str, Any]], covers: dict[str, tuple[str, ...]]) -> list[dict[str, Any]]:
+def _without_repetition(findings: list[dict[str, Any]], covers: dict[str, tuple[str, ...]]) -> list[dict[str, Any]]:
     """All but what an established finding says better."""
-    covered = {code for finding in found if finding["established"] for code in covers[finding["code"]]}
-    return [finding for finding in found if finding["code"] not in covered]
+    covered = {code for finding in findings if finding["established"] for code in covers[finding["code"]]}
+    return [finding for finding in findings if finding["code"] not in covered]
 
 
 def _not_judged(metrics: list[Metric]) -> list[str]:

@@ -1,6 +1,6 @@
 """Atari as a simulator that can be branched (see `interface.py`).
 
-What was learnt the hard way about cloning, and is dealt with here:
+Pitfalls of cloning that this file handles:
 - ALE's snapshots leave out the action that a sticky step repeats, so what ran before a restore leaks into what comes after.
   Here the emulator itself is never sticky and runs frame by frame; the repeated action is held, and drawn, in Python.
 - `copy.deepcopy` of an `AtariEnv` is a fresh game. Emulators are never copied here: their state is.
@@ -126,14 +126,14 @@ class Atari:
         """At most m + 1; those that nobody could tell apart by obs, reward and end are one."""
         here, number, m, s = self.snapshot(), self._number(a, x.ended), self.frameskip, self.sticky
         delays = [(1.0, 0)] if number == x.held or s == 0 else [((1 - s) * s**k, k) for k in range(m)] + [(s**m, m)]
-        found: dict[tuple[bytes, float, bool], Branch] = {}
+        merged: dict[tuple[bytes, float, bool], Branch] = {}
         for p, k in delays:
             self.restore(x)
             obs, reward, terminated = self._frames(number, k)
             key = (obs.tobytes(), reward, terminated)
-            found[key] = (p + (found[key][0] if key in found else 0.0), obs, reward, terminated)
+            merged[key] = (p + (merged[key][0] if key in merged else 0.0), obs, reward, terminated)
         self.restore(here)
-        return list(found.values())
+        return list(merged.values())
 
     def state_hash(self) -> int:
         """Of the RAM, the screen (it shows what a few games keep in the video chip), the held action and the end."""

@@ -31,7 +31,7 @@ class Branchable(Protocol):
         """Everything that the future depends on, and the current obs."""
 
     def restore(self, x: Any) -> Array:
-        """Return to a snapshot, as often as wanted; its obs. Randomness goes on as in the snapshot until `reseed`."""
+        """Return to a snapshot, as often as wanted; its obs. Randomness continues as in the snapshot until `reseed`."""
 
     def step(self, a: int) -> tuple[Array, float, bool]:
         """Obs, reward, terminated. Raises `ValueError` after the end of an episode."""
@@ -58,27 +58,27 @@ def self_test(simulator: Branchable, name: str, rounds: int = 10, steps: int = 2
         now = _play(simulator, rng.integers(0, simulator.actions, 7))[-1]
         actions = rng.integers(0, simulator.actions, steps)
         x = simulator.snapshot()
-        listed = simulator.branches(x, int(actions[0]))
+        enumerated = simulator.branches(x, int(actions[0]))
         simulator.reseed(round)
         original = [now, *_play(simulator, actions)]
         _play(simulator, np.full(3, rng.integers(simulator.actions)))
         clone = [(simulator.restore(x), *now[1:3], simulator.state_hash())]
         simulator.reseed(round)
         clone += _play(simulator, actions)
-        for t, (one, two) in enumerate(zip(original, clone, strict=False)):
-            for what, u, v in zip(("observation", "reward", "end", "state"), one, two, strict=True):
+        for t, (expected, actual) in enumerate(zip(original, clone, strict=False)):
+            for what, u, v in zip(("observation", "reward", "end", "state"), expected, actual, strict=True):
                 if not np.array_equal(u, v):
                     raise UserError(
                         f"{name} cannot be branched: {t} steps after a snapshot the {what} of a clone differs from the "
                         "original's, expected the same; use another version of its package, or do without a simulator"
                     )
-        if listed is not None:
+        if enumerated is not None:
             obs, reward, terminated, _ = original[1]
-            found = any(np.array_equal(obs, o) and (reward, terminated) == (r, e) for _, o, r, e in listed)
-            if not found or abs(sum(p for p, *_ in listed) - 1) > 1e-9:
+            is_listed = any(np.array_equal(obs, o) and (reward, terminated) == (r, e) for _, o, r, e in enumerated)
+            if not is_listed or abs(sum(p for p, *_ in enumerated) - 1) > 1e-9:
                 raise UserError(
-                    f"{name} cannot be branched: a step gave what is not among its {len(listed)} listed branches, expected one "
-                    "of them; use another version of its package, or do without a simulator"
+                    f"{name} cannot be branched: a step gave what is not among its {len(enumerated)} listed branches, expected"
+                    " one of them; use another version of its package, or do without a simulator"
                 )
 
 

@@ -20,9 +20,9 @@ def simulator_of(env: dict[str, Any]) -> Branchable:
     Raises UserError where there is none.
     """
     settings, name = {key: value for key, value in env.items() if key != "_target_"}, str(env.get("id", env["_target_"]))
-    one = make_checked(env, 1, **({"processes": False} if "processes" in env else {}))
-    offered = one.metadata.get("simulator")
-    one.close()
+    env_copy = make_checked(env, 1, **({"processes": False} if "processes" in env else {}))
+    offered = env_copy.metadata.get("simulator")
+    env_copy.close()
     if offered is None:
         raise UserError(
             f"{name} offers no simulator that can be branched (Atari games do with env._target_=tokenworld.envs.atari.make),"

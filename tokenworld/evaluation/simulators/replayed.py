@@ -1,6 +1,6 @@
 """Simulators that are branched by playing again: any environment of `tokenworld.envs.gym` that a seed and its actions repeat.
 
-The last resort, since a branch at step t costs t steps. What may come can only be drawn: chance is drawn anew from the
+The last resort, since a branch at step t costs t steps. What may come can only be drawn: chance is drawn again from the
 environment's own random stream, `np_random`, and chance from elsewhere is not seen, so that the model is blamed for it.
 """
 
@@ -17,7 +17,7 @@ from tokenworld.evaluation.simulators.interface import self_test
 Event = tuple[str, int]  # ("action", a) or ("seed", k)
 
 
-class Replay:
+class ReplaySimulator:
     """One environment; a snapshot is its seed and all that was done to it (see `interface.py` for the methods).
 
     Raises UserError as `tokenworld.envs.gym.make`.
@@ -64,8 +64,8 @@ class Replay:
         return int.from_bytes(hashlib.sha256(self.obs.tobytes()).digest()[:8], "big")
 
 
-def of_env(*, processes: bool = False, **settings: Any) -> Replay:
+def of_env(*, processes: bool = False, **settings: Any) -> ReplaySimulator:
     """The simulator of an environment of `tokenworld.envs.gym.make`, tested; it runs in this process."""
-    simulator = Replay(**settings)
+    simulator = ReplaySimulator(**settings)
     self_test(simulator, str(settings.get("id")))
     return simulator

@@ -10,7 +10,7 @@ from tokenworld.envs import known_world
 from tokenworld.evaluation.simulators.interface import self_test
 
 
-class World(Protocol):
+class TabularWorld(Protocol):
     """A tabular world, such as `tokenworld.envs.known_world.World`; states are integers."""
 
     actions: int
@@ -31,7 +31,7 @@ class Tabular:
 
     exact = True
 
-    def __init__(self, world: World):
+    def __init__(self, world: TabularWorld):
         self.world, self.actions = world, world.actions
         self.state, self._rng = world.starts()[0][1], np.random.default_rng(0)
 

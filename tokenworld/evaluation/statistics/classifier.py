@@ -41,8 +41,8 @@ def out_of_fold(features: np.ndarray, label: np.ndarray, cluster: np.ndarray, fo
 
 def fold_of(cluster: np.ndarray, folds: int = 5, seed: int = 0) -> list[np.ndarray]:
     """Which rows (N,) bool are held out in each fold: whole clusters."""
-    found, number = np.unique(cluster, return_inverse=True)
-    fold = np.random.default_rng(seed).permutation(len(found)) % min(folds, len(found))
+    unique, number = np.unique(cluster, return_inverse=True)
+    fold = np.random.default_rng(seed).permutation(len(unique)) % min(folds, len(unique))
     return [fold[number] == i for i in range(fold.max() + 1)]
 
 

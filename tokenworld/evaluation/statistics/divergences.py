@@ -12,9 +12,9 @@ ESTIMATED = "the true probabilities are estimated from draws: their entropy is b
 
 def weights(branches: Branches) -> np.ndarray:
     """(S, A), rows summing to 1: how much each action of a state counts."""
-    if branches.behaviour is None:
+    if branches.behavior is None:
         return np.full(branches.p.shape[:2], 1 / branches.p.shape[1])
-    return branches.behaviour / branches.behaviour.sum(1, keepdims=True)
+    return branches.behavior / branches.behavior.sum(1, keepdims=True)
 
 
 def finite_bits(branches: Branches, bits: np.ndarray | None = None) -> np.ndarray:

@@ -94,10 +94,10 @@ def statistic(
     of: Callable[[np.ndarray], float], cluster: np.ndarray, *, level: float = 0.95, draws: int = DRAWS, seed: int = 0
 ) -> tuple[float, tuple[float, float], int]:
     """Any statistic of weighted rows: `of(weights (N,))` with all weights 1, its interval, the number of clusters."""
-    found, number = np.unique(cluster, return_inverse=True)
-    drawn = [of(weights[number]) for weights in draws_of(len(found), draws, seed)]
+    unique, number = np.unique(cluster, return_inverse=True)
+    drawn = [of(weights[number]) for weights in draws_of(len(unique), draws, seed)]
     drawn = np.array([x for x in drawn if math.isfinite(x)])
-    return float(of(np.ones(len(number)))), percentile(drawn, level, len(found)), len(found)
+    return float(of(np.ones(len(number)))), percentile(drawn, level, len(unique)), len(unique)
 
 
 def percentile(drawn: np.ndarray, level: float = 0.95, clusters: int = 0) -> tuple[float, float]:
@@ -127,11 +127,11 @@ def bca(value: float, drawn: np.ndarray, left_out: np.ndarray, level: float = 0.
     bias, spread = normal_quantile(below), left_out.mean() - left_out
     scale = np.square(spread).sum() ** 1.5
     acceleration = float((spread**3).sum() / (6 * scale)) if scale > 0 else 0.0
-    ends = []
+    bounds = []
     for tail in ((1 - level) / 2, (1 + level) / 2):
         z = bias + normal_quantile(tail)
-        ends.append(normal_cdf(bias + z / (1 - acceleration * z)))
-    low, high = np.quantile(drawn, ends)
+        bounds.append(normal_cdf(bias + z / (1 - acceleration * z)))
+    low, high = np.quantile(drawn, bounds)
     return float(low), float(high)
 
 

@@ -58,11 +58,11 @@ def metric(spec: MetricSpec, value: float | None, **more) -> Metric:
     return Metric(**(shared | {"value": value} | more))
 
 
-def of_few(found: Metric, events: int, what: str) -> Metric:
+def of_few(result: Metric, events: int, what: str) -> Metric:
     """Underpowered if it is measured, on fewer than ten events."""
-    if found.value is None or events >= FEW_EVENTS:
-        return found
-    return replace(found, status="underpowered", reason=f"only {events} {what}")
+    if result.value is None or events >= FEW_EVENTS:
+        return result
+    return replace(result, status="underpowered", reason=f"only {events} {what}")
 
 
 def mean_error(spec: MetricSpec, predicted: np.ndarray, true: np.ndarray, weight: np.ndarray, cluster: np.ndarray) -> Metric:

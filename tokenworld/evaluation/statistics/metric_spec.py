@@ -1,6 +1,6 @@
 """What a metric is, as data: its names, its place in the report, and which of its values are faults.
 
-A file of `metrics/` defines a `MetricSpec` beside the function that measures it. Nothing else lists metrics: the report, its
+A file of `metrics/` defines a `MetricSpec` next to the function that measures it. Nothing else lists metrics: the report, its
 page, the findings, `metrics=` and the metric table read the specs, which `report/specs.py` gathers.
 
 Thresholds are sizes that matter to a policy or a reader; what chance may do is the interval's part. Four were set after a look
@@ -53,7 +53,7 @@ REWARDS = Section(
 AGENTS = Section(
     "Another agent, another choice of actions", "A model may have learned the habits of its agent instead of the world.", 6
 )
-USEFULNESS = Section("Is it useful?", "Returns of policies and planners in the model, beside their returns in the world.", 7)
+USEFULNESS = Section("Is it useful?", "Returns of policies and planners in the model, next to their returns in the world.", 7)
 IDENTITY = Section(
     "Memory and irreversibility", "What the model remembers, which states it distinguishes, and what it undoes.", 8
 )
@@ -120,7 +120,7 @@ def below(threshold: float, metric: str = "", skill: bool = False) -> Bound:
 @dataclass(frozen=True)
 class Rule:
     """A finding that reads one metric. `also`: the id of the same quantity measured in another way; the finding holds if it
-    holds in one of them. `covers`: findings that the verdict need not repeat beside it."""
+    holds in one of them. `covers`: findings that the verdict need not repeat next to it."""
 
     code: str
     severity: Literal["fault", "warning", "note"]

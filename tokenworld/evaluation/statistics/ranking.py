@@ -22,8 +22,8 @@ def auc(score: np.ndarray, positive: np.ndarray, weights: np.ndarray | None = No
 def ranks(x: np.ndarray) -> np.ndarray:
     """Ranks 1 .. n along the last axis, ties their mean; n up to a few hundred, since all pairs are compared."""
     below = (x[..., None, :] < x[..., :, None]).sum(-1)
-    alike = (x[..., None, :] == x[..., :, None]).sum(-1)
-    return below + (alike + 1) / 2
+    ties = (x[..., None, :] == x[..., :, None]).sum(-1)
+    return below + (ties + 1) / 2
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:

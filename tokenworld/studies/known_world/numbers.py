@@ -1,6 +1,6 @@
 """Every number that the evaluation has of a model of the known world, in expectation and as it is measured.
 
-`exact`: over states as often as the behaviour policy visits them, and over all that may follow. `sampled`: with intervals,
+`exact`: over states as often as the behavior policy visits them, and over all that may follow. `sampled`: with intervals,
 from a few episodes, as an evaluation of a real model has them. Both go through the metrics themselves, but for those of
 held-out data (code length, calibration, rewards, terminations, actions) and of rollouts, whose expectations are written down
 here independently.
@@ -46,46 +46,46 @@ def exact(model: Model) -> dict[str, float]:
     mine = tables.branches(model, table, rows, cluster)
     other = tables.branches(model, table, theirs, cluster, tables.other_agent())
     states = np.arange(len(world().states))
-    found = _of_branches(mine, other)
-    found += agents.spurious_feature(tables.lamp_pairs(model))
-    found += state_identity.state_identity(tables.pairs(model, states, states))
-    found += memory.recall(tables.recalls(model)) + arrow_of_time.irreversibility(tables.undos(model, states, states))
+    metrics = _of_branches(mine, other)
+    metrics += agents.spurious_feature(tables.lamp_pairs(model))
+    metrics += state_identity.state_identity(tables.pairs(model, states, states))
+    metrics += memory.recall(tables.recalls(model)) + arrow_of_time.irreversibility(tables.undos(model, states, states))
     V, W = (np.stack([tables.values(m, pi)[rows] for pi in tables.policies().values()]) for m in (oracle(), model))
     values = tables.policy_values(model)
-    found += policy_metrics.policy_agreement(values) + planning.planning(values) + planning.value_equivalence(V, W, cluster)
-    found += tokenizer_metrics(model, episodes=40, seed=0)
-    numbers = {m.id: np.nan if m.value is None else float(m.value) for m in found} | expectations(model)
+    metrics += policy_metrics.policy_agreement(values) + planning.planning(values) + planning.value_equivalence(V, W, cluster)
+    metrics += tokenizer_metrics(model, episodes=40, seed=0)
+    numbers = {m.id: np.nan if m.value is None else float(m.value) for m in metrics} | expectations(model)
     curve = tables.exact_drift(model)
     return numbers | {"rollouts.first_step_distance": float(curve[0]), "rollouts.last_step_distance": float(curve[-1]),
                       "rollouts.distance": float(curve.mean())}
 
 
 def sampled(model: Model, episodes: int = 60, seed: int = 0, *, rollouts: bool = True, policies: bool = False) -> list[Metric]:
-    """The same numbers with intervals, from `episodes` episodes of the behaviour policy and as many of another agent; on
+    """The same numbers with intervals, from `episodes` episodes of the behavior policy and as many of another agent; on
     demand from rollouts and from the returns of policies."""
     w, rng = world(), np.random.default_rng([seed, 2])
-    rows = tables.transitions(w.play(w.behaviour, rng, episodes))
+    rows = tables.transitions(w.play(w.behavior, rng, episodes))
     theirs = tables.transitions(w.play(tables.other_agent(), rng, episodes))
     table, seen = tables.tables(model), tables.scored(model, rows)
     mine = tables.branches(model, table, rows["state"], rows["cluster"])
     other = tables.branches(model, table, theirs["state"], theirs["cluster"], tables.other_agent())
     entropy = _entropy(oracle().frame)[rows["state"], rows["action"]]
-    found = code_length.code_length(seen, {}, entropy=entropy) + calibration.calibration(seen)
-    found += rewards.rewards(seen) + terminations.terminations(seen)
-    found += action_sensitivity.action_sensitivity(seen)
-    found += confusions.confused_actions(seen) + _of_branches(mine, other)
+    metrics = code_length.code_length(seen, {}, entropy=entropy) + calibration.calibration(seen)
+    metrics += rewards.rewards(seen) + terminations.terminations(seen)
+    metrics += action_sensitivity.action_sensitivity(seen)
+    metrics += confusions.confused_actions(seen) + _of_branches(mine, other)
     some = rng.permutation(len(rows["state"]))[:200]
-    found += agents.spurious_feature(tables.lamp_pairs(model))
-    found += state_identity.state_identity(tables.pairs(model, rows["state"][some], rows["cluster"][some]))
-    found += memory.recall(tables.recalls(model, 50, rng))
-    found += arrow_of_time.irreversibility(tables.undos(model, rows["state"], rows["cluster"]))
-    found += tokenizer_metrics(model, episodes, seed)
+    metrics += agents.spurious_feature(tables.lamp_pairs(model))
+    metrics += state_identity.state_identity(tables.pairs(model, rows["state"][some], rows["cluster"][some]))
+    metrics += memory.recall(tables.recalls(model, 50, rng))
+    metrics += arrow_of_time.irreversibility(tables.undos(model, rows["state"], rows["cluster"]))
+    metrics += tokenizer_metrics(model, episodes, seed)
     if rollouts:
-        found += rollout_metrics.rollout_drift(tables.rollouts(model, seed=seed))
+        metrics += rollout_metrics.rollout_drift(tables.rollouts(model, seed=seed))
     if policies:
         values = tables.sampled_values(model, 60, rng)
-        found += policy_metrics.policy_agreement(values) + planning.planning(values)
-    return found
+        metrics += policy_metrics.policy_agreement(values) + planning.planning(values)
+    return metrics
 
 
 def _of_branches(mine: Branches, other: Branches) -> list[Metric]:
@@ -98,7 +98,7 @@ def _of_branches(mine: Branches, other: Branches) -> list[Metric]:
 def tokenizer_metrics(model: Model, episodes: int, seed: int) -> list[Metric]:
     """Metrics of frames of play, as the model's tokenizer gives them back."""
     w, rng = world(), np.random.default_rng([seed, 3])
-    rows = tables.transitions(w.play(w.behaviour, rng, episodes))
+    rows = tables.transitions(w.play(w.behavior, rng, episodes))
     z = w.tiles[rows["state"]]
     seen, decoded = draw(z), draw(z)
     lost = rng.random(len(z))[:, None] >= model.kept  # (N, 6)
@@ -113,7 +113,7 @@ def tokenizer_metrics(model: Model, episodes: int, seed: int) -> list[Metric]:
 def expectations(model: Model) -> dict[str, float]:
     """The metrics of held-out data as sums over states, actions and frames."""
     w, truth = world(), oracle()
-    weight = w.visits[:, None] * w.behaviour  # (S, A)
+    weight = w.visits[:, None] * w.behavior  # (S, A)
     S, A = weight.shape
     p, q = (m.frame.reshape(S, A, -1) for m in (truth, model))
     with np.errstate(divide="ignore"):
@@ -159,7 +159,7 @@ def _of_actions(weight: np.ndarray, p: np.ndarray, bits: np.ndarray) -> dict[str
     size = np.abs(bits[:, :, None] - bits[:, None])  # (S, A, A, Z)
     apart = np.einsum("sa,sabz,saz->ab", weight, size, p)
     pairs = np.triu_indices(A, 1)
-    log_posterior = np.log2(np.maximum(world().behaviour, 1e-300))[:, :, None] - bits  # (S, A, Z)
+    log_posterior = np.log2(np.maximum(world().behavior, 1e-300))[:, :, None] - bits  # (S, A, Z)
     posterior = np.exp2(log_posterior - log_posterior.max(1, keepdims=True))
     joint = weight[:, :, None] * p
     announced = (posterior / posterior.sum(1, keepdims=True)).max(1)  # (S, Z)

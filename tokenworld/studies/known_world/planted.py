@@ -86,15 +86,15 @@ def _averaged(policy: np.ndarray) -> np.ndarray:
 
 
 def action_blind(dose: float) -> Model:
-    """Ignores the action, and the lamp too: what comes of the behaviour on average over the lamp."""
-    policy = world().behaviour.reshape(*STATE, -1)
-    policy = np.broadcast_to(policy.mean(3, keepdims=True), policy.shape).reshape(world().behaviour.shape)
+    """Ignores the action, and the lamp too: what comes of the behavior on average over the lamp."""
+    policy = world().behavior.reshape(*STATE, -1)
+    policy = np.broadcast_to(policy.mean(3, keepdims=True), policy.shape).reshape(world().behavior.shape)
     return _of(_where(dose, _averaged(policy), world().transition))
 
 
 def causally_confused(dose: float) -> Model:
-    """Reads the lamp, which tells what the behaviour will do, instead of the action."""
-    return _of(_where(dose, _averaged(world().behaviour), world().transition))
+    """Reads the lamp, which tells what the behavior will do, instead of the action."""
+    return _of(_where(dose, _averaged(world().behavior), world().transition))
 
 
 def swapped(dose: float) -> Model:
@@ -165,7 +165,7 @@ def termination_blind(dose: float) -> Model:
 def flat_reward(dose: float) -> Model:
     """The mean reward, everywhere."""
     w = world()
-    mean = float((w.visits[:, None] * w.behaviour * w.reward).sum())
+    mean = float((w.visits[:, None] * w.behavior * w.reward).sum())
     return _of(w.transition, reward=_where(dose, np.full_like(w.reward, mean), w.reward))
 
 
@@ -181,12 +181,12 @@ def undoes_vase(dose: float) -> Model:
 
 
 def forgets_colour(dose: float) -> Model:
-    """Where the colour is not shown it is drawn anew, with probability `dose` at each step."""
+    """Where the color is not shown it is drawn again, with probability `dose` at each step."""
     w = world()
     T = w.transition.reshape(*w.transition.shape[:2], *STATE)
     hidden = (np.arange(STATE[0]) > 0).reshape(1, 1, -1, 1, 1, 1, 1)
-    anew = np.broadcast_to(T.mean(-1, keepdims=True), T.shape)
-    return _of(np.where(hidden, (1 - dose) * T + dose * anew, T).reshape(w.transition.shape))
+    redrawn = np.broadcast_to(T.mean(-1, keepdims=True), T.shape)
+    return _of(np.where(hidden, (1 - dose) * T + dose * redrawn, T).reshape(w.transition.shape))
 
 
 def history_dependent(dose: float) -> Model:
@@ -206,10 +206,10 @@ def self_feeding_drift(dose: float) -> Model:
 
 
 def garbage_off_support(dose: float) -> Model:
-    """What the behaviour never does leads anywhere."""
+    """What the behavior never does leads anywhere."""
     w = world()
     garbage = _where(dose, np.full_like(w.transition, 1 / len(w.states)), w.transition)
-    return _of(np.where((w.behaviour == 0)[:, :, None], garbage, w.transition))
+    return _of(np.where((w.behavior == 0)[:, :, None], garbage, w.transition))
 
 
 def wrong_distractor(dose: float) -> Model:
@@ -317,7 +317,7 @@ DEFECTS = {
         undoes_vase, ("arrow_of_time.undo_mass", "rollouts.last_step_distance"),
         ("action_effects.error", "rewards.branch_error", "memory.recall")
     ),
-    "forgets the colour": Defect(
+    "forgets the color": Defect(
         forgets_colour, ("memory.recall", "planning.optimism"), (*ONE_STEP, *EFFECTS, *HEADS)
     ),
     "depends on history": Defect(

@@ -43,7 +43,7 @@ EXCEPTIONS = {
         "at the walls left and right are unlike in entropy, so swapping them moves it a little",
     ("underconfident", "calibration.gap", "responds"):
         "a flat distribution over what is possible pays what it announces: the gap is largest at a temperature of about 2 and "
-        "shrinks again, calibration.excess_entropy goes on growing",
+        "shrinks again, calibration.excess_entropy keeps growing",
     ("underconfident", "calibration.branch_gap", "responds"): "as calibration.gap",
     ("reward sign flipped", "policies.spearman", "responds"):
         "with half of the door's rewards wrong the order of the policies is nearly right again: ranks are no measure of size",
@@ -74,34 +74,34 @@ class Claim:
 
 def matrix() -> dict[tuple[str, float], dict[str, float]]:
     """(defect, dose) -> every number in expectation; the truth is ("", 0)."""
-    found = {("", 0.0): known_numbers.exact(oracle())}
-    return found | {(name, dose): known_numbers.exact(planted(name, dose)) for name in DEFECTS for dose in DOSES}
+    numbers = {("", 0.0): known_numbers.exact(oracle())}
+    return numbers | {(name, dose): known_numbers.exact(planted(name, dose)) for name in DEFECTS for dose in DOSES}
 
 
 def claims(numbers: dict) -> list[Claim]:
     """All claims of `DEFECTS`, against the numbers of `matrix`."""
-    truth, found = numbers["", 0.0], []
+    truth, rows = numbers["", 0.0], []
     for name, defect in DEFECTS.items():
         for kind, metrics in (("responds", defect.targets), ("silent", defect.silent)):
             for metric in metrics:
                 values = tuple(numbers[name, dose][metric] for dose in DOSES)
-                found.append(Claim(name, metric, kind, truth[metric], values))
-    return found
+                rows.append(Claim(name, metric, kind, truth[metric], values))
+    return rows
 
 
 def signatures(numbers: dict) -> dict[str, tuple[int, ...]]:
     """Which way each shown number moves at full dose: -1, 0, 1."""
-    truth, found = numbers["", 0.0], {}
+    truth, rows = numbers["", 0.0], {}
     for name in DEFECTS:
         moved = np.array([numbers[name, 1.0][metric] - truth[metric] for metric in SHOWN])
-        found[name] = tuple(np.where(np.abs(moved) > RESOLUTION, np.sign(moved), 0).astype(int).tolist())
-    return found
+        rows[name] = tuple(np.where(np.abs(moved) > RESOLUTION, np.sign(moved), 0).astype(int).tolist())
+    return rows
 
 
 def heard(numbers: dict, seed: int = 0, episodes: int = 60) -> list[tuple[str, str, float, tuple[float, float], bool]]:
     """(defect, silent number, value, interval, silent?) on sampled data at full dose: the interval, widened after Holm for the
     defect's silent numbers, must reach the truth's value (within the resolution)."""
-    found = []
+    rows = []
     for name, defect in DEFECTS.items():
         measured = _by_id(planted(name, 1.0), episodes, seed)
         asked = [metric for metric in defect.silent if metric in measured and measured[metric].ci is not None]
@@ -109,8 +109,8 @@ def heard(numbers: dict, seed: int = 0, episodes: int = 60) -> list[tuple[str, s
             low, high = _widened(measured[metric], len(asked))
             truth = _reference(metric, numbers, episodes, seed)
             silent = low - RESOLUTION <= truth <= high + RESOLUTION
-            found.append((name, metric, measured[metric].value, (low, high), silent))
-    return found
+            rows.append((name, metric, measured[metric].value, (low, high), silent))
+    return rows
 
 
 def false_alarms(numbers: dict, seeds: int = 200, episodes: int = 60) -> dict[str, int]:
@@ -133,7 +133,7 @@ def power(numbers: dict, seeds: int = 20, episodes: int = 50, dose: float = 0.25
                 if metric in measured and measured[metric].ci is not None:
                     truth = _reference(metric, numbers, episodes, seed)
                     hits.setdefault((name, metric), []).append(not _covers(measured[metric], truth))
-    return {key: float(np.mean(found)) for key, found in hits.items()}
+    return {key: float(np.mean(hit)) for key, hit in hits.items()}
 
 
 def coverage(name: str, dose: float, datasets: int = 500, episodes: int = 60) -> dict[str, float]:
@@ -144,7 +144,7 @@ def coverage(name: str, dose: float, datasets: int = 500, episodes: int = 60) ->
         for metric in known_numbers.sampled(model, episodes, seed, rollouts=False):
             if metric.ci is not None and metric.id in exact:
                 covered.setdefault(metric.id, []).append(_covers(metric, exact[metric.id]))
-    return {id: float(np.mean(found)) for id, found in covered.items()}
+    return {id: float(np.mean(inside)) for id, inside in covered.items()}
 
 
 def meta(numbers: dict) -> dict:
@@ -247,13 +247,13 @@ def _claims_table(numbers: dict) -> str:
 
 
 def _heard_table(numbers: dict) -> str:
-    found = heard(numbers)
-    loud = [row for row in found if not row[-1]]
+    silences = heard(numbers)
+    loud = [row for row in silences if not row[-1]]
     rows = [["defect", "number", "value", "Holm-corrected interval"]]
     rows += [[d, m, f"{v:.3g}", f"{low:.3g} to {high:.3g}"] for d, m, v, (low, high), _ in loud]
     return (
-        f"## Silence on sampled data\n\n60 episodes, full dose: {len(found) - len(loud)} of {len(found)} silent numbers stay "
-        "inside their Holm-corrected interval." + (" The others:\n\n" + _table(rows) if loud else "")
+        f"## Silence on sampled data\n\n60 episodes, full dose: {len(silences) - len(loud)} of {len(silences)} silent"
+        " numbers stay inside their Holm-corrected interval." + (" The others:\n\n" + _table(rows) if loud else "")
     )
 
 
@@ -266,8 +266,8 @@ def _alarms_table(counts: dict[str, int], seeds: int) -> str:
     )
 
 
-def _power_table(found: dict[tuple[str, str], float], seeds: int) -> str:
-    rows = [["defect", "number", "found"], *([d, m, f"{share:.0%}"] for (d, m), share in found.items())]
+def _power_table(power: dict[tuple[str, str], float], seeds: int) -> str:
+    rows = [["defect", "number", "found"], *([d, m, f"{share:.0%}"] for (d, m), share in power.items())]
     return (
         "## Small doses\n\nDose 0.25, samples of 50 episodes (about 1,000 frames; 60 returns of each policy), "
         f"{seeds} samples each: how often the 95 % interval leaves the truth's value out. What is found in less than 90 % "
@@ -275,11 +275,11 @@ def _power_table(found: dict[tuple[str, str], float], seeds: int) -> str:
     )
 
 
-def _coverage_table(found: dict[tuple[str, float], dict[str, float]], datasets: int) -> str:
-    ids = sorted({id for covered in found.values() for id in covered if id.split(".")[0] in FAMILIES}, key=_order)
-    rows = [["number", *(f"{name} {dose:g}" for name, dose in found)]]
+def _coverage_table(coverage: dict[tuple[str, float], dict[str, float]], datasets: int) -> str:
+    ids = sorted({id for covered in coverage.values() for id in covered if id.split(".")[0] in FAMILIES}, key=_order)
+    rows = [["number", *(f"{name} {dose:g}" for name, dose in coverage)]]
     for id in ids:
-        rows.append([id, *(f"{covered[id]:.1%}" if covered.get(id, 1.0) < 1 else "" for covered in found.values())])
+        rows.append([id, *(f"{covered[id]:.1%}" if covered.get(id, 1.0) < 1 else "" for covered in coverage.values())])
     return (
         f"## Coverage\n\n{datasets} samples of 60 episodes of four wrong models: how often the 95 % interval holds the exact "
         "value; empty where the number is the same in every sample.\n\n" + _table([row for row in rows if any(row[1:])])

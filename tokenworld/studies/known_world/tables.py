@@ -11,7 +11,7 @@ from tokenworld.evaluation.records import Branches, Pairs, PolicyValues, Recalls
 from tokenworld.evaluation.statistics.divergences import IMPOSSIBLE, plogp
 from tokenworld.studies.known_world.planted import Model, oracle, world
 
-DELAYS = (2, 5, 10)  # steps for which the colour is hidden
+DELAYS = (2, 5, 10)  # steps for which the color is hidden
 HORIZON = 40  # steps of returns
 STEPS = 20  # of a rollout
 
@@ -55,7 +55,7 @@ def scored(model: Model, rows: dict[str, np.ndarray]) -> Scored:
     return Scored(
         cluster=rows["cluster"], previous=w.tiles[s], codes=z, action=a, bits=np.stack(bits, 1), entropy=np.stack(entropy, 1),
         top=np.stack(top, 1), hit=np.stack(hit, 1), reward=w.reward[s, a], reward_mean=model.reward[s, a],
-        terminated=rows["terminated"], hazard=model.hazard[s, a], bits_by_action=by_action, behaviour=w.behaviour[s],
+        terminated=rows["terminated"], hazard=model.hazard[s, a], bits_by_action=by_action, behavior=w.behavior[s],
         step=rows["step"],
     )  # fmt: skip
 
@@ -74,10 +74,10 @@ def _truth() -> dict[str, np.ndarray]:
 
 def _marginals(frame: np.ndarray) -> np.ndarray:
     """(S, A, 5, 4, 4, 2, 2, 3) -> (S, A, 6, 5), unused values 0."""
-    found = np.zeros((*frame.shape[:2], 6, max(TILES)))
+    marginals = np.zeros((*frame.shape[:2], 6, max(TILES)))
     for k in range(6):
-        found[:, :, k, : TILES[k]] = frame.sum(tuple(2 + j for j in range(6) if j != k))
-    return found
+        marginals[:, :, k, : TILES[k]] = frame.sum(tuple(2 + j for j in range(6) if j != k))
+    return marginals
 
 
 def tables(model: Model) -> dict[str, np.ndarray]:
@@ -91,22 +91,22 @@ def tables(model: Model) -> dict[str, np.ndarray]:
 
 
 def branches(model: Model, table: dict, states: np.ndarray, cluster: np.ndarray, policy: np.ndarray | None = None) -> Branches:
-    """Tier B at states (n,), under the behaviour policy or another (S, A)."""
+    """Tier B at states (n,), under the behavior policy or another (S, A)."""
     w, truth = world(), _truth()
-    policy = w.behaviour if policy is None else policy
+    policy = w.behavior if policy is None else policy
     J = truth["p"].shape[-1]
     candidates = np.stack([np.where(np.arange(max(TILES)) < n, np.arange(max(TILES)), -1) for n in TILES])
     return Branches(
         cluster=cluster, hash=states.astype(np.uint64), exact=True, p=truth["p"][states], codes=truth["codes"][states],
         marginal_p=truth["marginals"][states], candidates=np.broadcast_to(candidates, (len(states), *candidates.shape)),
         reward=np.repeat(w.reward[states][..., None], J, -1), terminated=np.repeat(w.hazard[states][..., None], J, -1),
-        reward_mean=model.reward[states], hazard=model.hazard[states], behaviour=policy[states],
-        support=(w.visits[:, None] * w.behaviour)[states], **{name: values[states] for name, values in table.items()},
+        reward_mean=model.reward[states], hazard=model.hazard[states], behavior=policy[states],
+        support=(w.visits[:, None] * w.behavior)[states], **{name: values[states] for name, values in table.items()},
     )  # fmt: skip
 
 
 def pairs(model: Model, states: np.ndarray, cluster: np.ndarray) -> Pairs:
-    """At states (n,): every action after a history with and without a detour, and each state beside another one."""
+    """At states (n,): every action after a history with and without a detour, and each state next to another one."""
     flat, right, detour = (x.reshape(*x.shape[:2], -1)[states] for x in (model.frame, oracle().frame, model.detour))
     other = np.random.default_rng(0).permutation(len(states))
     same = js(flat, detour).ravel()
@@ -134,20 +134,20 @@ def lamp_pairs(model: Model) -> Pairs:
 
 
 def recalls(model: Model, per_delay: int = 200, rng: np.random.Generator | None = None) -> Recalls:
-    """The colour is shown, then hidden for k steps (to the right, waiting), then asked for, `per_delay` times for each k
-    and colour: the model's answers drawn, or without `rng` in their right proportions. Where the actor goes is told."""
+    """The color is shown, then hidden for k steps (to the right, waiting), then asked for, `per_delay` times for each k
+    and color: the model's answers drawn, or without `rng` in their right proportions. Where the actor goes is told."""
     rows = []
     for k in DELAYS:
-        for colour in (0, 1):
+        for color in (0, 1):
             p = np.zeros(len(world().states))
-            p[world().index(0, 0, 0, 0, colour)] = 1
+            p[world().index(0, 0, 0, 0, color)] = 1
             for action, cell in [(RIGHT, 1), *[(STAY, 1)] * k, (LEFT, 0)]:
                 p = p @ model.transition[:, action]
                 there = p * (world().states[:, 0] == cell)
                 p = there / there.sum() if there.sum() > 0 else p
-            told = float(p[world().states[:, 4] == 1].sum())
-            ones = np.arange(per_delay) < round(told * per_delay) if rng is None else rng.random(per_delay) < told
-            rows += [(k, colour, float(one)) for one in ones]
+            predicted = float(p[world().states[:, 4] == 1].sum())
+            ones = np.arange(per_delay) < round(predicted * per_delay) if rng is None else rng.random(per_delay) < predicted
+            rows += [(k, color, float(bit)) for bit in ones]
     delay, truth, answer = np.array(rows).T
     return Recalls(np.arange(len(rows)), delay.astype(int), truth, answer)
 
@@ -174,22 +174,22 @@ def other_agent() -> np.ndarray:
 def policies() -> dict[str, np.ndarray]:
     """24 policies (S, A), from random ones to good ones."""
     w = world()
-    cell, _, _, lamp, colour = w.states.T
+    cell, _, _, lamp, color = w.states.T
     at_door = cell == 4
     pure = {
         "door": np.where(at_door, USE, RIGHT),
-        "good door": np.where(at_door, np.where(colour == 1, USE, STAY), RIGHT),
-        "good door or home": np.where(colour == 1, np.where(at_door, USE, RIGHT), LEFT),
-        "bad door": np.where(at_door, np.where(colour == 0, USE, STAY), RIGHT),
+        "good door": np.where(at_door, np.where(color == 1, USE, STAY), RIGHT),
+        "good door or home": np.where(color == 1, np.where(at_door, USE, RIGHT), LEFT),
+        "bad door": np.where(at_door, np.where(color == 0, USE, STAY), RIGHT),
         "lamp": np.where(at_door & (lamp == 1), USE, np.where(lamp == 1, RIGHT, LEFT)),
         "vase": np.where(cell == 2, USE, RIGHT),
         "home": np.full(len(cell), LEFT),
     }
-    found = {"random": np.full((len(cell), w.actions), 1 / w.actions), "behaviour": w.behaviour, "other": other_agent()}
+    tables = {"random": np.full((len(cell), w.actions), 1 / w.actions), "behavior": w.behavior, "other": other_agent()}
     for name, action in pure.items():
         for e in (0.1, 0.4, 0.7):
-            found[f"{name}, {e:.0%} random"] = (1 - e) * np.eye(w.actions)[action] + e / w.actions
-    return found
+            tables[f"{name}, {e:.0%} random"] = (1 - e) * np.eye(w.actions)[action] + e / w.actions
+    return tables
 
 
 def values(model: Model, policy: np.ndarray) -> np.ndarray:
@@ -203,12 +203,12 @@ def values(model: Model, policy: np.ndarray) -> np.ndarray:
 
 def planned(model: Model) -> np.ndarray:
     """(HORIZON, S, A): the best policy in the model, by backward induction."""
-    V, found = np.zeros(len(model.reward)), []
+    V, plan = np.zeros(len(model.reward)), []
     for _ in range(HORIZON):
         Q = model.reward + (1 - model.hazard) * (model.fed @ V)
-        found.append(np.eye(Q.shape[1])[(Q + 1e-12 * np.arange(Q.shape[1])[::-1]).argmax(1)])
+        plan.append(np.eye(Q.shape[1])[(Q + 1e-12 * np.arange(Q.shape[1])[::-1]).argmax(1)])
         V = Q.max(1)
-    return np.stack(found[::-1])
+    return np.stack(plan[::-1])
 
 
 def policy_values(model: Model) -> PolicyValues:
@@ -263,12 +263,12 @@ def one_hot() -> np.ndarray:
 
 
 def starts_of(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """(count,) states that the behaviour policy visits, and (count, STEPS) the actions it then took."""
+    """(count,) states that the behavior policy visits, and (count, STEPS) the actions it then took."""
     w, rng = world(), np.random.default_rng(seed)
     state = rng.choice(len(w.visits), size=count, p=w.visits)
     here, actions = state, []
     for _ in range(STEPS):
-        actions.append(choose(w.behaviour[here], rng))
+        actions.append(choose(w.behavior[here], rng))
         here = choose(w.transition[here, actions[-1]], rng)
     return state, np.stack(actions, 1)
 
@@ -278,7 +278,7 @@ def exact_drift(model: Model, count: int = 64, seed: int = 0) -> np.ndarray:
     state, actions = starts_of(count, seed)
     features = one_hot()
     apart = np.sqrt(np.maximum(0, 2 * (6 - features @ features.T)))  # (S, S)
-    found = []
+    rows = []
     sides = [np.eye(len(features))[state] for _ in range(2)]  # (count, S)
     truth = oracle()
     for t in range(STEPS):
@@ -290,8 +290,8 @@ def exact_drift(model: Model, count: int = 64, seed: int = 0) -> np.ndarray:
             sides[i] = np.einsum("ns,nst->nt", living, kernel[:, a].swapaxes(0, 1))
         p, q = sides
         lives = (p.sum(1) > 0.5) & (q.sum(1) > 0.5)  # a start from which all is over has no frame
-        found.append(np.mean((((2 * p - q) @ apart * q).sum(1) - (p @ apart * p).sum(1))[lives]))
-    return np.array(found)
+        rows.append(np.mean((((2 * p - q) @ apart * q).sum(1) - (p @ apart * p).sum(1))[lives]))
+    return np.array(rows)
 
 
 def rollouts(model: Model, count: int = 60, each: int = 12, seed: int = 0) -> Rollouts:
@@ -310,8 +310,8 @@ def rollouts(model: Model, count: int = 60, each: int = 12, seed: int = 0) -> Ro
             frames.append(one_hot()[here])
         return (np.stack(x, 1).reshape(count, each, STEPS, *x[0].shape[1:]) for x in (frames, lived))
 
-    (real, alive), (second, _), (dreamt, alive_model) = roll(oracle()), roll(oracle()), roll(model)
-    return Rollouts(np.arange(count), real, second, dreamt, one_hot()[state], alive, alive_model)
+    (real, alive), (second, _), (imagined, alive_model) = roll(oracle()), roll(oracle()), roll(model)
+    return Rollouts(np.arange(count), real, second, imagined, one_hot()[state], alive, alive_model)
 
 
 def js(p: np.ndarray, q: np.ndarray) -> np.ndarray:

@@ -37,9 +37,9 @@ def collect(
     with probability `epsilon` per step. With `zeta`, a random action is held for n steps with a probability that falls as n
     to the power of -zeta, so that exploration gets farther.
 
-    An episode enters the replay when it ends; with `cut`, games in progress of at least so many steps enter it at once, and
-    go on as a new episode: to learn from long games before they are over. Without `cut`, `cut_unfinished` does so where nothing
-    ends.
+    An episode enters the replay when it ends; with `cut`, games in progress of at least so many steps enter it at once
+    and continue as a new episode: to learn from long games before they are over. Without `cut`, `cut_unfinished` does so when
+    no episode ends.
     """
     if stop is not None and run.epoch >= stop:
         return
@@ -80,7 +80,7 @@ def cut_unfinished(run: Run, steps: int, at_least: int, hold_out: bool) -> None:
     games = run.collector.cut(1 if is_empty else at_least, hold_out=hold_out and run.held_out.rows == 0)
     if is_empty and games:
         run.log.say(
-            f"no episode ended in {steps:,} steps of {games} game{'s' * (games > 1)}: they enter as truncated parts;"
+            f"no episode ended in {steps:,} steps of {games} game{'s' * (games > 1)}: they are stored as truncated parts;"
             f" set train.collect.cut={at_least} to do so at every collection"
         )
 

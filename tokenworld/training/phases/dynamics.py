@@ -28,7 +28,7 @@ def train_dynamics(
     accumulate: int = 1,
     optimizer: dict | None = None,
 ) -> None:
-    """Updates of backbone, decoding and heads on `batch` windows of `length` steps; the tokenizer is frozen here.
+    """Train backbone, decoding and heads on `batch` windows of `length` steps; the tokenizer is frozen here.
 
     `recent`: the share of a batch that is drawn from the newest tenth of the replay. `accumulate`: parts in which a batch
     is computed, to save memory; the gradient is that of the whole batch. `optimizer`: keywords of `tokenworld.optim.make`:

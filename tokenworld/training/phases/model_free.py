@@ -22,7 +22,7 @@ def train_policy_model_free(
     lr: float = 1e-4,
     clip: float = 10.0,
 ) -> None:
-    """A control: the same policy learns from the newest real transitions instead of dreams, each in one lesson.
+    """Train the policy on the newest real transitions instead of imagined ones, each transition once: a control.
 
     Put it in the place of `train_policy` (train.policy._target_) to see what the dream adds at equal numbers of real steps.
     """

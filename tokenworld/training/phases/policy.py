@@ -26,11 +26,11 @@ def train_policy(
     recent: float = 0.0,
     events: float = 0.0,
 ) -> None:
-    """Dreams of `horizon` steps from real states, and updates on them. No real reward and no real action is learned from.
+    """Train the policy on imagined rollouts of `horizon` steps from real states, never on real rewards or real actions.
 
-    `recent`: the share of dreams that start in the newest tenth of the replay. `events`: the share that start at most `horizon`
-    steps before a reward or a termination, so that a policy meets what is rare often enough to learn from it; real
-    rewards choose the starts, nothing else, and the reported `dream_return` is higher than from all states.
+    `recent`: the fraction of rollouts that start in the newest tenth of the replay. `events`: the fraction that start at most
+    `horizon` steps before a reward or a termination, so that the policy meets rare events often enough to learn from them.
+    Real rewards only choose the starts; the reported `dream_return` is higher than from all states.
     """
     if run.epoch < start:
         return

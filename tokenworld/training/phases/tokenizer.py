@@ -28,7 +28,7 @@ def train_tokenizer(
     recent: float = 0.0,
     accumulate: int = 1,
 ) -> None:
-    """Updates on uniformly drawn frames (window 1) or on windows of consecutive ones; from epoch `start` up to `stop`.
+    """Train the tokenizer on uniformly drawn frames (window 1) or on windows of frames; from epoch `start` up to `stop`.
 
     `recent`: the share of a batch that is drawn from the newest tenth of the replay. `accumulate`: parts in which a batch
     is computed, to save memory; the gradient is that of the whole batch, a running mean of a codebook moves once per part.
