@@ -243,7 +243,9 @@ def test_a_score_is_of_its_agent_and_seed(folder, monkeypatch):
     from tokenworld import agent as module
 
     asked = []
-    monkeypatch.setattr(module, "score_policy", lambda env, act, actions, **words: asked.append((env, act, actions, words)) or {})
+    monkeypatch.setattr(
+        module, "score_policy", lambda env, act, actions, **words: asked.append((env, act, actions, words)) or {}
+    )
     agent = Agent.from_pretrained(folder, temperature=0.25)
     agent.world_model.config["score_env"] = {"sticky": 0.0}
     made, make = [], agent.make_env
