@@ -42,7 +42,7 @@ def reports(request, tmp_path_factory) -> dict[str, Path]:
     found = {"training": folder / "run" / "evaluation"}
     for name, settings in SETTINGS.items():
         found[name] = folder / name
-        files.write(assess.assess(run, simulator=simulator, **{"budget": 600.0, **settings}), folder / name)
+        files.write(assess.evaluate_world_model(run, simulator=simulator, **{"budget": 600.0, **settings}), folder / name)
     return found
 
 

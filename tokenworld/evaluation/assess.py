@@ -32,7 +32,7 @@ def code_counts(run) -> baselines.CodeCounts:
     return baselines.fit(train, first, run.world_model.shapes.vocab_size)
 
 
-def assess(
+def evaluate_world_model(
     run, *, frames: int, budget: float, seed: int = 0, data: str | None = None, simulator=None, states: int = 200,
     policies: dict[str, Any] | None = None, only: list[str] | None = None, folder: Path | None = None, least: float = 0.0,
     kmeans: bool = False,

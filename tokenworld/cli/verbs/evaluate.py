@@ -100,7 +100,7 @@ def _measure(out: str, keys: dict, tier: str, only: list[str] | None, folder: Pa
             raise
         run.log.say(f"{error}; policies are still measured")
     minutes, frames, seed = keys.get("budget", 10 if simulator else 3), keys.get("frames", 2000), keys.get("seed", 0)
-    return assess.assess(
+    return assess.evaluate_world_model(
         run, frames=frames, budget=60.0 * minutes, seed=seed, data=keys.get("data"), simulator=simulator,
         states=keys.get("states", 200), policies=others if tier == "C" else None,
         only=only, folder=folder,

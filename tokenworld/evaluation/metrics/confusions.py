@@ -204,10 +204,10 @@ def _unannounced(scored: Scored, seen: np.ndarray, names: Sequence[str]) -> Metr
     def difference(weights: np.ndarray) -> float:
         return float(np.average(gap, weights=weights * own) - np.average(gap, weights=weights * (1 - own)))
 
-    def drawn(weights: np.ndarray) -> float:
+    def gap_of(weights: np.ndarray) -> float:
         return difference(weights) if (weights @ own > 0) and (weights @ (1 - own) > 0) else np.nan
 
-    value, ci, n = intervals.statistic(drawn, scored.cluster, level=1 - 0.05 / len(seen))
+    value, ci, n = intervals.statistic(gap_of, scored.cluster, level=1 - 0.05 / len(seen))
     return number(UNEXPECTED_BITS, value, ci, n, int(own.sum()), ceiling=0.0, reason=f"after {_name(worst, names)}")
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tokenworld.errors import UserError
-from tokenworld.evaluation.probes.lookahead import predicted
+from tokenworld.evaluation.probes.lookahead import predict_outcomes
 from tokenworld.evaluation.probes.stages import Tick, unseen
 from tokenworld.evaluation.records import Drift, Scored
 from tokenworld.evaluation.statistics import draws
@@ -68,7 +68,7 @@ def score_held_out(
         over = steps.terminated[:, t - 1] if t else torch.zeros_like(real)  # its last frame, after which nothing was done
         forks = _under_each_action(world_model, state, following, real) if real.any() and t % every == 0 else None
         if world_model.decoding.lookahead and (real | over).any():
-            predictions = predicted(world_model, state, action, draws.uniform(drawn_at[:, t], (DRAWS, K), device=device))
+            predictions = predict_outcomes(world_model, state, action, draws.uniform(drawn_at[:, t], (DRAWS, K), device=device))
             values["reward_mean"], values["hazard"], values["reward_probability"] = predictions
         prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
         if not world_model.decoding.lookahead:

@@ -9,7 +9,7 @@ from tokenworld.world_model import WorldModel
 DRAWS = 4  # sampled next frames that reward and termination are averaged over, where the heads read drawn codes
 
 
-def predicted(
+def predict_outcomes(
     world_model: WorldModel, state, action: torch.Tensor, noise: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Expected reward, probability of termination (B,) and of the reward's signs (B, 3), of taking action (B,): means over

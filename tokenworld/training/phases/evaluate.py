@@ -78,7 +78,7 @@ def evaluate_world_model(run: Run, last: bool, frames: int, kmeans: bool) -> Non
     budget = EVALUATION_TIME_SHARE * run.log.wall - run.seconds.get("assess", 0.0)
     if budget < 1 and not last:
         return
-    report = assess.assess(run, frames=frames, budget=max(1.0, budget), least=PLAIN_EVERY, kmeans=kmeans and last)
+    report = assess.evaluate_world_model(run, frames=frames, budget=max(1.0, budget), least=PLAIN_EVERY, kmeans=kmeans and last)
     log_metrics(run, "quality", (), **{metric.id: metric.value for metric in report.metrics})
     if last:
         files.remove_unfinished(run.out / "evaluation")  # of an earlier process that was killed here
