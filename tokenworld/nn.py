@@ -1,4 +1,4 @@
-"""What several parts share: an MLP, the inverse-CDF sampler, the one place where losses are weighted."""
+"""Shared by several parts: an MLP, the inverse-CDF sampler, the only function that weights losses."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def entropy(prediction: Prediction) -> Tensor | None:
 def total_loss(
     losses: Losses, weights: dict[str, float], steps: Steps | None = None, whole: Steps | None = None
 ) -> Tensor:
-    """The one place where losses are masked and weighted: the sum over names of weight x mean over real transitions.
+    """Mask and weight all losses, only here: the sum over names of weight x mean over real transitions.
 
     A (B, T) or (B, T-1) loss counts only where `valid` and `acted`; a () loss counts as it is. `whole`: the batch of which
     `steps` are some rows; the means are then over the whole batch, so that the losses of its parts add up to its loss.

@@ -1,4 +1,4 @@
-"""Which strings may be imported, decided in one place.
+"""Decide which strings may be imported.
 
 A config names code in three ways: the class of a part (`_target_`), the module before the colon of an environment's id, and
 wrappers and keyword arguments of an environment. Importing runs code, so a name is followed only if its origin is known: it is

@@ -65,10 +65,10 @@ class GPT(nn.Module, Part):
         B, T, P, D = x.shape
         if cache is None:
             steps = torch.arange(T, device=x.device)
-            places = torch.arange(P, device=x.device)
-            step_of, place_of = steps.repeat_interleave(P), places.repeat(T)  # (L,), (L,)
+            positions_of_step = torch.arange(P, device=x.device)
+            step_of, position_of = steps.repeat_interleave(P), positions_of_step.repeat(T)  # (L,), (L,)
             mask = self._mask_uncached(T, P, within, first, x.device)
-            h = self._blocks(x.reshape(B, T * P, D), step_of, place_of, mask, causal=mask is None)
+            h = self._blocks(x.reshape(B, T * P, D), step_of, position_of, mask, causal=mask is None)
             return h.reshape(B, T, P, D), None
         return self._run_cached(x, within, cache, first)
 
@@ -107,7 +107,7 @@ class GPT(nn.Module, Part):
         C = cache.keys[0].shape[2]
         assert T == 1 or p == P, (x.shape, P)
         index = cache.cursor + torch.arange(T * p, device=x.device)  # (L,) absolute positions of x
-        step_of, place_of = index // P, index % P
+        step_of, position_of = index // P, index % P
         if first is not None:  # the row's episode begins at the last step of x that is marked first
             marked = torch.where(first, step_of.view(T, p)[:, 0], -1).amax(1)  # (B,)
         if T == 1:
@@ -117,7 +117,7 @@ class GPT(nn.Module, Part):
             newest = cache.cursor + p - 1
             key_index = newest - (newest - slots) % S  # (C,) the absolute position that each slot holds
             mask = self._mask(key_index, index, start, P, within)  # (B, 1, 1 or p, C)
-            at = cache.read % S  # a CPU copies faster to a place that the host knows
+            at = cache.read % S  # a CPU copies faster to an index that the host knows
             write = at if x.device.type == "cpu" and at + p <= S else index % S
             ring = (cache.keys, cache.values, write, None)
         else:
@@ -136,7 +136,7 @@ class GPT(nn.Module, Part):
                 mask = self._mask(key_index, index, begun, P, within)
             keep = min(T * p, S)  # only the last S positions have a slot
             ring = (cache.keys, cache.values, index[-keep:] % S, slots)
-        h = self._blocks(x.reshape(B, T * p, D), step_of, place_of, mask, ring=ring)
+        h = self._blocks(x.reshape(B, T * p, D), step_of, position_of, mask, ring=ring)
         cache = cache._advance(T * p)
         cache.start = start
         return h.reshape(B, T, p, D), cache
@@ -163,9 +163,9 @@ class GPT(nn.Module, Part):
         episode = first.cumsum(1).repeat_interleave(P, 1)  # (B, L)
         return (seen & (episode[:, None, :] == episode[:, :, None])).unsqueeze(1)  # (B, 1, L, L)
 
-    def _blocks(self, x: Tensor, step_of: Tensor, place_of: Tensor, mask, *, causal: bool = False, ring=None) -> Tensor:
+    def _blocks(self, x: Tensor, step_of: Tensor, position_of: Tensor, mask, *, causal: bool = False, ring=None) -> Tensor:
         dtype = compute_dtype(x)
-        rotation = self._rotation(step_of, place_of, dtype)
+        rotation = self._rotation(step_of, position_of, dtype)
         mask = additive(mask, x.shape[1], dtype, x.device, causal)
         x = self.drop(x)
         for i, block in enumerate(self.blocks):
@@ -176,9 +176,9 @@ class GPT(nn.Module, Part):
                 x = block(x, rotation, mask, causal, layer)
         return self.norm(x)
 
-    def _rotation(self, step_of: Tensor, place_of: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _rotation(self, step_of: Tensor, position_of: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """Half of each head turns with the time step, half with the position in the step: (L, D/N) cosines and sines."""
-        turns = torch.stack([step_of, place_of]).to(torch.float32)  # (2, L)
+        turns = torch.stack([step_of, position_of]).to(torch.float32)  # (2, L)
         angle = (turns[:, :, None] * self.frequencies).transpose(0, 1).flatten(1)  # (L, 2 * D/N/4)
         cos, sin = angle.cos(), angle.sin()
         return torch.cat([cos, cos], -1).to(dtype), torch.cat([-sin, sin], -1).to(dtype)  # (L, D/N) each

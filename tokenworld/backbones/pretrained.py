@@ -108,13 +108,13 @@ class Pretrained(nn.Module, Part):
         keys, rings = index, None
         if cache is not None:
             keys, rings = self._rings(cache, index, S)
-        places = index.expand(1, -1) if self.table is None else self._places(index, begun, P, S)  # (1 or B, L)
+        positions = index.expand(1, -1) if self.table is None else self._table_rows(index, begun, P, S)  # (1 or B, L)
         cut = begun if first is not None or cache is not None else None
         seen = _visible(keys, index, cut, P, self.context, within)
         h = self.enter(x.reshape(B, T * p, D))
         mask = additive(seen, T * p, compute_dtype(h), x.device, False)
         h = self.model(
-            inputs_embeds=h, attention_mask=mask, position_ids=places, past_key_values=rings, use_cache=False
+            inputs_embeds=h, attention_mask=mask, position_ids=positions, past_key_values=rings, use_cache=False
         ).last_hidden_state
         h = self.leave(h).view(B, T, p, D)
         if cache is not None:
@@ -156,12 +156,12 @@ class Pretrained(nn.Module, Part):
             )
         return S
 
-    def _places(self, index: Tensor, begun: Tensor, P: int, S: int) -> Tensor:
+    def _table_rows(self, index: Tensor, begun: Tensor, P: int, S: int) -> Tensor:
         """Rows of the table of learned positions, (B, L): a ring of S that begins with the episode."""
-        places = index - begun * P
+        positions = index - begun * P
         if self.training and torch.is_grad_enabled():
-            places = places + P * torch.randint(self.context, (len(begun), 1), device=index.device)
-        return places % S
+            positions = positions + P * torch.randint(self.context, (len(begun), 1), device=index.device)
+        return positions % S
 
     def _rings(self, cache: RingCache, index: Tensor, S: int) -> tuple[Tensor, Rings]:
         """The absolute position that each key of the coming pass has, (C,) or (C + L,), and where keys and values go."""
@@ -169,7 +169,7 @@ class Pretrained(nn.Module, Part):
         slots = torch.arange(C if one_step or cache.filled else 0, device=index.device)
         newest = cache.cursor + L - 1 if one_step else cache.cursor - 1
         keys = newest - (newest - slots) % S  # what one step overwrites has just left the band
-        at = cache.read % S  # a CPU copies faster to a place that the host knows
+        at = cache.read % S  # a CPU copies faster to an index that the host knows
         if one_step:
             return keys, Rings(cache, at if not index.is_cuda and at + L <= S else index % S, None)
         return torch.cat([keys, index]), Rings(cache, index[-min(L, S) :] % S, slots)  # only the last S have a slot

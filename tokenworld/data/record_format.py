@@ -96,7 +96,7 @@ def unpack(
     header, metadata = _header(stream)
     if split is not None and metadata["split"] != split:
         return None
-    n, places, total = _places(header, frame_shape)
+    n, offsets, total = _offsets_of(header, frame_shape)
     if total > limit:
         raise ValueError(f"it has {n:,} steps, {total:,} bytes, more than the {limit:,} bytes that a record may have")
     if total > RATIO * length:
@@ -104,9 +104,9 @@ def unpack(
     content = stream.read(total)
     if stream.more(1):
         raise ValueError("it holds more than its header says")
-    arrays = {"obs": content[slice(*places["obs"])].reshape(n + 1, *frame_shape)}
+    arrays = {"obs": content[slice(*offsets["obs"])].reshape(n + 1, *frame_shape)}
     for name, dtype in FIELDS.items():
-        field = content[slice(*places[name])]
+        field = content[slice(*offsets[name])]
         if dtype == np.bool_ and field.max() > 1:
             raise ValueError(f"{name} must hold 0 and 1, got {field.max()}")
         arrays[name] = field.view(np.dtype(dtype).newbyteorder("<")).astype(dtype)
@@ -147,7 +147,7 @@ def _header(stream: _Inflated) -> tuple[dict[str, Any], dict[str, str]]:
     return header, metadata
 
 
-def _places(header: dict[str, Any], frame_shape: tuple[int, ...]) -> tuple[int, dict[str, tuple[int, int]], int]:
+def _offsets_of(header: dict[str, Any], frame_shape: tuple[int, ...]) -> tuple[int, dict[str, tuple[int, int]], int]:
     """Actions n; where each tensor begins and ends; bytes of all. Raises ValueError unless they lie one behind another."""
     try:
         n = header["action"]["shape"][0]
@@ -156,17 +156,17 @@ def _places(header: dict[str, Any], frame_shape: tuple[int, ...]) -> tuple[int, 
             raise ValueError(f"frames are {tuple(header['obs']['shape'][1:])}, meta.json says {frame_shape}")
         if type(n) is not int or n < 1 or set(header) != set(TYPES):
             raise KeyError
-        places, at = {}, 0
+        offsets, at = {}, 0
         for name in sorted(header, key=lambda name: header[name]["data_offsets"][0]):
             kind, size = TYPES[name]
-            places[name] = (at, at + size * math.prod(shapes[name]))
-            expected = {"dtype": kind, "shape": shapes[name], "data_offsets": list(places[name])}
+            offsets[name] = (at, at + size * math.prod(shapes[name]))
+            expected = {"dtype": kind, "shape": shapes[name], "data_offsets": list(offsets[name])}
             if header[name] != expected:
                 raise KeyError
-            at = places[name][1]
+            at = offsets[name][1]
     except (KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"its tensors are not {', '.join(TYPES)} of one episode") from error
-    return n, places, at
+    return n, offsets, at
 
 
 class _Inflated:

@@ -3,7 +3,7 @@
 The rows of all episodes lie one after another; an episode of n actions is n+1 rows, the last of which has no action.
 A window is `length` consecutive rows and may run across the border of two episodes: `first` marks each beginning, and
 the model forgets there. A window is chosen by its *last* row and wraps around at the start of the buffer, so that each
-row is as likely as any other, at each place of a window. The oldest row is always the first of an episode, hence the
+row is as likely as any other, at each position of a window. The oldest row is always the first of an episode, hence the
 row after a wrap is one, too.
 """
 
@@ -47,7 +47,7 @@ class Replay:
         self.episodes = 0
         self.rows = 0
         self.steps = 0  # rows with an action
-        self._start = 0  # the oldest row's place in the arrays
+        self._start = 0  # the oldest row's slot in the arrays
         self._lengths: list[int] = []  # rows of each episode kept
         self._arrays: dict[str, np.ndarray] = {}  # each (allocated rows, ...); made at the first `add`
         self._codes: np.ndarray | None = None  # (allocated rows, K) int32
@@ -261,14 +261,14 @@ class Replay:
 
     def gather(self, rows: np.ndarray, frames: bool = True) -> Steps:
         """The rows (B, T) as Steps, all valid; without `frames` obs is (B, T, 0, 0, 0)."""
-        at = self._places(rows)
+        at = self._slots_of(rows)
         fields = {name: torch.from_numpy(self._arrays[name][at]) for name in FIELDS}
         obs = torch.from_numpy(self._arrays["obs"][at]) if frames else torch.empty(*rows.shape, 0, 0, 0, dtype=torch.uint8)
         return Steps(obs=obs, **fields, valid=torch.ones(rows.shape, dtype=torch.bool))
 
     def frames(self, rows: np.ndarray) -> Tensor:
         """The frames of rows (B, T): (B, T, C, H, W) uint8."""
-        return torch.from_numpy(self._arrays["obs"][self._places(rows)])
+        return torch.from_numpy(self._arrays["obs"][self._slots_of(rows)])
 
     def codes(self, rows: np.ndarray, encode: Callable[[Steps], Tensor], version: int) -> Tensor:
         """The codes of rows (B, T) under the tokenizer's `version` (>= 0): (B, T, K) int64, cached.
@@ -276,7 +276,7 @@ class Replay:
         Rows whose codes are of another version are encoded: `encode` gets Steps (n, 1), n <= 1024, each row once, and
         returns indices (n, 1, K).
         """
-        at = self._places(rows)
+        at = self._slots_of(rows)
         stale = np.unique(at[self._arrays["version"][at] != version])
         for chunk in np.array_split(stale, range(ENCODE_CHUNK, len(stale), ENCODE_CHUNK)):
             if len(chunk) == 0:
@@ -314,7 +314,7 @@ class Replay:
         self._arrays["version"][kept] = version.numpy()
         return True
 
-    def _places(self, rows: np.ndarray) -> np.ndarray:
+    def _slots_of(self, rows: np.ndarray) -> np.ndarray:
         assert rows.size == 0 or (rows.min() >= 0 and rows.max() < self.rows), (rows.min(), rows.max(), self.rows)
         return rows + self._start
 

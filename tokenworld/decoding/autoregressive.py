@@ -3,7 +3,7 @@
 A step is its K codes, then its action (P = K + 1). The action's position predicts the next frame's first code, the reward
 and the termination; code k predicts code k+1 of the same frame. Faithful: order, shifts, own code embedding, separate MLP
 heads. Differs: a frame takes K passes, not K + 1, because its last code and the next action are read in one pass, and the
-place within a step is a learned vector while the time step is left to the backbone.
+position within a step is a learned vector while the time step is left to the backbone.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A small world whose every probability is known: what an evaluation says of a model can be checked against the truth.
 
-A corridor of five cells with a door at its right end, an object that wanders round a ring of four places and throws a
+A corridor of five cells with a door at its right end, an object that wanders round a ring of four positions and throws a
 shadow, a vase that breaks and stays broken, a lamp without consequences that a behavior policy obeys, and a color that is
 shown in the leftmost cell only and decides whether the door, used once, rewards or punishes. Each part tests one thing:
 slips and the object chance, object and shadow whether codes are drawn together, the vase what cannot be undone, the lamp

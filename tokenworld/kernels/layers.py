@@ -48,7 +48,7 @@ class GroupNorm(nn.GroupNorm):
 class _GroupNorm(torch.autograd.Function):
     """With m values in a group, x^ = (x - mean) r and y = g x^ + b:  dx = r (g dy - mean(g dy) - x^ mean(g dy x^)), which
     is dy times a number per channel, plus x times one per group, plus one per group. All it needs are the sums of dy and
-    dy x over the places of a frame."""
+    dy x over the positions of a frame."""
 
     FRAMES = 4  # at once, so that the passes over them stay in the cache
 

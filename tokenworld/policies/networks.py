@@ -60,7 +60,7 @@ class FrameNetwork(nn.Module, Part):
     """A convolution of 16 channels on the decoded frame, then two layers: MinAtar's network (Young and Tian 2019,
     arXiv:1903.03176) and one layer more. No memory: for frames that show all there is to know.
 
-    What it learns of an object at one place holds at all others; a table of codes per position learns each place by itself.
+    What it learns of an object at one position holds at all others; a table of codes per position learns each one alone.
     Frames of 20 pixels or more are read with a stride that leaves about 10 x 10 positions.
     """
 

@@ -24,7 +24,7 @@ def train_policy_model_free(
 ) -> None:
     """Train the policy on the newest real transitions instead of imagined ones, each transition once: a control.
 
-    Put it in the place of `train_policy` (train.policy._target_) to see what the dream adds at equal numbers of real steps.
+    Use it instead of `train_policy` (train.policy._target_) to see what imagined rollouts add at equal numbers of real steps.
     """
     if run.epoch < start:
         return
