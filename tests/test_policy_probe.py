@@ -189,4 +189,4 @@ def test_real_and_dreamt_returns_stop_at_an_end():
 
     assert probe._played(Ending(), probe.Constant(0), Env(), 0).tolist() == [3, 5]
     starts = torch.zeros(2, 1, 1, 1, dtype=torch.uint8)
-    assert probe._dreamt(Ending(), probe.Constant(0), starts, 0).tolist() == [3, 5]
+    assert probe._imagined_returns(Ending(), probe.Constant(0), starts, 0).tolist() == [3, 5]

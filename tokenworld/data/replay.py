@@ -22,7 +22,7 @@ from tokenworld.data.record_format import Episode
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Steps
 
-Ends = Literal["any", "acted"]
+WindowEnd = Literal["any", "acted"]
 NEWEST = 0.1  # the share of rows that `recent` draws from
 FIELDS = {
     "action": np.int64,
@@ -124,7 +124,7 @@ class Replay:
         batch: int,
         length: int,
         rng: np.random.Generator,
-        ends: Ends = "any",
+        ends: WindowEnd = "any",
         recent: float = 0.0,
         events: float = 0.0,
         within: int = 1,
@@ -143,7 +143,7 @@ class Replay:
         return self.sample(batch, 1, rng)[0]
 
     def _windows(
-        self, batch: int, length: int, rng: np.random.Generator, ends: Ends, recent: float, events=0.0, within=1
+        self, batch: int, length: int, rng: np.random.Generator, ends: WindowEnd, recent: float, events=0.0, within=1
     ) -> np.ndarray:
         if self.rows == 0:
             raise UserError("the replay is empty: training needs at least one episode of the training split")
@@ -182,7 +182,7 @@ class Replay:
         batch: int,
         length: int,
         rng: np.random.Generator,
-        ends: Ends = "any",
+        ends: WindowEnd = "any",
         recent: float = 0.0,
         events: float = 0.0,
         within: int = 1,

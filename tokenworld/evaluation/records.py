@@ -116,7 +116,7 @@ class Scored:
 class Branches:
     """Tier B: S cloned states, every action taken in each, and the J next frames that can come of it.
 
-    Branches that tokenise alike are one branch. Unused ones have p = 0. For enumerated simulators p is exact and H_p its
+    Branches that tokenize alike are one branch. Unused ones have p = 0. For enumerated simulators p is exact and H_p its
     entropy; for sampled ones p = 1 / J' over distinct draws is an estimate (`exact` false).
     """
 

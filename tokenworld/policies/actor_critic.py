@@ -1,7 +1,7 @@
 """Actor-critic in imagination (IRIS, arXiv:2209.00588, appendix A.3; DreamerV3's return scale; PPO's reuse, arXiv:1707.06347).
 
 Faithful to IRIS at the defaults: REINFORCE with a value baseline on lambda-returns, entropy bonus, one update per dream.
-Options: advantages scaled by the spread of returns or standardised, a slow target critic, several clipped passes over a dream.
+Options: advantages scaled by the spread of returns or standardized, a slow target critic, several clipped passes over a dream.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ MANIFEST, STATE, WEIGHTS = "manifest.json", "state.pt", ".safetensors"
 SHARDS = "shards"  # a folder of files that several processes wrote
 FORMAT = 1
 TRIES, PAUSE = 20, 0.02  # how often a checkpoint is read that another process replaces meanwhile; seconds between
-LISTED = forms.record(files=forms.mapping_of(forms.record(bytes=forms.whole(), sha256=forms.text)))
+MANIFEST_FORM = forms.record(files=forms.mapping_of(forms.record(bytes=forms.whole(), sha256=forms.text)))
 
 
 def save(
@@ -201,7 +201,7 @@ def _manifest(dir: Path) -> dict[str, dict]:
     manifest, path = _read_manifest(dir), dir / MANIFEST
     if manifest["format"] != FORMAT:
         raise UserError(f"{dir} has checkpoint format {manifest['format']}, this version reads {FORMAT}: update tokenworld")
-    forms.check(manifest, LISTED, path)
+    forms.check(manifest, MANIFEST_FORM, path)
     for name in manifest["files"]:
         if Path(name).name != name.removeprefix(f"{SHARDS}/") or not name.endswith((WEIGHTS, STATE)):
             raise UserError(f"{path} names files outside the checkpoint, {weights.shorten(name)}: it was not written by"

@@ -41,14 +41,14 @@ BLIND_STATES = _spec(
     alias="M6.blind", unit="share", direction="none",
     silent="in how many states actions make no difference in the world is not known: the effects at branches judge it",
 )  # fmt: skip
-ALIKE = 1e-3  # bits: two actions are as likely as each other if they differ by less, which rounding does too
+TIE = 1e-3  # bits: two actions are as likely as each other if they differ by less, which rounding does too
 
 
 @measure
 @of_likelihood(SAVED_BITS, INVERSE_ACCURACY, BLIND_STATES)
 def action_sensitivity(scored: Scored, taken: np.ndarray | None = None) -> list[Metric]:
     """Bits that knowing the action saves over an action drawn from those of the data, and how well the frame tells which
-    action was taken: argmax_a of q(frame | h, a) pi_b(a), next to always naming the most frequent. Of actions within `ALIKE`
+    action was taken: argmax_a of q(frame | h, a) pi_b(a), next to always naming the most frequent. Of actions within `TIE`
     bits of the best each is named equally often.
 
     taken (A,): how often each action was taken in all of the data, of which these rows are some: a row's values then depend on
@@ -86,8 +86,8 @@ def log_posterior(scored: Scored, taken: np.ndarray | None = None) -> np.ndarray
 
 def recognition_share(log_posterior: np.ndarray, action: np.ndarray) -> np.ndarray:
     """(N,): 1 where the action has the largest value of log_posterior (N, A) alone, 1 / n where it shares it with n - 1
-    others within `ALIKE`, else 0."""
-    best = log_posterior >= log_posterior.max(1, keepdims=True) - ALIKE
+    others within `TIE`, else 0."""
+    best = log_posterior >= log_posterior.max(1, keepdims=True) - TIE
     return best[np.arange(len(log_posterior)), action] / best.sum(1)
 
 

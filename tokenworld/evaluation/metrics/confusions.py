@@ -92,7 +92,7 @@ SWAPPED_STATES = _branched(
 OF_DATA = (CLOSEST_PAIR_BITS, OVERLOOKED, MISATTRIBUTED_BITS, UNEXPECTED_BITS, INVERSE_GAP)
 DISAGREE = 0.3  # cosine of true and predicted effects of a state below which they are other effects
 LEAST_EFFECT = 0.5  # share of the true effect that the model's must have to be an effect at all
-FEW = 10  # rows of an action, below which nothing is said of it
+FEW = 10  # rows of an action, below which it is not judged
 SEEN = 5  # rows in which a change of a code must have been seen to be a sign of an action
 
 
@@ -155,7 +155,7 @@ def _overlooked(scored: Scored, seen: np.ndarray, names: Sequence[str]) -> Metri
 
 def _right(odds: np.ndarray, is_b: np.ndarray) -> np.ndarray:
     """Is action b recognized where log-odds (n,) are above 0, and a below? 1, 0, or 1/2 where they leave it open."""
-    return np.where(np.abs(odds) < action_sensitivity.ALIKE, 0.5, (odds > 0) == is_b)
+    return np.where(np.abs(odds) < action_sensitivity.TIE, 0.5, (odds > 0) == is_b)
 
 
 def _odds_of_changes(previous: np.ndarray, codes: np.ndarray, is_b: np.ndarray, cluster: np.ndarray) -> np.ndarray:

@@ -72,7 +72,7 @@ def recall_by_delay(recalls: Recalls) -> dict[str, np.ndarray]:
 def _half_life(recalls: Recalls, curve: dict[str, np.ndarray]) -> Metric:
     delays = np.unique(recalls.delay)
     if curve["low"][0] <= 0.5:
-        reason = f"nothing is recalled after the shortest delay, {delays[0]} steps"
+        reason = f"no color is recalled after the shortest delay, {delays[0]} steps"
         return absent(HALF_LIFE, reason)
     unique, row = np.unique(recalls.cluster, return_inverse=True)
 

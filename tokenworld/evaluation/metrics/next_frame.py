@@ -1,7 +1,7 @@
 """Is the model's randomness the world's? Tier B: exact where the simulator's next frames can be enumerated.
 
 The true next frames of a state and action are at most a handful (a sticky action starts after 0 .. m emulator frames), so
-each is scored by the model and nothing is sampled. States count alike; within a state, actions count as often as the policy
+the model scores each and samples none. States count alike; within a state, actions count as often as the policy
 that chose it takes them, where that is known.
 
 A branch that the model gives probability 0 would cost infinitely many bits: it counts `IMPOSSIBLE` bits (a probability of

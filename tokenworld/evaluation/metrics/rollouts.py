@@ -130,7 +130,7 @@ def horizon(drift: Drift) -> list[Metric]:
     elif T > 1:
         ratio, ci, _ = intervals.ratio(drift.own_bits[:, -1], drift.real_bits[:, -1], drift.cluster)
         name = f"Bits of a real frame after {T - 1} imagined ones, for each after real ones"
-        reason = f"{RANDOM}: a fault only where nothing is random"
+        reason = f"{RANDOM}: a fault only in a deterministic world"
         metrics.append(metric(EXPOSURE_BIAS, ratio, name=name, ci=ci, ceiling=1.0,
                             **{**common, **few, "reason": few.get("reason", reason)}))  # fmt: skip
     return metrics
@@ -254,7 +254,7 @@ def _exposure_bias(rollouts: Rollouts) -> Metric:
     if rollouts.own_bits is None or rollouts.real_bits is None:
         return absent(BRANCH_EXPOSURE_BIAS, "real frames were not scored after an imagined context", "skipped")
     own, real = capped(rollouts.own_bits)[:, -1], capped(rollouts.real_bits)[:, -1]
-    reason = f"{RANDOM}: a fault only where nothing is random"
+    reason = f"{RANDOM}: a fault only in a deterministic world"
     return share(BRANCH_EXPOSURE_BIAS, own, real, rollouts.cluster, ceiling=1.0, reason=reason,
                  none="the real frames cost nothing")  # fmt: skip
 

@@ -86,21 +86,21 @@ def kmeans_baseline(
     points, inverse = _patches(train, patch).unique(dim=0, return_inverse=True)  # (n, D)
     weight = torch.bincount(inverse, minlength=len(points)).float()
     points = points.float()
-    centres = _kmeans_plus_plus(points, weight, min(vocab_size, len(points)), generator)  # (V, D)
+    centers = _kmeans_plus_plus(points, weight, min(vocab_size, len(points)), generator)  # (V, D)
     for _ in range(iterations):
-        nearest = _nearest(points, centres)
-        mass = torch.zeros(len(centres)).index_add_(0, nearest, weight)
-        total = torch.zeros_like(centres).index_add_(0, nearest, points * weight[:, None])
+        nearest = _nearest(points, centers)
+        mass = torch.zeros(len(centers)).index_add_(0, nearest, weight)
+        total = torch.zeros_like(centers).index_add_(0, nearest, points * weight[:, None])
         used = mass > 0
-        centres[used] = total[used] / mass[used, None]
-    centres = centres.round().to(torch.uint8)
+        centers[used] = total[used] / mass[used, None]
+    centers = centers.round().to(torch.uint8)
 
     out = []
     N, C, H, W = test.shape
     h, w = -(-H // patch), -(-W // patch)
     for frames in test.split(CHUNK):
         distinct, inverse = _patches(frames, patch).unique(dim=0, return_inverse=True)
-        codes = centres[_nearest(distinct.float(), centres.float())][inverse]  # (n*h*w, D)
+        codes = centers[_nearest(distinct.float(), centers.float())][inverse]  # (n*h*w, D)
         whole = codes.reshape(-1, h, w, C, patch, patch).permute(0, 3, 1, 4, 2, 5).reshape(-1, C, h * patch, w * patch)
         out.append(whole[..., :H, :W])
     return torch.cat(out)
@@ -120,14 +120,14 @@ def _patches(frames: Tensor, patch: int) -> Tensor:
 
 
 def _kmeans_plus_plus(points: Tensor, weight: Tensor, V: int, generator: torch.Generator) -> Tensor:
-    """V starting centres (V, D), each drawn in proportion to its weighted squared distance to the nearest so far
+    """V starting centers (V, D), each drawn in proportion to its weighted squared distance to the nearest so far
     (Arthur and Vassilvitskii 2007)."""
     chosen = [int(torch.multinomial(weight, 1, generator=generator))]
     squares = points.square().sum(1)
     distance = torch.full((len(points),), math.inf)
     while len(chosen) < V:
-        centre = points[chosen[-1]]
-        distance = torch.minimum(distance, (squares - 2 * points @ centre + centre.square().sum()).clamp(min=0))
+        center = points[chosen[-1]]
+        distance = torch.minimum(distance, (squares - 2 * points @ center + center.square().sum()).clamp(min=0))
         chosen.append(_draw(distance * weight, generator))
     return points[chosen].clone()
 
@@ -139,7 +139,7 @@ def _draw(mass: Tensor, generator: torch.Generator) -> int:
     return min(int(torch.searchsorted(cumulative, at, right=True)), len(mass) - 1)
 
 
-def _nearest(points: Tensor, centres: Tensor) -> Tensor:
-    """Index (n,) of the nearest of centres (V, D) for each of points (n, D)."""
-    half = centres.square().sum(1) / 2
-    return torch.cat([(part @ centres.T - half).argmax(1) for part in points.split(8192)])
+def _nearest(points: Tensor, centers: Tensor) -> Tensor:
+    """Index (n,) of the nearest of centers (V, D) for each of points (n, D)."""
+    half = centers.square().sum(1) / 2
+    return torch.cat([(part @ centers.T - half).argmax(1) for part in points.split(8192)])

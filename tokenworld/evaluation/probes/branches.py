@@ -1,7 +1,7 @@
 """Tier B: what a world model says at states of a simulator that can be branched, as the records that metrics read.
 
 Real play gives the states; from each, every action is taken and all that can come of it is listed (or drawn, where a
-simulator cannot list). The frames are tokenised, those that tokenise alike are one branch, and each is scored by teacher
+simulator cannot list). The frames are tokenized, those that tokenize alike are one branch, and each is scored by teacher
 forcing after `state.select`. What needs the model's own frames (its entropy, the distribution of single codes, reward and
 termination where h reads drawn codes) is a mean over `DRAWS` of them: entropies and code distributions are means of exact
 conditionals along the draws, which is unbiased and varies less than counting.
@@ -127,7 +127,7 @@ def _branch(world_model: WorldModel, simulator, branch_state: BranchState) -> di
     futures = [list_futures(simulator, branch_state, a) for a in range(A)]
     z = encode_frames(world_model, np.stack([obs for future in futures for _, obs, _, _ in future]), device).cpu().numpy()
     merged, at = [], 0
-    for future in futures:  # frames that tokenise alike are one branch
+    for future in futures:  # frames that tokenize alike are one branch
         rows: dict[bytes, list] = {}
         for probability, _, reward, terminated in future:
             row = rows.setdefault(z[at].tobytes(), [z[at], 0.0, 0.0, 0.0])

@@ -1,7 +1,7 @@
 """Questions that only a scripted world answers, put to a real model of the known world: does it remember the color, and does
 it undo the broken vase?
 
-Both are asked through whole frames: two that differ in one tile alone are drawn and tokenised, whatever the tokenizer.
+Both are asked through whole frames: two that differ in one tile alone are drawn and tokenized, whatever the tokenizer.
 """
 
 from __future__ import annotations

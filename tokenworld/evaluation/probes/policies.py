@@ -85,7 +85,7 @@ def policy_values(
                 break
             names.append(name)
             real.append(_played(world_model, player, env, seed))
-            model.append(_dreamt(world_model, player, starts, seed))
+            model.append(_imagined_returns(world_model, player, starts, seed))
             tick()
     env.close()
     if len(names) < 3:
@@ -116,7 +116,7 @@ def _played(world_model: WorldModel, policy, env, seed: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def _dreamt(world_model: WorldModel, policy, starts: Tensor, seed: int) -> np.ndarray:
+def _imagined_returns(world_model: WorldModel, policy, starts: Tensor, seed: int) -> np.ndarray:
     """(N,) returns of dreams from the first frames (N, C, H, W) of episodes."""
     device = world_model.device
     generator = torch.Generator(device).manual_seed(seed)

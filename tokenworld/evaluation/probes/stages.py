@@ -19,8 +19,8 @@ def unseen() -> None:
 class Stages:
     """The probes of an evaluation, one after the other, and the time that it has.
 
-    log: says the lines; None: nothing is said. budget: seconds of the whole evaluation. least: a probe that took fewer seconds
-    gets no line.
+    log: says the lines; None: no line is logged. budget: seconds of the whole evaluation. least: a probe that took fewer
+    seconds gets no line.
     """
 
     def __init__(self, log: Log | None = None, budget: float = math.inf, *, least: float = 0.0):

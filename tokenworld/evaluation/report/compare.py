@@ -118,7 +118,7 @@ def table(rows: list[ComparisonRow], remarks: list[str], every: bool = False) ->
         lines.append((f"{row.name} [{row.metric}]", f"{row.a:.3g}", f"{row.b:.3g}", f"{row.difference:+.3g}", ci, verdict))
     widths = [max((len(line[i]) for line in lines), default=0) for i in range(len(head))]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    notes = list(remarks) if rows else [*remarks, "nothing is comparable"]
+    notes = list(remarks) if rows else [*remarks, "no metric is comparable"]
     if len(rows) > 1:
         notes.append(f"of {len(rows)} metrics one in 20 would differ by chance: the exit code corrects for that")
     return "\n".join([*text, "; ".join(notes), *([summary(rows)] if rows else [])])

@@ -95,7 +95,7 @@ def check_folder(folder: Path) -> None:
         others = [path for path in folder.iterdir() if not (unfinished and path.name in ("states.npz", "report.html"))
                   and path.name != partial.NAME]  # fmt: skip
         if not all(files.is_own(path) for path in others):
-            raise UserError(f"{folder} holds something else than a report, nothing is overwritten: choose another out=DIR")
+            raise UserError(f"{folder} holds something else than a report, and no file is overwritten: choose another out=DIR")
         for path in set(folder.iterdir()) - {*others, folder / partial.NAME}:
             path.unlink()
     files.remove_unfinished(folder)
@@ -131,7 +131,7 @@ def _entry(metric: Metric) -> dict[str, Any]:
 
 
 def _finite(metric: Metric) -> Metric:
-    """What is not finite is no number: a value is then invalid, an interval or an anchor left out."""
+    """Values that are not finite: a value is then invalid, an interval or an anchor left out."""
     value, floor, ceiling = (_plain(x) for x in (metric.value, metric.floor, metric.ceiling))
     ci = None if metric.ci is None or None in _plain(metric.ci) else metric.ci
     known = metric.values is None or np.isfinite(np.asarray(metric.values, float)).all()

@@ -102,13 +102,13 @@ def _read(path: Path) -> tuple[tuple, float] | None:
             if sum(member.file_size for member in members) > path.stat().st_size:  # they are stored as they are
                 return None
             arrays = {each.filename.removesuffix(".npy"): rows.array_of(archive.read(each), "biuf") for each in members}
-        result, seconds = _made(json.loads(arrays[TREE].tobytes()), arrays)
+        result, seconds = _rebuild(json.loads(arrays[TREE].tobytes()), arrays)
         return (result, float(seconds)) if isinstance(result, tuple) else None
     except rows.DAMAGE:
         return None
 
 
-def _made(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
+def _rebuild(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
     """The inverse of `_plain`."""
     if not isinstance(tree, dict):
         return tree
@@ -116,7 +116,7 @@ def _made(tree: Any, arrays: dict[str, np.ndarray]) -> Any:
     if kind in ("array", "number"):
         return arrays[str(inner)] if kind == "array" else arrays[str(inner)][()]
     if kind == "dict":
-        return {_made(key, arrays): _made(each, arrays) for key, each in inner}
+        return {_rebuild(key, arrays): _rebuild(each, arrays) for key, each in inner}
     if kind in ("list", "tuple"):
-        return (list if kind == "list" else tuple)(_made(each, arrays) for each in inner)
-    return KINDS[kind](**{name: _made(each, arrays) for name, each in inner.items()})
+        return (list if kind == "list" else tuple)(_rebuild(each, arrays) for each in inner)
+    return KINDS[kind](**{name: _rebuild(each, arrays) for name, each in inner.items()})

@@ -11,7 +11,7 @@ from tokenworld.evaluation.report import specs
 from tokenworld.evaluation.report.findings import SIGNATURES
 
 NAMED = 6  # faults that the verdict lists, and what is open or was not judged
-SPOKEN = (VALID_HORIZON, HELD_OUT_HORIZON, SAVED_BITS)  # metrics that the verdict itself reads
+IN_VERDICT = (VALID_HORIZON, HELD_OUT_HORIZON, SAVED_BITS)  # metrics that the verdict itself reads
 TIERS = {"B": "what actions really do and whole rollouts", "C": "policies and planning"}  # what is missing without one
 
 
@@ -22,7 +22,7 @@ def verdict(metrics: list[Metric], findings: list[dict[str, Any]]) -> str:
     parts = []
     lacking = _not_judged(metrics)
     if lacking:
-        parts.append(f"not judged: {_listed(lacking)}")
+        parts.append(f"not judged: {_join(lacking)}")
     covers = {source.code: source.covers for source in (*specs.rules(), *SIGNATURES)}
     findings = _without_repetition(findings, covers)
     claimed = [finding for finding in findings if finding["established"]]
@@ -31,7 +31,7 @@ def verdict(metrics: list[Metric], findings: list[dict[str, Any]]) -> str:
     faults = [f"{finding['text']} [limit: {finding['threshold']}]" for finding in claimed if finding["severity"] != "note"]
     settled = sum(finding["established"] is not None and finding["severity"] != "note" for finding in findings)
     none = f"no fault established in {settled} checks" if settled else "no check was settled"
-    parts.append(_listed(faults) if faults else none)
+    parts.append(_join(faults) if faults else none)
     parts += [finding["text"] for finding in claimed if finding["severity"] == "note"]
     by_id = {metric.id: metric for metric in metrics if metric.value is not None and metric.status == "ok"}
     reach = by_id.get(VALID_HORIZON.id) or by_id.get(HELD_OUT_HORIZON.id)
@@ -47,7 +47,7 @@ def verdict(metrics: list[Metric], findings: list[dict[str, Any]]) -> str:
     open_ = [f"{finding['code'].lower().replace('_', ' ')} [limit: {finding['threshold']}]" for finding in findings
              if finding["established"] is None and set(finding["evidence"]) <= judged]  # fmt: skip
     if open_:
-        parts.append(f"not established, the interval holds the limit: {_listed(open_)}")
+        parts.append(f"not established, the interval holds the limit: {_join(open_)}")
     line = "; ".join(parts)
     return line[0].upper() + line[1:] + "."
 
@@ -61,7 +61,7 @@ def _without_repetition(findings: list[dict[str, Any]], covers: dict[str, tuple[
 def _not_judged(metrics: list[Metric]) -> list[str]:
     """What findings read and what was not measured, or on too little: each topic with the first reason, and missing tiers."""
     rules = specs.rules()
-    read = {rule.metric for rule in rules} | {rule.also for rule in rules} | {spec.id for spec in SPOKEN}
+    read = {rule.metric for rule in rules} | {rule.also for rule in rules} | {spec.id for spec in IN_VERDICT}
     read |= {bound.metric for signature in SIGNATURES for bound in signature.bounds}
     reasons: dict[str, dict[str, None]] = {}  # reason -> topics
     seen: set[str] = set()
@@ -81,6 +81,6 @@ def _topic(id: str) -> str:
     return id if spec is None else spec.topic or spec.family.replace("_", " ")
 
 
-def _listed(words: list[str]) -> str:
+def _join(words: list[str]) -> str:
     rest = f", and {len(words) - NAMED} more" if len(words) > NAMED else ""
     return ", ".join(words[:NAMED]) + rest

@@ -6,7 +6,7 @@ Pitfalls of cloning that this file handles:
 - `copy.deepcopy` of an `AtariEnv` is a fresh game. Emulators are never copied here: their state is.
 - The screen is the old one after a restore, until a frame has run: every snapshot brings its observation along.
 - Wrappers (frame stacks, lives, max-pooling, step limits) are outside a snapshot: there are none here. Frames are made by
-  pure functions and equal those of `tokenworld.envs` bit for bit. There is no step limit: nothing is truncated.
+  pure functions and equal those of `tokenworld.envs` bit for bit. There is no step limit, so no episode is truncated.
 
     C channels · H, W image · A actions
 """

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 DIRECTIONS = 32
-RIDGE = 0.01  # per row, on coefficients of standardised features
+RIDGE = 0.01  # per row, on coefficients of standardized features
 STEPS = 30
 
 
@@ -47,7 +47,7 @@ def fold_of(cluster: np.ndarray, folds: int = 5, seed: int = 0) -> list[np.ndarr
 
 
 def _inputs(features: np.ndarray, products: bool) -> Callable[[np.ndarray], np.ndarray]:
-    """Standardise, turn to the directions of most variance, add products: (M, F) -> (M, P), the first column 1."""
+    """Standardize, turn to the directions of most variance, add products: (M, F) -> (M, P), the first column 1."""
     mean, scale = features.mean(0), features.std(0)
     scale = np.where(scale > 1e-9, scale, np.inf)  # what never varies says nothing
     z = (features - mean) / scale

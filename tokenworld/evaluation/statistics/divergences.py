@@ -20,8 +20,8 @@ def weights(branches: Branches) -> np.ndarray:
 def finite_bits(branches: Branches, bits: np.ndarray | None = None) -> np.ndarray:
     """bits (S, A, J) with unused branches at 0 and impossible ones at a finite price (see the module)."""
     bits = np.where(branches.p > 0, branches.bits if bits is None else bits, 0.0)
-    dearest = np.where(np.isfinite(bits), bits, 0.0).max((1, 2), keepdims=True)  # of its state: (S, 1, 1)
-    return np.where(np.isfinite(bits), bits, np.maximum(IMPOSSIBLE, dearest))
+    largest = np.where(np.isfinite(bits), bits, 0.0).max((1, 2), keepdims=True)  # of its state: (S, 1, 1)
+    return np.where(np.isfinite(bits), bits, np.maximum(IMPOSSIBLE, largest))
 
 
 def frame_bits(bits: np.ndarray) -> np.ndarray:

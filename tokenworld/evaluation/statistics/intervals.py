@@ -157,8 +157,8 @@ def wilson(k: float, n: float, level: float = 0.95) -> tuple[float, float]:
     if n == 0:
         return 0.0, 1.0
     z = normal_quantile((1 + level) / 2)
-    centre, half = (k + z * z / 2) / (n + z * z), z * math.sqrt(k * (n - k) / n + z * z / 4) / (n + z * z)
-    return max(0.0, centre - half), min(1.0, centre + half)
+    center, half = (k + z * z / 2) / (n + z * z), z * math.sqrt(k * (n - k) / n + z * z / 4) / (n + z * z)
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def clustered_wilson(hit: np.ndarray, asked: np.ndarray, cluster: np.ndarray, level: float = 0.95) -> tuple[float, float]:
@@ -187,7 +187,7 @@ def binomial_tail(k: int, n: int, p: float) -> float:
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
-    """The regularised incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22)."""
+    """The regularized incomplete beta function I_x(a, b), by its continued fraction (DLMF 8.17.22)."""
     if x <= 0 or x >= 1:
         return float(x >= 1)
     if x > (a + 1) / (a + b + 2):  # where the fraction converges slowly its mirror image does not

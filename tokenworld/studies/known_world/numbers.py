@@ -163,7 +163,7 @@ def _of_actions(weight: np.ndarray, p: np.ndarray, bits: np.ndarray) -> dict[str
     posterior = np.exp2(log_posterior - log_posterior.max(1, keepdims=True))
     joint = weight[:, :, None] * p
     announced = (posterior / posterior.sum(1, keepdims=True)).max(1)  # (S, Z)
-    best = log_posterior >= log_posterior.max(1, keepdims=True) - action_sensitivity.ALIKE
+    best = log_posterior >= log_posterior.max(1, keepdims=True) - action_sensitivity.TIE
     return {
         "action_sensitivity.saved_bits": float((weight * saved).sum()),
         "confusions.misattributed_bits": float((np.diag(mean)[:, None] - mean)[~np.eye(A, dtype=bool)].max()),

@@ -180,7 +180,7 @@ def undoes_vase(dose: float) -> Model:
     return _of(_where(dose, T, w.transition))
 
 
-def forgets_colour(dose: float) -> Model:
+def forgets_color(dose: float) -> Model:
     """Where the color is not shown it is drawn again, with probability `dose` at each step."""
     w = world()
     T = w.transition.reshape(*w.transition.shape[:2], *STATE)
@@ -318,7 +318,7 @@ DEFECTS = {
         ("action_effects.error", "rewards.branch_error", "memory.recall")
     ),
     "forgets the color": Defect(
-        forgets_colour, ("memory.recall", "planning.optimism"), (*ONE_STEP, *EFFECTS, *HEADS)
+        forgets_color, ("memory.recall", "planning.optimism"), (*ONE_STEP, *EFFECTS, *HEADS)
     ),
     "depends on history": Defect(
         history_dependent, ("state_identity.compression",), (*ONE_STEP, *EFFECTS, *HEADS, "rollouts.last_step_distance",
