@@ -456,7 +456,7 @@ def test_evaluate_a_run_without_a_network(tmp_path, monkeypatch, capsys):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("mine")
     assert cli.main(["evaluate", str(tmp_path / "run"), f"out={tmp_path / 'full'}"]) == 2
-    assert "nothing is overwritten" in capsys.readouterr().err
+    assert "no file was overwritten" in capsys.readouterr().err
 
 
 # ----------------------------------------------------------------------------------------------------------- comparison

@@ -95,7 +95,7 @@ def check_folder(folder: Path) -> None:
         others = [path for path in folder.iterdir() if not (unfinished and path.name in ("states.npz", "report.html"))
                   and path.name != partial.NAME]  # fmt: skip
         if not all(files.is_own(path) for path in others):
-            raise UserError(f"{folder} holds something else than a report, and no file is overwritten: choose another out=DIR")
+            raise UserError(f"{folder} holds something else than a report, no file was overwritten: choose another out=DIR")
         for path in set(folder.iterdir()) - {*others, folder / partial.NAME}:
             path.unlink()
     files.remove_unfinished(folder)
