@@ -290,10 +290,19 @@ def test_ci_runs_what_the_readme_says():
 # ---------------------------------------------------------------------------------------------------------------------
 # Words
 
-# Folders and files whose words are still to be changed: an entry goes with the change that cleans it.
+# Files and folders with words that are still to be changed. Remove an entry with the change that cleans it.
 PENDING: tuple[str, ...] = (
-    "tokenworld/data/", "tokenworld/decoding/", "tokenworld/evaluation/", "tokenworld/policies/", "tokenworld/storage/",
-    "tokenworld/studies/", "tokenworld/training/",
+    "tokenworld/evaluation/metrics/action_sensitivity.py", "tokenworld/evaluation/metrics/confusions.py",
+    "tokenworld/evaluation/metrics/memory.py", "tokenworld/evaluation/metrics/next_frame.py",
+    "tokenworld/evaluation/metrics/rollouts.py", "tokenworld/evaluation/metrics/tokenizer_measures.py",
+    "tokenworld/evaluation/probes/branches.py", "tokenworld/evaluation/probes/known_world.py",
+    "tokenworld/evaluation/probes/policies.py", "tokenworld/evaluation/probes/stages.py",
+    "tokenworld/evaluation/records.py", "tokenworld/evaluation/report/compare.py", "tokenworld/evaluation/report/files.py",
+    "tokenworld/evaluation/report/partial.py", "tokenworld/evaluation/report/verdict.py",
+    "tokenworld/evaluation/simulators/atari.py", "tokenworld/evaluation/statistics/classifier.py",
+    "tokenworld/evaluation/statistics/divergences.py", "tokenworld/evaluation/statistics/intervals.py",
+    "tokenworld/policies/actor_critic.py", "tokenworld/storage/checkpoint.py", "tokenworld/studies/known_world/numbers.py",
+    "tokenworld/studies/known_world/planted.py",
 )  # fmt: skip
 WORDS_IN = ("tokenworld/", "tokenizers/", "configs/", "notebooks/", "docs/")  # the tests quote old words, so they are not read
 WORD_FILES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LOG.md")
@@ -314,7 +323,12 @@ WORDS = re.compile(rf"(?<![^\W_])(?:{'|'.join(BANNED + BRITISH)})(?![^\W_])", re
 NAMES = set("told found made said one two spoken news alike agreed listed everyones lesson heed luck place ends".split())
 EXEMPT = {  # (file, word): an old name that is quoted, or a name in a format
     ("tokenworld/config/renamed.py", "normalise"),  # the old key of a recipe
-    ("tokenworld/data/replay.py", "ends"),  # the keyword of `Replay.sample`
+    ("tokenworld/data/replay.py", "ends"),  # the keyword of `Replay.sample`, and its type
+    ("tokenworld/decoding/autoregressive.py", "place"),  # a parameter in checkpoints
+    ("tokenworld/decoding/parallel.py", "place"),
+    ("tokenworld/training/restore.py", "learnt_rows"),  # a key of checkpoints
+    ("tokenworld/training/resume.py", "learnt_rows"),
+    ("tokenworld/training/run.py", "learnt_rows"),
     ("tokenworld/scores/comparison.py", "human_normalised"),  # two keys of results.json
     ("tokenworld/scores/comparison.py", "normalised_runs"),
     ("docs/metrics.md", "kl_behaviour"),  # an id in reports of schema 1
@@ -391,7 +405,7 @@ def banned_names(name: str, text: str) -> list[str]:
     """file:line:name of each banned identifier; the line of a notebook is that in its cell."""
     nodes = [node for code in codes_of(name, text) for node in ast.walk(ast.parse(code))]
     hits = [(node.lineno, each) for node in nodes for each in names_of(node) if each.strip("_").lower() in NAMES]
-    return [f"{name}:{line}:{each}" for line, each in sorted(hits) if (name, each) not in EXEMPT]
+    return [f"{name}:{line}:{each}" for line, each in sorted(hits) if (name, each.lower()) not in EXEMPT]
 
 
 def hits_in(texts: dict[str, str], check) -> list[str]:
