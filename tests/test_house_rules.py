@@ -391,7 +391,7 @@ def banned_names(name: str, text: str) -> list[str]:
     """file:line:name of each banned identifier; the line of a notebook is that in its cell."""
     nodes = [node for code in codes_of(name, text) for node in ast.walk(ast.parse(code))]
     hits = [(node.lineno, each) for node in nodes for each in names_of(node) if each.strip("_").lower() in NAMES]
-    return [f"{name}:{line}:{each}" for line, each in sorted(hits) if (name, each) not in EXEMPT]
+    return [f"{name}:{line}:{each}" for line, each in sorted(hits) if (name, each.lower()) not in EXEMPT]
 
 
 def hits_in(texts: dict[str, str], check) -> list[str]:
