@@ -25,9 +25,9 @@ def cache(tmp_path, monkeypatch):
     """The folder of a user's cache, empty; what was loaded before is loaded again after."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("TOKENWORLD_NATIVE", raising=False)
-    native.compiled.cache_clear()
+    native.load_library.cache_clear()
     yield tmp_path / "cache" / "tokenworld"
-    native.compiled.cache_clear()
+    native.load_library.cache_clear()
 
 
 @pytest.fixture
@@ -67,7 +67,7 @@ def test_the_library_is_kept_and_loaded_again(cache, monkeypatch):
     assert native.load_library() is not None
     assert cache.stat().st_mode & 0o777 == 0o700 and kept(cache).stat().st_mode & 0o777 == 0o700
     assert [path.name for path in cache.iterdir()] == [kept(cache).name]
-    native.compiled.cache_clear()
+    native.load_library.cache_clear()
     monkeypatch.setattr(native, "_compile", lambda *_: pytest.fail("it was there"))
     assert native.load_library() is not None
 

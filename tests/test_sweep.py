@@ -235,7 +235,7 @@ def test_several_gpus_are_taken_in_turn(monkeypatch):
 def test_a_killed_run_goes_on_where_it_was(tmp_path, capsys, monkeypatch):
     """Two real runs, one of them killed in its middle: it fails, the other ends, and the same command finishes it."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    out, started, processes = tmp_path / "out", sweep._started, []
+    out, started, processes = tmp_path / "out", sweep._start, []
 
     def remembered(*words):
         processes.append(started(*words))
