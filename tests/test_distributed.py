@@ -74,8 +74,8 @@ def test_a_checkpoint_of_two_goes_on_with_one_two_and_three(tmp_path):
     assert code == 0, output[-3000:]
     for ranks in (2, 1, 3):
         config = (tmp_path / "a" / "config.yaml").read_text()
-        epochs = int(config.split("epochs: ")[1].split()[0])
-        (tmp_path / "a" / "config.yaml").write_text(config.replace(f"epochs: {epochs}", f"epochs: {epochs + 1}"))
+        epochs = int(config.split("\n    epochs: ")[1].split()[0])
+        (tmp_path / "a" / "config.yaml").write_text(config.replace(f"\n    epochs: {epochs}", f"\n    epochs: {epochs + 1}"))
         before = json.loads((tmp_path / "a" / "summary.json").read_text())
         code, output = ended(train(ranks, "--resume", tmp_path / "a"))
         assert code == 0, output[-3000:]
@@ -109,7 +109,7 @@ def test_a_sharded_dynamics_learns_as_a_whole_one_and_any_number_of_ranks_goes_o
     def go_on(out, ranks):
         epochs = len(losses(out))
         config = (out / "config.yaml").read_text()
-        (out / "config.yaml").write_text(config.replace(f"epochs: {epochs}", f"epochs: {epochs + 1}"))
+        (out / "config.yaml").write_text(config.replace(f"\n    epochs: {epochs}", f"\n    epochs: {epochs + 1}"))
         assert f"after epoch {epochs}" in command(ranks, "train", "--resume", out)
 
     go_on(whole, 2)

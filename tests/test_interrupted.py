@@ -176,7 +176,7 @@ dynamics.train_dynamics = functools.wraps(dynamics.train_dynamics)(deaf)
     "words, module, name",
     [
         (["collect", "overlay=debug", "out=new", "steps=50"], "tokenworld.data.collect", "Collector.collect"),
-        (["evaluate", "RUN", "frames=60", "out=new"], "tokenworld.evaluation.assess", "assess"),
+        (["evaluate", "RUN", "frames=60", "out=new"], "tokenworld.evaluation.assess", "evaluate_world_model"),
         (["dream", "RUN", "steps=3", "out=new.gif"], "tokenworld.evaluation.report.film_drawing", "video"),
         (["dream", "RUN", "steps=3", "out=new.gif"], "tokenworld.files", "sync"),
         (["export", "RUN", "out=new"], "tokenworld.storage.model_folder", "save"),

@@ -185,7 +185,7 @@ def test_the_table_says_everything(tmp_path):
     assert lines[1].startswith("code_length.bits [code_length.bits]  ") and lines[1].endswith("worse")
     assert lines[2] == "400 shared states"
     assert lines[3] == "B: 0 better, 1 worse (code_length.bits), 0 equal (no difference shown)" and len(lines) == 4
-    assert compare.table([], ["no shared state"]).endswith("no shared state; nothing is comparable")
+    assert compare.table([], ["no shared state"]).endswith("no shared state; no metric is comparable")
 
 
 def test_the_table_lists_what_differs_and_counts_the_rest(tmp_path, capsys):
