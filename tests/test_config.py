@@ -269,11 +269,12 @@ def test_a_recipe_of_an_earlier_version_is_read_with_the_names_of_today(tmp_path
 
 
 @pytest.mark.parametrize("word, expected", [
-    ("policy.view=codes", "policy.view is now policy.network._target_"),
+    ("policy.view=codes", "policy.network._target_: write policy.network._target_=tokenworld.policies.networks.CodesNetwork"),
+    ("policy.passes=2", "policy.passes is now policy.update_epochs: write policy.update_epochs=2"),
     ("policy.network.hiden=3", "unknown key policy.network.hiden: did you mean policy.network.hidden"),
     ("policy.network.hidden=x", "policy.network.hidden must be a whole number"),
     ("policy.network._target_=tokenworld.heads.SignReward", "must name something in tokenworld.policies"),
-    ("policy.network._target_=os.system", "cannot be imported|must name a class|unknown key"),
+    ("policy.network._target_=os.system", "unknown key policy.network.hidden.*os.system takes"),
     ("policy.network._target_=3", "must name a class"),
 ])  # fmt: skip
 def test_the_section_of_a_network_is_checked(word, expected):

@@ -70,6 +70,8 @@ POISONS = {
     "part": {"reward___target_": "gift.payload.Reward"},
     "maker": {"env___target_": "gift.payload.make"},
     "phase": {"train__collect___target_": "gift.payload.collect"},
+    "loop": {"train__loop___target_": "gift.payload.loop"},
+    "network of a policy": {"policy__network___target_": "gift.payload.Network"},
 }
 COMMANDS = [
     "score gift/run", "train --resume gift/run", "train --resume gift/run train.loop.epochs=9", "evaluate gift/run",

@@ -99,7 +99,7 @@ class Bench:
                     raise RuntimeError(f"{' '.join(argv)} fails without an attack: {made.stderr[-2000:]}")
             if name == "part":
                 config = where / folder / "config.yaml"
-                config.write_text(re.sub(r"epochs: 2\b", "epochs: 3", config.read_text(encoding="utf-8")), encoding="utf-8")
+                config.write_text(re.sub(r"\bepochs: 2\b", "epochs: 3", config.read_text(encoding="utf-8")), encoding="utf-8")
             self.made[name] = where / folder
         return self.made[name]
 

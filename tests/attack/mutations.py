@@ -121,7 +121,7 @@ class World:
                 if done.code:
                     raise RuntimeError(f"{' '.join(argv)} fails without an attack: {done.stderr[-2000:]}")
             config = folder / "run" / "config.yaml"
-            config.write_text(re.sub(r"epochs: 2\b", "epochs: 3", config.read_text(encoding="utf-8")), encoding="utf-8")
+            config.write_text(re.sub(r"\bepochs: 2\b", "epochs: 3", config.read_text(encoding="utf-8")), encoding="utf-8")
             (folder / "complete").touch()
 
     def copy(self, command: str) -> Path:

@@ -22,6 +22,14 @@ VALUES = {  # of keys whose values have changed, too
 OWNERS = {"policy": "tokenworld.policies.actor_critic.ActorCritic"}  # a plug-in may have a key of an old name
 
 
+def new_word(key: str, value: Any, owner: str) -> str:
+    """Say how a setting of `owner`, the class that a section names, is written today; empty if it was never renamed."""
+    if key not in RENAMED_KEYS or owner != OWNERS[key.partition(".")[0]]:
+        return ""
+    value = VALUES.get(key, {}).get(value, value) if isinstance(value, str) else value
+    return f"{key} is now {RENAMED_KEYS[key]}: write {RENAMED_KEYS[key]}={value}"
+
+
 def with_new_keys(cfg: dict[str, Any]) -> dict[str, Any]:
     """A recipe of an earlier version with today's names of its settings."""
     cfg = copy.deepcopy(cfg)

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from tokenworld import origins
-from tokenworld.config.renamed import RENAMED_KEYS
+from tokenworld.config.renamed import new_word
 from tokenworld.config.targets import MOVED, PARTS, is_part, resolve
 from tokenworld.config.values import as_annotated, check_values, did_you_mean, fits, flatten, words_for, yaml_word
 from tokenworld.errors import UserError, first_line
@@ -147,8 +147,9 @@ def _is_by_code(keyword: inspect.Parameter) -> bool:
 
 def _unknown(cfg: dict, key: str, prefix: str, valid: list[str], owner: str = "the recipe") -> str:
     """One sentence on a key that nothing reads: the same key elsewhere, else the nearest name here."""
-    if f"{prefix}{key}" in RENAMED_KEYS:
-        return f"{prefix}{key} is now {RENAMED_KEYS[prefix + key]}: {owner} takes {', '.join(valid)}"
+    renamed = new_word(f"{prefix}{key}", flatten(cfg).get(f"{prefix}{key}"), owner)
+    if renamed:
+        return renamed
     others = [path for path in flatten(cfg) if path.endswith(f".{key}") and path != f"{prefix}{key}"]
     if others and not difflib.get_close_matches(key, valid, n=1, cutoff=0.8):
         hint = f"did you mean {' or '.join(others)}? "

@@ -70,7 +70,6 @@ class Evaluation:
                 if arrays is not None:
                     self.pictures[picture] = arrays
 
-
     def _call(self, function: Callable) -> list[Metric]:
         if self.has_likelihood or not specs.takes_likelihood(function):
             return specs.call(function, self.given)
