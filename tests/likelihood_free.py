@@ -12,23 +12,24 @@ class Masked(nn.Module, Part):
     """Guess a frame of masked codes, keep the surer half of the guesses and guess the others again (after MaskGIT, Chang et al.
     2022, arXiv:2202.04200). The order of the guesses depends on the frame, so no product of them is its probability."""
 
-    passes, lookahead = 1, 1
+    passes, lookahead, has_posterior, joint_draw = 1, 1, False, True
 
     def __init__(self, *, shapes: Shapes, action: nn.Module, temperature: float = 1.0):
         super().__init__()
         K, V, D = shapes.codes, shapes.vocab_size, shapes.dim
+        self.shapes, self.noise_size = shapes, K
         self.V, self.temperature, self.weights, self.action = V, temperature, {"codes": 1.0}, action
         self.code = nn.Embedding(V + 1, D)  # the last one stands for a masked code
         self.position = nn.Parameter(torch.randn(K, D) * 0.3)
         self.seen, self.reading, self.logits = (mlp(D, out, hidden=D) for out in (D, D, V))
 
-    def loss(self, backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:
+    def loss(self, backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor, Codes]:
         z, after = codes.indices, codes.indices[:, 1:]
         out = self._read(backbone, z, steps.action, None, steps.first)[0][:, :-1]
         share = torch.rand(*after.shape[:2], 1, device=z.device) if self.training else 1.0
         is_masked = torch.rand(after.shape, device=z.device) < share
         nats = -log_prob(self._guess(out, torch.where(is_masked, self.V, after)), after)  # (B, T-1, K)
-        return {"codes": (nats * is_masked).mean(-1)}, self._summary(out, after)
+        return {"codes": (nats * is_masked).mean(-1)}, self._summary(out, after), codes
 
     def start(self, backbone, codes: Codes, steps: Steps):
         z, first = codes.indices, steps.first

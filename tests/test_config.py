@@ -127,14 +127,15 @@ def test_unknown_recipe_and_overlay(recipe):
     assert "is not a file" in refusal(["recipe=no/such.yaml"])
 
 
-def test_an_overlay_changes_only_what_is_there(recipe, tmp_path):
+def test_an_overlay_changes_what_the_recipe_takes_and_refuses_what_nothing_takes(recipe, tmp_path):
     good, bad = tmp_path / "good.yaml", tmp_path / "bad.yaml"
     good.write_text("policy: {horizon: 2}\ntrain: {loop: {lr: 7.0}}")
     bad.write_text("train: {loop: {rl: 7.0}}")
     cfg = compose.compose([recipe, f"overlay={good}", "policy.horizon=3"]).cfg
     assert cfg["train"]["loop"]["lr"] == 7.0 and cfg["policy"]["horizon"] == 3, "the command line comes last"
     message = refusal([recipe, f"overlay={bad}"])
-    assert "sets train.loop.rl, which the recipe lacks: did you mean train.loop.lr?" in message
+    assert "sets train.loop.rl, which neither the recipe nor any class of tokenworld takes there" in message
+    assert "did you mean train.loop.lr?" in message
 
 
 def test_a_recipe_may_start_from_a_shipped_one(tmp_path):

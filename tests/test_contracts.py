@@ -124,6 +124,28 @@ class TestBackbone:
                 out.append(got)
             assert close(torch.cat(out, 1), h[:, 7:10])
 
+    @pytest.mark.parametrize("cut", [True, False])
+    def test_what_is_not_kept_leaves_no_trace(self, part, within, cut):
+        """Read and forgotten any number of times, whole steps or less, also where an episode begins; the state that came in
+        can still be copied."""
+        body, x, first = backbone_input(part)
+        first = first if cut else None
+        mark = lambda t: None if first is None else first[:, t : t + 1]  # noqa: E731
+        h, _ = body(x, within, None, first)
+        for start in (0, 1, 6):
+            cache = body.make_cache(B, P)
+            if start:
+                _, cache = body(x[:, :start], within, cache, None if first is None else first[:, :start])
+            for t in range(start, LONG):
+                seen, cache = body(x[:, t : t + 1], within, cache, mark(t), keep=False)
+                assert close(seen, h[:, t : t + 1])
+                begins = torch.ones(B, 1, dtype=torch.bool)
+                for p in (P, 1, 2):
+                    _, cache = body(torch.randn(B, 1, p, body.D), within, cache, begins, keep=False)
+                copied, _ = body(x[:, t : t + 1], within, cache.select(torch.arange(B)), mark(t))
+                got, cache = body(x[:, t : t + 1], within, cache, mark(t))
+                assert close(got, h[:, t : t + 1]) and close(copied, got)
+
     def test_a_consumed_cache_raises(self, part, within):
         body, x, _ = backbone_input(part)
         empty = body.make_cache(B, P)

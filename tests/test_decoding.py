@@ -57,7 +57,7 @@ class TestDecoding:
         """The same log-probabilities and h whether a window is read at once or step by step, over episodes' borders."""
         body, head = dynamics(decoding, backbone, K)
         codes, steps = codes_of(B, LONG, K), steps_of(B, LONG, first=FIRST)
-        losses, h = head.loss(body, codes, steps)
+        losses, h, _ = head.loss(body, codes, steps)
         assert losses.keys() == head.weights.keys() and h.shape == (B, LONG - head.lookahead, body.D)
         assert all(loss.shape in ((B, LONG - 1), ()) for loss in losses.values())
         nats, seen = replayed(body, head, codes, steps, start)
@@ -73,8 +73,8 @@ class TestDecoding:
     def test_loss_of_an_episode_alone(self, decoding, backbone):
         body, head = dynamics(decoding, backbone)
         codes, steps = codes_of(B, LONG), steps_of(B, LONG, first=FIRST)
-        losses, h = head.loss(body, codes, steps)
-        alone, alone_h = head.loss(body, Codes(codes.indices[1:2, 5:]), steps[1:2, 5:])
+        losses, h, _ = head.loss(body, codes, steps)
+        alone, alone_h, _ = head.loss(body, Codes(codes.indices[1:2, 5:]), steps[1:2, 5:])
         assert close(losses["codes"][1:2, 5:], alone["codes"]) and close(h[1:2, 5:], alone_h)
 
     @torch.no_grad()
@@ -84,7 +84,7 @@ class TestDecoding:
         dream, _ = dreamt(body, head, codes, steps, torch.rand(B, LONG - 3, 3))
         whole, h = Codes(torch.cat([codes.indices, *[p.codes.indices for p in dream]], 1)), torch.stack([p.h for p in dream], 1)
         scored, scored_h = replayed(body, head, whole, steps, 3)
-        losses, loss_h = head.loss(body, whole, steps)
+        losses, loss_h, _ = head.loss(body, whole, steps)
         assert close(scored_h[:, 1:], h) and close(loss_h[:, 2 : LONG - 1], h)
         assert (scored is None) == all(p.score is None for p in dream)
         if scored is None:
@@ -110,7 +110,7 @@ class TestDecoding:
         head.prepare(lambda: window(256, 4, 1)[::-1])
         optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=1e-2)
         for update in range(250):
-            losses, _ = head.loss(body, *window(batch, T, update))
+            losses, _, _ = head.loss(body, *window(batch, T, update))
             loss = losses["codes"][:, 1:].mean()
             optimizer.zero_grad()
             loss.backward()
@@ -135,7 +135,7 @@ class TestDecoding:
         head.prepare(lambda: (steps_of(256, 4, A=2), world(256, 999)))
         optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=1e-2)
         for update in range(150):
-            losses, _ = head.loss(body, world(64, update), steps_of(64, 4, A=2, seed=update))
+            losses, _, _ = head.loss(body, world(64, update), steps_of(64, 4, A=2, seed=update))
             optimizer.zero_grad()
             sum(loss.mean() for loss in losses.values()).backward()
             optimizer.step()
@@ -152,11 +152,11 @@ class TestDecoding:
     def test_actions_matter_from_their_step_on(self, decoding, backbone):
         body, head = dynamics(decoding, backbone)
         codes, steps = codes_of(B, LONG), steps_of(B, LONG)
-        losses, h = head.loss(body, codes, steps)
+        losses, h, _ = head.loss(body, codes, steps)
         for t in (3, 6):
             action = steps.action.clone()
             action[:, t] = (action[:, t] + 1) % 3
-            other, other_h = head.loss(body, codes, replace(steps, action=action))
+            other, other_h, _ = head.loss(body, codes, replace(steps, action=action))
             assert torch.equal(losses["codes"][:, :t], other["codes"][:, :t]) and torch.equal(h[:, :t], other_h[:, :t])
             assert ((losses["codes"] - other["codes"]).abs()[:, t] > 1e-4).all()
             assert ((h - other_h).abs().amax(-1)[:, t] > 1e-3).all()
@@ -165,11 +165,11 @@ class TestDecoding:
     def test_codes_matter_after_they_are_seen(self, decoding, backbone):
         body, head = dynamics(decoding, backbone)
         codes, steps = codes_of(B, LONG), steps_of(B, LONG)
-        losses, h = head.loss(body, codes, steps)
+        losses, h, _ = head.loss(body, codes, steps)
         for t, k in ((3, 0), (6, 2)):
             z = codes.indices.clone()
             z[:, t, k] = (z[:, t, k] + 1) % 5
-            other, other_h = head.loss(body, Codes(z), steps)
+            other, other_h, _ = head.loss(body, Codes(z), steps)
             assert torch.equal(losses["codes"][:, : t - 1], other["codes"][:, : t - 1])  # entry t-1 is frame t's own
             seen = t - head.lookahead  # the first h that has seen frame t
             assert torch.equal(h[:, :seen], other_h[:, :seen])

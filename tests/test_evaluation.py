@@ -320,7 +320,7 @@ def test_the_probe_scores_what_decoding_scores(decoding):
     steps = steps_of(2, 6, first=[(0, 0), (1, 0), (1, 3)])
     codes = Codes(torch.randint(0, 5, (2, 6, 4)))
     record = held_out.score_held_out(model, steps, codes, np.array([[0] * 6, [1] * 3 + [2] * 3]))
-    loss, _ = model.decoding.loss(model.backbone, codes, steps)
+    loss, _, _ = model.decoding.loss(model.backbone, codes, steps)
     real = (steps.acted[:, :-1] & steps.valid[:, 1:] & ~steps.first[:, 1:]).numpy()
     assert len(record.bits) <= real.sum() + 2
     assert np.allclose(record.bits_by_action[np.arange(len(record.action)), record.action], record.bits.sum(1), atol=1e-4)

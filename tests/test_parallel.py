@@ -19,7 +19,7 @@ GPT = next(part for part in discover("backbones") if part.name.endswith("gpt"))
 def train(body, head, world, updates=200, A=2):
     optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=1e-2)
     for update in range(updates):
-        losses, _ = head.loss(body, world(64, update), steps_of(64, 4, A=A, seed=update))
+        losses, _, _ = head.loss(body, world(64, update), steps_of(64, 4, A=A, seed=update))
         optimizer.zero_grad()
         sum(loss.mean() for loss in losses.values()).backward()
         optimizer.step()
@@ -118,7 +118,7 @@ def test_max_learns_an_event_at_one_of_many_positions():
             codes = Codes(torch.randint(1, V, (32, 2, K)))
             pays = torch.rand(32) < 0.3
             codes.indices[pays, 1, torch.randint(K, (32,))[pays]] = 0
-            _, h = head.loss(body, codes, steps_of(32, 2, A=2, seed=update))
+            _, h, _ = head.loss(body, codes, steps_of(32, 2, A=2, seed=update))
             loss = torch.nn.functional.binary_cross_entropy_with_logits(judge(h[:, 0])[:, 0], pays.float())
             optimizer.zero_grad()
             loss.backward()

@@ -1,6 +1,5 @@
 """Planners in an exact tabular world, whose optimum is known."""
 
-import functools
 import json
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -43,8 +42,18 @@ def dream(place, actions, noise):
     return out
 
 
+@dataclass
+class Dream:
+    place: torch.Tensor
+    noise_size: int = 3
+
+    def __call__(self, actions, noise):
+        assert noise.shape == (*actions.shape, self.noise_size)
+        return dream(self.place, actions, noise)
+
+
 def view(*places):
-    return View(None, None, None, functools.partial(dream, torch.tensor(places)))
+    return View(None, None, None, Dream(torch.tensor(places)))
 
 
 def planner(method="cem", **keywords):
@@ -54,7 +63,7 @@ def planner(method="cem", **keywords):
 @pytest.mark.parametrize("method", ["cem", "shooting"])
 def test_the_optimal_first_action_is_found_from_every_place(method):
     policy = planner(method)
-    action, _ = policy.act(view(*BEST), policy.start(3), torch.tensor([0.1, 0.5, 0.9]))
+    action, _ = policy.act(view(*BEST), policy.start(3), torch.tensor([[0.1], [0.5], [0.9]]))
     assert action.tolist() == list(BEST.values())
 
 
@@ -71,12 +80,14 @@ def test_rows_plan_independently_and_a_seed_repeats(method):
 class Spy:
     """A dream that remembers what it was asked and pays random sums."""
 
+    noise_size = shapes().codes
+
     def __init__(self, seed=0):
         self.asked, self.returns, self.g = [], [], torch.Generator().manual_seed(seed)
 
     def __call__(self, actions, noise):
         B, S, H = actions.shape
-        assert noise.shape == (B, S, H, shapes().codes)
+        assert noise.shape == (B, S, H, self.noise_size)
         rewards = torch.rand(H, B * S, generator=self.g)
         self.asked.append((actions, noise))
         self.returns.append(rewards.sum(0).view(B, S))
@@ -118,9 +129,9 @@ def test_shooting_draws_uniformly_once():
 def test_the_seed_of_a_search_matters_and_its_plan_is_carried_on():
     policy, drawn = planner(samples=20, elites=4), []
     for seed in (0.3, 0.31):
-        dream, noise = Spy(), torch.tensor([seed])
+        dream, noise = Spy(), torch.tensor([[seed]])
         action, carry = policy.act(View(None, None, None, dream), policy.start(1), noise)
-        plan, _ = policy.search(Spy(), policy.start(1), noise)
+        plan, _ = policy.search(Spy(), policy.start(1), noise[:, 0])
         assert action.item() == plan[0, 0].argmax() and torch.equal(carry[:, :-1], plan[:, 1:])
         drawn.append(dream.asked[0])
     assert all(not torch.equal(one, other) for one, other in zip(*drawn, strict=True))

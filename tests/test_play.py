@@ -49,7 +49,7 @@ def test_steps_are_those_of_the_world_model(dream):
     first = torch.cat([start.first, no[:, T:]], 1)
     steps = Steps(torch.zeros(*z.shape[:2], 1, 1, 1), taken, no.float(), no, no, first, ~no, ~no)
     with torch.no_grad():
-        losses, _ = model.decoding.loss(model.backbone, Codes(z), steps)
+        losses, _, _ = model.decoding.loss(model.backbone, Codes(z), steps)
     bits = losses["codes"][0, -3:] * K / np.log(2)
     assert np.allclose([m.surprise.sum() for m in session.first.moments[1:]], bits.numpy(), rtol=1e-3, atol=1e-3)
 
@@ -142,7 +142,7 @@ def test_a_planner_chooses_and_is_repeated(dream):
     memory = future._memory(2)
     state = functools.partial(dream.world_model.rollout, memory.state)
     view = replace(dream.world_model.view_of(memory.codes, memory.h), dream=state)
-    assert future.moments[3].action == int(planner.act(view, planner.start(1), future._noise(2)[:, -1])[0])
+    assert future.moments[3].action == int(planner.act(view, planner.start(1), future._noise(2)[:, -1:])[0])
     with pytest.raises(UserError, match="no trained planner"):
         Session(dream).step("planner")
 

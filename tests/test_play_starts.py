@@ -16,6 +16,7 @@ from tokenworld.play.idle import SEEDS, gallery, steps_survived
 from tokenworld.play.session import Session
 from tokenworld.play.starts import IDLE_STEPS, Start, _Episodes, _this_episode, idle_action, moments
 from tokenworld.training.resume import open_run
+from tokenworld.world_model import WorldModel
 
 pytest.importorskip("minatar")
 
@@ -106,7 +107,8 @@ def test_every_start_survives_one_key_and_then_none(mortal_run):
 class Toy:
     """A world model by hand. Its state is a sum of the noise of codes; a game ends above 5.5, and half of action 2's steps."""
 
-    shapes = SimpleNamespace(actions=3, codes=2)
+    shapes, decoding, noise_size = SimpleNamespace(actions=3), SimpleNamespace(noise_size=2), 4
+    split_noise, outcome = WorldModel.split_noise, WorldModel.outcome
 
     def __init__(self, total=(0.0,)):
         self.total = torch.as_tensor(total)
@@ -124,7 +126,7 @@ class Toy:
     def step(self, state, action, noise):
         after = Toy(state.total + noise[:, 1])
         ends = SimpleNamespace(sample=lambda u: (after.total > 5.5) | ((action == 2) & (u < 0.5)))
-        return SimpleNamespace(terminated=ends), after
+        return SimpleNamespace(reward=SimpleNamespace(sample=lambda u: u), terminated=ends), after
 
 
 @pytest.mark.parametrize("rows", [96, 7])
@@ -134,7 +136,7 @@ def test_steps_survived_are_those_counted_by_hand(monkeypatch, rows):
     expected = torch.zeros(3, SEEDS, dtype=torch.int64)
     for first in range(3):
         for seed in range(SEEDS):
-            noise = [draws(seed, t, 2)[0] for t in range(IDLE_STEPS)]
+            noise = [draws(Toy(), seed, t)[0] for t in range(IDLE_STEPS)]
             total, t = 0.0, 0
             while t < IDLE_STEPS:
                 total += noise[t][1]

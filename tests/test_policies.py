@@ -21,7 +21,7 @@ def dream(policy, batch=6, seed=0, alive=None):
     s = shapes()
     alive = torch.ones(batch, H + 1, dtype=torch.bool) if alive is None else alive
     return Trajectory(
-        indices=torch.randint(s.vocab_size, (batch, H + 1, s.codes), generator=g),
+        codes=Codes(torch.randint(s.vocab_size, (batch, H + 1, s.codes), generator=g)),
         h=torch.randn(batch, H + 1, s.dim, generator=g),
         action=torch.randint(s.actions, (batch, H), generator=g),
         reward=torch.randn(batch, H, generator=g),
@@ -33,7 +33,7 @@ def dream(policy, batch=6, seed=0, alive=None):
 
 
 def view_of(trajectory, t):
-    return View(Codes(trajectory.indices[:, t : t + 1]), trajectory.h[:, t], lambda: trajectory.frames[:, t])
+    return View(trajectory.codes[:, t : t + 1], trajectory.h[:, t], lambda: trajectory.frames[:, t])
 
 
 def bandit(policy, seed, batch=64):
@@ -42,10 +42,10 @@ def bandit(policy, seed, batch=64):
     s = shapes(A=2)
     z, h, frames = torch.zeros(batch, 2, s.codes).long(), torch.zeros(batch, 2, s.dim), torch.zeros(batch, 2, *s.frame)
     carry = policy.start(batch)
-    action, _ = policy.act(View(Codes(z[:, :1]), h[:, 0], lambda: frames[:, 0]), carry, torch.rand(batch, generator=g))
+    action, _ = policy.act(View(Codes(z[:, :1]), h[:, 0], lambda: frames[:, 0]), carry, torch.rand(batch, 1, generator=g))
     ends = torch.ones(batch, 1, dtype=torch.bool)
     alive = torch.cat([ends, ~ends], 1)
-    return Trajectory(z, h, action[:, None], action[:, None].float(), ends, alive, frames, carry)
+    return Trajectory(Codes(z), h, action[:, None], action[:, None].float(), ends, alive, frames, carry)
 
 
 @pytest.mark.parametrize("part", each("policies"))
@@ -53,7 +53,7 @@ class TestPolicy:
     def test_act(self, part):
         policy = rouse(part(shapes=shapes()))
         seen = dream(policy, 64)
-        noise, carry = torch.rand(64), policy.start(64)
+        noise, carry = torch.rand(64, 1), policy.start(64)
         action, after = policy.act(view_of(seen, 0), carry, noise)
         assert action.shape == (64,) and action.dtype == torch.int64 and not action.requires_grad
         assert set(action.tolist()) == {0, 1, 2}
@@ -81,9 +81,9 @@ class TestPolicy:
             dead = ~alive[:, :n].view(6, n, *[1] * (a.ndim - 2))
             return torch.where(dead, b, a)
 
-        two = replace(one, **{
+        two = replace(one, codes=Codes(spoilt(one.codes.indices, other.codes.indices, H + 1)), **{
             name: spoilt(getattr(one, name), getattr(other, name), getattr(one, name).shape[1])
-            for name in ("indices", "h", "action", "reward", "terminated", "frames")
+            for name in ("h", "action", "reward", "terminated", "frames")
         })  # fmt: skip
         grads = []
         for trajectory in (one, two):
@@ -153,11 +153,12 @@ def test_the_logp_of_a_lesson_is_that_of_the_action_taken(view):
     policy = rouse(build(network=network(view)), 0.5)
     one = dream(policy, batch=1)
     N = 2000
-    seen = {name: getattr(one, name) for name in ("indices", "h", "frames")}
-    many = replace(one, **{name: x.expand(N, *x.shape[1:]) for name, x in seen.items()})
+    many = replace(one, codes=one.codes.map(lambda x: x.expand(N, *x.shape[1:])), **{
+        name: getattr(one, name).expand(N, *getattr(one, name).shape[1:]) for name in ("h", "frames")
+    })  # fmt: skip
     carry = policy.start(N)
     for t in range(H):
-        action, carry = policy.act(view_of(many, t), carry, (torch.arange(N) + 0.5) / N)
+        action, carry = policy.act(view_of(many, t), carry, ((torch.arange(N) + 0.5) / N).unsqueeze(1))
         for a in range(3):
             logp = policy.batch_of(replace(one, action=torch.full((1, H), a))).logp[0, t]
             assert abs((action == a).float().mean() - logp.exp()) < 2 / N
@@ -197,7 +198,7 @@ def test_places_are_told_apart(view):
     policy = rouse(build(network=network(view)))
     seen = dream(policy)
     order = torch.tensor([1, 2, 0])
-    other = replace(seen, indices=seen.indices[..., order], frames=seen.frames.flip(-1))
+    other = replace(seen, codes=seen.codes.map(lambda z: z[..., order]), frames=seen.frames.flip(-1))
     logits = [policy.actor(policy.network.forward_sequence(policy.network.read_trajectory(x), x.carry)) for x in (seen, other)]
     assert ((logits[0] - logits[1]).abs().amax(-1) > 1e-4).float().mean() > 0.8
 

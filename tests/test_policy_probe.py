@@ -12,6 +12,7 @@ from tokenworld.evaluation.probes import policies as probe
 from tokenworld.evaluation.report import specs
 from tokenworld.evaluation.report.files import read
 from tokenworld.interfaces import Codes, View
+from tokenworld.world_model import WorldModel
 
 VIEW = View(Codes(torch.zeros(1, 1, 1, dtype=torch.int64), torch.zeros(1, 1, 1, 1)), None, lambda: None)
 
@@ -19,7 +20,7 @@ VIEW = View(Codes(torch.zeros(1, 1, 1, dtype=torch.int64), torch.zeros(1, 1, 1, 
 def test_mixed_policies_act_at_random_in_their_share():
     noise = (torch.arange(40_000) + 0.5) / 40_000
     for share in (0.0, 0.3, 1.0):
-        action, _ = probe.Mixed(probe.Constant(2), share, 4).act(VIEW, None, noise)
+        action, _ = probe.Mixed(probe.Constant(2), share, 4).act(VIEW, None, noise.unsqueeze(1))
         expected = np.full(4, share / 4) + (1 - share) * np.eye(4)[2]
         assert np.bincount(action.numpy(), minlength=4) / 40_000 == pytest.approx(expected, abs=1e-3)
 
@@ -30,11 +31,11 @@ def test_mixing_leaves_the_policy_its_own_whole_noise():
 
     class Spy(probe.Constant):
         def act(self, view, carry, noise, temperature=1.0):
-            drawn.append(noise)
+            drawn.append(noise[:, 0])
             return super().act(view, carry, noise)
 
     noise = (torch.arange(10_000) + 0.5) / 10_000
-    probe.Mixed(Spy(0), 0.25, 3).act(VIEW, None, noise)
+    probe.Mixed(Spy(0), 0.25, 3).act(VIEW, None, noise.unsqueeze(1))
     own = drawn[0][noise >= 0.25]
     assert own.min() < 1e-3 and own.max() > 0.999 and own.mean() == pytest.approx(0.5, abs=1e-3)
 
@@ -93,6 +94,8 @@ class Dream:
     """The same walk as a world model."""
 
     shapes, device = SimpleNamespace(codes=1, actions=3), torch.device("cpu")
+    decoding, noise_size = SimpleNamespace(noise_size=1, has_posterior=False), 3
+    split_noise, outcome = WorldModel.split_noise, WorldModel.outcome
 
     def step(self, state, action, noise):
         at = state.at + action - 1

@@ -82,7 +82,7 @@ def test_cached_equals_uncached_with_eager_and_sdpa():
                 action = DiscreteAction(actions=3, dim=body.D)
                 head = DECODINGS[name](shapes=shapes(K, V, body.D, 3), action=action)
                 head = rouse(head, 0.1)
-                losses, h = head.loss(body, codes, steps)
+                losses, h, _ = head.loss(body, codes, steps)
                 found[attention, "uncached"] = losses["codes"]
                 _, state = head.start(body, Codes(codes.indices[:, :2]), steps[:, :2])
                 nats = [losses["codes"][:, :1]]

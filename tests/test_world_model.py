@@ -36,7 +36,7 @@ def model(request):
         reward=SignReward(dim=16, hidden=8),
         termination=Termination(dim=16, hidden=8),
     )
-    return rouse(WorldModel(shapes=shapes, **parts))
+    return rouse(WorldModel(**parts))
 
 
 def real(first=FIRST, rows=B, seed=0):

@@ -23,7 +23,7 @@ class NearestPatches(nn.Module, Part):
     every patch that ever was seen. A code's vector is its patch in 0..1, so E = C * patch * patch.
     """
 
-    context = 0
+    context, joint = 0, False
 
     def __init__(
         self,

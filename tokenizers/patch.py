@@ -34,7 +34,7 @@ class PatchTokenizer(nn.Module, Part):
     2) · rarity: 0 weighs patches as they come, 1 weighs each distinct patch of a batch alike.
     """
 
-    context = 0
+    context, joint = 0, False
 
     def __init__(
         self,

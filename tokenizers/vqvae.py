@@ -32,7 +32,7 @@ class VQVAE(nn.Module, Part):
     a safetensors file with VGG16 and LPIPS weights, see `Perceptual`.
     """
 
-    context = 0
+    context, joint = 0, False
 
     def __init__(
         self,

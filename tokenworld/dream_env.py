@@ -21,6 +21,7 @@ from tokenworld.data.episodes import read_episodes
 from tokenworld.data.replay import Replay
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Steps
+from tokenworld.nn import compact, concat
 from tokenworld.storage import hub, model_folder
 from tokenworld.viz.frames import side_by_side, to_rgb
 from tokenworld.world_model import WorldModel, frames_as_steps
@@ -86,32 +87,33 @@ class DreamEnv(VectorEnv):
         frames = None if not options else self._frames(options["obs"])
         if seed is not None:
             self._seed(seed)
-        N, K = self.num_envs, self.world_model.shapes.codes
-        self._codes = torch.zeros(N, self.memory, K, dtype=torch.int64, device=self.device)
+        N, self._codes = self.num_envs, None
         self._action = torch.zeros(N, self.memory, dtype=torch.int64, device=self.device)
         self._first = torch.zeros(N, self.memory, dtype=torch.bool, device=self.device)
         self._length, self._ended = np.zeros(N, np.int64), np.zeros(N, bool)
         self._begin(np.arange(N), frames)
         self._remember()
-        return self._obs(self._codes[:, -1]), {}
+        return self._obs(self._codes[:, -1:]), {}
 
     @torch.no_grad()
     def step(self, actions):
         """actions (N,) -> obs, reward (N,) float32, terminated (N,), truncated (N,), {}. Rows that ended in the last step
         restart: their action is ignored."""
         actions = arguments.array("actions", actions)
-        A, N, K = self.world_model.shapes.actions, self.num_envs, self.world_model.shapes.codes
+        A, N = self.world_model.shapes.actions, self.num_envs
         if actions.shape != (N,) or actions.dtype.kind not in "iu" or actions.min() < 0 or actions.max() >= A:
             raise UserError(f"actions must be {N} whole numbers in 0..{A - 1}, got {arguments.format_value(actions)}")
         if self._state is None:
             raise UserError("no dream has started: call reset() before step()")
         taken = torch.from_numpy(actions.astype(np.int64)).to(self.device)
-        noise = torch.rand(N, K + 2, generator=self._generator, device=self.device)
-        prediction, self._state = self.world_model.step(self._state, taken, noise[:, :K])
-        reward = prediction.reward.mean if self.expected_reward else prediction.reward.sample(noise[:, K])
-        begins, terminations = self._ended, prediction.terminated.sample(noise[:, K + 1]).cpu().numpy()
+        noise = torch.rand(N, self.world_model.noise_size, generator=self._generator, device=self.device)
+        of_codes, of_outcome, _ = self.world_model.split_noise(noise)
+        prediction, self._state = self.world_model.step(self._state, taken, of_codes)
+        reward, terminated = self.world_model.outcome(prediction, of_outcome, self.expected_reward)
+        begins, terminations = self._ended, terminated.cpu().numpy()
         self._action[:, -1] = taken
-        for history, newest in ((self._codes, prediction.codes.indices[:, 0]), (self._action, 0), (self._first, False)):
+        self._codes = concat([self._codes[:, 1:], compact(prediction.codes)])
+        for history, newest in ((self._action, 0), (self._first, False)):
             history[:, :-1] = history[:, 1:].clone()
             history[:, -1] = newest
         self._length += 1
@@ -122,7 +124,7 @@ class DreamEnv(VectorEnv):
         truncated = (self._length >= self.horizon) & ~terminated & ~begins
         ended = terminated | truncated
         reward = np.where(begins, 0, reward.float().cpu().numpy()).astype(np.float32)
-        obs = self._obs(self._codes[:, -1])
+        obs = self._obs(self._codes[:, -1:])
         if not (self.at_once and ended.any()):
             self._ended = ended
             return obs, reward, terminated, truncated, {}
@@ -131,13 +133,13 @@ class DreamEnv(VectorEnv):
             last[i] = obs[i]
         self._begin(np.flatnonzero(ended))
         self._remember()
-        return self._obs(self._codes[:, -1]), reward, terminated, truncated, {"final_obs": last, "_final_obs": ended}
+        return self._obs(self._codes[:, -1:]), reward, terminated, truncated, {"final_obs": last, "_final_obs": ended}
 
     def render(self) -> np.ndarray:
         """The dreams side by side, (H', W', 3) uint8. Raises UserError before the first reset."""
         if self._state is None:
             raise UserError("no dream has started: call reset() before render()")
-        pictures = to_rgb(self._obs(self._codes[:, -1]))
+        pictures = to_rgb(self._obs(self._codes[:, -1:]))
         return side_by_side(list(pictures[:, None]))[0]
 
     def _begin(self, rows: np.ndarray, frames: torch.Tensor | None = None) -> None:
@@ -145,10 +147,13 @@ class DreamEnv(VectorEnv):
         index = torch.from_numpy(rows).to(self.device)
         steps = self._draw_starts(len(rows)) if frames is None else frames_as_steps(frames)
         steps = steps.to(self.device)
-        codes, T = self.world_model.encode(steps).indices, steps.obs.shape[1]
+        codes, T = compact(self.world_model.encode(steps)), steps.obs.shape[1]
+        if self._codes is None:
+            self._codes = codes.map(lambda x: x.new_zeros(self.num_envs, self.memory, *x.shape[2:]))
         first = steps.first.clone()
         first[:, 0] = True  # what came before is not known
-        for history, new in ((self._codes, codes), (self._action, steps.action), (self._first, first)):
+        histories = [(vars(self._codes)[name], new) for name, new in vars(codes).items() if new is not None]
+        for history, new in (*histories, (self._action, steps.action), (self._first, first)):
             history[index] = 0
             history[index, -T:] = new.to(history.dtype)
         self._action[index, -1] = 0
@@ -166,12 +171,12 @@ class DreamEnv(VectorEnv):
         none = torch.zeros_like(self._first)
         obs = torch.zeros(*self._first.shape, 0, 0, 0, dtype=torch.uint8, device=self.device)
         steps = Steps(obs, self._action, none.float(), none, none, self._first, ~none, ~none)
-        _, self._state = self.world_model.start(steps, Codes(self._codes))
+        _, self._state = self.world_model.start(steps, self._codes)
 
     @torch.no_grad()
-    def _obs(self, codes: torch.Tensor) -> np.ndarray:
-        """codes (N, K) -> (N, C, H, W) uint8."""
-        return self.world_model.frames(Codes(codes.unsqueeze(1)))[:, 0].cpu().numpy()
+    def _obs(self, codes: Codes) -> np.ndarray:
+        """codes (N, 1, ...) -> (N, C, H, W) uint8."""
+        return self.world_model.frames(codes)[:, 0].cpu().numpy()
 
     def _frames(self, obs) -> torch.Tensor:
         frames, shape = arguments.array("obs", obs), self.single_observation_space.shape

@@ -5,8 +5,7 @@ In imagination no value is fetched to the host; rollouts that terminated run on,
 
 from __future__ import annotations
 
-import functools
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from tokenworld import arguments
 from tokenworld.interfaces import Codes, Prediction, Steps, Trajectory, View
+from tokenworld.nn import concat
 from tokenworld.world_model import WorldModel, frames_as_steps
 
 
@@ -30,34 +30,34 @@ def imagine(
 ) -> Trajectory:
     """Imagine a rollout from `state` with `policy`.
 
-    Uniform noise (B, H, K + 3) feeds codes, reward, termination and action in this order.
+    Uniform noise (B, H, world_model.noise_size + policy.noise_size) feeds codes, reward, termination and action in this order.
     `prediction, state` come from `world_model.start`; `carry` from `policy.start` or a burn-in. Rewards are sampled, or
     their mean if `expected_reward`. Consumes `state`.
     """
-    K = prediction.codes.indices.shape[-1]
-    arguments.noise(noise, (len(prediction.codes.indices), horizon, K + 3), "BHn")
+    arguments.noise(noise, (len(prediction.h), horizon, world_model.noise_size + policy.noise_size), "BHn")
+    of_codes, of_outcome, of_action = world_model.split_noise(noise)
     first_carry = carry = policy.start(noise.shape[0]) if carry is None else carry
     alive = [torch.ones(noise.shape[0], dtype=torch.bool, device=noise.device)]
-    indices, h, actions, rewards, terminations, frames = [], [], [], [], [], []
+    codes, h, actions, rewards, terminations, frames = [], [], [], [], [], []
 
     def look(prediction: Prediction) -> View:
-        indices.append(prediction.codes.indices[:, 0])
+        codes.append(prediction.codes)
         h.append(prediction.h.float())
         pixels = world_model.decode(prediction.codes)[:, 0] if policy.needs_pixels else None
         frames.append(pixels)
         return View(prediction.codes, h[-1], lambda: pixels)
 
     for t in range(horizon):
-        action, carry = policy.act(look(prediction), carry, noise[:, t, K + 2])
-        prediction, state = world_model.step(state, action, noise[:, t, :K])
-        reward, terminated = prediction.reward, prediction.terminated.sample(noise[:, t, K + 1])
+        action, carry = policy.act(look(prediction), carry, of_action[:, t])
+        prediction, state = world_model.step(state, action, of_codes[:, t])
+        reward, terminated = world_model.outcome(prediction, of_outcome[:, t], expected_reward)
         actions.append(action)
-        rewards.append(reward.mean if expected_reward else reward.sample(noise[:, t, K]))
+        rewards.append(reward)
         terminations.append(terminated)
         alive.append(alive[-1] & ~terminated)
     look(prediction)
     return Trajectory(
-        torch.stack(indices, 1),
+        concat(codes),
         torch.stack(h, 1),
         torch.stack(actions, 1),
         torch.stack(rewards, 1),
@@ -66,6 +66,21 @@ def imagine(
         torch.stack(frames, 1) if policy.needs_pixels else None,
         first_carry,
     )
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Rollouts from a state, for a policy that plans: actions (B, S, H), noise (B, S, H, noise_size) -> H predictions."""
+
+    world_model: WorldModel
+    state: Any
+
+    @property
+    def noise_size(self) -> int:
+        return self.world_model.decoding.noise_size
+
+    def __call__(self, actions: Tensor, noise: Tensor) -> list[Prediction]:
+        return self.world_model.rollout(self.state, actions, noise)
 
 
 class Actor:
@@ -86,7 +101,7 @@ class Actor:
         device = self.generator.device
         obs, first = obs.to(device), first.to(device)
         N = obs.shape[0]
-        noise = torch.rand(N, generator=self.generator, device=device)
+        noise = torch.rand(N, self.policy.noise_size, generator=self.generator, device=device)
         view = self._look(obs, first)
         self.carry = self._fresh(self.carry, first)
         self.action, self.carry = self.policy.act(view, self.carry, noise, self.temperature)
@@ -108,14 +123,14 @@ class Actor:
 
     def _look(self, obs: Tensor, first: Tensor) -> View:
         steps = frames_as_steps(obs, first)
-        if not self.policy.needs_h:
+        if not (self.policy.needs_h or self.world_model.decoding.has_posterior):
             codes = self.world_model.encode(steps)
             return View(codes, None, lambda: self.world_model.decode(codes)[:, 0])
         if self.state is None:
             prediction, self.state = self.world_model.start(steps)
         else:
             prediction, self.state = self.world_model.observe(self.state, self.action, obs, first)
-        return replace(self.world_model.view(prediction), dream=functools.partial(self.world_model.rollout, self.state))
+        return replace(self.world_model.view(prediction), dream=Ahead(self.world_model, self.state))
 
     def _fresh(self, carry: Any, first: Tensor) -> Any:
         """Rows that begin an episode forget."""
@@ -133,6 +148,6 @@ def burn_in_policy(model: WorldModel, policy, steps: Steps, codes: Codes) -> Any
         return None
     fresh = carry
     for t in range(steps.obs.shape[1] - 1):
-        view = model.view_of(Codes(codes.indices[:, t : t + 1]))
+        view = model.view_of(codes[:, t : t + 1])
         carry = policy.follow(view, torch.where(steps.first[:, t].view(-1, *[1] * (carry.ndim - 1)), fresh, carry))
     return torch.where(steps.first[:, -1].view(-1, *[1] * (carry.ndim - 1)), fresh, carry)

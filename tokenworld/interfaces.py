@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,10 +27,7 @@ Losses = dict[str, Tensor]  # each (B, T), (B, T-1) or () for a loss that has no
 
 
 @runtime_checkable
-class Part(Protocol):
-    """The optional hooks of all parts, with defaults. A part inherits from `nn.Module` and `Part` and overrides what it needs;
-    callers call the hook of every part and never ask whether it is there."""
-
+class Part(Protocol):  # Optional hooks with defaults, for callers to call and not to ask for. Parts inherit nn.Module and Part
     patch: int | None = None  # tokenizer: side of its patches in pixels; None: it does not cut frames into patches
     receptive_field: int | None = None  # backbone: steps that an output depends on; None: all of them
     temperature: float | None = None  # decoding: None without a sampling temperature
@@ -51,20 +48,29 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True)
-class Shapes:  # What follows from environment and tokenizer: code passes it to parts, no recipe sets it
+class Shapes:  # A decoding is built with those of tokenizer and backbone; all others see `decoding.shapes`
     frame: tuple[int, int, int]  # C, H, W
     actions: int  # A
     grid: tuple[int, int]  # h, w of the code grid
     codes: int  # K
-    vocab_size: int  # V
+    vocab_size: int  # V; 0: the codes have no indices
     code_dim: int  # E
-    dim: int  # D of the backbone
+    dim: int  # D: of the backbone; of h, in those of a decoding
+
+
+class Record:  # Tensors with the same leading dimensions, indexed and moved together; each may be None
+    def map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        return type(self)(*(None if (x := getattr(self, f.name)) is None else change(x) for f in fields(self)))
+
+    def __getitem__(self, index) -> Self:  # `steps[:, :5]` are the first five time steps
+        return self.map(lambda x: x[index])
+
+    def to(self, device: torch.device | str) -> Self:
+        return self.map(lambda x: x.to(device, non_blocking=True))
 
 
 @dataclass(frozen=True)
-class Steps:
-    """A batch of real experience, (B, T) everywhere; see the alignment rules in the module's docstring."""
-
+class Steps(Record):  # A batch of real experience, (B, T) everywhere; for the alignment see the module's docstring
     obs: Tensor  # (B, T, C, H, W) uint8, 0..255
     action: Tensor  # (B, T) int64, or (B, T, A) float32; zero where not acted
     reward: Tensor  # (B, T) float32
@@ -74,28 +80,21 @@ class Steps:
     acted: Tensor
     valid: Tensor
 
-    def __getitem__(self, index) -> Steps:  # `steps[:, :5]` are the first five time steps
-        return Steps(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
-
-    def to(self, device: torch.device | str) -> Steps:
-        return Steps(**{f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self)})
-
-    def pin(self) -> Steps:  # in memory that the system may not move: a GPU copies from it while it works
-        return Steps(**{f.name: getattr(self, f.name).pin_memory() for f in fields(self)})
-
 
 @dataclass(frozen=True)
-class Codes:  # What a tokenizer returns for a batch of frames
+class Codes(Record):  # What stands for a batch of frames: one or more of these, passed on whole by all that do not look inside
     indices: Tensor | None = None  # (B, T, K) int64
     vectors: Tensor | None = None  # (B, T, K, E)
-    logits: Tensor | None = None  # (B, T, K, V)
+    logits: Tensor | None = None  # (B, T, K, V) of a posterior, with a gradient in joint training
+
+    @property
+    def shape(self) -> torch.Size:  # (B, T)
+        return next(x for x in (self.indices, self.vectors, self.logits) if x is not None).shape[:2]
 
 
 @dataclass(frozen=True)
-class Prediction:
-    """The next step, as a decoding sampled or scored it; the world model fills in `reward` and `terminated`."""
-
-    codes: Codes  # T = 1
+class Prediction:  # The next step, as a decoding sampled or scored it; the world model fills in `reward` and `terminated`
+    codes: Codes  # T = 1, as drawn or read; a decoding that `has_posterior` returns its own, not those it was given
     h: Tensor  # (B, D), the summary of the step that led to these codes; zero before the first prediction
     score: Any = None  # () -> logits (B, K, V) of each code given those before it; always None: no likelihood (nn.logprob)
     reward: Any = None  # a distribution: .mean (B,), .sample(noise), .loss(target)
@@ -103,73 +102,73 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Trajectory:
-    """H imagined steps: what the policy saw at t = 0..H, its actions at t = 0..H-1 and their results."""
-
-    indices: Tensor  # (B, H+1, K) int64
-    h: Tensor  # (B, H+1, D)
+class Trajectory:  # H imagined steps: what the policy saw at t = 0..H, its actions at t = 0..H-1 and their results
+    codes: Codes  # (B, H+1, ...)
+    h: Tensor | None  # (B, H+1, D); None: the dynamics did not follow real steps
     action: Tensor  # (B, H)
     reward: Tensor  # (B, H) float32
-    terminated: Tensor  # (B, H) bool
-    alive: Tensor  # (B, H+1) bool: not terminated before step t; what follows a termination does not count
+    terminated: Tensor  # (B, H) bool, or probabilities (`imagine(expected_end=True)`)
+    alive: Tensor  # (B, H+1) bool: not terminated before step t; what follows does not count. Likewise probabilities
     frames: Tensor | None  # (B, H+1, C, H, W) float in 0..1, if the policy needs pixels
     carry: Any  # the policy's carry before t = 0
 
 
 @runtime_checkable
-class State(Protocol):
-    """The world model's memory as a value: opaque to all but the decoding that made it. A `step` may consume its argument."""
-
+class State(Protocol):  # The model's memory as a value, opaque to all but its decoding. A `step` may consume its argument
     def select(self, index: Tensor) -> State: ...  # gather or repeat rows (B',) int64: the only copy, the state stays usable
+    def put(self, rows: Tensor, other: State) -> State | None:  # with other's rows in place of `rows`; None: it cannot
+        return None
 
 
-class Tokenizer(Part, Protocol):  # Frames to K discrete codes out of V and back
+class Tokenizer(Part, Protocol):  # Frames to K codes and back
     K: int
-    V: int
+    V: int  # 0: vectors without indices
     E: int
     grid: tuple[int, int]  # h, w with h * w = K
     context: int  # past frames that `encode` and `decode` look at; 0 for a frame-by-frame tokenizer
+    joint: bool  # it can be trained with the dynamics: `encode` has a gradient, and `loss` takes codes that were encoded before
     weights: dict[str, float]  # of the losses, the same names
-
-    def encode(self, steps: Steps) -> Codes: ...  # indices and vectors of T frames; no gradient, no codebook update
+    def encode(self, steps: Steps) -> Codes: ...  # indices and vectors of T frames; no codebook update; fixed in eval mode
     def embed(self, indices: Tensor) -> Tensor: ...  # (B, T, K) -> code vectors (B, T, K, E)
     # codes -> obs (B, T, C, H, W) float in 0..1; past (B, context, C, H, W) is needed when context > 0
     def decode(self, codes: Codes, past: Tensor | None = None) -> Tensor: ...
-    def loss(self, steps: Steps) -> tuple[Losses, Codes]: ...  # in train mode it may move an EMA codebook
+    # of its own codes, or of these; in train mode it may move an EMA codebook. Losses (B, T) are of frames: terminal ones, too
+    def loss(self, steps: Steps, codes: Codes | None = None) -> tuple[Losses, Codes]: ...
 
 
 class Backbone(Part, Protocol):  # The sequence model. Across steps attention is causal; within a step `causal` or `full`
     D: int
     context: int  # steps that a step can look back on, itself included
-
     # x (B, T, P, D) -> h (B, T, P, D), cache. With a cache, x continues it: T whole steps or (T = 1) p < P positions of one
-    # step. A step where `first` (B, T) is true and all later ones do not see what came before.
-    def __call__(self, x: Tensor, within: str, cache: Any = None, first: Tensor | None = None) -> tuple[Tensor, Any]: ...
+    # step. A step where `first` (B, T) is true and all later ones do not see what came before. keep=False (T = 1): x is read
+    # and forgotten, the cache goes on as if it had not been.
+    def __call__(self, x: Tensor, within: str, cache=None, first: Tensor | None = None, keep=True) -> tuple[Tensor, Any]: ...
     # an empty cache for `batch` rows of steps with `positions` (P) each; has `.select(index)`
     def make_cache(self, batch: int, positions: int, dtype: torch.dtype | None = None) -> Any: ...
 
 
-class Decoding(Part, Protocol):
-    """Owns everything that must agree between training and sampling: embedding order, masks, shifts, loss, sampler."""
-
+class Decoding(Part, Protocol):  # Owns all that must agree between training and sampling: order, masks, shifts, loss, sampler
     passes: int  # forward passes of the backbone per imagined frame
     lookahead: int  # frames that h has seen beyond its step: 0, or 1 where h is read after the next codes were drawn
+    noise_size: int  # uniform numbers per drawn frame
+    has_posterior: bool  # its codes depend on h: a policy in the real environment needs the dynamics to follow along
+    joint_draw: bool  # it draws the codes of a frame with regard to each other
+    shapes: Shapes  # of the codes and the h that it returns
     weights: dict[str, float]  # of the losses, the same names
 
     # Teacher forcing. Losses (B, T-1): entry t is that of predicting frame t+1 from frames ..t; a mean over K. h (B, T -
     # lookahead, D): h[:, t] has seen frames ..t+lookahead and action[t]; the heads read reward[t], terminated[t] in it.
-    def loss(self, backbone: Backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]: ...
+    # The codes are those that the tokenizer's loss decodes in joint training: the posterior's, or those given.
+    def loss(self, backbone: Backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor, Codes]: ...
     # Read T frames and the T-1 actions between them. The prediction is that of the last frame; its h is zero in rows where the
     # last frame is the first of its episode (or T = 1).
     def start(self, backbone: Backbone, codes: Codes, steps: Steps) -> tuple[Prediction, State]: ...
-    # Take action (B,). Sample the next codes with noise (B, K) uniform or, given `codes` (T = 1), read and score those; rows
-    # with first (B,) true then begin a new episode with them. May consume `state`. Each of noise, codes, first may be None.
+    # Take action (B,). Sample the next codes with noise (B, noise_size) uniform or, given `codes` (T = 1), read and score them;
+    # rows with first (B,) true then begin a new episode with them. May consume `state`. noise, codes, first may be None.
     def step(self, backbone: Backbone, state, action: Tensor, noise, codes=None, first=None) -> tuple[Prediction, State]: ...
 
 
 class ActionEncoder(Part, Protocol):
-    A: int
-
     def __call__(self, action: Tensor) -> Tensor: ...  # (B, T) or (B, T, A) -> (B, T, D)
 
 
@@ -182,16 +181,16 @@ class View:  # What a policy sees of one step: the codes and the h that predicte
     codes: Codes  # T = 1
     h: Tensor  # (B, D)
     decode: Any  # () -> obs (B, C, H, W) float in 0..1, the *reconstruction* of the codes
-    dream: Any = None  # (actions (B, S, H), noise (B, S, H, K)) -> H predictions of B*S rows; if the dynamics follows along
+    dream: Any = None  # rollouts from here (`imagination.Ahead`), if the dynamics follows along
 
 
 class Policy(Part, Protocol):  # Acts on views, learns on imagined trajectories; `carry`: its memory, a row per episode, or None
     needs_pixels: bool  # imagined frames are decoded for it
     needs_h: bool  # the dynamics follows along in the real environment
+    noise_size: int  # uniform numbers per action
     weights: dict[str, float]  # of the losses, the same names
-
     def start(self, batch: int) -> Any: ...  # a fresh carry
-    def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]: ...  # noise (B,)
+    def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]: ...
     def follow(self, view: View, carry: Any) -> Any: ...  # the carry after a view on which another policy acted
     def loss(self, imagined: Trajectory) -> Losses: ...
     # losses to step on, one after the other: how often and in which parts it learns from a rollout; calls loss or self.loss

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Collection, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from tokenworld import distributed
 from tokenworld.errors import UserError, first_line
-from tokenworld.interfaces import Losses, Prediction, Steps
+from tokenworld.interfaces import Codes, Losses, Prediction, Steps
 from tokenworld.kernels.layers import PackedLinear
 
 
@@ -108,10 +109,62 @@ def log_prob(logits: Tensor, index: Tensor) -> Tensor:
     return logits.float().log_softmax(-1).gather(-1, index.unsqueeze(-1)).squeeze(-1)
 
 
+def uniform_mix(logits: Tensor, share: float) -> Tensor:
+    """Log-probabilities (..., V) in fp32 of softmax(logits) with a share of the uniform distribution mixed in: no class becomes
+    impossible, so KL divergences stay finite (DreamerV3, arXiv:2301.04104)."""
+    if not share:
+        return logits.float().log_softmax(-1)
+    return (logits.float().softmax(-1) * (1 - share) + share / logits.shape[-1]).log()
+
+
+def straight_through(logits: Tensor, index: Tensor) -> Tensor:
+    """logits (..., V), index (...) -> one-hot vectors (..., V) with the gradient of the probabilities (Bengio et al. 2013,
+    arXiv:1308.3432)."""
+    p = logits.softmax(-1)
+    return F.one_hot(index, logits.shape[-1]).to(p.dtype) + (p - p.detach())
+
+
+def kl_categorical(p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) in nats of log-probabilities (..., V)."""
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def check_kl(kl: dict) -> dict[str, float]:
+    """The weights of the two directions of a KL divergence, {"dyn", "rep"}. Raises UserError."""
+    if set(kl) != {"dyn", "rep"} or not all(isinstance(x, (int, float)) and x >= 0 for x in kl.values()):
+        raise UserError(f"decoding.kl must have the weights dyn and rep, each at least 0, got {kl}: for example"
+                        " decoding.kl={dyn: 0.5, rep: 0.1}")  # fmt: skip
+    return {name: float(kl[name]) for name in ("dyn", "rep")}
+
+
+def balanced_kl(posterior: Tensor, prior: Tensor, free_nats: float, mask: Tensor | None = None) -> Losses:
+    """KL(posterior || prior) of log-probabilities (B, T, K, V), summed over K, once with a gradient of the prior only and once
+    of the posterior only: {"dyn", "rep": (B, T)} (DreamerV2, arXiv:2010.02193, section 2.2).
+
+    Below `free_nats` there is no gradient: of each step, or of the mean over the steps of `mask` (B, T)."""
+    losses = {}
+    for name, q, p in (("dyn", posterior.detach(), prior), ("rep", posterior, prior.detach())):
+        kl = kl_categorical(q, p).sum(-1)
+        level = kl if mask is None else torch.where(mask, kl, 0).sum() / mask.sum().clamp(min=1)
+        losses[name] = torch.where(level > free_nats, kl, torch.full_like(kl, free_nats))
+    return losses
+
+
 def categorical_entropy(logits: Tensor) -> Tensor:
     """Entropy in nats over the last dimension."""
     logp = logits.float().log_softmax(-1)
     return -(logp.exp() * logp).sum(-1)
+
+
+def compact(codes: Codes) -> Codes:
+    """What has to be kept of a tokenizer's codes: the indices, from which it makes the vectors, or vectors without indices."""
+    return Codes(vectors=codes.vectors) if codes.indices is None else Codes(codes.indices)
+
+
+def concat(parts: Sequence[Codes]) -> Codes:
+    """Codes of consecutive steps, each (B, T, ...), as those of all steps."""
+    fields = zip(*((part.indices, part.vectors, part.logits) for part in parts), strict=True)
+    return Codes(*(None if tensors[0] is None else torch.cat(tensors, 1) for tensors in fields))
 
 
 def logprob(prediction: Prediction) -> Tensor | None:
@@ -125,29 +178,32 @@ def entropy(prediction: Prediction) -> Tensor | None:
 
 
 def total_loss(
-    losses: Losses, weights: dict[str, float], steps: Steps | None = None, whole: Steps | None = None
-) -> Tensor:
+    losses: Losses, weights: dict[str, float], steps: Steps | None = None, whole: Steps | None = None,
+    of_frames: Collection[str] = (),
+) -> Tensor:  # fmt: skip
     """Mask and weight all losses, only here: the sum over names of weight x mean over real transitions.
 
     A (B, T) or (B, T-1) loss counts only where `valid` and `acted`; a () loss counts as it is. `whole`: the batch of which
     `steps` are some rows; the means are then over the whole batch, so that the losses of its parts add up to its loss.
+    of_frames: losses (B, T) of frames, which count wherever `valid`: a terminal frame has no action, and is learned too.
     On several ranks the average over them is the mean over all of their batches.
     """
     assert losses.keys() == weights.keys(), (sorted(losses), sorted(weights))
     total = torch.zeros((), device=next(iter(losses.values())).device)
     for name, loss in losses.items():
-        total = total + weights[name] * masked_mean(loss, steps, whole)
+        total = total + weights[name] * masked_mean(loss, steps, whole, name in of_frames)
     return total
 
 
-def masked_mean(loss: Tensor, steps: Steps | None, whole: Steps | None = None) -> Tensor:
-    """Mean of a (B, T') loss over the steps that are valid and acted (T' <= T); a () loss is returned as it is."""
+def masked_mean(loss: Tensor, steps: Steps | None, whole: Steps | None = None, of_frames: bool = False) -> Tensor:
+    """Mean of a (B, T') loss over the steps that are valid and, unless `of_frames`, acted (T' <= T); a () loss is returned as
+    it is."""
     whole = steps if whole is None else whole
     if loss.ndim == 0 or steps is None:
         share = 1.0 if steps is None else len(steps.valid) / len(whole.valid)
         return loss.mean() * share
-    mask = loss_mask(steps, loss.shape[1])
-    return distributed.mean(torch.where(mask, loss, 0).sum(), loss_mask(whole, loss.shape[1]).sum())
+    mask, counted = (x.valid if of_frames else loss_mask(x, loss.shape[1]) for x in (steps, whole))
+    return distributed.mean(torch.where(mask, loss, 0).sum(), counted.sum())
 
 
 def loss_mask(steps: Steps, length: int) -> Tensor:

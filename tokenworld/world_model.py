@@ -14,6 +14,7 @@ from tokenworld import arguments
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, View
 from tokenworld.nn import check_device, copy_for_inference
+from tokenworld.steps import frames_as_steps
 
 PARTS_OF_MODEL = ("tokenizer", "backbone", "decoding", "reward", "termination")
 
@@ -25,10 +26,10 @@ class WorldModel(nn.Module):
     model with state as a value: a step may consume the state it is given, `state.select(index)` makes a copy.
     """
 
-    def __init__(self, *, shapes: Shapes, tokenizer, backbone, decoding, reward, termination):
+    def __init__(self, *, tokenizer, backbone, decoding, reward, termination):
         super().__init__()
         assert tokenizer.context == 0, f"frames are encoded one by one, got a tokenizer that looks back {tokenizer.context}"
-        self.shapes = shapes
+        self.shapes: Shapes = decoding.shapes
         self.tokenizer, self.backbone, self.decoding = tokenizer, backbone, decoding
         self.reward, self.termination = reward, termination
         self.weights = {**decoding.weights, "reward": 1.0, "termination": 1.0}
@@ -37,21 +38,11 @@ class WorldModel(nn.Module):
     @classmethod
     def from_config(cls, config: dict, *, frame: tuple[int, int, int], actions: int) -> WorldModel:
         """Build the parts that a recipe names for frames (C, H, W) and `actions` discrete actions."""
-        from tokenworld.config.schema import build
+        from tokenworld.config.parts import build_parts
         from tokenworld.config.targets import PARTS
 
-        needed = ("tokenizer", "backbone", "decoding", "action", "reward", "termination")
-        missing = [name for name in needed if name not in config]
-        if missing:
-            raise UserError(f"the config lacks {', '.join(missing)}: give the sections of a recipe, see config.compose")
         frame, actions = arguments.sizes("frame", frame, "CHW"), arguments.whole("actions", actions)
-        tokenizer = build(config["tokenizer"], frame_shape=tuple(frame))
-        backbone = build(config["backbone"])
-        D, K, V = backbone.D, tokenizer.K, tokenizer.V
-        shapes = Shapes(tuple(frame), actions, tuple(tokenizer.grid), K, V, tokenizer.E, D)
-        decoding = build(config["decoding"], shapes=shapes, action=build(config["action"], actions=actions, dim=D))
-        heads = {name: build(config[name], dim=D) for name in ("reward", "termination")}
-        model = cls(shapes=shapes, tokenizer=tokenizer, backbone=backbone, decoding=decoding, **heads)
+        model = cls(**build_parts(config, frame=frame, actions=actions))
         model.config = {"parts": {name: dict(config[name]) for name in PARTS if name in config}}
         return model
 
@@ -96,6 +87,11 @@ class WorldModel(nn.Module):
     # --- its parts ---
 
     @property
+    def noise_size(self) -> int:
+        """Uniform numbers of one imagined step: the codes', the reward's and the termination's."""
+        return self.decoding.noise_size + 2
+
+    @property
     def device(self) -> torch.device:
         """Where the dynamics' weights are."""
         return next(iter(self.dynamics_modules().parameters())).device
@@ -118,14 +114,24 @@ class WorldModel(nn.Module):
 
     def forward(self, steps: Steps, codes: Codes | None = None) -> Losses:
         """The dynamics' losses on real steps: {"codes" (B, T-1), "reward", "termination" (B, T - lookahead)} in nats."""
-        codes = self.encode(steps) if codes is None else codes
-        losses, h = self.decoding.loss(self.backbone, codes, steps)
+        return self._losses(steps, self.encode(steps) if codes is None else codes)[0]
+
+    def joint_loss(self, steps: Steps) -> Losses:
+        """The losses of dynamics and tokenizer together, the latter's with the codes that the decoding returned: a gradient
+        flows from both into the encoder."""
+        losses, codes = self._losses(steps, self.tokenizer.encode(steps))
+        return losses | self.tokenizer.loss(steps, codes)[0]
+
+    def _losses(self, steps: Steps, codes: Codes) -> tuple[Losses, Codes]:
+        losses, h, codes = self.decoding.loss(self.backbone, codes, steps)
         targets = steps[:, : h.shape[1]]
-        return {
-            **losses,
-            "reward": self.reward(h).loss(targets.reward),
-            "termination": self.termination(h).loss(targets.terminated),
-        }
+        reward, termination = self.reward(h).loss(targets.reward), self.termination(h).loss(targets.terminated)
+        return losses | {"reward": reward, "termination": termination}, codes
+
+    @torch.no_grad()
+    def posterior(self, steps: Steps, codes: Codes) -> Codes:
+        """The codes of frames (B, T) as the decoding reads them from what the tokenizer returned: what `decode` takes."""
+        return self.decoding.loss(self.backbone, codes, steps)[2] if self.decoding.has_posterior else codes
 
     @torch.no_grad()
     def encode(self, steps: Steps) -> Codes:
@@ -157,17 +163,19 @@ class WorldModel(nn.Module):
 
         Raises UserError for frames, codes or actions of another type, shape or range (see `arguments.py`)."""
         codes = self.encode(steps) if codes is None else codes
-        arguments.codes(codes.indices, self.shapes.codes, self.shapes.vocab_size)
-        arguments.actions(steps.action, self.shapes.actions, tuple(codes.indices.shape[:2]), "BT")
+        if codes.indices is not None:
+            arguments.codes(codes.indices, self.tokenizer.K, self.tokenizer.V)
+        arguments.actions(steps.action, self.shapes.actions, tuple(codes.shape), "BT")
         return self.decoding.start(self.backbone, codes, steps)
 
     @torch.no_grad()
     def step(self, state: Any, action: Tensor, noise: Tensor) -> tuple[Prediction, Any]:
-        """action (B,), noise (B, K) uniform -> the imagined next codes, reward and termination; consumes `state`.
+        """action (B,), noise (B, n) uniform -> the imagined next codes, reward and termination; consumes `state`. n is
+        `decoding.noise_size`.
 
         Raises UserError for actions or noise of another type, shape or range (see `arguments.py`)."""
         self._check_actions(state, action)
-        arguments.noise(noise, (len(action), self.shapes.codes), "BK")
+        arguments.noise(noise, (len(action), self.decoding.noise_size), "Bn")
         return self._heads(*self.decoding.step(self.backbone, state, action, noise))
 
     @torch.no_grad()
@@ -182,15 +190,26 @@ class WorldModel(nn.Module):
         codes = self.encode(steps)
         return self._heads(*self.decoding.step(self.backbone, state, action, None, codes, first))
 
+    def split_noise(self, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Uniform noise (..., noise_size + m) -> that of the next codes (..., n), of reward and termination (..., 2), and the
+        rest (..., m), which is a policy's."""
+        n = self.decoding.noise_size
+        return noise[..., :n], noise[..., n : n + 2], noise[..., n + 2 :]
+
+    def outcome(self, prediction: Prediction, noise: Tensor, expected: bool = False) -> tuple[Tensor, Tensor]:
+        """Draw reward (B,) and termination (B,) bool with uniform noise (B, 2); `expected`: the reward's mean instead."""
+        reward = prediction.reward.mean if expected else prediction.reward.sample(noise[:, 0])
+        return reward, prediction.terminated.sample(noise[:, 1])
+
     @torch.no_grad()
     def rollout(self, state: Any, actions: Tensor, noise: Tensor) -> list[Prediction]:
-        """Futures of given actions (B, S, H), S branches from each of B states, noise (B, S, H, K): H predictions, each of
+        """Futures of given actions (B, S, H), S branches from each of B states, noise (B, S, H, n): H predictions, each of
         B*S rows (branches of a state together). The argument state stays usable.
 
         Raises UserError for actions or noise of another type, shape or range."""
         arguments.actions(actions, self.shapes.actions, (_rows(state), None, None), "BSH")
         B, S, H = actions.shape[:3]
-        arguments.noise(noise, (B, S, H, self.shapes.codes), "BSHK")
+        arguments.noise(noise, (B, S, H, self.decoding.noise_size), "BSHn")
         state = state.select(torch.arange(B, device=actions.device).repeat_interleave(S))
         predictions = []
         for t in range(H):
@@ -210,15 +229,3 @@ def _rows(state: Any) -> int | None:
     """How many rows a decoding's state has; None where it does not say."""
     codes = getattr(state, "codes", None)
     return len(codes) if isinstance(codes, Tensor) else None
-
-
-def frames_as_steps(obs: Tensor, first: Tensor | None = None) -> Steps:
-    """Single frames obs (B, C, H, W) uint8 as Steps with T = 1 without actions. Raises UserError for another type."""
-    arguments.frames(obs)
-    B = obs.shape[0]
-    if first is not None:
-        arguments.flags("first", first, B)
-    false = torch.zeros(B, 1, dtype=torch.bool, device=obs.device)
-    first = ~false if first is None else first.view(B, 1)
-    zero = torch.zeros(B, 1, device=obs.device)
-    return Steps(obs.unsqueeze(1), zero.long(), zero, false, false, first, false, ~false)

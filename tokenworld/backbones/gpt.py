@@ -59,8 +59,11 @@ class GPT(nn.Module, Part):
         quarter = dim // heads // 4
         self.register_buffer("frequencies", 100.0 ** (-torch.arange(quarter) / max(quarter, 1)), persistent=False)
 
-    def forward(self, x: Tensor, within: str, cache: RingCache | None = None, first: Tensor | None = None):
-        """x (B, T, P, D), within "causal" or "full", first (B, T) -> h like x, cache (None if none came in)."""
+    def forward(
+        self, x: Tensor, within: str, cache: RingCache | None = None, first: Tensor | None = None, keep: bool = True
+    ):
+        """x (B, T, P, D), within "causal" or "full", first (B, T) -> h like x, cache (None if none came in).
+        keep=False: x, of one step, is forgotten."""
         assert within in ("causal", "full"), within
         B, T, P, D = x.shape
         if cache is None:
@@ -70,7 +73,7 @@ class GPT(nn.Module, Part):
             mask = self._mask_uncached(T, P, within, first, x.device)
             h = self._blocks(x.reshape(B, T * P, D), step_of, position_of, mask, causal=mask is None)
             return h.reshape(B, T, P, D), None
-        return self._run_cached(x, within, cache, first)
+        return self._run_cached(x, within, cache, first, keep)
 
     def make_cache(self, batch: int, positions: int, dtype: torch.dtype | None = None) -> RingCache:
         """An empty cache for `batch` rows of steps with `positions` (P) each."""
@@ -99,13 +102,13 @@ class GPT(nn.Module, Part):
             x = block(x, rotation, added, False, None)
         return torch.stack(shares, 1)
 
-    def _run_cached(self, x: Tensor, within: str, cache: RingCache, first: Tensor | None):
+    def _run_cached(self, x: Tensor, within: str, cache: RingCache, first: Tensor | None, keep: bool):
         assert cache.alive, "this state was consumed by a step: keep a copy with state.select(index) before stepping"
         B, T, p, D = x.shape
         P, S = cache.positions, cache.S
         cache.reserve(T * p)
         C = cache.keys[0].shape[2]
-        assert T == 1 or p == P, (x.shape, P)
+        assert T == 1 or p == P and keep, (x.shape, P)
         index = cache.cursor + torch.arange(T * p, device=x.device)  # (L,) absolute positions of x
         step_of, position_of = index // P, index % P
         if first is not None:  # the row's episode begins at the last step of x that is marked first
@@ -134,12 +137,10 @@ class GPT(nn.Module, Part):
                 begun = torch.where(first, step_of.view(T, p)[:, 0], -1).cummax(1).values  # (B, T)
                 begun = torch.maximum(begun, cache.start[:, None]).repeat_interleave(p, 1)  # (B, L)
                 mask = self._mask(key_index, index, begun, P, within)
-            keep = min(T * p, S)  # only the last S positions have a slot
-            ring = (cache.keys, cache.values, index[-keep:] % S, slots)
+            slotted = min(T * p, S)  # only the last S positions have a slot
+            ring = (cache.keys, cache.values, index[-slotted:] % S, slots)
         h = self._blocks(x.reshape(B, T * p, D), step_of, position_of, mask, ring=ring)
-        cache = cache._advance(T * p)
-        cache.start = start
-        return h.reshape(B, T, p, D), cache
+        return h.reshape(B, T, p, D), cache.advance(T * p, start) if keep else cache
 
     def _mask(self, key_index: Tensor, index: Tensor, start: Tensor, P: int, within: str) -> Tensor:
         """keys (S,), queries (L,), start (B,) or (B, L) -> bool (B, 1, 1 or L, S), true where a query sees a key."""

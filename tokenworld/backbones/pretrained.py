@@ -84,13 +84,16 @@ class Pretrained(nn.Module, Part):
         self.enter = nn.Identity() if same else nn.Linear(self.D, H)
         self.leave = nn.Identity() if same else nn.Linear(H, self.D)
 
-    def forward(self, x: Tensor, within: str, cache: RingCache | None = None, first: Tensor | None = None):
-        """x (B, T, P, D), within "causal" or "full", first (B, T) -> h like x, cache (None if none came in)."""
+    def forward(
+        self, x: Tensor, within: str, cache: RingCache | None = None, first: Tensor | None = None, keep: bool = True
+    ):
+        """x (B, T, P, D), within "causal" or "full", first (B, T) -> h like x, cache (None if none came in).
+        keep=False: x, of one step, is forgotten."""
         assert within in ("causal", "full"), within
         B, T, p, D = x.shape
         if cache is not None:
             assert cache.alive, "this state was consumed by a step: keep a copy with state.select(index) before stepping"
-            assert T == 1 or p == cache.positions, (x.shape, cache.positions)
+            assert T == 1 or p == cache.positions and keep, (x.shape, cache.positions)
             assert not (self.checkpoint and self.training), "the model's own checkpointing drops caches: call eval() first"
             cache.reserve(T * p)
         P = p if cache is None else cache.positions
@@ -117,9 +120,8 @@ class Pretrained(nn.Module, Part):
             inputs_embeds=h, attention_mask=mask, position_ids=positions, past_key_values=rings, use_cache=False
         ).last_hidden_state
         h = self.leave(h).view(B, T, p, D)
-        if cache is not None:
-            cache = cache._advance(T * p)
-            cache.start = start
+        if cache is not None and keep:
+            cache = cache.advance(T * p, start)
         return h, cache
 
     def make_cache(self, batch: int, positions: int, dtype: torch.dtype | None = None) -> RingCache:

@@ -49,6 +49,11 @@ class RingCache:
         return min(self.S, self.read)
 
     @property
+    def memory(self) -> int:
+        """Bytes that are reserved for the rings."""
+        return sum(ring.untyped_storage().nbytes() for ring in self.keys + self.values)
+
+    @property
     def bytes(self) -> int:
         """What one pass over the filled part of the rings reads."""
         B, N, C, width = self.keys[0].shape
@@ -72,13 +77,14 @@ class RingCache:
         rows = ring_memory((len(index), N, self.S, width), C, ring.dtype, ring.device)
         return rows.copy_(ring[index])
 
-    def _advance(self, positions: int) -> RingCache:
+    def advance(self, positions: int, start: Tensor) -> RingCache:
+        """The cache after so many positions more, whose rows' episodes began at the steps `start`; consumes this one."""
         self.alive = not DEBUG
         return RingCache(
             self.keys,
             self.values,
             self.cursor + positions,
-            self.start,
+            start,
             self.positions,
             self.read + positions,
             self.S,

@@ -9,13 +9,14 @@ import resource
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tokenworld.bench.clocks import time_calls
 from tokenworld.imagination import imagine
-from tokenworld.interfaces import Codes, Steps
+from tokenworld.interfaces import Codes, Record, Steps
 from tokenworld.training.run import Run
 
 
@@ -70,6 +71,8 @@ def device_name(device: torch.device) -> str:
 class Dice:
     """A random policy: the cost of the imagined rollout alone, with or without pixels."""
 
+    noise_size = 1
+
     def __init__(self, actions: int, needs_pixels: bool):
         self.actions, self.needs_pixels = actions, needs_pixels
 
@@ -77,7 +80,7 @@ class Dice:
         return None
 
     def act(self, view, carry, noise: Tensor) -> tuple[Tensor, None]:
-        return (noise * self.actions).long(), None
+        return (noise[:, 0] * self.actions).long(), None
 
     def to(self, device) -> Dice:
         return self
@@ -93,9 +96,7 @@ def count_flops(call: Callable, *arguments: Any) -> int:
 def _meta(x: Any) -> Any:
     if isinstance(x, nn.Module):
         return copy.deepcopy(x).to("meta")
-    if isinstance(x, Codes):
-        return Codes(x.indices.to("meta"))
-    return x.to("meta") if isinstance(x, (Tensor, Steps)) else x
+    return x.to("meta") if isinstance(x, (Tensor, Record)) else x
 
 
 def dream_flops(model, policy, steps, codes, noise, horizon: int) -> int:
@@ -111,16 +112,21 @@ def dream_flops(model, policy, steps, codes, noise, horizon: int) -> int:
     return count_flops(whole, model, policy, steps, codes, noise) - start
 
 
+def positions_of(model, steps: Steps, codes: Codes) -> int:
+    """Positions of the backbone per step (P), which the decoding chooses."""
+    return model.start(steps[:1, :1], codes[:1, :1])[1].cache.positions
+
+
 @torch.no_grad()
 def dream_bytes(run: Run, model, steps, codes, noise) -> float:
     """Weights once per pass, and in each pass what the cache holds: what an imagined rollout of codes must read."""
     size = torch.finfo(precision(run)).bits // 8
     weights = sum(p.numel() for p in run.world_model.dynamics_modules().parameters()) * size
     _, state = model.start(steps, codes)
-    K, total = model.shapes.codes, 0.0
+    total, of_codes = 0.0, model.split_noise(noise)[0]
     for t in range(noise.shape[1]):
-        _, state = model.step(state, torch.zeros_like(steps.action[:, 0]), noise[:, t, :K])
-        total += model.decoding.passes * (weights + getattr(getattr(state, "cache", None), "bytes", 0))
+        _, state = model.step(state, torch.zeros_like(steps.action[:, 0]), of_codes[:, t])
+        total += model.decoding.passes * (weights + state.cache.bytes)
     return total
 
 
@@ -133,8 +139,9 @@ def encode_flops(run: Run, steps: Steps) -> float:
 
 @torch.no_grad()
 def decode_flops(run: Run) -> float:
-    codes = torch.zeros(1, 1, run.world_model.shapes.codes, dtype=torch.int64, device=run.device)
-    run.world_model.decode(Codes(codes))  # a tokenizer of patches draws its dictionary once
+    """Of one frame, counted on the codes of a real one."""
+    codes = run.world_model.start(run.replay.gather(np.zeros((1, 1), np.int64)).to(run.device))[0].codes
+    run.world_model.decode(codes)  # a tokenizer of patches draws its dictionary once
     with FlopCounterMode(display=False) as counter:
-        run.world_model.decode(Codes(codes))
+        run.world_model.decode(codes)
     return counter.get_total_flops()

@@ -18,20 +18,21 @@ def costs(cfg: dict) -> list[tuple[str, ...]]:
     env.close()
     C, H, W = space.shape
     model = WorldModel.from_config(cfg, frame=(C, H, W), actions=actions).eval()
-    policy = schema.build(cfg["policy"], shapes=model.shapes)
+    policy = schema.build(cfg["policy"], shapes=model.shapes) if "policy" in cfg else None
     parts = {name: getattr(model, name) for name in ("tokenizer", "backbone", "decoding", "reward", "termination")}
     rows = [("part", "parameters")]
     rows += [(name, f"{_count(part):,}") for name, part in parts.items()]
     rows += [("world model without tokenizer", f"{sum(_count(p) for n, p in parts.items() if n != 'tokenizer'):,}")]
-    rows += [("policy", f"{_count(policy):,}")]
+    if policy is not None:
+        rows += [("policy", f"{_count(policy):,}")]
 
     steps = frames_as_steps(torch.zeros(1, C, H, W, dtype=torch.uint8))
     _, state = model.start(steps)
-    action, noise = torch.zeros(1, dtype=torch.int64), torch.full((1, model.tokenizer.K), 0.5)
+    action, noise = torch.zeros(1, dtype=torch.int64), torch.full((1, model.decoding.noise_size), 0.5)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         prediction, _ = model.step(state, action, noise)
     rows += [("frame", f"{C} x {H} x {W}, {actions} actions"),
-             ("codes", f"{model.tokenizer.K} of {model.tokenizer.V}"),
+             ("codes", f"{model.shapes.codes}" + (f" of {model.shapes.vocab_size}" if model.shapes.vocab_size else "")),
              ("forward passes per imagined frame", f"{model.decoding.passes}"),
              ("MFLOPs per imagined frame", f"{counter.get_total_flops() / 1e6:.2f}")]
     with torch.no_grad():

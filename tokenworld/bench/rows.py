@@ -29,6 +29,7 @@ from tokenworld.bench.ceilings import (
     encode_flops,
     peak_memory,
     picture_ceiling,
+    positions_of,
     product_ceiling,
     read_bandwidth,
 )
@@ -103,9 +104,9 @@ def bench_imagine(run: Run, repeats: int) -> list[Row]:
     model = run.imagination_model()
     steps, rows = run.replay.sample(batch, burn_in, run.rng, ends="acted")
     steps, codes = steps.to(run.device), run.codes(run.replay, rows)
-    K, passes = model.shapes.codes, model.decoding.passes
-    noise = torch.rand(batch, horizon, K + 3, generator=run.generator, device=run.device)
-
+    passes, noise_size = model.decoding.passes, model.noise_size + run.policy.noise_size
+    noise = torch.rand(batch, horizon, noise_size, generator=run.generator, device=run.device)
+    positions = positions_of(model, steps, codes)
     blind, seeing = Dice(model.shapes.actions, False), Dice(model.shapes.actions, True)
     results = []
     for name, who in (("codes", blind), ("codes and pixels", seeing), ("with the policy", run.policy.eval())):
@@ -113,7 +114,7 @@ def bench_imagine(run: Run, repeats: int) -> list[Row]:
         flops = dream_flops(run.world_model, who, steps, codes, noise, horizon) / (batch * horizon)
         row = Row(name, "imagined frames", batch * horizon, seconds, passes, flops)
         row.bytes = dream_bytes(run, model, steps, codes, noise) / (batch * horizon)
-        row.ceiling = product_ceiling(run, batch * math.ceil((K + 1) / passes), run.world_model.backbone.D)
+        row.ceiling = product_ceiling(run, batch * math.ceil(positions / passes), run.world_model.backbone.D)
         if who.needs_pixels:
             row.ceiling = picture_ceiling(run, batch) or row.ceiling
         results.append(row)
@@ -140,7 +141,8 @@ def bench_dynamics(run: Run, repeats: int) -> list[Row]:
         total_loss(model.train()(steps, codes), model.weights, steps).backward()
 
     flops = count_flops(learn, run.world_model, steps, codes) / length
-    ceiling = product_ceiling(run, batch * length * (run.world_model.shapes.codes + 1), run.world_model.backbone.D)
+    positions = batch * length * positions_of(run.world_model, steps, codes)
+    ceiling = product_ceiling(run, positions, run.world_model.backbone.D)
     return [Row("dynamics updates", "environment steps", batch * length, seconds, None, flops, None, ceiling)]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tokenworld import files, origins
-from tokenworld.config import env_section
+from tokenworld.config import env_section, overlay_keys
 from tokenworld.config.saved import RunSpec
 from tokenworld.config.schema import CLI_KEYS
 from tokenworld.config.targets import PARTS
@@ -32,8 +32,9 @@ def recipes() -> list[str]:
 def compose(words: list[str], recipe: str = DEFAULT_RECIPE) -> RunSpec:
     """`key=value` words -> the resolved recipe, and the keys of the command line that a run stores.
 
-    `recipe=` names a shipped recipe or a YAML file of the user's. `overlay=` merges a file over it, several in their order; it
-    may only set keys that the recipe has, but where it names another class for a part, its section replaces the recipe's.
+    `recipe=` names a shipped recipe or a YAML file of the user's. `overlay=` merges a file over it, several in their order:
+    keys that the recipe's classes do not take are left out, and where it names another class for a part, its section replaces
+    the recipe's.
     `~key` removes a key. The id of the environment decides which function makes it. What the words name may be imported from
     now on (see `origins`). Raises UserError; does not check the recipe (see `check`).
     """
@@ -155,9 +156,8 @@ def _apply_overlay(cfg: Any, overlay: str) -> tuple[Any, list[str]]:
         other = OmegaConf.is_dict(section) and section.get("_target_")
         if other and name in PARTS and other != OmegaConf.select(cfg, f"{name}._target_"):
             cfg[name] = section  # another class: its keywords are not those of the one that it replaces
-    plain = OmegaConf.to_container(over)
-    _refuse_new_keys(plain, OmegaConf.to_container(cfg), f"overlay {overlay}", "")
-    return OmegaConf.merge(cfg, over), list(flatten(plain))
+    plain = overlay_keys.fitting(OmegaConf.to_container(over), OmegaConf.to_container(cfg), f"overlay {overlay}")
+    return OmegaConf.merge(cfg, OmegaConf.create(plain)), list(flatten(plain))
 
 
 def _yaml_path(name: str, kind: str, folder: Path) -> Path:
@@ -176,17 +176,6 @@ def _yaml_path(name: str, kind: str, folder: Path) -> Path:
 
 def _listing(folder: Path) -> str:
     return ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-
-
-def _refuse_new_keys(over: dict, base: dict, source: str, prefix: str) -> None:
-    for key, value in over.items():
-        if prefix.startswith("env."):
-            return  # another environment takes other keys: `check` compares them with what makes it
-        if key not in base:
-            raise UserError(f"{source} sets {prefix}{key}, which the recipe lacks: "
-                              f"{did_you_mean(key, list(base), prefix)}an overlay only changes existing keys")
-        if isinstance(value, dict) and isinstance(base[key], dict):
-            _refuse_new_keys(value, base[key], source, f"{prefix}{key}.")
 
 
 def _delete(cfg, key: str) -> None:

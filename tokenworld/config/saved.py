@@ -58,7 +58,7 @@ class RunSpec:
     @property
     def phases(self) -> tuple[str, ...]:
         """The phases that an epoch has."""
-        return PHASES if self.phase is None else (self.phase, "evaluate")
+        return tuple(name for name in PHASES if name in self.train and (self.phase in (None, name) or name == "evaluate"))
 
     @property
     def loads(self) -> dict[str, str]:

@@ -18,8 +18,9 @@ from tokenworld.config.targets import MOVED, PARTS, is_part, resolve
 from tokenworld.config.values import as_annotated, check_values, did_you_mean, fits, flatten, words_for, yaml_word
 from tokenworld.errors import UserError, first_line
 
-PHASES = ("collect", "tokenizer", "dynamics", "policy", "evaluate")
+PHASES = ("collect", "tokenizer", "dynamics", "policy", "evaluate")  # in the order of an epoch
 TRAIN = ("loop", *PHASES)  # the sections of `train`
+OPTIONAL = ("tokenizer", "dynamics", "policy")  # phases that a recipe may lack: they do not run
 TOP = (*PARTS, "train", "meta")  # the sections of a recipe; what made it is no setting
 # Keys of the command line that config.yaml stores next to the recipe; the annotations are checked like those of a constructor.
 CLI_KEYS: dict[str, Any] = {
@@ -44,7 +45,8 @@ def check(cfg: dict) -> None:
         if key not in TOP:
             raise UserError(_unknown(cfg, key, "", [*PARTS, "train", *CLI_KEYS]))
     for name in PARTS:
-        check_section(cfg, name)
+        if name in cfg or name != "policy":
+            check_section(cfg, name)
     own = cfg["env"]["_target_"].startswith("tokenworld.")  # what a plug-in makes need not have an id
     if own and (not isinstance(cfg["env"].get("id"), str) or not cfg["env"]["id"]):
         raise UserError(f"env.id must name an environment, got {cfg['env'].get('id')!r}: write for example env.id=CartPole-v1")
@@ -55,7 +57,10 @@ def check(cfg: dict) -> None:
         if key not in TRAIN:
             raise UserError(_unknown(cfg, key, "train.", list(TRAIN)))
     for phase in TRAIN:
-        check_section(cfg, f"train.{phase}")
+        if phase in train or phase not in OPTIONAL:
+            check_section(cfg, f"train.{phase}")
+    if "policy" in train and "policy" not in cfg:
+        raise UserError("train.policy trains a policy, but the recipe has no section policy: add one, or remove train.policy")
     _check_evaluation_env(cfg)
     _check_optimizer(cfg)
     _check_random_play(cfg)
@@ -78,7 +83,7 @@ def _check_random_play(cfg: dict) -> None:
 def _check_optimizer(cfg: dict) -> None:
     from tokenworld import optim  # torch comes with it, and is not needed before parts are checked
 
-    settings = cfg["train"]["dynamics"].get("optimizer") or {}
+    settings = cfg["train"].get("dynamics", {}).get("optimizer") or {}
     if "_target_" in settings:
         raise UserError("train.dynamics.optimizer takes keywords of tokenworld.optim.make, got a _target_: remove it")
     check_keywords(cfg, "train.dynamics.optimizer", {"_target_": "tokenworld.optim.make"} | settings, optim.make)

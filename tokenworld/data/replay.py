@@ -20,7 +20,7 @@ from torch import Tensor
 
 from tokenworld.data.record_format import Episode
 from tokenworld.errors import UserError
-from tokenworld.interfaces import Steps
+from tokenworld.interfaces import Codes, Steps
 
 WindowEnd = Literal["any", "acted"]
 NEWEST = 0.1  # the share of rows that `recent` draws from
@@ -50,7 +50,7 @@ class Replay:
         self._start = 0  # the oldest row's slot in the arrays
         self._lengths: list[int] = []  # rows of each episode kept
         self._arrays: dict[str, np.ndarray] = {}  # each (allocated rows, ...); made at the first `add`
-        self._codes: np.ndarray | None = None  # (allocated rows, K) int32
+        self._codes: np.ndarray | None = None  # (allocated rows, K) int32 indices, or (allocated rows, K, E) float32 vectors
         self._acted_rows: np.ndarray | None = None  # cache of the rows with an action
         self._event_rows: np.ndarray | None = None  # cache of the rows with a reward or a termination
         self._readers = 0  # generators of batches at work
@@ -215,7 +215,7 @@ class Replay:
                         return
                     rows = self._windows(batch, length, copy, ends, recent, events, within)
                     steps = self.gather(rows, frames)
-                    put(((steps.pin() if pin else steps, rows), copy.bit_generator.state))
+                    put(((steps.map(Tensor.pin_memory) if pin else steps, rows), copy.bit_generator.state))
             except BaseException as error:  # handed over, and raised where the batch is wanted
                 put((error, None))
 
@@ -270,25 +270,26 @@ class Replay:
         """The frames of rows (B, T): (B, T, C, H, W) uint8."""
         return torch.from_numpy(self._arrays["obs"][self._slots_of(rows)])
 
-    def codes(self, rows: np.ndarray, encode: Callable[[Steps], Tensor], version: int) -> Tensor:
-        """The codes of rows (B, T) under the tokenizer's `version` (>= 0): (B, T, K) int64, cached.
+    def codes(self, rows: np.ndarray, encode: Callable[[Steps], Codes], version: int) -> Codes:
+        """The codes of rows (B, T) under the tokenizer's `version` (>= 0), cached: their indices, or vectors without indices.
 
-        Rows whose codes are of another version are encoded: `encode` gets Steps (n, 1), n <= 1024, each row once, and
-        returns indices (n, 1, K).
+        Rows whose codes are of another version are encoded: `encode` gets Steps (n, 1), n <= 1024, each row once.
         """
         at = self._slots_of(rows)
         stale = np.unique(at[self._arrays["version"][at] != version])
         for chunk in np.array_split(stale, range(ENCODE_CHUNK, len(stale), ENCODE_CHUNK)):
             if len(chunk) == 0:
                 continue
-            indices = encode(self.gather((chunk - self._start)[:, None]))  # (n, 1, K)
-            K = indices.shape[-1]
-            if self._codes is None or self._codes.shape[1] != K:
-                self._codes = np.zeros((len(self._arrays["version"]), K), np.int32)
-            self._codes[chunk] = indices[:, 0].cpu().numpy()
+            codes = encode(self.gather((chunk - self._start)[:, None]))
+            kept, dtype = (codes.vectors, torch.float32) if codes.indices is None else (codes.indices, torch.int32)
+            new = kept[:, 0].to("cpu", dtype).numpy()  # (n, K) or (n, K, E)
+            if self._codes is None or self._codes.shape[1:] != new.shape[1:] or self._codes.dtype != new.dtype:
+                self._codes = np.zeros((len(self._arrays["version"]), *new.shape[1:]), new.dtype)
+            self._codes[chunk] = new
             self._arrays["version"][chunk] = version
         assert self._codes is not None, rows.shape
-        return torch.from_numpy(self._codes[at].astype(np.int64))  # (B, T, K)
+        kept = torch.from_numpy(self._codes[at])  # (B, T, K) or (B, T, K, E)
+        return Codes(vectors=kept) if kept.is_floating_point() else Codes(kept.long())
 
     def code_state(self) -> dict[str, Tensor]:
         """The cached codes as tensors, to be saved: encoding again in other chunks may differ in the last bit. Rows that were
@@ -297,7 +298,7 @@ class Replay:
             return {}
         kept = slice(self._start, self._start + self.rows)
         version = self._arrays["version"][kept]
-        codes = np.where((version == UNCODED)[:, None], 0, self._codes[kept])  # (rows, K)
+        codes = np.where((version == UNCODED).reshape(-1, *[1] * (self._codes.ndim - 1)), 0, self._codes[kept])
         return {"codes": torch.from_numpy(codes), "version": torch.from_numpy(version.copy())}
 
     def load_code_state(self, state: dict[str, Tensor]) -> bool:
@@ -306,10 +307,10 @@ class Replay:
         if not state:
             return True
         codes, version = state["codes"], state["version"]
-        if codes.ndim != 2 or len(codes) != self.rows or version.shape != (self.rows,):
+        if codes.ndim not in (2, 3) or len(codes) != self.rows or version.shape != (self.rows,):
             return False
         kept = slice(self._start, self._start + self.rows)
-        self._codes = np.zeros((len(self._arrays["version"]), codes.shape[1]), np.int32)
+        self._codes = np.zeros((len(self._arrays["version"]), *codes.shape[1:]), codes.numpy().dtype)
         self._codes[kept] = codes.numpy()
         self._arrays["version"][kept] = version.numpy()
         return True

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld.errors import UserError
-from tokenworld.interfaces import Codes, Losses, Part, Prediction, Shapes, Steps
+from tokenworld.interfaces import Codes, Losses, Part, Prediction, Shapes, State, Steps
 from tokenworld.nn import log_prob, mlp, sample_categorical
 
 
 @dataclass
-class AutoregressiveState:
+class AutoregressiveState(State):
     """Everything has been read but the last frame's last code, which waits for the action to share its pass."""
 
     cache: Any
@@ -34,7 +34,7 @@ class AutoregressiveState:
 class Autoregressive(nn.Module, Part):
     """K forward passes per frame, exact joint distribution of a frame's codes. temperature 0 is greedy."""
 
-    lookahead = 0
+    lookahead, has_posterior, joint_draw = 0, False, True
 
     def __init__(self, *, shapes: Shapes, action: nn.Module, temperature: float = 1.0):
         super().__init__()
@@ -42,7 +42,8 @@ class Autoregressive(nn.Module, Part):
             raise UserError(f"decoding.temperature must be at least 0, got {temperature}: choose e.g. 1.0")
         K, V, D = shapes.codes, shapes.vocab_size, shapes.dim
         self.K, self.temperature = K, temperature
-        self.passes = K
+        self.passes = self.noise_size = K
+        self.shapes = shapes
         self.weights = {"codes": 1.0}
         self.action = action
         self.code = nn.Embedding(V, D)
@@ -50,13 +51,13 @@ class Autoregressive(nn.Module, Part):
         self.logits = mlp(D, V, hidden=D, exact=True)
         nn.init.normal_(self.code.weight, std=0.3)
 
-    def loss(self, backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:
+    def loss(self, backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor, Codes]:
         """Cross-entropy in nats, a mean over K: {"codes": (B, T-1)}; h (B, T, D) at the action positions."""
         z = codes.indices
         B, T, K = z.shape
         h, _ = backbone(self._embed(z, steps.action), "causal", None, steps.first)  # (B, T, K+1, D)
         nats = -log_prob(self._logits_of_next(h), z[:, 1:])  # (B, T-1, K)
-        return {"codes": nats.mean(-1)}, h[:, :, K]
+        return {"codes": nats.mean(-1)}, h[:, :, K], codes
 
     def start(self, backbone, codes: Codes, steps: Steps) -> tuple[Prediction, AutoregressiveState]:
         z = codes.indices

@@ -31,12 +31,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tokenworld.errors import UserError
-from tokenworld.interfaces import Codes, Losses, Part, Prediction, Shapes, Steps
+from tokenworld.interfaces import Codes, Losses, Part, Prediction, Shapes, State, Steps
 from tokenworld.nn import CodeEmbedding, ExactLinear, categorical_entropy, log_prob, mlp, sample_categorical
 
 
 @dataclass
-class ParallelState:
+class ParallelState(State):
     """Everything has been read but the last frame, which waits for its action."""
 
     cache: Any
@@ -62,8 +62,7 @@ class Parallel(nn.Module, Part):
     input codes that are replaced in training.
     """
 
-    passes = 1
-    lookahead = 1
+    passes, lookahead, has_posterior, joint_draw = 1, 1, False, True
 
     def __init__(
         self,
@@ -87,7 +86,7 @@ class Parallel(nn.Module, Part):
             raise UserError(f"decoding.temperature must be at least 0, got {temperature}: choose e.g. 1.0")
         K, V, D = shapes.codes, shapes.vocab_size, shapes.dim
         self.K, self.V, self.temperature, self.prior = K, V, temperature, prior
-        self.grid = shapes.grid
+        self.grid, self.shapes, self.noise_size = shapes.grid, shapes, K
         self.weights = {"codes": weight, "alone": 1.0}
         self.action, self.pool = action, POOLS[pool]
         if pivots < 1:
@@ -152,7 +151,7 @@ class Parallel(nn.Module, Part):
     def _set_computed(self, _=None) -> None:
         self.computed = min(self.V, -(-max(int(self.used), 1) // GRAIN) * GRAIN)
 
-    def loss(self, backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor]:
+    def loss(self, backbone, codes: Codes, steps: Steps) -> tuple[Losses, Tensor, Codes]:
         """Cross-entropies in nats, means over K: {"codes", "alone": (B, T-1)}; h (B, T-1, D)."""
         z, after = self._corrupt(codes.indices), codes.indices[:, 1:]
         out, _ = backbone(self._embed(z, steps.action), "full", None, steps.first)  # (B, T, K+1, D)
@@ -160,7 +159,7 @@ class Parallel(nn.Module, Part):
         *fewer, given = self._condition(out, before, lambda logits, pivot: after.gather(-1, pivot))
         nats = [-log_prob(logits, after).mean(-1) for logits in fewer]  # each (B, T-1)
         losses = {"codes": -log_prob(given, after).mean(-1), "alone": sum(nats) / len(nats)}
-        return losses, self._summary(out, after)
+        return losses, self._summary(out, after), codes
 
     def start(self, backbone, codes: Codes, steps: Steps) -> tuple[Prediction, ParallelState]:
         z = codes.indices

@@ -288,7 +288,7 @@ def _reconstructions(
 ) -> Reconstructions:
     rows = np.arange(min(frames, held_out.rows))
     steps, codes = held_out.gather(rows[None]), codes_of(rows[None])
-    decoded = torch.cat([world_model.frames(Codes(part)).cpu()[0] for part in codes.indices.split(256, 1)])
+    decoded = torch.cat([world_model.frames(codes[:, t : t + 256]).cpu()[0] for t in range(0, len(rows), 256)])
     indices = codes.indices[0].cpu()
     return Reconstructions(episode[rows], steps.obs[0], decoded, steps.first[0], indices, world_model.shapes.vocab_size)
 

@@ -7,7 +7,6 @@ different action have the same random draws, so they differ by that action only.
 from __future__ import annotations
 
 import copy
-import functools
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tokenworld.imagination import burn_in_policy
+from tokenworld.imagination import Ahead, burn_in_policy
 from tokenworld.interfaces import Codes
 from tokenworld.nn import logprob
 from tokenworld.play.starts import Start, idle_action
@@ -44,6 +43,11 @@ class DreamSettings:
         return idle_action(self.actions)
 
     @property
+    def noise_of_action(self) -> int:
+        """Return how many random numbers policy and planner may take per step."""
+        return max([1, *(who.noise_size for who in (self.policy, self.planner) if who is not None)])
+
+    @property
     def temperature(self) -> float | None:
         """Return the temperature of the recipe; None for a decoding without a temperature."""
         return self.world_model.decoding.temperature
@@ -53,7 +57,7 @@ class DreamSettings:
 class Moment:
     """One time step of a future: the frame, and the step that led to it (None or 0 for the first moment)."""
 
-    codes: torch.Tensor  # (K,) int64, on the CPU
+    codes: Codes  # without B and T, on the CPU
     frame: np.ndarray  # (C, H, W) uint8, the decoded codes
     action: int | None = None
     by: str | None = None  # "policy" or "planner" chose the action; None: a person
@@ -91,9 +95,9 @@ class Future:
         steps = start.steps.to(device)
         codes = model.encode(steps)
         prediction, state = model.start(steps, codes)
-        last = Codes(codes.indices[:, -1:])
+        last = prediction.codes
         carry = None if dream.policy is None else burn_in_policy(model, dream.policy, steps, codes)
-        moment = Moment(last.indices[0, 0].cpu(), _frame(model, last))
+        moment = Moment(last.map(lambda x: x[0, 0].cpu()), _frame(model, last))
         return cls(dream, seed, [moment], {0: Memory(state, last, prediction.h, carry)})
 
     @property
@@ -139,47 +143,49 @@ class Future:
 
     @torch.no_grad()
     def _choose(self, by: str, memory: Memory, t: int) -> int:
-        model, noise = self.dream.world_model, self._noise(t)[:, -1]
-        view = replace(model.view_of(memory.codes, memory.h), dream=functools.partial(model.rollout, memory.state))
+        model = self.dream.world_model
+        noise, dream = model.split_noise(self._noise(t))[2], self.dream
+        view = replace(model.view_of(memory.codes, memory.h), dream=Ahead(model, memory.state))
         if by == "policy":
-            return int(self.dream.policy.act(view, memory.carry, noise)[0])
-        return int(self.dream.planner.act(view, self.dream.planner.start(1), noise)[0])
+            return int(dream.policy.act(view, memory.carry, noise[:, : dream.policy.noise_size])[0])
+        return int(dream.planner.act(view, dream.planner.start(1), noise[:, : dream.planner.noise_size])[0])
 
     @torch.no_grad()
     def _advance(self, memory: Memory, t: int, action: int, temperature: float) -> tuple[Memory, Moment]:
         """Step from time t to t + 1."""
         model, policy = _tempered(self.dream.world_model, temperature), self.dream.policy
-        noise, K = self._noise(t), model.shapes.codes
-        here = torch.zeros(1, dtype=torch.int64, device=noise.device)
+        of_codes, of_outcome, _ = model.split_noise(self._noise(t))
+        here = torch.zeros(1, dtype=torch.int64, device=of_codes.device)
         taken = torch.full_like(here, action)
-        prediction, state = model.step(memory.state.select(here), taken, noise[:, :K])
-        reward = prediction.reward.mean if self.dream.expected_reward else prediction.reward.sample(noise[:, K])
+        prediction, state = model.step(memory.state.select(here), taken, of_codes)
+        reward, ended = model.outcome(prediction, of_outcome, self.dream.expected_reward)
         carry = memory.carry
         if carry is not None:
             carry = policy.follow(model.view_of(memory.codes, memory.h), carry)
         nats = logprob(prediction)
         bits = None if nats is None else (-nats[0] / math.log(2)).clamp(min=0).cpu().numpy().reshape(model.shapes.grid)
-        codes = Codes(prediction.codes.indices)
+        codes = prediction.codes
         moment = Moment(
-            codes.indices[0, 0].cpu(),
+            codes.map(lambda x: x[0, 0].cpu()),
             _frame(model, codes),
             action=action,
             temperature=temperature,
             reward=float(reward),
             p_end=float(prediction.terminated.mean),
-            ended=bool(prediction.terminated.sample(noise[:, K + 1])),
+            ended=bool(ended),
             surprise=bits,
         )
         return Memory(state, codes, prediction.h, carry), moment
 
     def _noise(self, t: int) -> torch.Tensor:
-        """Return `draws` of step t, `(1, K + 3)` uniform, on the device of the model."""
-        return draws(self.seed, t, self.dream.world_model.shapes.codes).to(self.dream.world_model.device)
+        """Return `draws` of step t on the device of the model."""
+        return draws(self.dream.world_model, self.seed, t, self.dream.noise_of_action).to(self.dream.world_model.device)
 
 
-def draws(seed: int, t: int, K: int) -> torch.Tensor:
-    """Return the draws of step t, `(1, K + 3)` uniform: codes, reward, termination, action, in the order of `imagine`."""
-    return torch.rand(1, K + 3, generator=torch.Generator().manual_seed(seed * 1_000_003 + t))
+def draws(world_model: WorldModel, seed: int, t: int, more: int = 1) -> torch.Tensor:
+    """Return the draws of step t, `(1, n)` uniform: codes, reward, termination, `more` for the action, as in `imagine`."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + t)
+    return torch.rand(1, world_model.noise_size + more, generator=generator)
 
 
 def _tempered(world_model: WorldModel, temperature: float) -> WorldModel:

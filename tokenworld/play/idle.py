@@ -43,11 +43,12 @@ def gallery(world_model: WorldModel, starts: list[Start], idle: int, count: int 
 @torch.no_grad()
 def steps_survived(world_model: WorldModel, start: Start, idle: int) -> torch.Tensor:
     """Count the steps before a termination, at most IDLE_STEPS, per first action and seed: `(A, SEEDS)` int64."""
-    A, K, device = world_model.shapes.actions, world_model.shapes.codes, world_model.device
+    A, device = world_model.shapes.actions, world_model.device
     steps = start.steps.to(device)
     _, origin = world_model.start(steps)
-    noise = torch.cat([torch.stack([draws(seed, t, K)[0] for t in range(IDLE_STEPS)])[None] for seed in range(SEEDS)])
-    noise = noise.repeat(A, 1, 1).to(device)  # (A * SEEDS, IDLE_STEPS, K + 3)
+    by_seed = [torch.cat([draws(world_model, seed, t) for t in range(IDLE_STEPS)]) for seed in range(SEEDS)]
+    noise = torch.stack(by_seed).repeat(A, 1, 1).to(device)  # (A * SEEDS, IDLE_STEPS, n)
+    of_codes, of_outcome, _ = world_model.split_noise(noise)
     first = torch.arange(A, device=device).repeat_interleave(SEEDS)
     survived = []
     for rows in torch.arange(A * SEEDS, device=device).split(ROWS):
@@ -56,8 +57,8 @@ def steps_survived(world_model: WorldModel, start: Start, idle: int) -> torch.Te
         lasts = torch.zeros_like(rows)
         for t in range(IDLE_STEPS):
             action = torch.full_like(rows, idle) if t else first[rows]
-            prediction, state = world_model.step(state, action, noise[rows, t, :K])
-            ended |= prediction.terminated.sample(noise[rows, t, K + 1])
+            prediction, state = world_model.step(state, action, of_codes[rows, t])
+            ended |= world_model.outcome(prediction, of_outcome[rows, t])[1]
             lasts += ~ended
             if ended.all():
                 break

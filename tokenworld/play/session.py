@@ -280,7 +280,7 @@ def _arrays(future: Future) -> dict[str, np.ndarray]:
     moments, steps = future.moments, future.moments[1:]
     arrays = {
         "obs": np.stack([m.frame for m in moments]),
-        "codes": np.stack([m.codes.numpy() for m in moments]),
+        "codes": np.stack([(m.codes.vectors if m.codes.indices is None else m.codes.indices).numpy() for m in moments]),
         "action": np.array([m.action for m in steps], np.int64),
         "reward": np.array([m.reward for m in steps], np.float32),
         "terminated": np.array([m.ended for m in steps], bool),

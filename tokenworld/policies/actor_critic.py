@@ -41,6 +41,8 @@ class PolicyBatch:
 class ActorCritic(nn.Module, Part):
     """A categorical policy and a value on one network. `network`: its section (see `networks.py`), IRIS's if None."""
 
+    noise_size = 1
+
     def __init__(
         self,
         *,
@@ -83,9 +85,9 @@ class ActorCritic(nn.Module, Part):
 
     @torch.no_grad()
     def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]:
-        """noise (B,) uniform -> action (B,), carry. Temperature 0 takes the most probable action."""
+        """noise (B, 1) uniform -> action (B,), carry. Temperature 0 takes the most probable action."""
         features, carry = self.network(self.network.read_view(view), carry)
-        return sample_categorical(self.actor(features), noise, temperature), carry
+        return sample_categorical(self.actor(features), noise[:, 0], temperature), carry
 
     @torch.no_grad()
     def follow(self, view: View, carry: Any) -> Any:

@@ -119,7 +119,7 @@ class CodesNetwork(nn.Module, Part):
         return view.codes.indices[:, 0]
 
     def read_trajectory(self, trajectory) -> Tensor:
-        return trajectory.indices
+        return trajectory.codes.indices
 
     def start(self, batch: int) -> None:
         return None
@@ -147,7 +147,7 @@ class CodesAndHNetwork(nn.Module, Part):
         return view.codes.indices[:, 0], view.h
 
     def read_trajectory(self, trajectory) -> tuple[Tensor, Tensor]:
-        return trajectory.indices, trajectory.h
+        return trajectory.codes.indices, trajectory.h
 
     def start(self, batch: int) -> None:
         return None

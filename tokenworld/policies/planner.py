@@ -22,7 +22,7 @@ class Planner(nn.Module, Part):
     """Acts by the best of `samples` imagined futures per iteration. `method`: "cem", or "shooting" (one iteration, from
     uniformly drawn actions, and the best future's first action). `keep` is the share of the last distribution in a refit."""
 
-    needs_pixels, needs_h = False, True
+    needs_pixels, needs_h, noise_size = False, True, 1
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Planner(nn.Module, Part):
             raise UserError(f"policy.elites must be at most policy.samples, got {elites} of {samples}: choose fewer elites")
         if not (0 <= gamma <= 1 and 0 <= keep < 1):
             raise UserError(f"policy.gamma must lie in 0..1 and policy.keep at least 0 and below 1, got {gamma} and {keep}")
-        self.A, self.K = shapes.actions, shapes.codes
+        self.A = shapes.actions
         self.method, self.horizon, self.samples, self.elites = method, horizon, samples, elites
         self.iterations = iterations if method == "cem" else 1
         self.gamma, self.keep = gamma, keep
@@ -63,9 +63,9 @@ class Planner(nn.Module, Part):
 
     @torch.no_grad()
     def act(self, view: View, carry: Tensor, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-        """noise (B,) uniform, the seed of each row's search -> action (B,), the plan to begin the next search with. A
+        """noise (B, 1) uniform, the seed of each row's search -> action (B,), the plan to begin the next search with. A
         planner takes the best action it found, whatever the temperature."""
-        plan, best = self.search(view.dream, carry, noise)
+        plan, best = self.search(view.dream, carry, noise[:, 0])
         action = best[:, 0] if self.method == "shooting" else plan[:, 0].argmax(-1)
         return action, self.follow(view, plan)
 
@@ -78,10 +78,10 @@ class Planner(nn.Module, Part):
         best = plan.argmax(-1)  # (B, H)
         for _ in range(self.iterations):
             # a row draws from its own generator: its plan does not depend on the other rows
-            drawn = torch.stack([torch.rand(S, H, self.K + 1, generator=g, device=noise.device) for g in generators])
+            drawn = torch.stack([torch.rand(S, H, dream.noise_size + 1, generator=g, device=noise.device) for g in generators])
             logits = plan.log().unsqueeze(1).expand(B, S, H, self.A)
-            actions = sample_categorical(logits, drawn[..., self.K])  # (B, S, H)
-            returns = expected_returns(dream(actions, drawn[..., : self.K]), self.gamma).view(B, S)
+            actions = sample_categorical(logits, drawn[..., -1])  # (B, S, H)
+            returns = expected_returns(dream(actions, drawn[..., :-1]), self.gamma).view(B, S)
             top, index = returns.max(1)
             best = torch.where((top > most).unsqueeze(1), actions[torch.arange(B), index], best)
             most = torch.maximum(most, top)

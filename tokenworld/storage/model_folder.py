@@ -153,7 +153,7 @@ def check_sizes(
         if check is not None:
             check(model)
         cache = model.backbone.make_cache(1, model.shapes.codes + 1)
-        needed = sum(ring.untyped_storage().nbytes() for ring in cache.keys + cache.values)
+        needed = cache.memory
         if needed > MEMORY + 8 * stored.bytes:
             raise UserError(f"backbone.context={model.backbone.context} needs {needed / 2**30:.1f} GB of memory for a game,"
                             f" the weights in {stored.source} have {stored.bytes / 2**30:.3f} GB: {stored.mismatch}")

@@ -45,7 +45,7 @@ def temporary_run(*words: str) -> Run:
     spec = compose.compose(list(words))
     schema.check(spec.cfg)
     out = tempfile.mkdtemp(prefix="tokenworld-")
-    run = build_run(Path(out), spec, [name for name in schema.PHASES if name != "evaluate"], log=Log(None))
+    run = build_run(Path(out), spec, [name for name in spec.phases if name != "evaluate"], log=Log(None))
     weakref.finalize(run, shutil.rmtree, out, ignore_errors=True)
     return run
 
@@ -78,7 +78,7 @@ def build_run(
     if shard and spec.phase != "dynamics":
         raise UserError("train.loop.shard splits the dynamics across processes, but a policy needs the whole model: use"
                         " `tokenworld train dynamics`, then `tokenworld train policy load.world_model=RUN` without it")
-    if shard and distributed.world_size() > 1 and cfg["train"]["dynamics"].get("optimizer"):
+    if shard and distributed.world_size() > 1 and cfg["train"].get("dynamics", {}).get("optimizer"):
         raise UserError("train.dynamics.optimizer needs whole matrices, but train.loop.shard splits them across processes:"
                         " leave one of the two out")
     make_env = functools.partial(env_of, cfg)

@@ -13,10 +13,10 @@ SIZE = 512  # of the matrix product that measures this machine
 
 def warn_of_costs(run: Any, train: dict[str, dict[str, Any]]) -> None:
     """Say how many codes a frame has and about how long the dynamics will take, if these are many. `train`: its phases."""
-    world_model, settings = run.world_model, train["dynamics"]
-    K = world_model.shapes.codes
+    world_model, K = run.world_model, run.world_model.shapes.codes
     if K <= MANY_CODES or "dynamics" not in run.phases:
         return
+    settings = train["dynamics"]
     C, H, W = world_model.shapes.frame
     epochs = max(0, train["loop"].get("epochs", 1) - settings.get("start", 0))
     updates = settings.get("updates", 1) * epochs

@@ -196,16 +196,11 @@ def _as_stored(tensors: dict[str, Tensor], source: Path, part: str | None = None
 
 def put_optimizers(run: Run, saved: Saved) -> None:
     """Restore the optimizers of a run that has its weights. Raises UserError where they are of other parameters."""
-    modules = {
-        "tokenizer": run.world_model.tokenizer,
-        "dynamics": run.world_model.dynamics_modules(),
-        "policy": run.policy,
-    }
     where = saved.model.source / checkpoint.STATE
     for name, state in saved.state["optimizers"].items():
-        if modules.get(name) is None:
+        if run.modules(name) is None:
             raise UserError(f"{where} has an optimizer of a part that this run does not train, {name[:40]!r}: {MISMATCH}")
-        optimizer = run.optimizer(name, modules[name], lr=1.0)
+        optimizer = run.optimizer(name, lr=1.0)
         groups = _groups(optimizer, state["param_groups"], name, where)
         moments = _moments(optimizer, state.get("state"), name, where)
         if _is_broken(moments):
@@ -216,11 +211,11 @@ def put_optimizers(run: Run, saved: Saved) -> None:
         if saved.shards is None:
             raise UserError(f"{where} is of a sharded model, but there are no {checkpoint.SHARDS}: restore them from a copy")
         run.shard()
-        optimizer = run.optimizer("dynamics", modules["dynamics"], lr=1.0)
+        optimizer = run.optimizer("dynamics", lr=1.0)
         groups = _groups(optimizer, saved.state["groups"], "dynamics", where)
         for group, each in zip(optimizer.param_groups, groups, strict=True):
             group.update({key: each[key] for key in HYPER})
-        sharding.read(saved.shards, modules["dynamics"], optimizer)
+        sharding.read(saved.shards, run.modules("dynamics"), optimizer)
 
 
 def _groups(optimizer: torch.optim.Optimizer, saved: list[dict], name: str, where: Path) -> list[dict]:

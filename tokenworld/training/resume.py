@@ -74,8 +74,9 @@ def _open_model(folder: Path, keys: dict) -> Run:
         raise UserError(f"{folder} was saved without the settings of a run: use it in Python, or give a `tokenworld export`")
     cfg = config["parts"] | {"train": config["training"]}
     phases = ("policy", "evaluate") if "policy" in cfg else ("evaluate",)
-    for phase in schema.PHASES:
-        schema.check_section(cfg, f"train.{phase}")
+    for phase in schema.TRAIN:
+        if phase in cfg["train"] or phase not in schema.OPTIONAL:
+            schema.check_section(cfg, f"train.{phase}")
     # what it is scored in was checked when it was loaded; the training's own words for it were not
     cfg["train"] = cfg["train"] | {"evaluate": cfg["train"]["evaluate"] | {"env": config.get("score_env") or {}}}
     policy = model_folder.read_weights(folder / "policy.safetensors", "policy") if "policy" in cfg else None

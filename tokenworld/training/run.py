@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from tokenworld import distributed, optim
 from tokenworld.config import schema, targets
@@ -33,6 +34,8 @@ class Phase:
         self.function(run, is_last, **self.settings | changes)
 
 
+# Trained modules by the name of their optimizer; a name with more than one is that of training them together.
+TRAINED = {"tokenizer": ("tokenizer",), "dynamics": ("dynamics",), "world": ("tokenizer", "dynamics"), "policy": ("policy",)}
 COUNTED = ("env_steps", "imagined_steps", "tokenizer", "dynamics", "policy")  # the last three are optimizer steps
 
 
@@ -95,31 +98,39 @@ class Run:
 
     def codes(self, replay: Replay, rows: np.ndarray) -> Codes:
         """The codes of rows (B, T) of a replay, encoded once per version of the tokenizer."""
-        return Codes(replay.codes(rows, self._encode, self.count["tokenizer"]).to(self.device))
+        return replay.codes(rows, self._encode, self.count["tokenizer"]).to(self.device)
 
     def imagination_model(self) -> WorldModel:
         """Return the world model for imagined rollouts: itself, or with precision bf16 a copy of what it has learned by now."""
         return self.world_model.eval() if self.precision == "fp32" else self.world_model.in_bf16()
 
-    def _encode(self, steps: Steps) -> torch.Tensor:
-        return self.world_model.encode(steps.to(self.device)).indices.cpu()
+    def _encode(self, steps: Steps) -> Codes:
+        return self.world_model.encode(steps.to(self.device))
 
     # --- learning ---
 
     def autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
-    def optimizer(self, name: str, module, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
-        """The optimizer of this name, made at the first call: with the settings `optimizer` of the phase of this name."""
+    def modules(self, name: str) -> nn.Module | None:
+        """What the optimizer of this name trains, see `TRAINED`; None: this run has no such part."""
+        model = self.world_model
+        whole = {"tokenizer": model.tokenizer, "dynamics": model.dynamics_modules(), "policy": self.policy}
+        parts = [whole[part] for part in TRAINED.get(name, ())]
+        return parts[0] if len(parts) == 1 else nn.ModuleList(parts) if parts else None
+
+    def optimizer(self, name: str, lr: float, weight_decay: float = 0.0) -> torch.optim.Optimizer:
+        """The optimizer of this name, made at the first call: with the settings `optimizer` of its phase."""
         if name not in self.optimizers:
-            settings = self.phases[name].settings.get("optimizer") or {} if name in self.phases else {}
-            self.optimizers[name] = optim.make(module, lr=lr, weight_decay=weight_decay, **settings)
+            phase = self.phases.get(TRAINED[name][-1])
+            settings = {} if phase is None else phase.settings.get("optimizer") or {}
+            self.optimizers[name] = optim.make(self.modules(name), lr=lr, weight_decay=weight_decay, **settings)
         return self.optimizers[name]
 
-    def loss(self, name: str, trained, loss: Callable) -> Callable:
-        """`loss`, ready for training `trained` on all ranks. To be called when the weights are prepared."""
+    def loss(self, name: str, loss: Callable) -> Callable:
+        """`loss`, ready for training `modules(name)` on all ranks. To be called when the weights are prepared."""
         if name not in self.wrapped:
-            self.wrapped[name] = distributed.parallel(trained, loss)
+            self.wrapped[name] = distributed.parallel(self.modules(name), loss)
         return self.wrapped[name]
 
     def shard(self) -> None:
@@ -128,7 +139,7 @@ class Run:
             return
         self.sharded, modules = True, self.world_model.dynamics_modules()
         whole = self.optimizers.pop("dynamics", None)
-        shards.shard(modules, self.device, whole, lambda: self.optimizer("dynamics", modules, lr=1.0))
+        shards.shard(modules, self.device, whole, lambda: self.optimizer("dynamics", lr=1.0))
 
     def update(self, name: str, optimizer, losses: Iterable[torch.Tensor], clip: float) -> None:
         """One optimizer step on the sum of losses, made and differentiated one after the other; the gradient is clipped."""
@@ -138,7 +149,8 @@ class Run:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
-        self.count[name] += 1
+        for part in TRAINED[name]:
+            self.count[part] += 1
 
     # --- the checkpoint ---
 

@@ -64,7 +64,7 @@ def run(out: str, keys: dict) -> None:
         actions,
         run.policy if run.count["policy"] else None,
         Planner(shapes=run.world_model.shapes, horizon=8, samples=32, iterations=2, elites=4).to(run.device),
-        expected_reward=run.config["train"]["policy"].get("expected_reward", False),
+        expected_reward=run.config["train"].get("policy", {}).get("expected_reward", False),
         name=f"{run.config['env']['id']}, {out}",
         fps=fps,
         channels=channels,

@@ -103,14 +103,20 @@ def run_phase(phase: str, spec: RunSpec) -> dict[str, Any]:
     from tokenworld.training.build import with_loaded_sections
 
     spec = with_loaded_sections(spec)
+    if phase not in spec.train:
+        raise UserError(f"recipe {spec.recipe} has no phase train.{phase}: expected one of {', '.join(_trained(spec))}")
     if spec.data is None:
         raise UserError(f"train {phase} learns from episodes on disk, got no data: add data=DIR, a folder that `collect` wrote")
-    if phase == "dynamics" and not spec.loads:
+    if phase == "dynamics" and not spec.loads and "tokenizer" in spec.train:
         raise UserError("train dynamics needs a trained tokenizer: add load.tokenizer=RUN, the out= of `train tokenizer`, or"
                         " load.world_model=RUN to continue a trained dynamics")  # fmt: skip
     if phase == "policy" and spec.load_world_model is None:
         raise UserError("train policy needs a trained world model: add load.world_model=RUN, the out= of `train dynamics`")
     return _begin(replace(spec, phase=phase))
+
+
+def _trained(spec: RunSpec) -> list[str]:
+    return [phase for phase in PHASES if phase in spec.train]
 
 
 def resume(out: str, keys: dict | None = None, changes: dict[str, Any] | None = None) -> dict[str, Any]:

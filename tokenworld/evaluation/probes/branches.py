@@ -214,7 +214,7 @@ def own_distribution(world_model: WorldModel, state, A: int, key: int, stream: i
 
     key: of the place, from which the draws follow · stream: another one gives independent draws."""
     device, K = world_model.device, world_model.shapes.codes
-    noise = draws.uniform(np.array([key]), (A * DRAWS, K), stream, device)[0]
+    noise = draws.uniform(np.array([key]), (A * DRAWS, world_model.decoding.noise_size), stream, device)[0]
     parts_by_name: dict[str, list] = defaultdict(list)
     group = max(1, ROWS // DRAWS)
     for begin in range(0, A, group):
@@ -252,13 +252,13 @@ def rollouts(
 ) -> Rollouts | None:
     """From each place, `each` real, `each` other real and `each` imagined futures of `steps` steps under the same random
     actions. Features: frames shrunk to at most 16 x 16 pixels, each pixel weighted by how often it changes in random play."""
-    device, K = world_model.device, world_model.shapes.codes
+    device, n = world_model.device, world_model.decoding.noise_size
     real, model, alive, alive_model, copy = [], [], [], [], []
     for branch_state in places:
         if real and time.monotonic() > deadline:
             break
         actions = draws.integers(branch_state.key, simulator.actions, steps)
-        noise = draws.uniform(np.array([branch_state.key]), (steps, each, K + 1), 1, device)[0]
+        noise = draws.uniform(np.array([branch_state.key]), (steps, each, n + 1), 1, device)[0]
         played = [_play(simulator, branch_state, actions, k) for k in range(2 * each)]
         real.append(_shrunk(np.stack([frames for frames, _ in played])))
         alive.append(np.stack([lived for _, lived in played]))

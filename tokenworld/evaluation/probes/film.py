@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from tokenworld.data.replay import Replay
-from tokenworld.interfaces import Codes
 
 CANDIDATES = 64  # starts among which the one with the fewest episode ends is taken
 CONTEXT = 8  # frames that the model reads before the first imagined one, at most
@@ -59,9 +58,9 @@ def film_of(run, replay: Replay, *, steps: int, seed: int, dynamics: bool = True
     ended = {"real": acted & real.terminated[0, start - 1 : -1].numpy()}
     if dynamics:
         steps_on = real.to(run.device)
-        _, state = model.start(steps_on[:, :start], Codes(codes.indices[:, :start]))
+        _, state = model.start(steps_on[:, :start], codes[:, :start])
         generator = torch.Generator(run.device).manual_seed(seed)
-        noise = torch.rand(1, 1, T - start, model.shapes.codes, generator=generator, device=run.device)
+        noise = torch.rand(1, 1, T - start, model.decoding.noise_size, generator=generator, device=run.device)
         predictions = model.rollout(state, steps_on.action[:, None, start - 1 : -1], noise)
         frames["imagined"] = torch.cat([model.frames(p.codes)[0] for p in predictions]).cpu().numpy()
         reward["imagined"] = torch.cat([p.reward.mean for p in predictions]).float().cpu().numpy()

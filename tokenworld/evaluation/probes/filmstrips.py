@@ -42,7 +42,7 @@ def worst(
         n = SAMPLES
         state = branch_probe.read_state(world_model, branch_state, device)
         many = state.select(torch.zeros(n, dtype=torch.int64, device=device))
-        noise = torch.rand(n, world_model.shapes.codes, generator=generator, device=device)
+        noise = torch.rand(n, world_model.decoding.noise_size, generator=generator, device=device)
         prediction, _ = world_model.step(many, torch.full((n,), a, device=device), noise)
         drawn = world_model.frames(prediction.codes)[:, 0].cpu().numpy()
         name = f"action {names[a]}" if len(names) > a else f"action {a}"

@@ -46,8 +46,9 @@ def score_held_out(
     prediction is no finite number.
     """
     device = codes.indices.device
-    _, state = world_model.start(steps[:, :1], Codes(codes.indices[:, :1]))
-    B, T, K = codes.indices.shape
+    _, state = world_model.start(steps[:, :1], codes[:, :1])
+    B, T = codes.shape
+    n = world_model.decoding.noise_size
     drawn_at = np.arange(B * T).reshape(B, T) if state_of is None else state_of
     warm = min(world_model.backbone.context - 1, T // 2)
     begun = steps.first[:, 0].clone()  # the row's window has seen its episode's beginning
@@ -58,7 +59,7 @@ def score_held_out(
     hazards: list[Tensor] = []  # (B,) of each step, nan where it was not asked for
     kept: list[Tensor] = []  # (B,) bool of each step: which rows were scored
     for t in range(T - 1):
-        action, following, first = steps.action[:, t], Codes(codes.indices[:, t + 1 : t + 2]), steps.first[:, t + 1]
+        action, following, first = steps.action[:, t], codes[:, t + 1 : t + 2], steps.first[:, t + 1]
         begun = begun | steps.first[:, t]
         real = steps.acted[:, t] & steps.valid[:, t + 1] & (begun | (t >= warm))
         if rows and time.monotonic() > deadline:
@@ -68,7 +69,7 @@ def score_held_out(
         over = steps.terminated[:, t - 1] if t else torch.zeros_like(real)  # its last frame, after which nothing was done
         forks = _under_each_action(world_model, state, following, real) if real.any() and t % every == 0 else None
         if world_model.decoding.lookahead and (real | over).any():
-            predictions = predict_outcomes(world_model, state, action, draws.uniform(drawn_at[:, t], (DRAWS, K), device=device))
+            predictions = predict_outcomes(world_model, state, action, draws.uniform(drawn_at[:, t], (DRAWS, n), device=device))
             values["reward_mean"], values["hazard"], values["reward_probability"] = predictions
         prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
         if not world_model.decoding.lookahead:
@@ -139,8 +140,7 @@ def _under_each_action(world_model: WorldModel, state, following: Codes, real: T
     for rows in index.split(max(1, FORKS // A)):
         forks = rows.repeat_interleave(A)
         action = torch.arange(A, device=rows.device).repeat(len(rows))
-        codes = Codes(following.indices[forks])
-        prediction, _ = world_model.decoding.step(world_model.backbone, state.select(forks), action, None, codes)
+        prediction, _ = world_model.decoding.step(world_model.backbone, state.select(forks), action, None, following[forks])
         if prediction.score is None:
             return None
         parts.append(-logprob(prediction).sum(-1).view(-1, A) / math.log(2))
@@ -158,15 +158,15 @@ def drift(
     all follows that is drawn there.
     """
     device = codes.indices.device
-    z, K = codes.indices, codes.indices.shape[-1]
+    z, K, n = codes.indices, codes.indices.shape[-1], world_model.decoding.noise_size
     S, T = len(z), z.shape[1] - context
-    noise = draws.uniform(np.arange(S) if state_of is None else state_of, (T, futures, K), device=device)
-    _, state = world_model.start(steps[:, :context], Codes(z[:, :context]))
+    noise = draws.uniform(np.arange(S) if state_of is None else state_of, (T, futures, n), device=device)
+    _, state = world_model.start(steps[:, :context], codes[:, :context])
     real = state.select(torch.arange(S, device=device))
     dream = state.select(torch.arange(S, device=device).repeat_interleave(futures))
     drawn, own_bits, real_bits, imagined_bits = [], [], [], []
     for t in range(T):
-        action, following = steps.action[:, context - 1 + t], Codes(z[:, context + t : context + t + 1])
+        action, following = steps.action[:, context - 1 + t], codes[:, context + t : context + t + 1]
         many = action.repeat_interleave(futures)
         after_real, real = world_model.decoding.step(world_model.backbone, real, action, None, following)
         is_scored = after_real.score is not None

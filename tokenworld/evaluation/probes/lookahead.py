@@ -13,7 +13,7 @@ def predict_outcomes(
     world_model: WorldModel, state, action: torch.Tensor, noise: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Expected reward, probability of termination (B,) and of the reward's signs (B, 3), of taking action (B,): means over
-    next frames sampled with noise (B, draws, K)."""
+    next frames sampled with noise (B, draws, n)."""
     B, draws, _ = noise.shape
     rows = torch.arange(B, device=action.device).repeat_interleave(draws)
     prediction, _ = world_model.step(state.select(rows), action[rows], noise.flatten(0, 1))

@@ -12,7 +12,7 @@ from tokenworld.evaluation.probes import branches
 from tokenworld.evaluation.probes.stages import Tick, unseen
 from tokenworld.evaluation.records import Branches
 from tokenworld.imagination import Actor
-from tokenworld.interfaces import Codes, Steps, View
+from tokenworld.interfaces import Steps, View
 from tokenworld.world_model import WorldModel
 
 NOISE = 144  # evenly spread uniform numbers: an action's share of them is its probability; most numbers of actions divide it
@@ -58,10 +58,11 @@ def _probabilities(world_model: WorldModel, policy, branch_state: branches.Branc
     def repeated(x):
         return None if x is None else x.expand(NOISE, *x.shape[1:]).contiguous()
 
-    codes = Codes(repeated(view.codes.indices), repeated(view.codes.vectors))
-    many = View(codes, repeated(view.h), lambda: repeated(view.decode()))
+    many = View(view.codes.map(repeated), repeated(view.h), lambda: repeated(view.decode()))
     carry = repeated(actor.carry if actor.carry is not None else policy.start(1))
-    noise = (torch.arange(NOISE, device=device) + 0.5) / NOISE
+    noise = ((torch.arange(NOISE, device=device) + 0.5) / NOISE).unsqueeze(1)
+    if policy.noise_size != 1:  # even numbers fill a line only
+        noise = torch.rand(NOISE, policy.noise_size, generator=torch.Generator(device).manual_seed(0), device=device)
     chosen, _ = policy.act(many, carry, noise)
     return np.bincount(chosen.cpu().numpy(), minlength=world_model.shapes.actions) / NOISE
 

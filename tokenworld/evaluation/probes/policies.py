@@ -37,26 +37,29 @@ class Constant:
 
     action: int
     needs_pixels = needs_h = False
+    noise_size = 1
 
     def start(self, batch: int) -> None:
         return None
 
     def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]:
-        return torch.full(noise.shape, self.action, dtype=torch.int64, device=noise.device), carry
+        return torch.full(noise.shape[:1], self.action, dtype=torch.int64, device=noise.device), carry
 
 
 class Mixed:
-    """A policy that acts at random with probability `share`; one uniform number decides both."""
+    """A policy that acts at random with probability `share`; the first uniform number decides both."""
 
     def __init__(self, policy, share: float, actions: int):
         self.policy, self.share, self.actions = policy, share, actions
         self.needs_pixels, self.needs_h, self.start = policy.needs_pixels, policy.needs_h, policy.start
+        self.noise_size = policy.noise_size
 
     def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]:
-        own = ((noise - self.share) / max(1e-6, 1 - self.share)).clamp(0, 1 - 1e-6)
-        action, carry = self.policy.act(view, carry, own, temperature)
-        random = (noise / max(1e-6, self.share) * self.actions).long().clamp(max=self.actions - 1)
-        return torch.where(noise < self.share, random, action), carry
+        decides = noise[:, 0]
+        own = ((decides - self.share) / max(1e-6, 1 - self.share)).clamp(0, 1 - 1e-6)
+        action, carry = self.policy.act(view, carry, torch.cat([own.unsqueeze(1), noise[:, 1:]], 1), temperature)
+        random = (decides / max(1e-6, self.share) * self.actions).long().clamp(max=self.actions - 1)
+        return torch.where(decides < self.share, random, action), carry
 
 
 def policies_of(policy, actions: int) -> dict[str, Mixed]:
@@ -121,7 +124,7 @@ def _imagined_returns(world_model: WorldModel, policy, starts: Tensor, seed: int
     device = world_model.device
     generator = torch.Generator(device).manual_seed(seed)
     prediction, state = world_model.start(frames_as_steps(starts.to(device), torch.ones(len(starts), dtype=bool)))
-    noise = torch.rand(len(starts), HORIZON, world_model.shapes.codes + 3, generator=generator, device=device)
+    noise = torch.rand(len(starts), HORIZON, world_model.noise_size + policy.noise_size, generator=generator, device=device)
     dream = imagine(world_model, prediction, state, policy, HORIZON, noise)
     return (dream.reward * dream.alive[:, :-1]).sum(1).double().cpu().numpy()
 
@@ -201,13 +204,13 @@ class InModel:
 
 def shoot(world_model: WorldModel, state, rng: np.random.Generator) -> int:
     """The first action of the best of some random sequences, imagined from a state of one row."""
-    device, K = world_model.device, world_model.shapes.codes
+    device, n = world_model.device, world_model.decoding.noise_size
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
     plans = torch.from_numpy(rng.integers(world_model.shapes.actions, size=(CANDIDATES, DEPTH))).to(device)
     many = state.select(torch.zeros(CANDIDATES, dtype=torch.int64, device=device))
     gains, alive = torch.zeros(CANDIDATES, device=device), torch.ones(CANDIDATES, device=device)
     for t in range(DEPTH):
-        noise = torch.rand(CANDIDATES, K, generator=generator, device=device)
+        noise = torch.rand(CANDIDATES, n, generator=generator, device=device)
         prediction, many = world_model.step(many, plans[:, t], noise)
         terminations = prediction.terminated.mean
         gains += alive * (prediction.reward.mean * (1 - 1e-3 * t) - 1e-4 * terminations * (DEPTH - t))
@@ -218,15 +221,17 @@ def shoot(world_model: WorldModel, state, rng: np.random.Generator) -> int:
 @torch.no_grad()
 def _planned_dream(world_model: WorldModel, obs: np.ndarray, rng: np.random.Generator) -> float:
     """The return of one dream in which the planner plans: what the model promises it."""
-    device, K = world_model.device, world_model.shapes.codes
+    device = world_model.device
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
     _, state = world_model.start(frames_as_steps(torch.from_numpy(obs[None]).to(device), torch.tensor([True])))
     total = 0.0
     for _ in range(HORIZON):
         action = torch.tensor([shoot(world_model, state, rng)], device=device)
-        noise = torch.rand(1, K + 2, generator=generator, device=device)
-        prediction, state = world_model.step(state, action, noise[:, :K])
-        total += float(prediction.reward.sample(noise[:, K]))
-        if prediction.terminated.sample(noise[:, K + 1]).item():
+        noise = torch.rand(1, world_model.noise_size, generator=generator, device=device)
+        of_codes, of_outcome, _ = world_model.split_noise(noise)
+        prediction, state = world_model.step(state, action, of_codes)
+        reward, ended = world_model.outcome(prediction, of_outcome)
+        total += float(reward)
+        if ended.item():
             break
     return total

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+import numpy as np
 
-from tokenworld import distributed, optim
 from tokenworld.interfaces import Codes, Steps
-from tokenworld.nn import total_loss
-from tokenworld.training.batches import check_finite, log_metrics, progress, split_batch
+from tokenworld.training.batches import update_on_windows
 from tokenworld.training.run import Run
 
 
@@ -36,42 +34,22 @@ def train_dynamics(
     """
     if run.epoch < start or (stop is not None and run.epoch >= stop):
         return
-    model, modules = run.world_model, run.world_model.dynamics_modules()
+    model, name = run.world_model, "dynamics"
     if run.count["dynamics"] == 0:
         model.decoding.prepare(lambda: _pairs(run))
     model.share_codebook()
     if run.to_shard:
         run.shard()
-    optimizer = run.optimizer("dynamics", modules, lr, weight_decay)
+    run.optimizer(name, lr, weight_decay)
+    loss_of = model.forward if run.sharded else run.loss(name, model.forward)
+
+    def losses_of(steps: Steps, rows: np.ndarray):
+        codes = run.codes(run.replay, rows)
+        return lambda part: loss_of(steps[part], codes[part])
+
     model.tokenizer.eval()
-    modules.train()
-    loss_of = model.forward if run.sharded else run.loss("dynamics", modules, model.forward)
-    batch = distributed.split_evenly(batch, "train.dynamics.batch")
-    seen: dict[str, Any] = {}
-
-    def learn(steps: Steps, codes: Codes):
-        for part in split_batch(batch, accumulate):
-            with run.autocast():
-                losses = loss_of(steps[part], Codes(codes.indices[part]))
-                loss = total_loss(losses, model.weights, steps[part], steps)
-            seen.update(losses=losses, steps=steps[part])
-            yield loss
-
-    batches = run.batches(updates, batch, length, recent=recent, frames=False)
-    with optim.learning(optimizer):
-        for steps, rows in progress(run, batches, updates, "dynamics"):
-            optim.set_rate(optimizer, lr, min(1.0, (run.count["dynamics"] + 1) / max(warmup, 1)))
-            steps, codes = steps.to(run.device), run.codes(run.replay, rows)
-            run.update("dynamics", optimizer, learn(steps, codes), clip)
-    modules.eval()
-    log_metrics(
-        run,
-        "dynamics",
-        ("loss",),
-        updates=run.count["dynamics"],
-        loss=check_finite(total_loss(seen["losses"], model.weights, seen["steps"]), "dynamics"),
-        **{name: total_loss({name: value}, {name: 1.0}, seen["steps"]) for name, value in seen["losses"].items()},
-    )
+    batches = dict(count=updates, batch=batch, length=length, recent=recent, frames=False)
+    update_on_windows(run, name, losses_of, model.weights, batches, lr=lr, warmup=warmup, clip=clip, accumulate=accumulate)
 
 
 def _pairs(run: Run) -> tuple[Steps, Codes]:

@@ -29,7 +29,7 @@ def train_policy_model_free(
     if run.epoch < start:
         return
     policy, replay = run.policy, run.replay
-    optimizer = run.optimizer("policy", policy, lr)
+    optimizer = run.optimizer("policy", lr)
     fresh, run.rows_used = replay.rows - run.rows_used, replay.rows
     count = fresh // (horizon + 1)
     if policy.needs_h or policy.start(1) is not None:
@@ -47,7 +47,7 @@ def train_policy_model_free(
         over = ~steps.acted[:, :-1] | steps.terminated[:, :-1]  # nothing flows back over the border of two episodes
         frames = run.world_model.decode(codes) if policy.needs_pixels else None  # what a policy sees in a rollout, too
         real = Trajectory(
-            codes.indices, None, steps.action[:, :-1], steps.reward[:, :-1], over, steps.acted, frames=frames, carry=None
+            codes, None, steps.action[:, :-1], steps.reward[:, :-1], over, steps.acted, frames=frames, carry=None
         )
         for losses in policy.updates(real, run.shuffler):
             run.update("policy", optimizer, [total_loss(losses, policy.weights)], clip)

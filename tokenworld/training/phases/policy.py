@@ -35,16 +35,15 @@ def train_policy(
     if run.epoch < start:
         return
     model, policy = run.imagination_model(), run.policy
-    optimizer = run.optimizer("policy", policy, lr)
-    K = model.shapes.codes
-    gained = []
-    loss_of, own = run.loss("policy", policy, policy.loss), distributed.split_evenly(batch, "train.policy.batch")
+    optimizer = run.optimizer("policy", lr)
+    noise_size, gained = model.noise_size + policy.noise_size, []
+    loss_of, own = run.loss("policy", policy.loss), distributed.split_evenly(batch, "train.policy.batch")
     starts = dict(recent=recent, events=events, within=horizon)
     batches = run.batches(updates, own, burn_in, ends="acted", **starts, frames=False)
     for steps, rows in progress(run, batches, updates, "policy"):
         steps, codes = steps.to(run.device), run.codes(run.replay, rows)
         policy.eval()
-        noise = distributed.local_rows(torch.rand(batch, horizon, K + 3, generator=run.generator, device=run.device))
+        noise = distributed.local_rows(torch.rand(batch, horizon, noise_size, generator=run.generator, device=run.device))
         prediction, state = model.start(steps, codes)
         carry = burn_in_policy(model, policy, steps, codes)
         dream = imagine(model, prediction, state, policy, horizon, noise, carry, expected_reward)

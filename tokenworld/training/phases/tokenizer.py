@@ -37,11 +37,11 @@ def train_tokenizer(
     if run.epoch < start or (stop is not None and run.epoch >= stop):
         return
     tokenizer = run.world_model.tokenizer
-    optimizer = run.optimizer("tokenizer", tokenizer, lr) if any(True for _ in tokenizer.parameters()) else None
+    optimizer = run.optimizer("tokenizer", lr) if any(True for _ in tokenizer.parameters()) else None
     if run.count["tokenizer"] == 0:
         tokenizer.prepare(lambda: (run.replay.sample(min(2048, run.replay.rows), 1, run.rng)[0].to(run.device), None))
     tokenizer.train()
-    loss_of = tokenizer.loss if optimizer is None else run.loss("tokenizer", tokenizer, tokenizer.loss)
+    loss_of = tokenizer.loss if optimizer is None else run.loss("tokenizer", tokenizer.loss)
     windows = distributed.split_evenly(batch // window, "the windows of a batch of train.tokenizer")
     batches = run.batches(updates, windows, window, recent=recent)
     seen: dict[str, Any] = {}
