@@ -145,7 +145,8 @@ class TestDecoding:
             dream, _ = dreamt(body, head, Codes(start.indices[:, :3]), steps, torch.rand(500, 1, 2))
         drawn = dream[0].codes.indices[:, 0]
         turned = (drawn != start.indices[:, 2]).float().mean(1)  # 0, 1/2 or 1
-        assert (turned == 0.5).float().mean() < 0.02
+        half = (turned == 0.5).float().mean()
+        assert half < 0.02 if head.joint_draw else half > 0.3  # what draws each code on its own says so
         assert 0.22 < turned.mean() < 0.38
 
     @torch.no_grad()
