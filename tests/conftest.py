@@ -156,8 +156,9 @@ def shapes(K: int = 3, V: int = 5, D: int = 16, A: int = 3, frame: tuple[int, in
 
 
 def network(view: str, hidden: int = 16) -> dict:
-    """The section of a policy's network: pixels, frame, codes or codes_h."""
-    name = {"pixels": "PixelNetwork", "frame": "FrameNetwork", "codes": "CodesNetwork", "codes_h": "CodesAndHNetwork"}[view]
+    """The section of a policy's network: pixels, frame, codes, codes_h or h."""
+    name = {"pixels": "PixelNetwork", "frame": "FrameNetwork", "codes": "CodesNetwork", "codes_h": "CodesAndHNetwork",
+            "h": "HNetwork"}[view]
     return {"_target_": f"tokenworld.policies.networks.{name}", "hidden": hidden}
 
 

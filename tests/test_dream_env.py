@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import gymnasium
 import numpy as np
@@ -46,6 +47,11 @@ def folder(tmp_path_factory):
     model = model_of(ends=-2.0)
     model.save_pretrained(out, starts=starts_of())
     return out
+
+
+def frames_of(model, indices):
+    """The frames (N, C, H, W) uint8 of codes (N, K)."""
+    return model.frames(Codes(indices.unsqueeze(1)))[:, 0].numpy()
 
 
 def play(env, actions, seed=3):
@@ -96,7 +102,7 @@ def test_the_same_seed_is_the_same_dream(folder):
 
 def test_dreams_end_and_begin_on_the_next_step(folder):
     env = DreamEnv(model_of(ends=-1.0), starts_of(), 5, horizon=6)
-    begins = {frame.tobytes() for frame in env._obs(env.world_model.encode(starts_of()).indices[:, -1])}
+    begins = {frame.tobytes() for frame in frames_of(env.world_model, env.world_model.encode(starts_of()).indices[:, -1])}
     seen, told = play(env, ACTIONS)
     ended, length = np.zeros(5, bool), np.zeros(5, int)
     for t in range(60):
@@ -149,7 +155,7 @@ def test_a_dream_that_begins_anew_does_not_disturb_the_others(words):
         assert torch.allclose(kept.score(), again.score(), atol=2e-5), t
         assert torch.allclose(kept.reward.mean, again.reward.mean, atol=2e-5), t
         env.step(ACTIONS[t])
-    assert len(env._codes.unique(dim=0)) > 1
+    assert len(env._codes.indices.unique(dim=0)) > 1
 
 
 @pytest.mark.parametrize("autoreset", ["next_step", "same_step"])
@@ -162,13 +168,13 @@ def test_a_dream_that_began_anew_remembers_only_itself(autoreset):
     for t in range(14):
         obs, _, terminated, truncated, _ = env.step(ACTIONS[t])
         ends += (terminated | truncated).sum()
-        assert np.array_equal(obs, env._obs(env._codes[:, -1]))
+        assert np.array_equal(obs, frames_of(model, env._codes.indices[:, -1]))
         action, noise = torch.from_numpy(ACTIONS[t + 1]), torch.rand(5, model.shapes.codes)
         kept, _ = model.step(env._state.select(here), action, noise)
         for i in range(5):
             begins = env._first[i].nonzero().flatten().tolist()
             begin = begins[-1] if begins else 0  # else the start is further back than the model sees
-            codes, taken = env._codes[i : i + 1, begin:], env._action[i : i + 1, begin:]
+            codes, taken = env._codes.indices[i : i + 1, begin:], env._action[i : i + 1, begin:]
             no = torch.zeros(taken.shape, dtype=torch.bool)
             first = no.clone()
             first[0, 0] = True
@@ -185,7 +191,7 @@ def test_dreams_may_begin_anew_in_the_same_step():
     """The same as on the next step, without the step that only begins anew; the last frame is in the info."""
     model = model_of(ends=-1.0)
     env = DreamEnv(model, starts_of(), 5, horizon=6, autoreset="same_step")
-    begins = {frame.tobytes() for frame in env._obs(model.encode(starts_of()).indices[:, -1])}
+    begins = {frame.tobytes() for frame in frames_of(model, model.encode(starts_of()).indices[:, -1])}
     env.reset(seed=3)
     length = np.zeros(5, int)
     for action in ACTIONS:
@@ -215,7 +221,7 @@ def test_starts_are_drawn_from_all_there_are():
 def test_a_dream_begins_with_the_last_frame_of_a_long_start():
     model = model_of()
     starts = starts_of(4, model.backbone.context + 3)
-    begins = {frame.tobytes() for frame in DreamEnv(model, starts[:, -1:], 1)._obs(model.encode(starts).indices[:, -1])}
+    begins = {frame.tobytes() for frame in frames_of(model, model.encode(starts).indices[:, -1])}
     env = DreamEnv(model, starts, 5)
     assert {frame.tobytes() for k in range(30) for frame in env.reset(seed=k)[0]} == begins and len(begins) == 4
 
@@ -229,8 +235,8 @@ def test_a_dream_begins_where_somebody_acted():
         told = dict(action=zero, reward=zero.astype(np.float32), terminated=~no, truncated=no)
         replay.add(Episode(obs=obs, **told, seed=seed, split="train"))
     env = DreamEnv(model, replay, 5)
-    expected, other = env._obs(model.encode(Steps(*(getattr(starts_of(1, 2), f) if f != "obs" else torch.from_numpy(obs)[None]
-                                                    for f in Steps.__dataclass_fields__))).indices[0])  # fmt: skip
+    steps = replace(starts_of(1, 2), obs=torch.from_numpy(obs)[None])
+    expected, other = frames_of(model, model.encode(steps).indices[0])
     assert not np.array_equal(expected, other)
     for k in range(10):
         assert all(np.array_equal(frame, expected) for frame in env.reset(seed=k)[0])
@@ -270,7 +276,7 @@ def test_a_single_dream_repeats_its_seed(folder):
 def test_a_given_frame_begins_the_dream():
     env = DreamEnv(model_of(), starts_of(), 3)
     frames = starts_of(3, 1, seed=9).obs[:, 0].numpy()
-    expected = env._obs(env.world_model.encode(starts_of(3, 1, seed=9)).indices[:, 0])
+    expected = frames_of(env.world_model, env.world_model.encode(starts_of(3, 1, seed=9)).indices[:, 0])
     obs, _ = env.reset(seed=0, options={"obs": frames})
     assert np.array_equal(obs, expected)
     obs, _ = env.reset(seed=0, options={"obs": frames[0]})

@@ -1,6 +1,7 @@
 """Imagination against an analytic toy world: what it collects lines up, and its lambda-returns are the exact ones."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import torch
 
@@ -8,6 +9,7 @@ from tokenworld.heads import Bernoulli
 from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes, Prediction
 from tokenworld.policies.returns import ReturnScale, lambda_return
+from tokenworld.world_model import WorldModel
 
 H = 6
 
@@ -29,6 +31,9 @@ class Certain:
 class Chain:
     """States 0..: action 1 moves right, reward is 10 * state + action of the step, state 3 -> 4 terminates."""
 
+    decoding, noise_size = SimpleNamespace(noise_size=1), 3
+    split_noise, outcome = WorldModel.split_noise, WorldModel.outcome
+
     def step(self, state, action, noise):
         after = state + action
         end = (after >= 4) & (action == 1)
@@ -40,7 +45,7 @@ class Chain:
 class Script:
     """Plays a fixed script and remembers what it saw."""
 
-    needs_pixels = False
+    needs_pixels, noise_size = False, 1
 
     def __init__(self, actions):
         self.actions, self.seen = actions, []
@@ -57,23 +62,35 @@ def codes(state):
     return Codes(state.view(-1, 1, 1))
 
 
-def dream(actions):
+def dream(actions, **settings):
     policy = Script(torch.tensor(actions))
     start = torch.zeros(len(actions), dtype=torch.int64)
     prediction = Prediction(codes(start), start[:, None].float())
     noise = torch.rand(len(actions), H, 4)
-    return imagine(Chain(), prediction, start, policy, H, noise), policy
+    return imagine(Chain(), prediction, start, policy, H, noise, **settings), policy
 
 
 def test_a_trajectory_lines_up_with_the_world():
     out, policy = dream([[1, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1]])
-    assert out.indices[:, :, 0].tolist() == [[0, 1, 1, 2, 3, 4, 5], [0, 0, 0, 0, 0, 0, 1]]
+    assert out.codes.indices[:, :, 0].tolist() == [[0, 1, 1, 2, 3, 4, 5], [0, 0, 0, 0, 0, 0, 1]]
     assert out.action.tolist() == [[1, 0, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1]]
     assert out.reward.tolist() == [[1, 10, 11, 21, 31, 41], [0, 0, 0, 0, 0, 1]]  # of the step, not of the next state
     assert out.terminated[0].tolist() == [False, False, False, False, True, True]
     assert out.alive[0].tolist() == [True] * 5 + [False] * 2  # the terminating step itself counts, what follows does not
     assert out.alive[1].all()
-    assert torch.stack(policy.seen, 1).tolist() == out.indices[:, :-1, 0].tolist()
+    assert torch.stack(policy.seen, 1).tolist() == out.codes.indices[:, :-1, 0].tolist()
+
+
+def test_probable_ends_weigh_what_follows():
+    """The rollout goes on with the probability that it did not end, and the lambda-return is discounted by it."""
+    out, _ = dream([[1, 1, 1, 1, 1, 1]], expected_end=True)
+    hard, _ = dream([[1, 1, 1, 1, 1, 1]])
+    assert out.terminated.dtype == out.alive.dtype == torch.float32
+    assert torch.allclose(out.alive, hard.alive.float()) and torch.equal(out.reward, hard.reward)
+    half = torch.full((1, H), 0.5)
+    value = torch.zeros(1, H + 1)
+    got = lambda_return(torch.ones(1, H), half, value, gamma=1.0, lambda_=1.0)
+    assert torch.allclose(got[0, 0], torch.tensor(sum(0.5**i for i in range(H))))
 
 
 def test_imagined_lambda_returns_equal_exact_values():

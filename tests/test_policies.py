@@ -11,6 +11,7 @@ from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Trajectory, View
 from tokenworld.nn import total_loss
 from tokenworld.policies.actor_critic import ActorCritic
+from tokenworld.policies.returns import lambda_return
 
 H = 5
 
@@ -107,7 +108,7 @@ class TestPolicy:
 
 # --------------------------------------------------------------------------------------------------------- actor-critic
 
-VIEWS = ["pixels", "frame", "codes", "codes_h"]
+VIEWS = ["pixels", "frame", "codes", "codes_h", "h"]
 
 
 def build(**keywords) -> ActorCritic:
@@ -172,7 +173,7 @@ def test_a_lesson_is_without_gradient_and_right():
     trajectory = dream(policy, alive=alive)
     batch = policy.batch_of(trajectory)
     assert not any(x.requires_grad for x in (batch.returns, batch.advantage, batch.logp))
-    value = policy.critic(policy.network.forward_sequence(trajectory.frames, trajectory.carry)).squeeze(-1)
+    value = policy.critic(policy.network.forward_sequence(trajectory.frames, trajectory.carry)).mean
     for b in range(6):
         last = value[b, H]
         for t in reversed(range(H)):
@@ -194,11 +195,11 @@ def test_advantages_are_standardised_over_what_counts():
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_places_are_told_apart(view):
-    """The same codes, or pixels, in another order are another frame."""
+    """The same codes, or pixels, or numbers of h, in another order are another frame."""
     policy = rouse(build(network=network(view)))
     seen = dream(policy)
     order = torch.tensor([1, 2, 0])
-    other = replace(seen, codes=seen.codes.map(lambda z: z[..., order]), frames=seen.frames.flip(-1))
+    other = replace(seen, codes=seen.codes.map(lambda z: z[..., order]), frames=seen.frames.flip(-1), h=seen.h.flip(-1))
     logits = [policy.actor(policy.network.forward_sequence(policy.network.read_trajectory(x), x.carry)) for x in (seen, other)]
     assert ((logits[0] - logits[1]).abs().amax(-1) > 1e-4).float().mean() > 0.8
 
@@ -207,12 +208,53 @@ def test_losses_by_hand():
     policy = rouse(build(entropy=0.3))
     batch = policy.batch_of(dream(policy))
     features = policy.network.forward_sequence(batch.seen, batch.carry)[:, :-1]
-    logp, value = policy.actor(features).log_softmax(-1), policy.critic(features).squeeze(-1)
+    logp, value = policy.actor(features).log_softmax(-1), policy.critic(features).mean
     losses = policy.loss(batch)
     taken = logp.gather(-1, batch.action[..., None])[..., 0]
     assert close(losses["actor"], -(taken * batch.advantage).mean())
     assert close(losses["critic"], (value - batch.returns).square().mean())
     assert close(losses["entropy"], 0.3 * (logp.exp() * logp).sum(-1).mean()) and losses["entropy"] < 0
+
+
+def test_a_distribution_over_returns_is_kept_close_to_the_slow_critic():
+    """Its targets are its own values, not the copy's; the loss is the cross-entropy to the return and to the copy's mean."""
+    policy = rouse(build(network=network("h"), value="twohot", target_decay=0.5))
+    seen = dream(policy)
+    batch = policy.batch_of(seen)
+    features = policy.network.forward_sequence(seen.h, None)
+    own, slow = policy.critic(features), policy.slow[1](policy.slow[0].forward_sequence(seen.h, None))
+    assert not close(own.mean, slow.mean, 1e-2)
+    returns = lambda_return(seen.reward, seen.terminated, own.mean, gamma=policy.gamma, lambda_=policy.lambda_)
+    assert close(batch.returns, returns) and close(batch.slow, slow.mean[:, :-1])
+    value = policy.critic(features[:, :-1])
+    assert close(policy.loss(batch)["critic"], (value.loss(batch.returns) + value.loss(batch.slow)).mean())
+
+
+def test_a_new_distribution_over_returns_says_zero_and_learns_a_large_one():
+    policy = build(network=network("h"), value="twohot")
+    assert (policy.critic(torch.randn(9, 16)).mean == 0).all()
+    optimizer = torch.optim.Adam(policy.critic.parameters(), lr=0.05)
+    x = torch.ones(1, 16)
+    for _ in range(200):
+        optimizer.zero_grad()
+        policy.critic(x).loss(torch.tensor([300.0])).sum().backward()
+        optimizer.step()
+    assert 280 < policy.critic(x).mean < 320
+
+
+@pytest.mark.parametrize("keywords", [{}, dict(normalize="advantages", update_epochs=2), dict(normalize="returns")])
+def test_probable_ends_that_are_certain_are_ends(keywords):
+    """With probabilities 0 and 1 the losses are those of drawn ends; in between, what follows counts in part."""
+    alive = torch.ones(6, H + 1, dtype=torch.bool)
+    alive[2, 3:] = alive[4, 1:] = False
+    losses = []
+    for soft in (lambda x: x, lambda x: x.float(), lambda x: x.float() * 0.5 + 0.25):
+        policy = rouse(build(network=network("h"), **keywords))
+        seen = dream(policy, alive=alive)
+        losses.append(policy.loss(replace(seen, alive=soft(seen.alive), terminated=soft(seen.terminated))))
+        torch.manual_seed(0)
+    assert all(close(losses[0][name], losses[1][name], 1e-6) for name in losses[0])
+    assert not close(losses[0]["critic"], losses[2]["critic"], 1e-3)
 
 
 def test_the_entropy_loss_flattens_the_policy():

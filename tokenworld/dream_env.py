@@ -6,6 +6,7 @@ of them. All that chance decides comes from the seed of `reset`: same seed and s
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,8 +21,8 @@ from tokenworld import arguments, files, register
 from tokenworld.data.episodes import read_episodes
 from tokenworld.data.replay import Replay
 from tokenworld.errors import UserError
-from tokenworld.interfaces import Codes, Steps
-from tokenworld.nn import compact, concat
+from tokenworld.interfaces import Steps
+from tokenworld.nn import compact, concat, put
 from tokenworld.storage import hub, model_folder
 from tokenworld.viz.frames import side_by_side, to_rgb
 from tokenworld.world_model import WorldModel, frames_as_steps
@@ -38,7 +39,8 @@ class DreamEnv(VectorEnv):
     autoreset: a dream that ended restarts on the "next_step", as the real environments do, or in the "same_step", with its
     last frame in info["final_obs"]
 
-    A dream that restarts does not disturb the others: what they remember is read again from their own codes.
+    A dream that restarts does not disturb the others: its rows of a recurrent state are replaced; with any other state, what
+    all of them remember is read again from their own codes.
     """
 
     def __init__(
@@ -87,13 +89,12 @@ class DreamEnv(VectorEnv):
         frames = None if not options else self._frames(options["obs"])
         if seed is not None:
             self._seed(seed)
-        N, self._codes = self.num_envs, None
+        N, self._codes, self._state = self.num_envs, None, None
         self._action = torch.zeros(N, self.memory, dtype=torch.int64, device=self.device)
         self._first = torch.zeros(N, self.memory, dtype=torch.bool, device=self.device)
         self._length, self._ended = np.zeros(N, np.int64), np.zeros(N, bool)
         self._begin(np.arange(N), frames)
-        self._remember()
-        return self._obs(self._codes[:, -1:]), {}
+        return self._obs(), {}
 
     @torch.no_grad()
     def step(self, actions):
@@ -112,6 +113,7 @@ class DreamEnv(VectorEnv):
         reward, terminated = self.world_model.outcome(prediction, of_outcome, self.expected_reward)
         begins, terminations = self._ended, terminated.cpu().numpy()
         self._action[:, -1] = taken
+        self._now = prediction.codes
         self._codes = concat([self._codes[:, 1:], compact(prediction.codes)])
         for history, newest in ((self._action, 0), (self._first, False)):
             history[:, :-1] = history[:, 1:].clone()
@@ -119,12 +121,11 @@ class DreamEnv(VectorEnv):
         self._length += 1
         if begins.any():
             self._begin(np.flatnonzero(begins))
-            self._remember()
         terminated = terminations & ~begins
         truncated = (self._length >= self.horizon) & ~terminated & ~begins
         ended = terminated | truncated
         reward = np.where(begins, 0, reward.float().cpu().numpy()).astype(np.float32)
-        obs = self._obs(self._codes[:, -1:])
+        obs = self._obs()
         if not (self.at_once and ended.any()):
             self._ended = ended
             return obs, reward, terminated, truncated, {}
@@ -132,32 +133,38 @@ class DreamEnv(VectorEnv):
         for i in np.flatnonzero(ended):
             last[i] = obs[i]
         self._begin(np.flatnonzero(ended))
-        self._remember()
-        return self._obs(self._codes[:, -1:]), reward, terminated, truncated, {"final_obs": last, "_final_obs": ended}
+        return self._obs(), reward, terminated, truncated, {"final_obs": last, "_final_obs": ended}
 
     def render(self) -> np.ndarray:
         """The dreams side by side, (H', W', 3) uint8. Raises UserError before the first reset."""
         if self._state is None:
             raise UserError("no dream has started: call reset() before render()")
-        pictures = to_rgb(self._obs(self._codes[:, -1:]))
+        pictures = to_rgb(self._obs())
         return side_by_side(list(pictures[:, None]))[0]
 
     def _begin(self, rows: np.ndarray, frames: torch.Tensor | None = None) -> None:
-        """New starts into the histories of these rows: drawn ones, or given frames (N, C, H, W)."""
+        """New starts of these rows: drawn ones, or given frames (N, C, H, W)."""
         index = torch.from_numpy(rows).to(self.device)
         steps = self._draw_starts(len(rows)) if frames is None else frames_as_steps(frames)
         steps = steps.to(self.device)
-        codes, T = compact(self.world_model.encode(steps)), steps.obs.shape[1]
-        if self._codes is None:
-            self._codes = codes.map(lambda x: x.new_zeros(self.num_envs, self.memory, *x.shape[2:]))
         first = steps.first.clone()
         first[:, 0] = True  # what came before is not known
+        steps, model, T = replace(steps, first=first), self.world_model, steps.obs.shape[1]
+        encoded = model.encode(steps)
+        self._length[rows] = 0
+        if model.backbone.scans and self._state is not None:
+            prediction, fresh = model.start(steps, encoded)
+            self._state, self._now = self._state.put(index, fresh), put(self._now, index, prediction.codes)
+            return
+        codes = compact(model.posterior(steps, encoded))
+        if self._codes is None:
+            self._codes = codes.map(lambda x: x.new_zeros(self.num_envs, self.memory, *x.shape[2:]))
         histories = [(vars(self._codes)[name], new) for name, new in vars(codes).items() if new is not None]
         for history, new in (*histories, (self._action, steps.action), (self._first, first)):
             history[index] = 0
             history[index, -T:] = new.to(history.dtype)
         self._action[index, -1] = 0
-        self._length[rows] = 0
+        self._remember()
 
     def _draw_starts(self, count: int) -> Steps:
         """Draw moments with an action, and their history: Steps (count, T)."""
@@ -171,12 +178,13 @@ class DreamEnv(VectorEnv):
         none = torch.zeros_like(self._first)
         obs = torch.zeros(*self._first.shape, 0, 0, 0, dtype=torch.uint8, device=self.device)
         steps = Steps(obs, self._action, none.float(), none, none, self._first, ~none, ~none)
-        _, self._state = self.world_model.start(steps, self._codes)
+        prediction, self._state = self.world_model.start(steps, self._codes)
+        self._now = prediction.codes
 
     @torch.no_grad()
-    def _obs(self, codes: Codes) -> np.ndarray:
-        """codes (N, 1, ...) -> (N, C, H, W) uint8."""
-        return self.world_model.frames(codes)[:, 0].cpu().numpy()
+    def _obs(self) -> np.ndarray:
+        """The frames that the dreams show, (N, C, H, W) uint8."""
+        return self.world_model.frames(self._now)[:, 0].cpu().numpy()
 
     def _frames(self, obs) -> torch.Tensor:
         frames, shape = arguments.array("obs", obs), self.single_observation_space.shape

@@ -27,17 +27,19 @@ def imagine(
     noise: Tensor,
     carry: Any = None,
     expected_reward: bool = False,
+    expected_end: bool = False,
 ) -> Trajectory:
     """Imagine a rollout from `state` with `policy`.
 
     Uniform noise (B, H, world_model.noise_size + policy.noise_size) feeds codes, reward, termination and action in this order.
     `prediction, state` come from `world_model.start`; `carry` from `policy.start` or a burn-in. Rewards are sampled, or
-    their mean if `expected_reward`. Consumes `state`.
+    their mean if `expected_reward`; with `expected_end` a rollout goes on with the probability that it did not end, instead of
+    ending by chance. Consumes `state`.
     """
     arguments.noise(noise, (len(prediction.h), horizon, world_model.noise_size + policy.noise_size), "BHn")
     of_codes, of_outcome, of_action = world_model.split_noise(noise)
     first_carry = carry = policy.start(noise.shape[0]) if carry is None else carry
-    alive = [torch.ones(noise.shape[0], dtype=torch.bool, device=noise.device)]
+    alive = [torch.ones(len(noise), dtype=torch.float32 if expected_end else torch.bool, device=noise.device)]
     codes, h, actions, rewards, terminations, frames = [], [], [], [], [], []
 
     def look(prediction: Prediction) -> View:
@@ -51,10 +53,11 @@ def imagine(
         action, carry = policy.act(look(prediction), carry, of_action[:, t])
         prediction, state = world_model.step(state, action, of_codes[:, t])
         reward, terminated = world_model.outcome(prediction, of_outcome[:, t], expected_reward)
+        terminated = prediction.terminated.mean if expected_end else terminated
         actions.append(action)
         rewards.append(reward)
         terminations.append(terminated)
-        alive.append(alive[-1] & ~terminated)
+        alive.append(alive[-1] * (1 - terminated) if expected_end else alive[-1] & ~terminated)
     look(prediction)
     return Trajectory(
         concat(codes),

@@ -30,6 +30,7 @@ Losses = dict[str, Tensor]  # each (B, T), (B, T-1) or () for a loss that has no
 class Part(Protocol):  # Optional hooks with defaults, for callers to call and not to ask for. Parts inherit nn.Module and Part
     patch: int | None = None  # tokenizer: side of its patches in pixels; None: it does not cut frames into patches
     receptive_field: int | None = None  # backbone: steps that an output depends on; None: all of them
+    scans: bool = False  # backbone: its call with a cache has a gradient, and rows of its state can be replaced
     temperature: float | None = None  # decoding: None without a sampling temperature
     signs_only: bool = False  # reward head: it learns the signs of rewards, not their sizes
 

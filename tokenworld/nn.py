@@ -163,8 +163,14 @@ def compact(codes: Codes) -> Codes:
 
 def concat(parts: Sequence[Codes]) -> Codes:
     """Codes of consecutive steps, each (B, T, ...), as those of all steps."""
-    fields = zip(*((part.indices, part.vectors, part.logits) for part in parts), strict=True)
+    fields = zip(*(vars(part).values() for part in parts), strict=True)
     return Codes(*(None if tensors[0] is None else torch.cat(tensors, 1) for tensors in fields))
+
+
+def put(codes: Codes, rows: Tensor, other: Codes) -> Codes:
+    """Codes with those of `other` in place of some rows."""
+    pairs = zip(vars(codes).values(), vars(other).values(), strict=True)
+    return Codes(*(None if x is None else x.index_copy(0, rows, y) for x, y in pairs))
 
 
 def logprob(prediction: Prediction) -> Tensor | None:

@@ -1,7 +1,8 @@
 """Actor-critic in imagination (IRIS, arXiv:2209.00588, appendix A.3; DreamerV3's return scale; PPO's reuse, arXiv:1707.06347).
 
 Faithful to IRIS at the defaults: REINFORCE with a value baseline on lambda-returns, entropy bonus, one update per dream.
-Options: advantages scaled by the spread of returns or standardized, a slow target critic, several clipped passes over a dream.
+Options: advantages scaled by the spread of returns or standardized, a slow target critic, several clipped passes over a dream,
+a critic that predicts a distribution over returns (DreamerV3).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from tokenworld.config import schema
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Losses, Part, Shapes, Trajectory, View
 from tokenworld.nn import categorical_entropy, log_prob, sample_categorical
-from tokenworld.policies.returns import ReturnScale, lambda_return
+from tokenworld.policies.returns import ReturnScale, lambda_return, weigh
+from tokenworld.policies.values import VALUES, zero
 
 
 @dataclass(frozen=True)
@@ -32,14 +34,20 @@ class PolicyBatch:
     logp: Tensor  # (B, H) of the actions, by the policy that took them
     returns: Tensor  # (B, H) lambda-returns
     advantage: Tensor  # (B, H)
-    alive: Tensor  # (B, H) bool
+    alive: Tensor  # (B, H) bool, or weights
+    slow: Tensor | None = None  # (B, H) values of the slow critic, to which a distribution over returns is kept close
 
     def rows(self, index: Tensor) -> PolicyBatch:
         return PolicyBatch(*(_rows(getattr(self, name), index) for name in self.__dataclass_fields__))
 
 
 class ActorCritic(nn.Module, Part):
-    """A categorical policy and a value on one network. `network`: its section (see `networks.py`), IRIS's if None."""
+    """A categorical policy and a value on one network.
+
+    network: its section (see `networks.py`), IRIS's if None · value: the critic predicts one number, or a distribution over
+    returns in bins · target_decay: of a slow copy of the critic; 0: none. With one number its values are the targets; a
+    distribution is kept close to the copy's mean (DreamerV3, appendix B).
+    """
 
     noise_size = 1
 
@@ -52,6 +60,7 @@ class ActorCritic(nn.Module, Part):
         lambda_: float = 0.95,
         entropy: float = 0.001,
         normalize: Literal["none", "returns", "advantages"] = "none",
+        value: Literal["point", "twohot"] = "point",
         target_decay: float = 0.0,
         update_epochs: int = 1,
         minibatches: int = 1,
@@ -67,10 +76,8 @@ class ActorCritic(nn.Module, Part):
         self.network = schema.build(network or {"_target_": "tokenworld.policies.networks.PixelNetwork"}, shapes=shapes)
         self.needs_pixels, self.needs_h = self.network.needs_pixels, self.network.needs_h
         self.actor = nn.Linear(self.network.features, shapes.actions)
-        self.critic = nn.Linear(self.network.features, 1)
-        for head in (self.actor, self.critic):
-            nn.init.zeros_(head.weight)
-            nn.init.zeros_(head.bias)
+        zero(self.actor)
+        self.value, self.critic = value, VALUES[value](self.network.features)
         self.gamma, self.lambda_, self.entropy = gamma, lambda_, entropy
         self.normalize, self.target_decay, self.clip = normalize, target_decay, clip
         self.update_epochs, self.minibatches = update_epochs, minibatches
@@ -99,28 +106,29 @@ class ActorCritic(nn.Module, Part):
         """Returns and advantages of a `Trajectory`, before anything is learned from it."""
         seen = self.network.read_trajectory(imagined)
         features = self.network.forward_sequence(seen, imagined.carry)  # (B, H+1, F)
-        value = self.critic(features).squeeze(-1)
+        value, slow = self.critic(features).mean, None
         if self.slow is not None:
-            value = self.slow[1](self.slow[0].forward_sequence(seen, imagined.carry)).squeeze(-1)
+            slow = self.slow[1](self.slow[0].forward_sequence(seen, imagined.carry)).mean
+            value, slow = (slow, None) if self.value == "point" else (value, slow[:, :-1])
         returns = lambda_return(imagined.reward, imagined.terminated, value, gamma=self.gamma, lambda_=self.lambda_)
         alive = imagined.alive[:, :-1]
         advantage = returns - value[:, :-1]
         if self.normalize == "returns":
-            self.scale.update(distributed.all_gather(returns)[distributed.all_gather(alive)])
+            self.scale.update(distributed.all_gather(returns)[distributed.all_gather(alive) > 0])
             advantage = advantage / self.scale.scale()
         elif self.normalize == "advantages":
             count = distributed.all_reduce_sum(alive.sum()).clamp(min=1)
-            mean = distributed.all_reduce_sum(torch.where(alive, advantage, 0).sum()) / count
-            spread = distributed.all_reduce_sum(torch.where(alive, (advantage - mean) ** 2, 0).sum()) / count
+            mean = distributed.all_reduce_sum(weigh(advantage, alive).sum()) / count
+            spread = distributed.all_reduce_sum(weigh((advantage - mean) ** 2, alive).sum()) / count
             advantage = (advantage - mean) / (spread.sqrt() + 1e-8)
         logp = log_prob(self.actor(features[:, :-1]), imagined.action)
-        return PolicyBatch(seen, imagined.carry, imagined.action, logp, returns, advantage, alive)
+        return PolicyBatch(seen, imagined.carry, imagined.action, logp, returns, advantage, alive, slow)
 
     def loss(self, imagined: Trajectory | PolicyBatch) -> Losses:
         """Losses (), means over the steps that count, of a `Trajectory` or of a `PolicyBatch` made from it."""
         batch = imagined if isinstance(imagined, PolicyBatch) else self.batch_of(imagined)
         features = self.network.forward_sequence(batch.seen, batch.carry)[:, :-1]
-        logits, value = self.actor(features), self.critic(features).squeeze(-1)
+        logits, value = self.actor(features), self.critic(features)
         logp = log_prob(logits, batch.action)
         if self.update_epochs == 1:
             gain = logp * batch.advantage
@@ -128,9 +136,10 @@ class ActorCritic(nn.Module, Part):
             ratio = (logp - batch.logp).exp()
             clipped = ratio.clamp(1 - self.clip, 1 + self.clip)
             gain = torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
+        critic = value.loss(batch.returns) if batch.slow is None else value.loss(batch.returns) + value.loss(batch.slow)
         return {
             "actor": self._mean(-gain, batch.alive),
-            "critic": self._mean((value - batch.returns) ** 2, batch.alive),
+            "critic": self._mean(critic, batch.alive),
             "entropy": self._mean(-self.entropy * categorical_entropy(logits), batch.alive),
         }
 
@@ -158,7 +167,7 @@ class ActorCritic(nn.Module, Part):
 
     @staticmethod
     def _mean(x: Tensor, alive: Tensor) -> Tensor:
-        return distributed.mean(torch.where(alive, x, 0).sum(), alive.sum())
+        return distributed.mean(weigh(x, alive).sum(), alive.sum())
 
 
 def _rows(x: Any, index: Tensor) -> Any:

@@ -159,6 +159,34 @@ class CodesAndHNetwork(nn.Module, Part):
         return torch.cat([self.codes.forward_sequence(seen[0], None), self.h(seen[1])], -1)
 
 
+class HNetwork(nn.Module, Part):
+    """Two layers on h alone, for dynamics whose h says all that they know: Dreamer's policy."""
+
+    needs_pixels, needs_h = False, True
+
+    def __init__(self, *, shapes: Shapes, hidden: int = 512):
+        super().__init__()
+        check_width(hidden)
+        layers = [nn.Linear(shapes.dim, hidden), nn.LayerNorm(hidden), nn.SiLU()]
+        self.body = nn.Sequential(*layers, nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU())
+        self.features = hidden
+
+    def read_view(self, view: View) -> Tensor:
+        return view.h
+
+    def read_trajectory(self, trajectory) -> Tensor:
+        return trajectory.h
+
+    def start(self, batch: int) -> None:
+        return None
+
+    def forward(self, seen: Tensor, carry: None) -> tuple[Tensor, None]:
+        return self.body(seen), None
+
+    def forward_sequence(self, seen: Tensor, carry: None) -> Tensor:
+        return self.body(seen)
+
+
 def check_width(hidden: int) -> None:
     """Raise UserError for a layer without units."""
     if hidden < 1:

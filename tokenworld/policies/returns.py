@@ -9,14 +9,20 @@ from torch import Tensor, nn
 def lambda_return(reward: Tensor, terminated: Tensor, value: Tensor, *, gamma: float, lambda_: float) -> Tensor:
     """R_t = r_t + gamma (1 - end_t) ((1 - lambda) V_{t+1} + lambda R_{t+1}), R_H = V_H (DreamerV2, eq. 4).
 
-    reward, terminated (B, H), value (B, H+1) -> (B, H). The horizon is a truncation: it bootstraps; a termination does not.
+    reward, terminated (B, H), value (B, H+1) -> (B, H). The horizon is a truncation: it bootstraps; a termination does not, and
+    a probable one in part.
     """
-    discount = gamma * (~terminated).float()
+    discount = gamma * (1 - terminated.float())
     returns, last = [], value[:, -1]
     for t in reversed(range(reward.shape[1])):
         last = reward[:, t] + discount[:, t] * ((1 - lambda_) * value[:, t + 1] + lambda_ * last)
         returns.append(last)
     return torch.stack(returns[::-1], 1)
+
+
+def weigh(x: Tensor, alive: Tensor) -> Tensor:
+    """x (B, H) where the rollout is alive (bool), or times the probability that it is."""
+    return torch.where(alive, x, 0) if alive.dtype == torch.bool else x * alive
 
 
 class ReturnScale(nn.Module):

@@ -23,13 +23,14 @@ def train_policy(
     lr: float = 1e-4,
     clip: float = 10.0,
     expected_reward: bool = False,
+    expected_end: bool = False,
     recent: float = 0.0,
     events: float = 0.0,
 ) -> None:
     """Train the policy on imagined rollouts of `horizon` steps from real states, never on real rewards or real actions.
 
-    `recent`: the fraction of rollouts that start in the newest tenth of the replay. `events`: the fraction that start at most
-    `horizon` steps before a reward or a termination, so that the policy meets rare events often enough to learn from them.
+    `expected_reward`, `expected_end`: means in place of draws, see `imagine`. `recent`: the fraction of rollouts that start in
+    the newest tenth of the replay. `events`: the fraction that start at most `horizon` steps before a reward or a termination.
     Real rewards only choose the starts; the reported `dream_return` is higher than from all states.
     """
     if run.epoch < start:
@@ -46,7 +47,7 @@ def train_policy(
         noise = distributed.local_rows(torch.rand(batch, horizon, noise_size, generator=run.generator, device=run.device))
         prediction, state = model.start(steps, codes)
         carry = burn_in_policy(model, policy, steps, codes)
-        dream = imagine(model, prediction, state, policy, horizon, noise, carry, expected_reward)
+        dream = imagine(model, prediction, state, policy, horizon, noise, carry, expected_reward, expected_end)
         policy.train()
         for losses in policy.updates(dream, run.shuffler, loss_of):
             loss = total_loss(losses, policy.weights)
