@@ -27,6 +27,7 @@ from tokenworld.kernels.memory import keep_freed_memory
 from tokenworld.log import Log
 from tokenworld.sinks import opening as sinks
 from tokenworld.training import restore, settings
+from tokenworld.training.phases import world
 from tokenworld.training.restore import Saved
 from tokenworld.training.run import Phase, Run
 from tokenworld.world_model import WorldModel
@@ -81,6 +82,9 @@ def build_run(
     if shard and distributed.world_size() > 1 and cfg["train"].get("dynamics", {}).get("optimizer"):
         raise UserError("train.dynamics.optimizer needs whole matrices, but train.loop.shard splits them across processes:"
                         " leave one of the two out")
+    together = "dynamics" in phases and phase_of(spec, "dynamics").function is world.train_world
+    if shard and together:
+        raise UserError("train.loop.shard splits what train_dynamics trains, got train_world: leave train.loop.shard out")
     make_env = functools.partial(env_of, cfg)
     env = make_env(1)
     frame, actions = tuple(env.single_observation_space.shape), int(env.single_action_space.n)
@@ -92,10 +96,13 @@ def build_run(
     world_model = WorldModel.from_config(cfg, frame=frame, actions=actions)
     if cfg["train"]["evaluate"].get("kmeans") and world_model.tokenizer.patch is None:
         raise UserError("train.evaluate.kmeans needs a tokenizer of patches: set it to false for this tokenizer")
+    if together:
+        world.check(world_model)
     policy = None
     if "policy" in phases:
         section, shapes = cfg["policy"], world_model.shapes
         policy = schema.build(section, shapes=shapes) if saved is None else saved.build_policy(cfg, shapes)
+        _check_memory(policy, world_model)
     for key, source in loaded.items():
         (source.put_tokenizer if key == "load.tokenizer" else source.put)(world_model)
     run = Run(
@@ -122,6 +129,13 @@ def build_run(
         if saved is None:
             check_trainable(spec.data, counts, collects="collect" in phases)
     return run
+
+
+def _check_memory(policy, world_model: WorldModel) -> None:
+    """Refuse a policy that remembers codes on its own, where codes follow from what the dynamics remembers."""
+    if world_model.decoding.has_posterior and not policy.needs_h and policy.start(1) is not None:
+        raise UserError(f"policy.network has a memory of its own, but a {type(world_model.decoding).__name__} makes codes only"
+                        " along with its h: set policy.network._target_=tokenworld.policies.networks.HNetwork")
 
 
 def phase_of(spec: RunSpec, name: str) -> Phase:

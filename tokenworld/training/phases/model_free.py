@@ -35,6 +35,9 @@ def train_policy_model_free(
     if policy.needs_h or policy.start(1) is not None:
         raise UserError("train_policy_model_free learns without memory: set policy.network._target_ to"
                         " tokenworld.policies.networks.CodesNetwork or .FrameNetwork")
+    if run.world_model.decoding.has_posterior:
+        raise UserError("train_policy_model_free reads the codes of real frames, which this decoding makes only along with h:"
+                        " use train_policy")
     if distributed.world_size() > 1:
         raise UserError(f"train_policy_model_free learns in one process, got {distributed.world_size()}:"
                         " run it without torchrun")

@@ -9,6 +9,7 @@ from tokenworld.errors import UserError
 from tokenworld.interfaces import Steps
 from tokenworld.training.batches import update_on_windows
 from tokenworld.training.run import Run
+from tokenworld.world_model import WorldModel
 
 
 def train_world(
@@ -36,7 +37,6 @@ def train_world(
     if run.epoch < start or (stop is not None and run.epoch >= stop):
         return
     model, name = run.world_model, "world"
-    check(run)
     if run.count["tokenizer"] == 0:
         model.tokenizer.prepare(lambda: (run.replay.sample(min(2048, run.replay.rows), 1, run.rng)[0].to(run.device), None))
     run.optimizer(name, lr, weight_decay)
@@ -50,12 +50,10 @@ def train_world(
     update_on_windows(run, name, losses_of, weights, batches, lr=lr, warmup=warmup, clip=clip, accumulate=accumulate)
 
 
-def check(run: Run) -> None:
-    """Raise UserError for what cannot be trained together."""
-    tokenizer = run.world_model.tokenizer
+def check(world_model: WorldModel) -> None:
+    """Raise UserError for a tokenizer that cannot be trained with the dynamics."""
+    tokenizer = world_model.tokenizer
     if not tokenizer.joint:
         raise UserError(f"train_world trains the tokenizer with the dynamics, which a {type(tokenizer).__name__} cannot:"
                         " choose another tokenizer, or train.dynamics._target_="
                         "tokenworld.training.phases.dynamics.train_dynamics and a section train.tokenizer")  # fmt: skip
-    if run.to_shard:
-        raise UserError("train.loop.shard splits what train_dynamics trains, got train_world: leave it out")
