@@ -19,6 +19,7 @@ import torch
 
 from tokenworld import origins
 from tokenworld.actions import DiscreteAction
+from tokenworld.config import compose
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Shapes, Steps
 
@@ -146,6 +147,13 @@ def part_of(module, by_code: tuple[str, ...]) -> Part:
 def each(folder: str):
     """`parametrize` arguments: one case per part of a folder."""
     return [pytest.param(part, id=part.name.split(".")[-1]) for part in discover(folder)]
+
+
+def each_recipe() -> list:
+    """`parametrize` arguments: all shipped recipes, those that only change another one among the slow tests."""
+    texts = {name: (compose.recipe_dir() / f"{name}.yaml").read_text("utf-8") for name in compose.recipes()}
+    changes = [name for name, text in texts.items() if "\ndefaults:" in text]
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in changes), id=name) for name in compose.recipes()]
 
 
 # ------------------------------------------------------------------------------------------------------------- builders

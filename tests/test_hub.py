@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import network
+from conftest import each_recipe, network
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from tokenworld import Agent, WorldModel
 from tokenworld.cli import main as cli
-from tokenworld.config import compose
 from tokenworld.errors import UserError
 from tokenworld.imagination import Actor
 from tokenworld.policies.actor_critic import ActorCritic
@@ -73,7 +72,7 @@ def edit(folder: Path, change) -> None:
 # ---------------------------------------------------------------------------------------------------------- round trips
 
 
-@pytest.mark.parametrize("recipe", compose.recipes())
+@pytest.mark.parametrize("recipe", each_recipe())
 def test_what_is_loaded_is_what_was_saved(recipe, tmp_path):
     frame = FRAMES.get(recipe, (3, 64, 64))
     model = WorldModel.from_recipe(recipe, "overlay=debug", frame=frame, actions=3).eval()

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from conftest import each_recipe
 from safetensors.torch import load_file, save_file
 
 from tokenworld import Agent, WorldModel, dream_env
@@ -234,7 +235,7 @@ def test_building_without_memory_draws_nothing(folders):
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("recipe", compose.recipes())
+@pytest.mark.parametrize("recipe", each_recipe())
 def test_every_recipe_can_be_built_without_memory(recipe):
     frame = {"known_world": (3, 10, 10), "quickstart": (4, 10, 10)}.get(recipe, (3, 64, 64))
     for words in ([], ["overlay=pretrained"]):

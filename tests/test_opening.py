@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import each_recipe
 from safetensors.torch import load_file
 
 from tokenworld.cli import main as cli
@@ -185,7 +186,7 @@ def test_an_overlay_may_change_the_environment(tmp_path):
     assert cfg["env"] == {"_target_": "tokenworld.envs.atari.make", "id": "ALE/Pong-v5", "sticky": 0.1, "frameskip": 2}
 
 
-@pytest.mark.parametrize("recipe", compose.recipes())
+@pytest.mark.parametrize("recipe", each_recipe())
 @pytest.mark.parametrize("id", ["MinAtar/Asterix-v1", "ALE/Pong-v5", "CartPole-v1", "somewhere:Mine-v0", "KnownWorld-v0"])
 def test_the_id_says_how_an_environment_is_made(recipe, id):
     cfg = compose.compose([f"recipe={recipe}", f"env.id={id}"]).cfg

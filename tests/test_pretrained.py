@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import close, codes_of, discover, rouse, shapes, steps_of
+from conftest import close, codes_of, discover, each_recipe, rouse, shapes, steps_of
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
@@ -607,7 +607,7 @@ def test_transformers_is_never_told_to_trust_code():
 # --------------------------------------------------------------------------------------------------------------- recipes
 
 
-@pytest.mark.parametrize("recipe", compose.recipes())
+@pytest.mark.parametrize("recipe", each_recipe())
 def test_the_overlay_swaps_the_backbone_of_every_recipe(recipe):
     plain = compose.compose([f"recipe={recipe}"]).cfg
     cfg = compose.compose([f"recipe={recipe}", "overlay=pretrained", "backbone.config.num_hidden_layers=1"]).cfg

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from conftest import each_recipe
 from safetensors.torch import load_file
 
 from tokenworld.cli.verbs import train as train_verb
@@ -16,8 +17,6 @@ from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
 from tokenworld.training.phases import evaluate
 from tokenworld.training.run import Run
-
-RECIPES = compose.recipes()
 
 
 class Killed(BaseException):
@@ -49,7 +48,10 @@ OPTIONS = ["train.dynamics.optimizer={muon: 0.02, average: 0.9}", "train.dynamic
            "policy.network._target_=tokenworld.policies.networks.FrameNetwork"]  # fmt: skip
 
 
-@pytest.mark.parametrize("recipe, words", [*((recipe, ()) for recipe in RECIPES), ("quickstart", OPTIONS)])
+CASES = [*(pytest.param(each.values[0], (), marks=each.marks) for each in each_recipe()), ("quickstart", OPTIONS)]
+
+
+@pytest.mark.parametrize("recipe, words", CASES)
 def test_a_killed_run_resumes_bit_for_bit(recipe, words, tmp_path, monkeypatch):
     # what the evaluation measures must not depend on how busy this machine is
     monkeypatch.setattr(evaluate, "EVALUATION_TIME_SHARE", 1e6)
