@@ -103,6 +103,8 @@ class WorldModel(nn.Module):
     def share_codebook(self) -> None:
         """Pass the tokenizer's code vectors to a decoding that uses them: call it whenever the tokenizer has changed."""
         tokenizer, used = self.tokenizer, self.tokenizer.codes_in_use()
+        if not tokenizer.V:
+            return
         vectors = tokenizer.embed(torch.arange(tokenizer.V, device=self.device).view(1, 1, -1))[0, 0]  # (V, E)
         self.decoding.set_codebook(vectors, tokenizer.V if used is None else used)
 
@@ -164,7 +166,7 @@ class WorldModel(nn.Module):
         Raises UserError for frames, codes or actions of another type, shape or range (see `arguments.py`)."""
         codes = self.encode(steps) if codes is None else codes
         if codes.indices is not None:
-            arguments.codes(codes.indices, self.tokenizer.K, self.tokenizer.V)
+            arguments.codes(codes.indices, self.shapes.codes, self.shapes.vocab_size)
         arguments.actions(steps.action, self.shapes.actions, tuple(codes.shape), "BT")
         return self.decoding.start(self.backbone, codes, steps)
 

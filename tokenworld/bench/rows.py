@@ -231,6 +231,27 @@ def _phase(run: Run, name: str, repeats: int) -> list[float]:
     return [clock(run.device, functools.partial(phase, updates=updates)) / updates for _ in range(repeats)]
 
 
+def compared(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
+    """From rounds of {run: the result of `bench`} to {"runs": the median round of each by its rates, "ratios": {run: {row:
+    [ratio to the last run of each round]}}}."""
+    *others, last = rounds[0]
+    rates = [{name: {row["name"]: row["per_second"] for row in each["rows"]} for name, each in one.items()} for one in rounds]
+    ratios = {name: {row: sorted(one[name][row] / one[last][row] for one in rates) for row in rates[0][name]
+                     if row in rates[0][last]} for name in others}  # fmt: skip
+    middle = {name: sorted(rounds, key=lambda one: one[name]["rows"][-1]["per_second"])[len(rounds) // 2][name]
+              for name in rounds[0]}  # fmt: skip
+    return {"runs": middle, "against": last, "ratios": ratios}
+
+
+def ratios(result: dict[str, Any]) -> str:
+    """Say how many times as fast each run is as the last one, and the range over the rounds."""
+    lines = []
+    for name, by_row in result["ratios"].items():
+        each = [f"{row} {statistics.median(x):.2f} ({x[0]:.2f} to {x[-1]:.2f})" for row, x in by_row.items()]
+        lines.append(f"{name} is as fast as {result['against']} times: {', '.join(each)}")
+    return "\n".join(lines)
+
+
 def table(result: dict[str, Any]) -> str:
     """Format the result as a table: a row per measurement, the machine below."""
     head = ("", "per second", "range", "passes", "MFLOP each", "GFLOP/s", "of product", "of bytes", "bound/s")

@@ -316,15 +316,16 @@ def collector_of(out: Path | str, actions: int) -> dict[str, Any] | None:
 
 def check_ranks(run: Run, ranks: list[dict], where: Path) -> None:
     """Raise UserError for games and codes that this run's environment and tokenizer cannot have, before anything is written."""
-    K, V = run.world_model.shapes.codes, run.world_model.shapes.vocab_size
+    tokenizer = run.world_model.tokenizer
+    K, V, shape = tokenizer.K, tokenizer.V, (tokenizer.K,) if tokenizer.V else (tokenizer.K, tokenizer.E)
     for own in ranks:
         _check_games(own, run.world_model.shapes.actions, where)
         for name, state in own["code_cache"].items():
             codes, version = state.get("codes"), state.get("version")
-            if (codes is None) != (version is None) or codes is not None and codes.shape != (len(version), K):
+            if (codes is None) != (version is None) or codes is not None and codes.shape != (len(version), *shape):
                 raise UserError(f"{where} is damaged, the codes of {name} are not {K} for each row: restore it from a copy")
             codes = None if codes is None else codes[version != UNCODED]
-            if codes is not None and codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < V:
+            if codes is not None and V and codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < V:
                 raise UserError(f"{where} has codes {codes.min()}..{codes.max()}, the tokenizer has 0..{V - 1}: {MISMATCH}")
 
 

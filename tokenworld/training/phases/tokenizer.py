@@ -65,7 +65,8 @@ def train_tokenizer(
         tokenizer.finalize(steps.to(run.device) for steps, _ in run.replay.windows(1, 256))
         distributed.broadcast_parameters(tokenizer)
     warn_of_full_dictionary(run, free)
-    V = tokenizer.V
+    V, indices = tokenizer.V, seen["codes"].indices
+    use = {} if indices is None else dict(codebook_usage=codebook_usage(indices, V), perplexity=perplexity(indices, V))
     log_metrics(
         run,
         "tokenizer",
@@ -73,6 +74,5 @@ def train_tokenizer(
         updates=run.count["tokenizer"],
         loss=check_finite(seen["loss"], "tokenizer"),
         **{name: value.mean() for name, value in seen["losses"].items()},
-        codebook_usage=codebook_usage(seen["codes"].indices, V),
-        perplexity=perplexity(seen["codes"].indices, V),
+        **use,
     )
