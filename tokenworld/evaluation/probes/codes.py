@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tokenworld.evaluation.statistics.metric_spec import NO_LIKELIHOOD, OF_POSTERIOR
 from tokenworld.interfaces import Backbone, Codes, Prediction
+from tokenworld.nn import kl_categorical
 from tokenworld.world_model import WorldModel
 
 LONGEST = 400  # steps of an episode that a probe reads at most
@@ -49,7 +50,7 @@ def posterior_bits(prediction: Prediction) -> Tensor | None:
     if prediction.score is None or prediction.codes.logits is None:
         return None
     q, p = prediction.codes.logits[:, 0].float().log_softmax(-1), prediction.score().float().log_softmax(-1)  # (B, K, V)
-    return (q.exp() * (q - p)).sum((-1, -2)) / math.log(2)
+    return kl_categorical(q, p).sum(-1) / math.log(2)
 
 
 def comparable(world_model: WorldModel, codes: Codes) -> Tensor:
