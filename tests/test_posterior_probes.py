@@ -287,6 +287,55 @@ def test_what_actions_add_to_imagined_frames(follows):
         assert np.array_equal(steered.real_actions, steered.random_actions) and low <= 0 <= high and metric.value == 0
 
 
+class Pictures(Row):
+    """The same without an index: a code is its picture."""
+
+    V = 0
+
+    def __init__(self, V):
+        nn.Module.__init__(self)
+        self.E = V
+
+    def encode(self, steps):
+        return Codes(vectors=(steps.obs[:, :, 0] > 0).float())
+
+    def decode(self, codes, past=None):
+        return codes.vectors.unsqueeze(2)
+
+
+class Glide(Walk):
+    def start(self, backbone, codes, steps):
+        prediction, state = super().start(backbone, self.indexed(codes), steps)
+        return replace(prediction, codes=self.drawn(prediction.codes)), state
+
+    def step(self, backbone, state, action, noise, codes=None, first=None):
+        read = None if codes is None else self.indexed(codes)
+        prediction, state = super().step(backbone, state, action, noise, read, first)
+        return replace(prediction, codes=self.drawn(prediction.codes)), state
+
+    def indexed(self, codes):
+        return Codes(codes.vectors.argmax(-1))
+
+    def drawn(self, codes):
+        return Codes(vectors=torch.nn.functional.one_hot(codes.indices, self.V).float())
+
+
+def test_vectors_without_indices_and_without_a_posterior():
+    """What is imagined of a world without chance is what came."""
+    V = 16
+    heads = dict(reward=SignReward(dim=1, hidden=4), termination=Termination(dim=1, hidden=4))
+    model = WorldModel(tokenizer=Pictures(V), backbone=Still(), decoding=Glide(V, True), **heads).eval()
+    steps = steps_of(2, 8, first=[(0, 0), (1, 0)], frame=(1, 1, V))
+    moves = torch.cat([torch.zeros(2, 1, dtype=torch.int64), steps.action[:, :-1].cumsum(1)], 1)
+    obs = (torch.nn.functional.one_hot((3 + moves) % V, V) * 255).to(torch.uint8)[:, :, None, None]
+    steps = replace(steps, obs=obs)
+    scored = held_out.score_held_out(model, steps, model.encode(steps), episodes(2, 8))
+    assert scored.codes is scored.previous is scored.bits is scored.posterior_bits is None and len(scored.hazard) == 2 * 7
+    drift = held_out.drift(model, steps, model.encode(steps), episodes(2, 8), context=2, futures=2)
+    assert drift.real.shape == (2, 6, V) and (drift.model == drift.real[:, None]).all() and drift.real.max() == 7
+    assert (drift.real.argmax(-1) == ((3 + moves) % V)[:, 2:].numpy()).all()
+
+
 def test_independent_errors_of_a_model_without_actions_are_no_gain():
     rng, missed = np.random.default_rng(0), 0
     for _ in range(60):

@@ -184,7 +184,8 @@ def tier_b(
     with stages.probe("branch states of random play", states, "states") as tick:
         places = branch_probe.branch_states(simulator, states, context, began + budget / 6, seed, tick=tick)
     if not places:
-        reason = f"no episode of random play is longer than the {context} frames that are read before a branch"
+        least = min(context, branch_probe.READ)
+        reason = f"no episode of random play is longer than the {least} frames that are read before a branch"
         return [absent(KL, reason)], {}
     evaluation = Evaluation(stages, why_no_likelihood(world_model), names=names, signs=world_model.reward.signs_only)
     with stages.probe("every action at branch states", len(places), "states") as tick:
