@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from tokenworld.envs.known_world import World
 from tokenworld.evaluation import tiers
 from tokenworld.evaluation.metrics import code_length, delta_psnr
 from tokenworld.evaluation.probes import branches, codes, held_out, known_world
+from tokenworld.evaluation.probes.film import film_of
 from tokenworld.evaluation.records import Reconstructions, Steered
 from tokenworld.evaluation.statistics.metric_spec import OF_POSTERIOR
 from tokenworld.heads import SignReward, Termination
@@ -112,7 +114,7 @@ def test_a_memory_without_a_limit_reads_whole_episodes(model, monkeypatch):
     assert codes.history_of(model.backbone) == codes.history_of(model.backbone, 3) == codes.LONGEST
     states = branches.branch_states(Dial(), 12, codes.history_of(model.backbone, branches.READ), math.inf)
     lengths = [len(state.obs) for state in states]
-    assert min(lengths) >= branches.READ and max(lengths) > 200
+    assert branches.READ <= min(lengths) < 200 < max(lengths)
     assert all(len(state.action) == len(state.obs) - 1 for state in states)
 
 
@@ -200,6 +202,19 @@ def test_reconstructions_decode_the_posterior(model):
     expected = model.frames(model.posterior(steps, model.encode(steps)))[0]
     assert torch.equal(record.decoded, expected) and record.codes is None and record.vocab_size == 0
     assert not torch.equal(expected, model.frames(model.encode(steps))[0])  # features are no codes of this decoder
+
+
+@pytest.mark.parametrize("dynamics", [True, False])
+def test_a_film_shows_the_decoded_posterior(dynamics, monkeypatch):
+    from test_required_metrics import replay_of
+
+    model, replay = posterior_model(), replay_of(World(), 2)
+    run = SimpleNamespace(world_model=model, device=torch.device("cpu"), meta={})
+    steps = replay.gather(np.arange(replay.rows)[None])
+    monkeypatch.setattr(replay, "sample", lambda *_: (steps, None))
+    film = film_of(run, replay, steps=1000, seed=0, dynamics=dynamics)
+    expected = model.frames(model.posterior(steps, model.encode(steps)))[0]
+    assert np.array_equal(film.rows["reconstructed"], expected[1:].numpy()) and ("imagined" in film.rows) == dynamics
 
 
 def test_what_counts_codes_is_not_applicable_without_indices():
