@@ -121,7 +121,9 @@ def test_questions_to_the_known_world():
     found, pictures = tiers.tier_b(model, simulator, states=4, budget=60.0)
     because = {metric.id for metric in found if metric.reason == REASON}
     assert because == {*OF_LIKELIHOOD["B"], *OF_LIKELIHOOD["known world"]}
-    assert "distance" in pictures and not {"effects", "plane", "filmstrips", "memory"} & pictures.keys()
+    assert {"distance", "memory"} <= pictures.keys() and not {"effects", "plane", "filmstrips"} & pictures.keys()
+    recalled = next(metric for metric in found if metric.id == "memory.recall")  # counted in drawn frames
+    assert recalled.name.endswith("30 steps") and recalled.n_samples == 40 and 0 <= recalled.value <= 1
 
 
 def test_records_hold_what_is_known():

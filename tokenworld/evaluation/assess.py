@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tokenworld.evaluation.metrics import baselines
 from tokenworld.evaluation.metrics.tokenizer_measures import kmeans_baseline
+from tokenworld.evaluation.probes.codes import have_equality
 from tokenworld.evaluation.probes.other_agent import support_of
 from tokenworld.evaluation.probes.stages import Stages
 from tokenworld.evaluation.records import Metric
@@ -25,8 +26,10 @@ from tokenworld.evaluation.statistics.measured import absent
 from tokenworld.evaluation.tiers import fingerprint_of, held_out_of, tier_a, tier_b, tier_c, tokenizer_only
 
 
-def code_counts(run) -> baselines.CodeCounts:
-    """What simple predictors know: statistics of the training codes."""
+def code_counts(run) -> baselines.CodeCounts | None:
+    """What simple predictors know: statistics of the training codes; None without any, and where they cannot be counted."""
+    if not (run.replay.steps and have_equality(run.world_model)):
+        return None
     rows = np.arange(run.replay.rows)[None]
     train, first = run.codes(run.replay, rows).indices[0].cpu(), run.replay.gather(rows, frames=False).first[0]
     return baselines.fit(train, first, run.world_model.shapes.vocab_size)
@@ -48,7 +51,7 @@ def evaluate_world_model(
     Raises UserError where there is nothing to measure on.
     """
     held_out = run.held_out if data is None else held_out_of(data, run.meta)
-    counts = code_counts(run) if run.replay.steps else None
+    counts = code_counts(run)
     policy = run.policy if run.count["policy"] else None
     stages, each = Stages(run.log, budget, least=least), budget / (1 + (simulator is not None) + (policies is not None))
     origin = provenance(run)
@@ -108,15 +111,20 @@ def evaluate_tokenizer(run, *, frames: int, kmeans: bool = False) -> list[Metric
                           dictionary=dictionary)  # fmt: skip
 
 
-def _dictionary(run) -> Callable[[Tensor], Tensor]:
-    """Frames -> those that a plain dictionary of patches makes of them, fitted on the training frames."""
-    train, tokenizer = run.replay.frames(np.arange(run.replay.rows)[None])[0], run.world_model.tokenizer
+def _dictionary(run) -> Callable[[Tensor], Tensor | None]:
+    """Frames -> those that a plain dictionary of patches makes of them, fitted on the training frames; None where the
+    tokenizer has no codes of patches."""
+    tokenizer = run.world_model.tokenizer
+    if tokenizer.patch is None or tokenizer.V == 0:
+        return lambda frames: None
+    train = run.replay.frames(np.arange(run.replay.rows)[None])[0]
     return lambda frames: kmeans_baseline(train, frames, tokenizer.patch, tokenizer.V, seed=run.seed)
 
 
 def _support(run):
-    """How often the training data hold a frame's codes with an action; None without training data."""
-    if not run.replay.steps:
+    """How often the training data hold a frame's codes with an action; None without training data, and where codes cannot be
+    counted."""
+    if not (run.replay.steps and have_equality(run.world_model)):
         return None
     rows = np.arange(run.replay.rows)[None]
     steps, codes = run.replay.gather(rows, frames=False), run.codes(run.replay, rows).indices[0].cpu().numpy()

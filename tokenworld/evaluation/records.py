@@ -76,7 +76,7 @@ class Reconstructions:
     frames: Any  # (N, C, H, W) uint8
     decoded: Any  # (N, C, H, W) uint8, decode(encode(frame))
     first: Any  # (N,) bool: it starts an episode
-    codes: Any  # (N, K) int
+    codes: Any  # (N, K) int; None: they have no indices
     vocab_size: int
 
 
@@ -85,8 +85,8 @@ class Scored:
     """Tier A: N held-out transitions, teacher-forced. Row n is (context h, action a) -> the next frame."""
 
     cluster: Array  # (N,) int, the episode
-    previous: Array  # (N, K) int, the codes before
-    codes: Array  # (N, K) int, the codes that followed
+    previous: Array | None  # (N, K) int, the codes before; None: they have no indices
+    codes: Array | None  # (N, K) int, the codes that followed
     action: Array  # (N,) int
     bits: Array | None  # (N, K): -log2 q(z^j | z^<j, h, a)
     entropy: Array | None  # (N, K): H(q(. | z^<j, h, a)), along the data
@@ -101,6 +101,7 @@ class Scored:
     step: Array | None = None  # (N,) int: the step of the row in its episode
     state: Array | None = None  # (N,) uint64: which state it is, alike in every evaluation on the same data
     reward_probability: Array | None = None  # (N, 3): predicted probability of a negative, of no and of a positive reward
+    posterior_bits: Array | None = None  # (N,): KL(q || p) of the posterior of the frame that followed and the prediction
     hazard_after: Array | None = None  # (N,): where the episode ended, the hazard predicted one step later; nan elsewhere
 
     def under_each_action(self) -> Scored:
@@ -116,15 +117,15 @@ class Scored:
 class Branches:
     """Tier B: S cloned states, every action taken in each, and the J next frames that can come of it.
 
-    Branches that tokenize alike are one branch. Unused ones have p = 0. For enumerated simulators p is exact and H_p its
-    entropy; for sampled ones p = 1 / J' over distinct draws is an estimate (`exact` false).
+    Branches that tokenize alike are one branch (of equal frames, without codes). Unused ones have p = 0. For enumerated
+    simulators p is exact and H_p its entropy; for sampled ones p = 1 / J' over distinct draws is an estimate (`exact` false).
     """
 
     cluster: Array  # (S,)
     hash: Array  # (S,) uint64, of the simulator's state and all that led to it: pairs states of two evaluations
     exact: bool
     p: Array  # (S, A, J)
-    codes: Array  # (S, A, J, K) int
+    codes: Array | None  # (S, A, J, K) int; None: equal frames need not have equal ones
     bits: Array | None  # (S, A, J): -log2 q(codes | h, a), joint over the frame
     entropy_q: Array | None  # (S, A): joint entropy of q, exact or estimated from draws
     marginal_p: Array | None  # (S, A, K, C): true probabilities of C listed candidate codes per position, the rest is none
@@ -157,7 +158,10 @@ class Rollouts:
 
 @dataclass(frozen=True)
 class Drift:
-    """Tier A: S starts in held-out data, M imagined rollouts of T steps from each under the real actions, the real future."""
+    """Tier A: S starts in held-out data, M imagined rollouts of T steps from each under the real actions, the real future.
+
+    A frame is K codes or, where equal frames need not have equal codes, K tiles of 8 levels of the decoded frame.
+    """
 
     cluster: Array  # (S,)
     real: Array  # (S, T, K) int
@@ -166,6 +170,17 @@ class Drift:
     own_bits: Array | None  # (S, T): bits of the real frame t after t imagined frames; None without a likelihood
     real_bits: Array | None  # (S, T): after the real ones
     imagined_bits: Array | None = None  # (S, M, T): of the model's own frames, as it drew them
+
+
+@dataclass(frozen=True)
+class Steered:
+    """Tier A: S starts in held-out data, M imagined rollouts from each under the real actions, and M with the same random
+    numbers under random actions: how far both are from the real frame after the last step, as mean squared errors of bytes."""
+
+    cluster: Array  # (S,)
+    steps: int
+    real_actions: Array  # (S, M)
+    random_actions: Array  # (S, M)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from tokenworld.data.replay import Replay
 from tokenworld.envs.known_world import World
 from tokenworld.errors import UserError
 from tokenworld.evaluation.metrics import baselines
+from tokenworld.evaluation.metrics.delta_psnr import DELTA, STEPS
 from tokenworld.evaluation.metrics.next_frame import KL
 from tokenworld.evaluation.metrics.policies import SPEARMAN
 from tokenworld.evaluation.metrics.rollouts import HELD_OUT_HORIZON
@@ -27,6 +28,7 @@ from tokenworld.evaluation.probes import branches as branch_probe
 from tokenworld.evaluation.probes import filmstrips as film_probe
 from tokenworld.evaluation.probes import held_out as held_out_probe
 from tokenworld.evaluation.probes import histories, known_world, other_agent, policies
+from tokenworld.evaluation.probes.codes import have_equality, history_of, why_no_likelihood
 from tokenworld.evaluation.probes.stages import Stages, Tick, unseen
 from tokenworld.evaluation.records import SHOWN, Branches, Metric, Reconstructions
 from tokenworld.evaluation.report import specs
@@ -45,11 +47,12 @@ class Evaluation:
     """The records of a tier that are filled so far, with the metrics and the arrays of pictures that follow from them.
 
     settings: further arguments of measuring functions, by the names of their parameters. Without a likelihood (set
-    `has_likelihood`) the metrics that take one are not applicable, and the records that take one may be None.
+    `has_likelihood`) the metrics that take one are not applicable, for the reason `no_likelihood`, and the records that take
+    one may be None.
     """
 
-    def __init__(self, stages: Stages, **settings: Any):
-        self.stages, self.given, self.has_likelihood = stages, settings, True
+    def __init__(self, stages: Stages, no_likelihood: str = NO_LIKELIHOOD, **settings: Any):
+        self.stages, self.given, self.has_likelihood = stages, settings | {"no_likelihood": no_likelihood}, True
         self.metrics: list[Metric] = []
         self.pictures: dict[str, Any] = {}
         self._called: set[Callable] = set()
@@ -73,7 +76,7 @@ class Evaluation:
     def _call(self, function: Callable) -> list[Metric]:
         if self.has_likelihood or not specs.takes_likelihood(function):
             return specs.call(function, self.given)
-        return [absent(spec, NO_LIKELIHOOD) for spec in specs.of_likelihood(function)]
+        return [absent(spec, self.given["no_likelihood"]) for spec in specs.of_likelihood(function)]
 
 
 def tier_a(
@@ -87,7 +90,7 @@ def tier_a(
     seed: int = 0,
     stages: Stages | None = None,
     names: Sequence[str] = (),
-    dictionary: Callable[[Tensor], Tensor] | None = None,
+    dictionary: Callable[[Tensor], Tensor | None] | None = None,
 ) -> tuple[list[Metric], dict[str, Any], np.ndarray]:
     """Metrics of tier A on about `frames` held-out frames, the arrays that pictures need, and the states (N,) that metrics
     have values of. `counts` are of training codes, `names` of the actions.
@@ -108,19 +111,20 @@ def tier_a(
     first = everything.first.numpy()
     episode, data = np.cumsum(first), fingerprint(everything)
     taken = np.bincount(everything.action[everything.acted].numpy(), minlength=world_model.shapes.actions)
-    evaluation = Evaluation(stages, taken=taken, names=names, signs=world_model.reward.signs_only, grid=world_model.shapes.grid)
+    evaluation = Evaluation(stages, why_no_likelihood(world_model), taken=taken, names=names,
+                            signs=world_model.reward.signs_only, grid=world_model.shapes.grid)  # fmt: skip
     with stages.probe("tokenizer"):
         reconstructions = _reconstructions(world_model, held_out, codes_of, episode, frames)
     evaluation.fill("metrics of the tokenizer", reconstructions=reconstructions)
     _compare_with_dictionary(evaluation, reconstructions, dictionary)
 
-    rows = _windows(held_out.rows, frames, world_model.backbone.context)
+    rows = _windows(held_out.rows, frames, history_of(world_model.backbone))
     steps = held_out.gather(rows, frames=False).to(device)
     with stages.probe("held-out frames under each action", rows.shape[1] - 1, "steps of all windows") as tick:
         scored = held_out_probe.score_held_out(
             world_model, steps, codes_of(rows), episode[rows], data + rows, deadline=began + SHARE * budget, tick=tick
         )
-    simple = {}
+    simple = {} if have_equality(world_model) else None
     if counts is not None:
         previous, current = torch.from_numpy(scored.previous), torch.from_numpy(scored.codes)
         for name in ("copy_last", "unigram", "bigram"):
@@ -131,19 +135,19 @@ def tier_a(
     metrics, pictures = evaluation.metrics, evaluation.pictures
     if time.monotonic() - began > SHARE * budget:
         reason = f"the budget of {budget:.0f} s was used up before: give more, or measure fewer frames"
-        return [*metrics, absent(HELD_OUT_HORIZON, reason, "skipped")], pictures, scored.state
+        return [*metrics, *(absent(spec, reason, "skipped") for spec in (HELD_OUT_HORIZON, DELTA))], pictures, scored.state
     most = min(STARTS, max(8, frames // 8))
     with stages.probe("imagined rollouts and held-out episodes", HORIZON, "steps") as tick:
-        drift = _drift(world_model, held_out, codes_of, first, episode, data, most, seed, tick)
-    if isinstance(drift, str):
-        return [*metrics, absent(HELD_OUT_HORIZON, drift)], pictures, scored.state
-    evaluation.fill("metrics of imagined rollouts", drift=drift)
+        imagined = _imagined(world_model, held_out, codes_of, first, episode, data, most, seed, tick)
+    if isinstance(imagined, str):
+        return [*metrics, *(absent(spec, imagined) for spec in (HELD_OUT_HORIZON, DELTA))], pictures, scored.state
+    evaluation.fill("metrics of imagined rollouts", **imagined)
     return metrics, pictures, scored.state
 
 
 def tokenizer_only(
     world_model: WorldModel, held_out: Replay, codes_of: Callable[[np.ndarray], Codes], *, frames: int,
-    dictionary: Callable[[Tensor], Tensor] | None = None,
+    dictionary: Callable[[Tensor], Tensor | None] | None = None,
 ) -> list[Metric]:  # fmt: skip
     """The metrics of a tokenizer whose dynamics is not trained, or not whole in this process; arguments as in `tier_a`."""
     world_model.eval()
@@ -156,11 +160,11 @@ def tokenizer_only(
 
 
 def _compare_with_dictionary(
-    evaluation: Evaluation, reconstructions: Reconstructions, dictionary: Callable[[Tensor], Tensor] | None
+    evaluation: Evaluation, reconstructions: Reconstructions, dictionary: Callable[[Tensor], Tensor | None] | None
 ) -> None:
     if dictionary is not None:
         decoded = dictionary(reconstructions.frames)
-        record = replace(reconstructions, decoded=decoded)
+        record = None if decoded is None else replace(reconstructions, decoded=decoded)
         evaluation.fill("metrics of a dictionary of patches", dictionary_reconstructions=record)
 
 
@@ -176,13 +180,14 @@ def tier_b(
     """
     began, stages = time.monotonic(), stages or Stages()
     world_model.eval()
-    context = min(world_model.backbone.context, 8)
+    context = history_of(world_model.backbone, branch_probe.READ)
     with stages.probe("branch states of random play", states, "states") as tick:
         places = branch_probe.branch_states(simulator, states, context, began + budget / 6, seed, tick=tick)
     if not places:
-        reason = f"no episode of random play is longer than the {context} frames that are read before a branch"
+        least = min(context, branch_probe.READ)
+        reason = f"no episode of random play is longer than the {least} frames that are read before a branch"
         return [absent(KL, reason)], {}
-    evaluation = Evaluation(stages, names=names, signs=world_model.reward.signs_only)
+    evaluation = Evaluation(stages, why_no_likelihood(world_model), names=names, signs=world_model.reward.signs_only)
     with stages.probe("every action at branch states", len(places), "states") as tick:
         branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3, tick=tick)
     evaluation.has_likelihood = branches.bits is not None
@@ -203,7 +208,9 @@ def tier_b(
     if not evaluation.has_likelihood:
         evaluation.fill("metrics of agents and histories", own_branches=None, history_pairs=None)
         if is_known:
-            evaluation.fill("metrics of the known world", recalls=None, undos=None)
+            with stages.probe("questions to the known world"):
+                recalls = known_world.recalls(world_model, simulator.world, seed)
+            evaluation.fill("metrics of the known world", recalls=recalls, undos=None)
         return evaluation.metrics, evaluation.pictures
     mine = None
     if policy is not None:
@@ -287,10 +294,10 @@ def _reconstructions(
     world_model: WorldModel, held_out: Replay, codes_of, episode: np.ndarray, frames: int
 ) -> Reconstructions:
     rows = np.arange(min(frames, held_out.rows))
-    steps, codes = held_out.gather(rows[None]), codes_of(rows[None])
-    decoded = torch.cat([world_model.frames(codes[:, t : t + 256]).cpu()[0] for t in range(0, len(rows), 256)])
-    indices = codes.indices[0].cpu()
-    return Reconstructions(episode[rows], steps.obs[0], decoded, steps.first[0], indices, world_model.shapes.vocab_size)
+    steps, codes, V = held_out.gather(rows[None]), codes_of(rows[None]), world_model.tokenizer.V
+    read = world_model.posterior(steps.to(world_model.device), codes)
+    decoded = torch.cat([world_model.frames(read[:, t : t + 256]).cpu()[0] for t in range(0, len(rows), 256)])
+    return Reconstructions(episode[rows], steps.obs[0], decoded, steps.first[0], codes.indices[0].cpu() if V else None, V)
 
 
 def _windows(rows: int, frames: int, context: int) -> np.ndarray:
@@ -301,9 +308,11 @@ def _windows(rows: int, frames: int, context: int) -> np.ndarray:
     return starts[:, None] + np.arange(T)
 
 
-def _drift(world_model, held_out, codes_of, first, episode, data, most, seed, tick: Tick = unseen):
-    """Imagined rollouts from starts spread over the episodes that are long enough, or a sentence why there are none."""
-    context = min(world_model.backbone.context, 8)
+def _imagined(world_model, held_out, codes_of, first, episode, data, most, seed, tick: Tick = unseen):
+    """Records of imagined rollouts from starts spread over the episodes that are long enough, or a sentence why there are
+    none. They read `context` frames of the episode, and all before that where the memory has no limit."""
+    history = history_of(world_model.backbone, branch_probe.READ)
+    context = min(history, branch_probe.READ)
     lengths = np.diff(np.append(np.flatnonzero(first), len(first)))
     T = int(min(HORIZON, lengths.max() - context))
     if T < 2:
@@ -313,13 +322,14 @@ def _drift(world_model, held_out, codes_of, first, episode, data, most, seed, ti
     rng = np.random.default_rng(seed)
     starts = [b + rng.integers(s + 1) for _ in range(-(-most // len(begins))) for b, s in zip(begins, spare, strict=True)]
     chosen = np.sort(rng.permutation(np.unique(starts))[:most])
-    rows = chosen[:, None] + np.arange(context + T)
-    device = world_model.device
-    steps = held_out.gather(rows, frames=False).to(device)
-    return held_out_probe.drift(
-        world_model, steps, codes_of(rows), episode[rows], context=context, futures=FUTURES, state_of=data + chosen,
-        tick=tick,
-    )  # fmt: skip
+    rows = np.maximum(chosen[:, None] + np.arange(context - history, context + T), 0)  # row 0 again: it begins an episode
+    steps, codes = held_out.gather(rows, frames=False).to(world_model.device), codes_of(rows)
+    common = dict(futures=FUTURES, state_of=data + chosen)
+    drift = held_out_probe.drift(world_model, steps, codes, episode[rows], context=history, tick=tick, **common)
+    end = history + min(T, STEPS)
+    frames = held_out.frames(rows[:, end - 1])
+    steered = held_out_probe.steered(world_model, steps[:, :end], codes[:, :history], frames, episode[rows[:, :end]], **common)
+    return {"drift": drift, "steered": steered}
 
 
 def _at(records: dict[str, Any], metrics: list[Metric]) -> list[Metric]:

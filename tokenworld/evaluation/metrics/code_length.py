@@ -8,8 +8,17 @@ import numpy as np
 
 from tokenworld.evaluation.records import Metric, Scored
 from tokenworld.evaluation.statistics import divergences
-from tokenworld.evaluation.statistics.measured import mean, share
-from tokenworld.evaluation.statistics.metric_spec import OVERVIEW, MetricSpec, Rule, arrays_of, below, measure, of_likelihood
+from tokenworld.evaluation.statistics.measured import absent, mean, share
+from tokenworld.evaluation.statistics.metric_spec import (
+    NO_EQUALITY,
+    OVERVIEW,
+    MetricSpec,
+    Rule,
+    arrays_of,
+    below,
+    measure,
+    of_likelihood,
+)
 
 _spec = partial(
     MetricSpec, section=OVERVIEW, topic="code length", of_codes=True, source="Lambert et al. 2020, arXiv:2002.04523"
@@ -52,9 +61,29 @@ BASELINE_CHANGED = _spec(
 )  # fmt: skip
 
 
+POSTERIOR_KL = _spec(
+    "code_length.posterior_kl", "Divergence of the posterior from the prediction",
+    "Bits per frame that the posterior of a held-out frame is away from what was predicted before it: KL(posterior || "
+    "prediction). It depends on how much the posterior keeps of a frame, and is not comparable with code lengths.",
+    unit="bits/frame", silent="a posterior that keeps nothing of the frame has none: the reconstruction must be read with it",
+)  # fmt: skip
+
+
 @measure
-def of_predictors(scored: Scored, baselines: dict[str, np.ndarray]) -> list[Metric]:
-    """A variant of both baselines, "ID@NAME", for each simple predictor. baselines: name -> bits (N, K)."""
+def posterior_kl(scored: Scored) -> list[Metric]:
+    """The divergence whose expectation a decoding with a posterior is trained to lower (Hafner et al. 2020,
+    arXiv:2010.02193, equation 3)."""
+    if scored.posterior_bits is None:
+        return [absent(POSTERIOR_KL, "the decoding has no posterior with probabilities")]
+    return [mean(POSTERIOR_KL, scored.posterior_bits, scored.cluster, ceiling=0.0)]
+
+
+@measure
+def of_predictors(scored: Scored, baselines: dict[str, np.ndarray] | None) -> list[Metric]:
+    """A variant of both baselines, "ID@NAME", for each simple predictor. baselines: name -> bits (N, K); None: codes cannot be
+    counted."""
+    if baselines is None:
+        return [absent(spec, NO_EQUALITY) for spec in (BASELINE_BITS, BASELINE_CHANGED)]
     changed, results = scored.previous != scored.codes, []
     for name, bits in baselines.items():
         words = name.replace("_", " ")

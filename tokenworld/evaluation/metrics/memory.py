@@ -9,7 +9,7 @@ import numpy as np
 from tokenworld.evaluation.records import Metric, Recalls
 from tokenworld.evaluation.statistics import intervals
 from tokenworld.evaluation.statistics.measured import absent, mean, number
-from tokenworld.evaluation.statistics.metric_spec import IDENTITY, MetricSpec, Rule, arrays_of, below, measure, of_likelihood
+from tokenworld.evaluation.statistics.metric_spec import IDENTITY, MetricSpec, Rule, arrays_of, below, measure
 
 _spec = partial(MetricSpec, section=IDENTITY, topic="memory", tier="B", source="World Stability 2025, arXiv:2503.08122")
 RECALL = _spec(
@@ -32,7 +32,6 @@ RETURN = _spec(
 
 
 @measure
-@of_likelihood(RECALL, HALF_LIFE, RETURN)
 def recall(recalls: Recalls) -> list[Metric]:
     """Accuracy of the bit that the model gives back after the longest delay, with an exact interval (rows count as
     independent: one was planted in each); the delay at which the bits of information kept have halved since the shortest;
@@ -55,7 +54,6 @@ def recall(recalls: Recalls) -> list[Metric]:
 
 
 @arrays_of("memory")
-@of_likelihood()
 def recall_by_delay(recalls: Recalls) -> dict[str, np.ndarray]:
     """{"delay", "accuracy", "low", "high" (exact 95 % interval), "count", "information" (bits between the planted bit and the
     one given back, less the bias of the estimate)}, one entry for each delay, ascending."""

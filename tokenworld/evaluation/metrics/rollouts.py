@@ -93,7 +93,7 @@ WORTH = 0.5  # a rollout is valid while its score is below this share of that of
 
 def energy_scores(drift: Drift) -> tuple[np.ndarray, np.ndarray]:
     """(S, T) energy scores of the rollouts, and of the static frame: shares of the K codes that differ,
-    E|X - y| - E|X - X'| / 2 over the M rollouts X."""
+    E|X - y| - E|X - X'| / 2 over the M rollouts X. Codes or tiles, see `Drift`."""
     off = (drift.model != drift.real[:, None]).mean(-1).mean(1)  # (S, T)
     M = drift.model.shape[1]
     spread = np.zeros_like(off)
@@ -105,7 +105,7 @@ def energy_scores(drift: Drift) -> tuple[np.ndarray, np.ndarray]:
 
 
 @measure
-def horizon(drift: Drift) -> list[Metric]:
+def horizon(drift: Drift, no_likelihood: str = NO_LIKELIHOOD) -> list[Metric]:
     """The valid horizon in steps, censored at T, and how much more real frames cost after imagined ones."""
     score, still = energy_scores(drift)
     S, T = score.shape
@@ -126,7 +126,7 @@ def horizon(drift: Drift) -> list[Metric]:
                **{**common, **few, "reason": few.get("reason", "") or censored})
     ]  # fmt: skip
     if drift.own_bits is None:
-        metrics.append(absent(EXPOSURE_BIAS, NO_LIKELIHOOD))
+        metrics.append(absent(EXPOSURE_BIAS, no_likelihood))
     elif T > 1:
         ratio, ci, _ = intervals.ratio(drift.own_bits[:, -1], drift.real_bits[:, -1], drift.cluster)
         name = f"Bits of a real frame after {T - 1} imagined ones, for each after real ones"

@@ -62,19 +62,29 @@ DICTIONARY_PRECISION = _spec(
 )  # fmt: skip
 
 
+NO_INDICES = "the codes have no indices"
+NO_PATCHES = "the tokenizer has no codes of patches that a dictionary could be as large as"
+
+
 @measure
 def tokenizer_ceiling(reconstructions: Reconstructions) -> list[Metric]:
     """PSNR, event recall and precision, and codes in use."""
     codes, V, n = reconstructions.codes, reconstructions.vocab_size, len(np.unique(reconstructions.cluster))
-    usage = [number(spec, value, None, n, len(codes))
-             for spec, value in ((USAGE, codebook_usage(codes, V)), (PERPLEXITY, perplexity(codes, V)))]  # fmt: skip
+    if codes is None:
+        usage = [absent(spec, NO_INDICES) for spec in (USAGE, PERPLEXITY)]
+    else:
+        usage = [number(spec, value, None, n, len(codes))
+                 for spec, value in ((USAGE, codebook_usage(codes, V)), (PERPLEXITY, perplexity(codes, V)))]  # fmt: skip
     return fidelity(reconstructions, PSNR, RECALL, PRECISION) + usage
 
 
 @measure
-def dictionary_of_patches(dictionary_reconstructions: Reconstructions) -> list[Metric]:
-    """PSNR, event recall and precision of a plain dictionary of patches on the same frames."""
-    return fidelity(dictionary_reconstructions, DICTIONARY_PSNR, DICTIONARY_RECALL, DICTIONARY_PRECISION)
+def dictionary_of_patches(dictionary_reconstructions: Reconstructions | None) -> list[Metric]:
+    """PSNR, event recall and precision of a plain dictionary of patches on the same frames; None where there is no such."""
+    specs = (DICTIONARY_PSNR, DICTIONARY_RECALL, DICTIONARY_PRECISION)
+    if dictionary_reconstructions is None:
+        return [absent(spec, NO_PATCHES) for spec in specs]
+    return fidelity(dictionary_reconstructions, *specs)
 
 
 def fidelity(

@@ -1,10 +1,10 @@
 """Tier B: what a world model says at states of a simulator that can be branched, as the records that metrics read.
 
 Real play gives the states; from each, every action is taken and all that can come of it is listed (or drawn, where a
-simulator cannot list). The frames are tokenized, those that tokenize alike are one branch, and each is scored by teacher
-forcing after `state.select`. What needs the model's own frames (its entropy, the distribution of single codes, reward and
-termination where h reads drawn codes) is a mean over `DRAWS` of them: entropies and code distributions are means of exact
-conditionals along the draws, which is unbiased and varies less than counting.
+simulator cannot list). Frames that tokenize alike are one branch (equal frames, where codes have no equality), and each is
+scored by teacher forcing after `state.select`. What needs the model's own frames (its entropy, the distribution of single
+codes, reward and termination where h reads drawn codes) is a mean over `DRAWS` of them: entropies and code distributions are
+means of exact conditionals along the draws, which is unbiased and varies less than counting.
 
 The seed, the budget and the number of places choose the places. What is drawn at a place follows from its `key` alone (see
 `draws.py`), so that two evaluations can be compared place by place.
@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from tokenworld.evaluation.probes.codes import LONGEST, have_equality, have_likelihood, shrink
 from tokenworld.evaluation.probes.stages import Tick, unseen
 from tokenworld.evaluation.records import Branches, Rollouts
 from tokenworld.evaluation.statistics import draws
@@ -33,11 +33,10 @@ from tokenworld.world_model import WorldModel, frames_as_steps
 DRAWS = 16  # of the model's frames for each state and action
 SAMPLES = 16  # of the simulator's, where it cannot list
 PER_EPISODE = 4  # states of one episode: more would be much alike
-LONGEST = 400  # steps of an episode in which states are looked for
+READ = 8  # frames of an episode before the first state that is looked for, at most
 CANDIDATES = 16  # codes per position whose probabilities are compared
 OF_LIKELIHOOD = ("bits", "entropy_q", "marginal_p", "marginal_q", "candidates")  # fields of `Branches`
 ROWS = 256  # of the model at once
-SIDE = 16  # pixels of a frame's features
 ACTIVE_STEPS = 512  # of random play, in which it is counted how often each pixel changes
 
 
@@ -56,7 +55,7 @@ class BranchState:
 def branch_states(
     simulator, count: int, context: int, deadline: float, seed: int = 0, act=None, *, tick: Tick = unseen
 ) -> list[BranchState]:
-    """States of real play, at most four of an episode, each after at least `context` frames of it.
+    """States of real play, at most four of an episode, each with the last `context` frames of it, READ at least if it is more.
 
     act(obs (C, H, W), first) -> action; None: uniformly random actions. Fewer than `count` if the deadline passes.
     """
@@ -66,7 +65,7 @@ def branch_states(
         first, before = True, 0
         for t in range(LONGEST):
             before = draws.name_of(before, *actions[-1:], np.ascontiguousarray(frames[-1]).tobytes())
-            if t + 1 >= context:
+            if t + 1 >= min(context, READ):
                 name = simulator.state_hash()
                 seen.append((simulator.snapshot(), name, t, draws.name_of(name, before)))
             a = int(rng.integers(simulator.actions)) if act is None else int(act(frames[-1], first))
@@ -78,7 +77,8 @@ def branch_states(
             frames.append(obs)
         for i in sorted(rng.permutation(len(seen))[:PER_EPISODE]):
             snapshot, name, t, key = seen[i]
-            obs, action = np.stack(frames[t - context + 1 : t + 1]), np.array(actions[t - context + 1 : t], int)
+            begin = max(0, t - context + 1)
+            obs, action = np.stack(frames[begin : t + 1]), np.array(actions[begin:t], int)
             states.append(BranchState(snapshot, name, episode, obs, action, key))
             if len(states) <= count:
                 tick()
@@ -102,7 +102,7 @@ def branches(
     J, C = (max(record[name].shape[-1] if name in record else 0 for record in done) for name in ("p", "candidates"))
     padded = {"p": (J, 0), "bits": (J, 0), "reward": (J, 0), "terminated": (J, 0)}
     columns = {"candidates": (C, -1), "marginal_p": (C, 0), "marginal_q": (C, 0)}
-    stacked: dict[str, Any] = dict.fromkeys(OF_LIKELIHOOD)
+    stacked: dict[str, Any] = dict.fromkeys(("codes", *OF_LIKELIHOOD))
     for name in done[0]:
         parts = [record[name] for record in done]
         if name == "codes":
@@ -122,12 +122,14 @@ def branches(
 
 def _branch(world_model: WorldModel, simulator, branch_state: BranchState) -> dict[str, np.ndarray]:
     """All actions at one place: p, bits, reward, terminated (A, J), codes (A, J, K), what the model says of itself. Without a
-    likelihood, what takes one is left out."""
-    A, K, device = simulator.actions, world_model.shapes.codes, world_model.device
+    likelihood, what takes one is left out, and the codes where equal frames need not have equal ones."""
+    A, device = simulator.actions, world_model.device
     futures = [list_futures(simulator, branch_state, a) for a in range(A)]
-    z = encode_frames(world_model, np.stack([obs for future in futures for _, obs, _, _ in future]), device).cpu().numpy()
+    z = np.stack([obs for future in futures for _, obs, _, _ in future])  # (n, C, H, W), or (n, K) codes
+    if have_equality(world_model):
+        z = encode_frames(world_model, z, device).cpu().numpy()
     merged, at = [], 0
-    for future in futures:  # frames that tokenize alike are one branch
+    for future in futures:  # alike frames are one branch
         rows: dict[bytes, list] = {}
         for probability, _, reward, terminated in future:
             row = rows.setdefault(z[at].tobytes(), [z[at], 0.0, 0.0, 0.0])
@@ -137,16 +139,19 @@ def _branch(world_model: WorldModel, simulator, branch_state: BranchState) -> di
             at += 1
         merged.append(list(rows.values()))
     J = max(map(len, merged))
-    p, reward, terminations, codes = np.zeros((A, J)), np.zeros((A, J)), np.zeros((A, J)), np.zeros((A, J, K), np.int64)
+    p, reward, terminations = np.zeros((A, J)), np.zeros((A, J)), np.zeros((A, J))
+    codes = np.zeros((A, J, *z.shape[1:]), np.int64)
     for a, rows in enumerate(merged):
         for j, (code, probability, r, end) in enumerate(rows):
             codes[a, j], p[a, j], reward[a, j], terminations[a, j] = code, probability, r / probability, end / probability
     state = read_state(world_model, branch_state, device)
     action = torch.from_numpy(np.argwhere(p > 0)[:, 0]).to(device)  # (n,)
-    scored = score_frames(world_model, state, action, torch.from_numpy(codes[p > 0]).to(device))
+    scored = None
+    if have_equality(world_model):
+        scored = score_frames(world_model, state, action, torch.from_numpy(codes[p > 0]).to(device))
     own = own_distribution(world_model, state, A, branch_state.key)
-    record = {"p": p, "codes": codes, "reward": reward, "terminated": terminations, "reward_mean": own["reward"],
-             "hazard": own["hazard"]}  # fmt: skip
+    record = {"p": p, "reward": reward, "terminated": terminations, "reward_mean": own["reward"], "hazard": own["hazard"]}
+    record |= {"codes": codes} if have_equality(world_model) else {}
     if scored is None:
         return record
     bits = np.zeros((A, J))
@@ -221,7 +226,7 @@ def own_distribution(world_model: WorldModel, state, A: int, key: int, stream: i
         action = torch.arange(begin, min(A, begin + group), device=device).repeat_interleave(DRAWS)
         many = state.select(torch.zeros(len(action), dtype=torch.int64, device=device))
         prediction, _ = world_model.step(many, action, noise[begin * DRAWS : begin * DRAWS + len(action)])
-        if prediction.score is not None:
+        if have_likelihood(world_model, prediction):
             p = prediction.score().double().softmax(-1).view(-1, DRAWS, K, world_model.shapes.vocab_size)
             parts_by_name["entropy"].append(-(p * p.clamp(min=1e-30).log2()).sum((-1, -2)).mean(1))
             parts_by_name["mean"].append(p.mean(1))
@@ -260,7 +265,7 @@ def rollouts(
         actions = draws.integers(branch_state.key, simulator.actions, steps)
         noise = draws.uniform(np.array([branch_state.key]), (steps, each, n + 1), 1, device)[0]
         played = [_play(simulator, branch_state, actions, k) for k in range(2 * each)]
-        real.append(_shrunk(np.stack([frames for frames, _ in played])))
+        real.append(shrink(np.stack([frames for frames, _ in played])))
         alive.append(np.stack([lived for _, lived in played]))
         many = read_state(world_model, branch_state, device).select(torch.zeros(each, dtype=torch.int64, device=device))
         frames, lived = [], [torch.ones(each, dtype=torch.bool, device=device)]
@@ -269,9 +274,9 @@ def rollouts(
             prediction, many = world_model.step(many, action, noise[t, :, :-1])
             frames.append(world_model.frames(prediction.codes)[:, 0].cpu())
             lived.append(lived[-1] & ~prediction.terminated.sample(noise[t, :, -1]))
-        model.append(_shrunk(torch.stack(frames, 1).numpy()))
+        model.append(shrink(torch.stack(frames, 1).numpy()))
         alive_model.append(torch.stack(lived[:-1], 1).cpu().numpy())
-        copy.append(_shrunk(branch_state.obs[None, -1:])[0, 0])
+        copy.append(shrink(branch_state.obs[None, -1:])[0, 0])
         tick()
     if not real:
         return None
@@ -296,7 +301,7 @@ def _activity(simulator) -> np.ndarray:
         obs, _, over = simulator.step(int(rng.integers(simulator.actions)))
         frames.append(obs)
         if over or t == ACTIVE_STEPS:
-            changed.append(np.abs(np.diff(_shrunk(np.stack(frames)[None])[0], axis=0)) > 0.05)
+            changed.append(np.abs(np.diff(shrink(np.stack(frames)[None])[0], axis=0)) > 0.05)
             frames = [simulator.reset(t)]
     weight = np.sqrt(np.concatenate(changed).mean(0)) + 1e-3
     return weight / np.linalg.norm(weight)
@@ -313,12 +318,3 @@ def _play(simulator, branch_state: BranchState, actions: np.ndarray, k: int) -> 
             obs, _, over = simulator.step(a)
         frames.append(obs)
     return np.stack(frames), np.array(alive)
-
-
-def _shrunk(frames: np.ndarray) -> np.ndarray:
-    """(n, T, C, H, W) uint8 -> (n, T, F) float32 in 0..1."""
-    n, T, C, H, W = frames.shape
-    x = torch.from_numpy(np.ascontiguousarray(frames)).flatten(0, 1).float() / 255
-    if max(H, W) > SIDE:
-        x = F.interpolate(x, size=(min(H, SIDE), min(W, SIDE)), mode="area")
-    return x.reshape(n, T, -1).numpy()

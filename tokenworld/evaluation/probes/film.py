@@ -52,7 +52,8 @@ def film_of(run, replay: Replay, *, steps: int, seed: int, dynamics: bool = True
     real, _ = min(candidates, key=lambda c: int(c[0].first[0, 1:].sum()))
     start = T - steps if T > steps else 1
     codes = model.encode(real.to(run.device))  # not those that the replay keeps: a picture leaves no trace in a checkpoint
-    frames = {"real": real.obs[0, start:].numpy(), "reconstructed": model.frames(codes)[0, start:].cpu().numpy()}
+    reconstructed = model.frames(model.posterior(real.to(run.device), codes))[0, start:].cpu().numpy()
+    frames = {"real": real.obs[0, start:].numpy(), "reconstructed": reconstructed}
     acted = real.acted[0, start - 1 : -1].numpy()  # (T - start,): of the step that led to each frame
     reward = {"real": np.where(acted, real.reward[0, start - 1 : -1].numpy(), 0.0)}
     ended = {"real": acted & real.terminated[0, start - 1 : -1].numpy()}

@@ -50,7 +50,7 @@ def worst(
             Branching(
                 words=f"Episode {branch_state.episode}, {name}",
                 kl=float(divergence[s, a]),
-                context=branch_state.obs,
+                context=branch_state.obs[-branch_probe.READ :],
                 frames=frames[shown],
                 p=branches.p[s, a][there],
                 q=np.exp2(-branches.bits[s, a][there]),

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from tokenworld.errors import UserError
+from tokenworld.evaluation.probes.codes import comparable, have_likelihood, history_of, posterior_bits
 from tokenworld.evaluation.probes.lookahead import predict_outcomes
 from tokenworld.evaluation.probes.stages import Tick, unseen
-from tokenworld.evaluation.records import Drift, Scored
+from tokenworld.evaluation.records import Drift, Scored, Steered
 from tokenworld.evaluation.statistics import draws
-from tokenworld.interfaces import Codes, Steps
+from tokenworld.interfaces import Codes, Prediction, Steps
 from tokenworld.nn import logprob
 from tokenworld.world_model import WorldModel
 
@@ -45,12 +46,12 @@ def score_held_out(
     Once something is scored it stops, between steps, when time.monotonic() passes `deadline`. Raises UserError where a
     prediction is no finite number.
     """
-    device = codes.indices.device
-    _, state = world_model.start(steps[:, :1], codes[:, :1])
+    device = steps.action.device
+    prediction, state = world_model.start(steps[:, :1], codes[:, :1])
     B, T = codes.shape
     n = world_model.decoding.noise_size
     drawn_at = np.arange(B * T).reshape(B, T) if state_of is None else state_of
-    warm = min(world_model.backbone.context - 1, T // 2)
+    warm = min(history_of(world_model.backbone) - 1, T // 2)
     begun = steps.first[:, 0].clone()  # the row's window has seen its episode's beginning
     at = _starts(steps, episode)
     A = world_model.shapes.actions
@@ -71,6 +72,7 @@ def score_held_out(
         if world_model.decoding.lookahead and (real | over).any():
             predictions = predict_outcomes(world_model, state, action, draws.uniform(drawn_at[:, t], (DRAWS, n), device=device))
             values["reward_mean"], values["hazard"], values["reward_probability"] = predictions
+        before = prediction.codes
         prediction, state = world_model.decoding.step(world_model.backbone, state, action, None, following, first)
         if not world_model.decoding.lookahead:
             reward = world_model.reward(prediction.h)
@@ -80,13 +82,10 @@ def score_held_out(
         kept.append(real)
         if not real.any():
             continue
-        z = following.indices[:, 0]
-        if prediction.score is not None:
-            values |= _bits(prediction.score(), z)
+        values |= _of_codes(world_model, before, prediction)
+        if "bits" in values:
             values["bits_by_action"] = torch.full((int(real.sum()), A), math.nan) if forks is None else forks
         values |= {
-            "previous": codes.indices[:, t],
-            "codes": z,
             "action": action,
             "reward": steps.reward[:, t],
             "terminated": steps.terminated[:, t],
@@ -98,10 +97,23 @@ def score_held_out(
         for name, x in values.items():
             rows.setdefault(name, []).append(x[real].cpu() if len(x) == B else x.cpu())
     rows["hazard_after"] = _one_later(hazards, kept, steps.terminated)
-    scored = Scored(**dict.fromkeys(OF_LIKELIHOOD) | {name: _array(torch.cat(parts)) for name, parts in rows.items()})
+    unknown = dict.fromkeys(("previous", "codes", *OF_LIKELIHOOD))
+    scored = Scored(**unknown | {name: _array(torch.cat(parts)) for name, parts in rows.items()})
     codes_said = {} if scored.bits is None else {"codes": scored.bits.sum(-1)}
     _check_finite(codes_said | {"rewards": scored.reward_mean, "terminations": scored.hazard})
     return scored
+
+
+def _of_codes(world_model: WorldModel, before: Codes, prediction: Prediction) -> dict[str, Tensor]:
+    """The codes of a frame that was read and of the one before it, and what the prediction says of them."""
+    if prediction.codes.indices is None:
+        return {}
+    z = prediction.codes.indices[:, 0]
+    values = {"previous": before.indices[:, 0], "codes": z}
+    if have_likelihood(world_model, prediction):
+        return values | _bits(prediction.score(), z)
+    bits = posterior_bits(prediction) if world_model.decoding.has_posterior else None
+    return values if bits is None else values | {"posterior_bits": bits}
 
 
 def _bits(logits: Tensor, z: Tensor) -> dict[str, Tensor]:
@@ -135,6 +147,8 @@ def _check_finite(predictions: dict[str, np.ndarray]) -> None:
 def _under_each_action(world_model: WorldModel, state, following: Codes, real: Tensor) -> Tensor | None:
     """(n, A): bits of the frame that followed in the n rows marked real, had each action been taken there; None without a
     likelihood."""
+    if world_model.decoding.has_posterior:
+        return None
     A, index = world_model.shapes.actions, torch.nonzero(real).squeeze(1)
     parts = []
     for rows in index.split(max(1, FORKS // A)):
@@ -157,24 +171,24 @@ def drift(
     Only windows within one episode say something: the caller chooses them. state_of (S,): the state of each start, from which
     all follows that is drawn there.
     """
-    device = codes.indices.device
-    z, K, n = codes.indices, codes.indices.shape[-1], world_model.decoding.noise_size
-    S, T = len(z), z.shape[1] - context
+    device, n = steps.action.device, world_model.decoding.noise_size
+    S, T = len(steps.action), steps.action.shape[1] - context
     noise = draws.uniform(np.arange(S) if state_of is None else state_of, (T, futures, n), device=device)
-    _, state = world_model.start(steps[:, :context], codes[:, :context])
+    last, state = world_model.start(steps[:, :context], codes[:, :context])
     real = state.select(torch.arange(S, device=device))
     dream = state.select(torch.arange(S, device=device).repeat_interleave(futures))
-    drawn, own_bits, real_bits, imagined_bits = [], [], [], []
+    came, drawn, own_bits, real_bits, imagined_bits = [], [], [], [], []
     for t in range(T):
         action, following = steps.action[:, context - 1 + t], codes[:, context + t : context + t + 1]
         many = action.repeat_interleave(futures)
         after_real, real = world_model.decoding.step(world_model.backbone, real, action, None, following)
-        is_scored = after_real.score is not None
+        came.append(comparable(world_model, after_real.codes))
+        is_scored = have_likelihood(world_model, after_real)
         if is_scored and t > 0:  # the real frame after an imagined past, and the real frame after the real past
             first_rows = torch.arange(S, device=device) * futures
             after_dream, _ = world_model.decoding.step(world_model.backbone, dream.select(first_rows), action, None, following)
         prediction, dream = world_model.step(dream, many, noise[:, t].flatten(0, 1))
-        drawn.append(prediction.codes.indices[:, 0].view(S, futures, K))
+        drawn.append(comparable(world_model, prediction.codes).view(S, futures, -1))
         if is_scored:
             real_bits.append(-logprob(after_real).sum(-1) / math.log(2))
             own_bits.append(-logprob(after_dream).sum(-1) / math.log(2) if t > 0 else real_bits[0])
@@ -182,13 +196,36 @@ def drift(
         tick()
     return Drift(
         cluster=episode[:, context],
-        real=_array(z[:, context:]),
+        real=_array(torch.stack(came, 1)),
         model=_array(torch.stack(drawn, 2)),
-        copy=_array(z[:, context - 1]),
+        copy=_array(comparable(world_model, last.codes)),
         own_bits=_array(torch.stack(own_bits, 1)) if own_bits else None,
         real_bits=_array(torch.stack(real_bits, 1)) if real_bits else None,
         imagined_bits=_array(torch.stack(imagined_bits, 2)) if imagined_bits else None,
     )
+
+
+@torch.no_grad()
+def steered(
+    world_model: WorldModel, steps: Steps, codes: Codes, frames: Tensor, episode: np.ndarray, *, futures: int,
+    state_of: np.ndarray | None = None,
+) -> Steered:  # fmt: skip
+    """The frames S starts later, imagined under the real actions and under random ones: steps (S, context + T), frames
+    (S, C, H, W) uint8 those of the last step, of which alone the errors are. Other arguments as in `drift`."""
+    device, (S, T) = steps.action.device, steps.action.shape
+    H = T - codes.shape[1]
+    states = np.arange(S) if state_of is None else state_of
+    noise = draws.uniform(states, (H, futures, world_model.decoding.noise_size), 2, device).transpose(1, 2)  # (S, M, H, n)
+    chosen = [draws.integers(state, world_model.shapes.actions, (futures, H), 2) for state in states.tolist()]
+    random = torch.from_numpy(np.stack(chosen)).to(device)  # (S, M, H)
+    real = steps.action[:, None, T - H - 1 : T - 1].expand_as(random)
+    _, state = world_model.start(steps[:, : T - H], codes)
+    errors = []
+    for actions in (real, random):
+        prediction = world_model.rollout(state, actions, noise)[-1]
+        imagined = world_model.frames(prediction.codes)[:, 0].cpu().view(S, futures, *frames.shape[1:])
+        errors.append(_array((imagined.double() - frames.unsqueeze(1).double()).square().flatten(2).mean(-1)))
+    return Steered(episode[:, -1], H, *errors)
 
 
 def _starts(steps: Steps, episode: np.ndarray) -> np.ndarray:

@@ -16,6 +16,7 @@ import torch
 
 from tokenworld.evaluation.probes import branches as branch_probe
 from tokenworld.evaluation.probes.branches import BranchState
+from tokenworld.evaluation.probes.codes import history_of
 from tokenworld.evaluation.probes.stages import Tick, unseen
 from tokenworld.evaluation.records import Branches, Pairs
 from tokenworld.evaluation.statistics import draws
@@ -44,7 +45,7 @@ def pairs(
         if rows and time.monotonic() > deadline:
             break
         tick()
-        meeting = _meeting(simulator, places[i], world_model.backbone.context)
+        meeting = _meeting(simulator, places[i], history_of(world_model.backbone))
         if meeting is not None:
             left, again, right = marginals_of(meeting[0], 0), marginals_of(meeting[0], 1), marginals_of(meeting[1], 2)
             rows.append((places[i].episode, True, _apart(left, right), _apart(left, again), 0.0, places[i].key))

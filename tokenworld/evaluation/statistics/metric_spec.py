@@ -21,6 +21,8 @@ HALF = 0.5  # bits of a frame that an excess must have to be a fault by itself: 
 # Attributes of the functions that an evaluation calls
 MEASURE, ARRAYS, LIKELIHOOD = "_is_measure", "_picture", "_of_likelihood"
 NO_LIKELIHOOD = "the decoding gives no likelihood of a frame"
+OF_POSTERIOR = "the codes of a frame come from a posterior: their probability is not that of the frame"
+NO_EQUALITY = "equal frames need not have equal codes: there is nothing to count"
 
 
 @dataclass(frozen=True)
