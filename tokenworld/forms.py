@@ -5,6 +5,7 @@ A form is a function of a value and of where it lies, which raises `Misfit`. Key
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -75,6 +76,19 @@ def maybe(form: Form) -> Form:
             form(value, where)
 
     return optional
+
+
+def either(*forms: Form) -> Form:
+    """The first of these forms that fits; what does not fit the last is refused."""
+
+    def form(value: Any, where: str) -> None:
+        *others, last = forms
+        for each in others:
+            with contextlib.suppress(Misfit):
+                return each(value, where)
+        return last(value, where)
+
+    return form
 
 
 def list_of(form: Form, count: int | None = None, least: int = 0) -> Form:

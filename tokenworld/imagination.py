@@ -33,8 +33,7 @@ def imagine(
 
     Uniform noise (B, H, world_model.noise_size + policy.noise_size) feeds codes, reward, termination and action in this order.
     `prediction, state` come from `world_model.start`; `carry` from `policy.start` or a burn-in. Rewards are sampled, or
-    their mean if `expected_reward`; with `expected_end` a rollout goes on with the probability that it did not end, instead of
-    ending by chance. Consumes `state`.
+    their mean if `expected_reward`; with `expected_end` terminations and `alive` are probabilities. Consumes `state`.
     """
     arguments.noise(noise, (len(prediction.h), horizon, world_model.noise_size + policy.noise_size), "BHn")
     of_codes, of_outcome, of_action = world_model.split_noise(noise)
@@ -52,8 +51,7 @@ def imagine(
     for t in range(horizon):
         action, carry = policy.act(look(prediction), carry, of_action[:, t])
         prediction, state = world_model.step(state, action, of_codes[:, t])
-        reward, terminated = world_model.outcome(prediction, of_outcome[:, t], expected_reward)
-        terminated = prediction.terminated.mean if expected_end else terminated
+        reward, terminated = world_model.outcome(prediction, of_outcome[:, t], expected_reward, expected_end)
         actions.append(action)
         rewards.append(reward)
         terminations.append(terminated)

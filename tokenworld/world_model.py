@@ -30,6 +30,7 @@ class WorldModel(nn.Module):
         super().__init__()
         assert tokenizer.context == 0, f"frames are encoded one by one, got a tokenizer that looks back {tokenizer.context}"
         self.shapes: Shapes = decoding.shapes
+        self.noise_size = decoding.noise_size + 2  # uniform numbers of one imagined step: codes, reward, termination
         self.tokenizer, self.backbone, self.decoding = tokenizer, backbone, decoding
         self.reward, self.termination = reward, termination
         self.weights = {**decoding.weights, "reward": 1.0, "termination": 1.0}
@@ -85,11 +86,6 @@ class WorldModel(nn.Module):
             return hub.push(Path(folder) / "model", repo, private=private, token=token)
 
     # --- its parts ---
-
-    @property
-    def noise_size(self) -> int:
-        """Uniform numbers of one imagined step: the codes', the reward's and the termination's."""
-        return self.decoding.noise_size + 2
 
     @property
     def device(self) -> torch.device:
@@ -198,10 +194,10 @@ class WorldModel(nn.Module):
         n = self.decoding.noise_size
         return noise[..., :n], noise[..., n : n + 2], noise[..., n + 2 :]
 
-    def outcome(self, prediction: Prediction, noise: Tensor, expected: bool = False) -> tuple[Tensor, Tensor]:
-        """Draw reward (B,) and termination (B,) bool with uniform noise (B, 2); `expected`: the reward's mean instead."""
-        reward = prediction.reward.mean if expected else prediction.reward.sample(noise[:, 0])
-        return reward, prediction.terminated.sample(noise[:, 1])
+    def outcome(self, prediction, noise: Tensor, expected_reward=False, expected_end=False) -> tuple[Tensor, Tensor]:
+        """Draw reward (B,) and termination (B,) bool with uniform noise (B, 2), or take the mean instead."""
+        reward = prediction.reward.mean if expected_reward else prediction.reward.sample(noise[:, 0])
+        return reward, prediction.terminated.mean if expected_end else prediction.terminated.sample(noise[:, 1])
 
     @torch.no_grad()
     def rollout(self, state: Any, actions: Tensor, noise: Tensor) -> list[Prediction]:

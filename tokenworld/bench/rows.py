@@ -235,10 +235,10 @@ def compared(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """From rounds of {run: the result of `bench`} to {"runs": the median round of each by its rates, "ratios": {run: {row:
     [ratio to the last run of each round]}}}."""
     *others, last = rounds[0]
-    rates = [{name: {row["name"]: row["per_second"] for row in each["rows"]} for name, each in one.items()} for one in rounds]
-    ratios = {name: {row: sorted(one[name][row] / one[last][row] for one in rates) for row in rates[0][name]
+    rates = [{name: {row["name"]: row["per_second"] for row in run["rows"]} for name, run in each.items()} for each in rounds]
+    ratios = {name: {row: sorted(each[name][row] / each[last][row] for each in rates) for row in rates[0][name]
                      if row in rates[0][last]} for name in others}  # fmt: skip
-    middle = {name: sorted(rounds, key=lambda one: one[name]["rows"][-1]["per_second"])[len(rounds) // 2][name]
+    middle = {name: sorted(rounds, key=lambda each: each[name]["rows"][-1]["per_second"])[len(rounds) // 2][name]
               for name in rounds[0]}  # fmt: skip
     return {"runs": middle, "against": last, "ratios": ratios}
 

@@ -37,7 +37,7 @@ class Single(nn.Module, Part):
 
     temperature: 0 is greedy · kl: {dyn, rep}, weights of the two directions of the KL divergence, for a tokenizer that is
     trained together with this; null: cross-entropy · free_nats: of the mean of each direction over a batch · unimix: share of
-    the uniform distribution in what is predicted · hidden: width of the layer between output and logits.
+    the uniform distribution in what is predicted.
     """
 
     passes, lookahead, has_posterior, joint_draw = 1, 0, False, False
@@ -86,7 +86,7 @@ class Single(nn.Module, Part):
 
     def start(self, backbone, codes: Codes, steps: Steps) -> tuple[Prediction, SingleState]:
         z, first = codes.indices, steps.first
-        cache, h = backbone.make_cache(len(z), 1), self.hidden.weight.new_zeros(len(z), self.shapes.dim)
+        cache, h = backbone.make_cache(len(z), 1), self.logits.weight.new_zeros(len(z), self.shapes.dim)
         logits = self._prior(h)
         if z.shape[1] > 1:
             out, cache = self._read(backbone, codes[:, :-1], steps.action[:, :-1], cache, first[:, :-1])

@@ -21,7 +21,7 @@ from tokenworld.config import schema
 from tokenworld.config.saved import RunSpec
 from tokenworld.data.replay import UNCODED
 from tokenworld.errors import UserError
-from tokenworld.forms import flag, list_of, mapping_of, maybe, number, plain, positive, record, tensor, whole
+from tokenworld.forms import either, flag, list_of, mapping_of, maybe, number, plain, positive, record, tensor, whole
 from tokenworld.interfaces import Shapes
 from tokenworld.storage import checkpoint, model_folder
 from tokenworld.storage import shards as sharding
@@ -31,7 +31,8 @@ from tokenworld.world_model import PARTS_OF_MODEL, WorldModel
 
 WORD = whole(0, 2**32 - 1)
 BYTES, INTEGERS = tensor(1, torch.uint8), (torch.uint8, torch.int32, torch.int64)
-CODES = record(codes=maybe(tensor(2, torch.int32)), version=maybe(tensor(1, torch.int64)))
+INDICES_OR_VECTORS = either(tensor(3, torch.float32), tensor(2, torch.int32))
+CODES = record(codes=maybe(INDICES_OR_VECTORS), version=maybe(tensor(1, torch.int64)))
 
 
 def _python(value: Any, where: str) -> None:
