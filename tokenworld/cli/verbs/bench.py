@@ -58,7 +58,7 @@ def parse(words: list[str]) -> Callable[[], Any]:
 
 
 def _parse_runs(what: str, folders: list[str], words: list[str], json_file: str | None) -> Callable[[], Any]:
-    if len(folders) < 2:
+    if len(set(folders)) < 2:
         raise UserError(f"bench compares the folders of at least two runs, got {folders[0]}: add another one")
     for key in (word.partition("=")[0] for word in words):
         if key not in OF_RUNS:

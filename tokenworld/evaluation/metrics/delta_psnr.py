@@ -29,7 +29,7 @@ LEAST = 1e-2  # squared error of bytes that still counts: 68 dB
 @measure
 def delta_psnr(steered: Steered) -> list[Metric]:
     """PSNR(real actions) - PSNR(random actions) of the frame STEPS ahead. Errors are averaged over all starts and rollouts
-    before the logarithm, as in `the reconstruction alone`, and LEAST at least: single frames that are exact would be infinite."""
+    before the logarithm, as for reconstructions, and LEAST at least: single frames that are exact would be infinite."""
     if steered.steps < STEPS:
         return [absent(DELTA, f"no held-out episode goes on for {STEPS} steps after the frames that are read")]
     true, random = steered.real_actions.mean(1), steered.random_actions.mean(1)  # (S,)
