@@ -14,7 +14,7 @@ from tokenworld.evaluation.statistics.metric_spec import IDENTITY, MetricSpec, R
 _spec = partial(MetricSpec, section=IDENTITY, topic="memory", tier="B", source="World Stability 2025, arXiv:2503.08122")
 RECALL = _spec(
     "memory.recall", "A bit recalled after the longest delay",
-    "How often a hidden bit is recalled after the longest delay. Floor: guessing.",
+    "How often a hidden bit is recalled after the longest delay of at most ten steps. Longer delays: @STEPS. Floor: guessing.",
     alias="M10.recall", unit="share", direction="higher", quality="A hidden bit recalled", picture="memory", is_expected=True,
     rules=(Rule("FORGETS", "fault", below(0.75),
                 lambda m: f"forgets what is hidden (recalls {m.value:.0%}, chance is {m.floor or 0.5:.0%})"),),
@@ -31,22 +31,27 @@ RETURN = _spec(
 )  # fmt: skip
 
 
+JUDGED = 10  # steps: a longer delay is shown and not judged, since most windows are shorter
+
+
 @measure
 def recall(recalls: Recalls) -> list[Metric]:
-    """Accuracy of the bit that the model gives back after the longest delay, with an exact interval (rows count as
-    independent: one was planted in each); the delay at which the bits of information kept have halved since the shortest;
-    and, of an action followed by its inverse, how much farther from the start the model ends than the world."""
-    longest = int(recalls.delay.max())
-    curve = recall_by_delay(recalls)
-    chosen = recalls.delay == longest
-    right = _right(recalls)
-    clusters = len(np.unique(recalls.cluster[chosen]))
-    metrics = [
-        number(RECALL, float(right[chosen].mean()), (curve["low"][-1], curve["high"][-1]), clusters, int(chosen.sum()),
-               name=f"A bit recalled after {longest} steps", floor=0.5, ceiling=1.0, values=right[chosen],
-               clusters=recalls.cluster[chosen]),
-        _half_life(recalls, curve),
-    ]  # fmt: skip
+    """Accuracy of the bit that the model gives back after the longest delay that is judged and after each longer one, with an
+    exact interval (rows count as independent: one was planted in each); the delay at which the bits of information kept have
+    halved since the shortest; and, of an action followed by its inverse, how much farther from the start the model ends than
+    the world."""
+    curve, right = recall_by_delay(recalls), _right(recalls)
+    delays = curve["delay"].astype(int)
+    judged = int(max(delays[delays <= JUDGED], default=delays[0]))
+    metrics = [_half_life(recalls, curve)]
+    for k, low, high in zip(delays, curve["low"], curve["high"], strict=True):
+        chosen, name = recalls.delay == k, f"A bit recalled after {k} steps"
+        if k == judged or k > JUDGED:
+            spec = RECALL if k == judged else RECALL.variant(str(k), name)
+            metrics.append(number(
+                spec, float(right[chosen].mean()), (low, high), len(np.unique(recalls.cluster[chosen])), int(chosen.sum()),
+                name=name, floor=0.5, ceiling=1.0, values=right[chosen], clusters=recalls.cluster[chosen],
+            ))  # fmt: skip
     if recalls.return_distance is None or recalls.return_distance_real is None:
         return [*metrics, absent(RETURN, "no action was followed by its inverse", "skipped")]
     beyond = recalls.return_distance - recalls.return_distance_real
