@@ -28,7 +28,8 @@ TOKENS = ALL | {
     "state_identity.compression", "arrow_of_time.undo_mass", "tokenizer.codebook_usage", "code_length.baseline_bits@bigram",
     "proxies.self_consistency",
 }  # fmt: skip
-REQUIRED = {"token": TOKENS, "categorical": TOKENS, "posterior": ALL | {"code_length.posterior_kl"}}
+OF_POSTERIORS = ALL | {"code_length.posterior_kl"}
+REQUIRED = {"token": TOKENS, "categorical": TOKENS, "dreamer": OF_POSTERIORS, "posterior": OF_POSTERIORS}
 
 
 def replay_of(world: World, count: int) -> Replay:
@@ -48,7 +49,7 @@ def model_of(family: str, steps: Steps) -> WorldModel:
     torch.manual_seed(0)
     if family == "posterior":
         return posterior_model()
-    recipe = {"token": "quickstart", "categorical": "storm"}[family]
+    recipe = {"token": "quickstart", "categorical": "storm", "dreamer": "dreamer_v3"}[family]
     model = WorldModel.from_recipe(recipe, "overlay=debug", frame=FRAME, actions=ACTIONS).eval()
     model.tokenizer.prepare(lambda: (steps, None))
     model.tokenizer.train().loss(steps)
@@ -67,7 +68,7 @@ def test_a_family_is_measured_by(family):
         return model.encode(held_out.gather(rows))
 
     counts = None
-    if family != "posterior":
+    if REQUIRED[family] is TOKENS:
         counts = baselines.fit(codes_of(rows).indices[0], held_out.gather(rows).first[0], model.shapes.vocab_size)
     of_data, pictures, _ = tiers.tier_a(model, held_out, codes_of, counts, frames=300)
     of_branches, more = tiers.tier_b(model, Tabular(world), states=12, budget=120.0)
@@ -77,5 +78,6 @@ def test_a_family_is_measured_by(family):
     assert not lacking, lacking
     assert {"drift", "distance", "memory"} <= {*pictures, *more}
     because = {id for id, metric in metrics.items() if metric.reason == OF_POSTERIOR}
-    assert (family == "posterior") == bool(because) and not because & REQUIRED[family]
-    assert family != "posterior" or TOKENS - ALL - because <= {"tokenizer.codebook_usage", "code_length.baseline_bits@bigram"}
+    assert (REQUIRED[family] is OF_POSTERIORS) == bool(because) and not because & REQUIRED[family]
+    others = {"tokenizer.codebook_usage", "code_length.baseline_bits@bigram"}
+    assert REQUIRED[family] is TOKENS or TOKENS - ALL - because <= others
