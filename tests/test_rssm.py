@@ -175,10 +175,10 @@ def test_memory_has_no_end_and_a_window_has():
         body, head, _, _ = dynamics(body, posterior)
         if remembers:
             body.norm.bias[-16:] -= 3  # the update gate: random weights forget
-        codes, steps = Codes(vectors=torch.randn(1, T, 4, 8)), steps_of(1, T)
-        begun = steps_of(1, T, first=[(0, 9)])
+        codes, steps = Codes(vectors=torch.randn(8, T, 4, 8)), steps_of(8, T)
+        begun = steps_of(8, T, first=[(i, 9) for i in range(8)])
         vectors = codes.vectors.clone()
-        vectors[:, 0] += 3 * torch.randn(4, 8)
+        vectors[:, 0] += 3 * torch.randn(8, 4, 8)
         differences = [(head.start(body, codes, each)[0].h - head.start(body, Codes(vectors=vectors), each)[0].h).abs().max()
                        for each in (steps, begun)]  # fmt: skip
         assert (differences[0] > 0) == remembers and differences[1] == 0, (posterior, differences)
