@@ -179,6 +179,14 @@ def test_overlays_are_merged_in_their_order(tmp_path):
         compose.compose([a, "overlay=debgu"])
 
 
+@pytest.mark.parametrize("recipe", ["quickstart", "storm", "dreamer_v3", "iris"])
+def test_the_known_world_is_an_overlay_of_any_recipe(recipe):
+    cfg = compose.compose([f"recipe={recipe}", "overlay=known_world"]).cfg
+    schema.check(cfg)
+    assert cfg["env"] == {"_target_": "tokenworld.envs.known_world.make", "id": "KnownWorld-v0", "max_steps": 40}
+    assert ("patch" in cfg["tokenizer"]) == (recipe == "quickstart") and cfg["train"]["dynamics"]["length"] == 24
+
+
 def test_an_overlay_may_change_the_environment(tmp_path):
     (tmp_path / "a.yaml").write_text("env: {id: ALE/Pong-v5, frameskip: 2}\n")
     cfg = compose.compose([f"overlay={tmp_path}/a.yaml"]).cfg

@@ -156,6 +156,8 @@ def _apply_overlay(cfg: Any, overlay: str) -> tuple[Any, list[str]]:
         other = OmegaConf.is_dict(section) and section.get("_target_")
         if other and name in PARTS and other != OmegaConf.select(cfg, f"{name}._target_"):
             cfg[name] = section  # another class: its keywords are not those of the one that it replaces
+            if name == "env" and OmegaConf.select(cfg, "train.evaluate.env") is not None:
+                cfg.train.evaluate.env = {}  # changes to the keywords of the other one
     plain = overlay_keys.fitting(OmegaConf.to_container(over), OmegaConf.to_container(cfg), f"overlay {overlay}")
     return OmegaConf.merge(cfg, OmegaConf.create(plain)), list(flatten(plain))
 
