@@ -64,7 +64,7 @@ def same(a, b) -> bool:
     fields = ("action", "reward", "p_end", "ended", "temperature")
     return len(a.moments) == len(b.moments) and all(
         np.array_equal(x.frame, y.frame)
-        and torch.equal(x.codes, y.codes)
+        and torch.equal(x.codes.indices, y.codes.indices)
         and np.array_equal(x.surprise, y.surprise)
         and all(getattr(x, name) == getattr(y, name) for name in fields)
         for x, y in zip(a.moments, b.moments, strict=True)

@@ -109,7 +109,7 @@ def test_a_dream_needs_nothing_from_the_device():
         with torch.no_grad():
             prediction, state = model.start(steps, Codes(torch.zeros(2, 1, K, dtype=torch.int64, device="meta")))
         dream = imagine(model, prediction, state, ceilings.Dice(3, True), 3, torch.rand(2, 3, K + 3, device="meta"))
-        assert dream.indices.shape == (2, 4, K) and dream.indices.is_meta
+        assert dream.codes.indices.shape == (2, 4, K) and dream.codes.indices.is_meta
 
 
 @pytest.mark.parametrize(

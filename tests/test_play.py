@@ -1,7 +1,6 @@
 """Playing in a dream: the same actions are the same dream, futures do not disturb each other."""
 
 import copy
-import functools
 import json
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ from conftest import network
 from play_world import ACTIONS, played, same
 
 from tokenworld.errors import UserError
-from tokenworld.imagination import imagine
+from tokenworld.imagination import Ahead, imagine
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.play.future import KEPT, Future, _tempered
 from tokenworld.play.session import Session
@@ -38,7 +37,7 @@ def test_steps_are_those_of_the_world_model(dream):
         noise = torch.rand(1, K + 3, generator=torch.Generator().manual_seed(5 * 1_000_003 + t))
         prediction, state = model.step(state, torch.tensor([action]), noise[:, :K])
         moment = session.first.moments[t + 1]
-        assert torch.equal(moment.codes, prediction.codes.indices[0, 0])
+        assert torch.equal(moment.codes.indices, prediction.codes.indices[0, 0])
         expected = (model.decode(prediction.codes)[0, 0] * 255).round().to(torch.uint8)
         assert np.array_equal(moment.frame, expected.numpy())
         assert moment.reward == prediction.reward.sample(noise[:, K]).item()
@@ -112,7 +111,8 @@ def test_sessions_share_nothing_but_weights(dream):
 
 def test_temperature_zero_has_no_luck_and_shares_the_weights(dream):
     greedy = [played(dream, ACTIONS[:10], seed, 0.0) for seed in (0, 1)]
-    assert all(torch.equal(a.codes, b.codes) for a, b in zip(greedy[0].first.moments, greedy[1].first.moments, strict=True))
+    pairs = zip(greedy[0].first.moments, greedy[1].first.moments, strict=True)
+    assert all(torch.equal(a.codes.indices, b.codes.indices) for a, b in pairs)
     twin = _tempered(dream.world_model, 0.25)
     assert twin.decoding.temperature == 0.25 and dream.world_model.decoding.temperature == 1.0
     assert all(p is q for p, q in zip(twin.parameters(), dream.world_model.parameters(), strict=True))
@@ -140,7 +140,7 @@ def test_a_planner_chooses_and_is_repeated(dream):
     assert same(session.first, again.first) and again.script() == session.script()
     future = session.first
     memory = future._memory(2)
-    state = functools.partial(dream.world_model.rollout, memory.state)
+    state = Ahead(dream.world_model, memory.state)
     view = replace(dream.world_model.view_of(memory.codes, memory.h), dream=state)
     assert future.moments[3].action == int(planner.act(view, planner.start(1), future._noise(2)[:, -1:])[0])
     with pytest.raises(UserError, match="no trained planner"):
@@ -150,6 +150,7 @@ def test_a_planner_chooses_and_is_repeated(dream):
 def test_each_search_of_a_planner_has_a_seed_of_its_own(dream):
     seen = []
     planner = SimpleNamespace(
+        noise_size=1,
         start=lambda batch: None, act=lambda view, carry, noise: (torch.tensor([1]), seen.append(noise.item()))
     )
     session = played(replace(dream, planner=planner), ["planner"] * 4, seed=3)
@@ -184,7 +185,7 @@ def test_the_policy_dreams_as_in_imagination(dream):
             session.step("policy")
         moments, n = session.first.moments, session.t
         assert [m.action for m in moments[1:]] == out.action[0, :n].tolist()
-        assert torch.equal(torch.stack([m.codes for m in moments]), out.indices[0, : n + 1])
+        assert torch.equal(torch.stack([m.codes.indices for m in moments]), out.codes.indices[0, : n + 1])
         assert [m.reward for m in moments[1:]] == out.reward[0, :n].tolist()
         assert [m.ended for m in moments[1:]] == out.terminated[0, :n].tolist()
         forgot, ended = forgot + (not torch.equal(out.action, blank.action)), ended + (0 < n < H)
