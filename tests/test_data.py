@@ -25,7 +25,7 @@ from tokenworld.data.replay import Replay
 from tokenworld.envs import atari, gym, minatar
 from tokenworld.errors import UserError
 from tokenworld.exploration import random_act
-from tokenworld.interfaces import Steps
+from tokenworld.interfaces import Codes, Steps
 
 META = make_meta(env_id="Test-v0", frame_shape=(1, 2, 3), action_count=5, seed=7)
 
@@ -377,7 +377,7 @@ def test_growth_and_capacity_against_a_plain_list(capacity):
             assert np.array_equal(steps.obs[0].numpy(), obs)
             assert steps.first[0].sum() == len(kept) and bool(steps.first[0, 0])
             assert np.array_equal(steps.reward[0, steps.acted[0]].numpy(), np.concatenate([e.reward for e in kept]))
-            codes = replay.codes(rows, lambda s: s.obs[:, :, 0, 1].long(), version=0)
+            codes = replay.codes(rows, lambda s: Codes(s.obs[:, :, 0, 1].long()), version=0).indices
             assert np.array_equal(codes[0].numpy(), obs[:, 0, 1])
     replay.add(episode(250, 1))  # larger than the capacity: the newest is kept whole
     if capacity:
@@ -392,7 +392,7 @@ def test_codes_are_cached_and_exactly_the_stale_rows_encoded_again():
         def call(steps: Steps):
             assert steps.obs.shape[1] == 1 and len(steps.obs) <= 1024 and steps.obs.shape[0] > 0
             seen.extend(np.concatenate([steps.obs[:, 0, 0, 1].numpy(), steps.obs[:, 0, 0, 0, :2].numpy()], 1).tolist())
-            return steps.obs[:, :, 0, 1].long() * 256 + offset  # (n, 1, 3)
+            return Codes(steps.obs[:, :, 0, 1].long() * 256 + offset)  # (n, 1, 3)
 
         return call
 
@@ -400,30 +400,30 @@ def test_codes_are_cached_and_exactly_the_stale_rows_encoded_again():
         return replay.frames(rows)[:, :, 0, 1].long() * 256 + offset
 
     rows = np.array([[0, 1, 2], [1, 2, 3]])
-    assert torch.equal(replay.codes(rows, encode(0), 0), expect(rows, 0)) and len(seen) == 4
+    assert torch.equal(replay.codes(rows, encode(0), 0).indices, expect(rows, 0)) and len(seen) == 4
     assert len({tuple(key) for key in seen}) == 4
     seen.clear()
     more = np.array([[2, 3, 4], [4, 5, 6]])
-    assert torch.equal(replay.codes(more, encode(0), 0), expect(more, 0)) and len(seen) == 3  # rows 4, 5, 6
+    assert torch.equal(replay.codes(more, encode(0), 0).indices, expect(more, 0)) and len(seen) == 3  # rows 4, 5, 6
     seen.clear()
-    assert torch.equal(replay.codes(rows, encode(9), 1), expect(rows, 9)) and len(seen) == 4  # a new tokenizer
+    assert torch.equal(replay.codes(rows, encode(9), 1).indices, expect(rows, 9)) and len(seen) == 4  # a new tokenizer
     seen.clear()
-    assert torch.equal(replay.codes(more, encode(9), 1), expect(more, 9)) and len(seen) == 3
+    assert torch.equal(replay.codes(more, encode(9), 1).indices, expect(more, 9)) and len(seen) == 3
     seen.clear()
     everything = np.arange(replay.rows)[None]
-    assert torch.equal(replay.codes(everything, encode(9), 1), expect(everything, 9))
+    assert torch.equal(replay.codes(everything, encode(9), 1).indices, expect(everything, 9))
     assert len(seen) == replay.rows - 7
     # saved and loaded: nothing is encoded again; new episodes are
     again = filled([4, 6, 1600])
     assert again.load_code_state(replay.code_state())
     seen.clear()
-    assert torch.equal(again.codes(everything, encode(9), 1), expect(everything, 9)) and seen == []
+    assert torch.equal(again.codes(everything, encode(9), 1).indices, expect(everything, 9)) and seen == []
     again.add(episode(3, 5))
     again.codes(np.arange(again.rows)[None], encode(9), 1)
     assert len(seen) == 4
     assert not again.load_code_state(replay.code_state())  # of other rows: nothing is put back
     seen.clear()
-    assert again.codes(everything, encode(9), 1).shape == (1, replay.rows, 3) and seen == []
+    assert again.codes(everything, encode(9), 1).indices.shape == (1, replay.rows, 3) and seen == []
 
 
 def test_batches_equal_sequential_sampling_and_leave_the_generator_there():
@@ -755,7 +755,7 @@ def test_rows_without_codes_are_saved_as_zeros(monkeypatch):
     monkeypatch.setattr(np, "empty", lambda shape, dtype=float: np.full(shape, 99, dtype))
     replay = Replay()
     replay.add(episode(5))
-    replay.codes(np.arange(6)[None], lambda steps: torch.ones(len(steps.obs), 1, 2, dtype=torch.int64), version=1)
+    replay.codes(np.arange(6)[None], lambda steps: Codes(torch.ones(len(steps.obs), 1, 2, dtype=torch.int64)), version=1)
     for _ in range(3):
         replay.add(episode(900))
     state = replay.code_state()

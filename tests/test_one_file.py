@@ -99,7 +99,7 @@ class BlindNetwork(nn.Module, Part):
         return view.codes.indices[:, 0]
 
     def read_trajectory(self, trajectory):
-        return trajectory.indices
+        return trajectory.codes.indices
 
     def forward(self, seen, carry):
         return self.vector.expand(len(seen), -1), None
