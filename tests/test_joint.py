@@ -5,11 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import steps_of
+from conftest import rouse, steps_of
 
+from tokenworld import DreamEnv
 from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
-from tokenworld.interfaces import Codes
+from tokenworld.interfaces import Codes, State
 from tokenworld.nn import balanced_kl, compact, concat, kl_categorical, masked_mean, put, total_loss, uniform_mix
 from tokenworld.training.build import temporary_run
 from tokenworld.training.run import run_training
@@ -177,3 +178,38 @@ def test_balanced_kl_by_hand():
     above, below = (balanced_kl(uniform_mix(q, 0.01), uniform_mix(p, 0.01), mean + d, mask)["dyn"] for d in (-0.01, 0.01))
     assert torch.allclose(above, by_hand, atol=1e-5) and torch.allclose(below, torch.full((2, 3), mean + 0.01))
     assert kl_categorical(q.log_softmax(-1), q.log_softmax(-1)).abs().max() < 1e-6
+
+
+# ---------------------------------------------------------------------------------------------- recurrent states in a dream
+
+RECURRENT = ["~backbone", "backbone={_target_: tokenworld.backbones.recurrent.Recurrent, dim: 32, context: 3}"]
+
+
+@pytest.mark.parametrize("recipe, words", [("dreamer_v3", []), ("storm", RECURRENT)])
+def test_dreams_restart_alike_whether_rows_are_replaced_or_read_again(recipe, words, monkeypatch):
+    model = rouse(WorldModel.from_recipe(recipe, *SMALL, *words, frame=FRAME, actions=3), 0.05)
+    starts = frames(6, 3, first=())
+
+    def dreams(can_put):
+        env = DreamEnv(model, starts, 4, horizon=3)
+        seen = [env.reset(seed=5)[0]]
+        if not can_put:
+            monkeypatch.setattr(type(env._state), "put", State.put)
+        for t in range(9):
+            obs, reward, *_ = env.step(np.array([0, 1, 2, t % 3]))
+            seen += [obs, reward]
+        return seen
+
+    assert all(np.allclose(a, b, atol=1) for a, b in zip(dreams(True), dreams(False), strict=True))
+
+
+def test_policies_that_need_codes_without_the_dynamics_are_refused():
+    memory = "policy.network._target_=tokenworld.policies.networks.PixelNetwork"
+    with pytest.raises(UserError, match="HNetwork"):
+        temporary_run("recipe=dreamer_v3", *SMALL, memory)
+    model_free = "train.policy={_target_: tokenworld.training.phases.model_free.train_policy_model_free, batch: 4, horizon: 3}"
+    codes = "policy.network._target_=tokenworld.policies.networks.FrameNetwork"
+    run = temporary_run("recipe=dreamer_v3", *SMALL, "~train.policy", model_free, codes)
+    run.phases["collect"](run)
+    with pytest.raises(UserError, match="only along with h"):
+        run.phases["policy"](run)

@@ -39,8 +39,8 @@ class DreamEnv(VectorEnv):
     autoreset: a dream that ended restarts on the "next_step", as the real environments do, or in the "same_step", with its
     last frame in info["final_obs"]
 
-    A dream that restarts does not disturb the others: its rows of a recurrent state are replaced; with any other state, what
-    all of them remember is read again from their own codes.
+    A dream that restarts does not disturb the others: its rows of a recurrent state are replaced; where a state cannot do that,
+    what all of them remember is read again from their own codes.
     """
 
     def __init__(
@@ -154,8 +154,10 @@ class DreamEnv(VectorEnv):
         self._length[rows] = 0
         if model.backbone.scans and self._state is not None:
             prediction, fresh = model.start(steps, encoded)
-            self._state, self._now = self._state.put(index, fresh), put(self._now, index, prediction.codes)
-            return
+            state = self._state.put(index, fresh)
+            if state is not None:
+                self._state, self._now = state, put(self._now, index, prediction.codes)
+                return
         codes = compact(model.posterior(steps, encoded))
         if self._codes is None:
             self._codes = codes.map(lambda x: x.new_zeros(self.num_envs, self.memory, *x.shape[2:]))

@@ -43,6 +43,9 @@ class RingCache:
             self.S,
         )
 
+    def put(self, rows: Tensor, other: RingCache) -> None:
+        """None: rows cannot be replaced, since all of them have one cursor."""
+
     @property
     def filled(self) -> int:
         """How many slots hold something."""

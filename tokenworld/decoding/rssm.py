@@ -35,10 +35,12 @@ class RSSMState(State):
     def select(self, index: Tensor) -> RSSMState:
         return RSSMState(self.cache.select(index), self.codes[index], self.first[index])
 
-    def put(self, rows: Tensor, other: RSSMState) -> RSSMState:
-        """Only with a backbone that `scans`."""
-        codes, first = self.codes.index_copy(0, rows, other.codes), self.first.index_copy(0, rows, other.first)
-        return RSSMState(self.cache.put(rows, other.cache), codes, first)
+    def put(self, rows: Tensor, other: RSSMState) -> RSSMState | None:
+        """None with a window of keys, whose rows have one cursor."""
+        cache = self.cache.put(rows, other.cache)
+        if cache is None:
+            return None
+        return RSSMState(cache, self.codes.index_copy(0, rows, other.codes), self.first.index_copy(0, rows, other.first))
 
 
 class RSSM(nn.Module, Part):

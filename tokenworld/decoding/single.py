@@ -31,6 +31,13 @@ class SingleState(State):
     def select(self, index: Tensor) -> SingleState:
         return SingleState(self.cache.select(index), self.codes[index], self.first[index])
 
+    def put(self, rows: Tensor, other: SingleState) -> SingleState | None:
+        """None with a window of keys, whose rows have one cursor."""
+        cache = self.cache.put(rows, other.cache)
+        if cache is None:
+            return None
+        return SingleState(cache, self.codes.index_copy(0, rows, other.codes), self.first.index_copy(0, rows, other.first))
+
 
 class Single(nn.Module, Part):
     """One forward pass and one position per frame.
