@@ -68,3 +68,13 @@ def test_imagination_is_timed_against_another_run(folder, tmp_path, capsys):
     for words, said in (([folder], few), ([folder, folder], few), ([folder, other, "seed=1"], "seed")):
         assert cli.main(["bench", "imagine", *map(str, words)]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_bench_leaves_out_phases_that_a_recipe_lacks(capsys):
+    words = ["recipe=storm", "overlay=debug", "repeats=1", "--json", "-"]
+    assert cli.main(["bench", "loop", *words]) == 0
+    names = [row["name"] for row in json.loads(capsys.readouterr().out)["rows"]]
+    assert [name.split()[0] for name in names] == ["play", "dynamics", "policy", "the"]
+    for what, lacks in (("tokenizer", []), ("imagine", ["~policy", "~train.policy"])):
+        assert cli.main(["bench", what, *words, *lacks]) == 2
+        assert "which storm lacks" in capsys.readouterr().err

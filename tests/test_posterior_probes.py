@@ -15,10 +15,10 @@ from torch import nn
 from tokenworld import WorldModel
 from tokenworld.envs.known_world import World
 from tokenworld.evaluation import tiers
-from tokenworld.evaluation.metrics import code_length, delta_psnr
+from tokenworld.evaluation.metrics import code_length, delta_psnr, memory
 from tokenworld.evaluation.probes import branches, codes, held_out, known_world
 from tokenworld.evaluation.probes.film import film_of
-from tokenworld.evaluation.records import Reconstructions, Steered
+from tokenworld.evaluation.records import Recalls, Reconstructions, Steered
 from tokenworld.evaluation.statistics.metric_spec import OF_POSTERIOR
 from tokenworld.heads import SignReward, Termination
 from tokenworld.interfaces import Codes, Part, Prediction, Shapes, State
@@ -367,3 +367,16 @@ def test_the_reason_is_the_posterior(model):
     token = WorldModel.from_recipe("quickstart", "overlay=debug", frame=FRAME, actions=3)
     assert type(token.tokenizer) is not NearestPatches or codes.have_equality(token)
     assert codes.have_equality(token) and codes.why_no_likelihood(token) != OF_POSTERIOR
+
+
+@pytest.mark.parametrize("delays, judged, shown", [((2, 5, 10, 30), 10, [30]), ((2, 5), 5, []), ((20, 30), 20, [30])])
+def test_memory_is_judged_after_ten_steps_and_shown_after_more(delays, judged, shown):
+    delay = np.repeat(delays, 20)
+    truth = np.tile([0, 1], len(delay) // 2)
+    answer = np.where(delay > 10, 0.5, truth).astype(float)  # forgotten after ten steps
+    recalls = Recalls(np.arange(len(delay)), delay, truth, answer)
+    metrics = {metric.id: metric for metric in memory.recall(recalls)}
+    assert metrics["memory.recall"].value == (1.0 if judged <= 10 else 0.5)
+    assert f"after {judged} steps" in metrics["memory.recall"].name
+    assert {id for id in metrics if "@" in id} == {f"memory.recall@{k}" for k in shown}
+    assert all(metrics[f"memory.recall@{k}"].value == 0.5 for k in shown)

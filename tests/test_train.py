@@ -192,6 +192,8 @@ def test_parts_are_as_equal_as_can_be():
         ["recipe=atari_small", "train.evaluate.kmeans=false"],
         ["recipe=iris", "tokenizer.channels=8", "tokenizer.blocks=1"],
         ["recipe=atari100k_fast"],
+        ["recipe=storm"],
+        ["recipe=dreamer_v3"],
     ],
 )
 def test_recipes_train_in_bf16(words, tmp_path):

@@ -67,7 +67,8 @@ class Recurrent(nn.Module, Part):
             if first is not None:
                 state = torch.where(first[:, t, None], 0, state)
             reset, candidate, update = self.norm(inputs[:, t] + self.hidden(state)).chunk(3, -1)  # (B, D) each
-            state = torch.lerp(state, torch.tanh(reset.sigmoid() * candidate), (update - KEEP).sigmoid())
+            candidate = torch.tanh(reset.sigmoid() * candidate)
+            state = state + (update - KEEP).sigmoid() * (candidate - state)
             out.append(state)
         if cache is not None and keep:
             cache = RecurrentCache(state)

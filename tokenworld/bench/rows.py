@@ -39,11 +39,13 @@ from tokenworld.errors import UserError
 from tokenworld.imagination import Actor, burn_in_policy, imagine
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.nn import total_loss
+from tokenworld.training.phases.world import train_world
 from tokenworld.training.run import Run
 
 REAL_STEPS = 600  # of random play, to have frames
 COLLECTED = 200  # real steps that are time_calls at once
 WARMUP_UPDATES = 10
+FRAMES = 256  # at once, where no phase says how many
 
 
 @dataclass
@@ -99,7 +101,7 @@ def bench(what: str, run: Run, repeats: int) -> dict[str, Any]:
 
 def bench_imagine(run: Run, repeats: int) -> list[Row]:
     """Measure imagined rollouts as in `train_policy`: codes only, with pixels, and with the recipe's policy."""
-    settings = run.phases["policy"].settings
+    settings = _settings(run, "policy")
     batch, horizon, burn_in = settings["batch"], settings["horizon"], settings["burn_in"]
     model = run.imagination_model()
     steps, rows = run.replay.sample(batch, burn_in, run.rng, ends="acted")
@@ -131,14 +133,18 @@ def _dream_seconds(model, policy, steps: Steps, codes: Codes, noise: Tensor) -> 
 
 def bench_dynamics(run: Run, repeats: int) -> list[Row]:
     """Updates of the dynamics: the phase itself, replay and optimizer included."""
-    settings = run.phases["dynamics"].settings
+    settings = _settings(run, "dynamics")
     batch, length = settings["batch"], settings["length"]
     seconds = _phase(run, "dynamics", repeats)
     steps, rows = run.replay.sample(1, length, run.rng)
     codes = run.codes(run.replay, rows)
 
     def learn(model, steps, codes):
-        total_loss(model.train()(steps, codes), model.weights, steps).backward()
+        if run.phases["dynamics"].function is train_world:
+            of_frames = model.tokenizer.weights
+            losses, weights = model.train().joint_loss(steps), model.weights | of_frames
+            return total_loss(losses, weights, steps, of_frames=of_frames).backward()
+        return total_loss(model.train()(steps, codes), model.weights, steps).backward()
 
     flops = count_flops(learn, run.world_model, steps, codes) / length
     positions = batch * length * positions_of(run.world_model, steps, codes)
@@ -148,7 +154,7 @@ def bench_dynamics(run: Run, repeats: int) -> list[Row]:
 
 def bench_tokenizer(run: Run, repeats: int) -> list[Row]:
     """Updates of the tokenizer: the phase itself, replay and optimizer included."""
-    batch = run.phases["tokenizer"].settings["batch"]
+    batch = _settings(run, "tokenizer")["batch"]
     tokenizer = run.world_model.tokenizer
     seconds = _phase(run, "tokenizer", repeats)
     flops = None
@@ -160,7 +166,7 @@ def bench_tokenizer(run: Run, repeats: int) -> list[Row]:
 
 def bench_encode(run: Run, repeats: int) -> list[Row]:
     """Frames to codes."""
-    batch = run.phases["tokenizer"].settings["batch"]
+    batch = _settings(run, "tokenizer")["batch"] if "tokenizer" in run.phases else FRAMES
     steps = run.replay.sample(batch, 1, run.rng)[0].to(run.device)
     model = run.world_model.eval()
     seconds = time_calls(run.device, lambda: model.encode(steps), repeats)
@@ -171,7 +177,7 @@ def bench_encode(run: Run, repeats: int) -> list[Row]:
 @torch.no_grad()
 def bench_decode(run: Run, repeats: int) -> list[Row]:
     """Codes to frames."""
-    batch = run.phases["policy"].settings["batch"]
+    batch = _settings(run, "policy")["batch"] if "policy" in run.phases else FRAMES
     _, rows = run.replay.sample(batch, 1, run.rng)
     codes, model = run.codes(run.replay, rows), run.imagination_model()
     seconds = time_calls(run.device, lambda: model.decode(codes), repeats)
@@ -186,29 +192,36 @@ def bench_collect(run: Run, repeats: int) -> list[Row]:
     def dice(obs, first):
         return torch.from_numpy(rng.integers(A, size=len(first)))
 
-    actor = Actor(run.world_model.eval(), run.policy.eval(), generator=run.generator)
-    rows = []
-    for name, act in (("random play", dice), ("play with the policy", actor)):
+    players, rows = [("random play", dice)], []
+    if run.policy is not None:
+        actor = Actor(run.world_model.eval(), run.policy.eval(), generator=run.generator)
+        players.append(("play with the policy", actor))
+    for name, act in players:
         seconds = time_calls(run.device, lambda act=act: run.collector.collect(n, act), repeats)
         rows.append(Row(name, "real steps", n, seconds))
     return rows
 
 
 def bench_loop(run: Run, repeats: int) -> list[Row]:
-    """What one epoch costs when all phases run, and the whole schedule; test episodes are not in it."""
-    rows = bench_collect(run, repeats)[1:] + bench_tokenizer(run, repeats) + bench_dynamics(run, repeats)
-    settings = run.phases["policy"].settings
-    seconds = _phase(run, "policy", repeats)
-    rows.append(Row("policy updates, dreams included", "imagined frames", settings["batch"] * settings["horizon"], seconds))
+    """What one epoch costs when all phases that the recipe has run, and the whole schedule; test episodes are not in it."""
+    benches = {"collect": lambda *each: bench_collect(*each)[-1:], "tokenizer": bench_tokenizer, "dynamics": bench_dynamics,
+               "policy": _bench_policy}  # fmt: skip
+    names = [name for name in benches if name in run.phases]
+    rows = [row for name in names for row in benches[name](run, repeats)]
     epochs = schema.settings_of(run.config["train"]["loop"])["epochs"]
     total = 0.0
-    for row, name in zip(rows, ("collect", "tokenizer", "dynamics", "policy"), strict=True):
+    for row, name in zip(rows, names, strict=True):
         settings = run.phases[name].settings
         active = max(0, min(settings.get("stop") or epochs, epochs) - settings.get("start", 0))
         each = settings["steps"] if name == "collect" else settings["updates"] * row.units
         total += active * each / row.rate
     rows.append(Row(f"the whole schedule, {epochs} epochs", "epochs", epochs, [total]))
     return rows
+
+
+def _bench_policy(run: Run, repeats: int) -> list[Row]:
+    settings, seconds = _settings(run, "policy"), _phase(run, "policy", repeats)
+    return [Row("policy updates, dreams included", "imagined frames", settings["batch"] * settings["horizon"], seconds)]
 
 
 BENCHES: dict[str, Callable[[Run, int], list[Row]]] = {
@@ -220,6 +233,14 @@ BENCHES: dict[str, Callable[[Run, int], list[Row]]] = {
     "collect": bench_collect,
     "loop": bench_loop,
 }
+
+
+def _settings(run: Run, name: str) -> dict[str, Any]:
+    """The settings of a phase. Raises UserError for a run without it."""
+    if name not in run.phases:
+        recipe = run.config["recipe"]
+        raise UserError(f"this needs the settings of train.{name}, which {recipe} lacks: choose another benchmark")
+    return run.phases[name].settings
 
 
 def _phase(run: Run, name: str, repeats: int) -> list[float]:
