@@ -123,7 +123,7 @@ def test_questions_to_the_known_world():
     assert because == {*OF_LIKELIHOOD["B"], *OF_LIKELIHOOD["known world"]}
     assert {"distance", "memory"} <= pictures.keys() and not {"effects", "plane", "filmstrips"} & pictures.keys()
     recalled = next(metric for metric in found if metric.id == "memory.recall")  # counted in drawn frames
-    assert recalled.name.endswith("30 steps") and recalled.n_samples == 40 and 0 <= recalled.value <= 1
+    assert recalled.name.endswith("10 steps") and recalled.n_samples == 40 and 0 <= recalled.value <= 1
 
 
 def test_records_hold_what_is_known():
