@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from tokenworld import origins
+from tokenworld.action_space import of
 from tokenworld.actions import DiscreteAction
 from tokenworld.config import compose
 from tokenworld.errors import UserError
@@ -160,7 +161,7 @@ def each_recipe() -> list:
 
 
 def shapes(K: int = 3, V: int = 5, D: int = 16, A: int = 3, frame: tuple[int, int, int] = (2, 10, 8)) -> Shapes:
-    return Shapes(frame, A, (1, K), K, V, 4, D)
+    return Shapes(frame, of(A), (1, K), K, V, 4, D)
 
 
 def network(view: str, hidden: int = 16) -> dict:

@@ -41,7 +41,7 @@ def main(out, result, *words):
     run = resume.start_run(spec)
     shapes, rng = run.world_model.shapes, np.random.default_rng(0)
     for length in (1, 1, 2, 3, 9, 4, 1, 1, 1, 7, 2, 5):  # so short that ranks get windows with unequal numbers of real steps
-        run.replay.add(episode(rng, shapes.frame, length, shapes.actions))
+        run.replay.add(episode(rng, shapes.frame, length, shapes.actions.choices[0]))
     torch.manual_seed(0)
 
     def batches(count, batch, length, rng, ends="any", **_):

@@ -47,7 +47,7 @@ def test_commands_and_environments(folder, tmp_path, capsys):
 def test_a_step_of_play(folder):
     run = open_run(str(folder), {})
     start = Start("a start", run.replay.sample(1, 3, np.random.default_rng(0), ends="acted")[0])
-    names = [f"action {a}" for a in range(run.world_model.shapes.actions)]
+    names = [f"action {a}" for a in range(run.world_model.shapes.actions.choices[0])]
     session = Session(DreamSettings(run.world_model, [start], names, run.policy, name="a run"), 0, 7)
     for action in (0, 1, "policy"):
         if not session.first.ended:

@@ -61,7 +61,8 @@ LAYERS = [
     ["interfaces"],
     ["forms"],
     ["storage.weights", "storage.safe_load"],
-    ["exploration", "files", "origins", "private", "signals"],
+    ["exploration"],
+    ["action_space", "files", "origins", "private", "signals"],
     ["errors", "threads"],
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -48,7 +48,7 @@ def logits(model: WorldModel) -> torch.Tensor:
     frames = torch.randint(0, 256, (2, 3, C, H, W), generator=g, dtype=torch.uint8)
     from conftest import steps_of
 
-    steps = steps_of(2, 3, A=model.shapes.actions, first=[(0, 0), (1, 0)])
+    steps = steps_of(2, 3, A=model.shapes.actions.choices[0], first=[(0, 0), (1, 0)])
     steps = type(steps)(**{**{f: getattr(steps, f) for f in steps.__dataclass_fields__}, "obs": frames})
     _, state = model.start(steps)
     noise = torch.rand(2, model.shapes.codes, generator=g)

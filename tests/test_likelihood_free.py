@@ -172,4 +172,4 @@ def test_exported_it_acts_and_is_an_environment(run, tmp_path):
     for _ in range(6):
         obs, reward, *_ = env.step(np.zeros(3, np.int64))
     assert obs.shape == (3, *model.shapes.frame) and np.isfinite(reward).all()
-    assert agent.act(obs[0]) in range(model.shapes.actions)
+    assert agent.act(obs[0]) in range(model.shapes.actions.choices[0])

@@ -16,6 +16,7 @@ from conftest import each_recipe
 from safetensors.torch import load_file, save_file
 
 from tokenworld import Agent, WorldModel, dream_env
+from tokenworld.action_space import Actions
 from tokenworld.cli import main as cli
 from tokenworld.config import compose
 from tokenworld.errors import UserError
@@ -131,7 +132,8 @@ def test_sizes_in_a_config_are_compared_with_the_weights_first(model, key, value
 ])  # fmt: skip
 def test_sizes_of_a_policy_too(model, key, value):
     edited(model, f"parts.{key}", value)
-    assert "policy" in bounded(Agent.from_pretrained, model) and WorldModel.from_pretrained(model).shapes.actions == 3
+    assert "policy" in bounded(Agent.from_pretrained, model)
+    assert WorldModel.from_pretrained(model).shapes.actions == Actions((3,))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def dream(policy, batch=6, seed=0, alive=None):
     return Trajectory(
         codes=Codes(torch.randint(s.vocab_size, (batch, H + 1, s.codes), generator=g)),
         h=torch.randn(batch, H + 1, s.dim, generator=g),
-        action=torch.randint(s.actions, (batch, H), generator=g),
+        action=torch.randint(s.actions.choices[0], (batch, H), generator=g),
         reward=torch.randn(batch, H, generator=g),
         terminated=alive[:, :-1] & ~alive[:, 1:],
         alive=alive,

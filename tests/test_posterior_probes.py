@@ -13,6 +13,7 @@ from test_branch_probe import Dial
 from torch import nn
 
 from tokenworld import WorldModel
+from tokenworld.action_space import Actions
 from tokenworld.envs.known_world import World
 from tokenworld.evaluation import tiers
 from tokenworld.evaluation.metrics import code_length, delta_psnr, memory
@@ -255,7 +256,7 @@ class Walk(nn.Module, Part):
     def __init__(self, V, follows):
         super().__init__()
         self.V, self.follows = V, follows
-        self.shapes = Shapes((1, 1, V), 3, (1, 1), 1, V, 1, 1)
+        self.shapes = Shapes((1, 1, V), Actions((3,)), (1, 1), 1, V, 1, 1)
 
     def start(self, backbone, codes, steps):
         return Prediction(codes[:, -1:], torch.zeros(len(codes.indices), 1)), At(codes.indices[:, -1, 0])

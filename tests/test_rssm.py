@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import close, rouse, steps_of
 
+from tokenworld.action_space import Actions
 from tokenworld.actions import DiscreteAction
 from tokenworld.backbones.gpt import GPT
 from tokenworld.backbones.recurrent import Recurrent
@@ -21,7 +22,7 @@ from tokenworld.world_model import WorldModel
 
 B, LONG = 3, 11
 FIRST = [(0, 0), (1, 5), (2, 1), (2, 9)]
-SHAPES = Shapes((2, 10, 8), 3, (2, 2), 4, 0, 8, 16)
+SHAPES = Shapes((2, 10, 8), Actions((3,)), (2, 2), 4, 0, 8, 16)
 MODES = pytest.mark.parametrize("body, posterior", [("rnn", "frame_and_state"), ("rnn", "frame"), ("gpt", "frame")])
 
 
@@ -96,7 +97,7 @@ def test_joint_gradient_of_the_dynamics_alone(kind, rep):
     else:
         tokenizer, body = Continuous(frame_shape=frame, channels=8, dim=8), Recurrent(dim=16)
         make = RSSM
-    shapes = Shapes(frame, 3, tokenizer.grid, tokenizer.K, tokenizer.V, tokenizer.E, 16)
+    shapes = Shapes(frame, Actions((3,)), tokenizer.grid, tokenizer.K, tokenizer.V, tokenizer.E, 16)
     head = make(shapes=shapes, action=action, kl=kl, free_nats=0.0)
     D = head.shapes.dim
     model = WorldModel(tokenizer=tokenizer, backbone=body, decoding=head, reward=SignReward(dim=D, hidden=8),
@@ -198,7 +199,7 @@ def test_temperature_and_free_nats():
 def test_a_deterministic_world_is_learned_and_imagined():
     """A counter that each action moves on by 1 or 2, of 6 states: what is imagined decodes to the state that comes."""
     torch.manual_seed(0)
-    shapes = Shapes((1, 8, 8), 2, (1, 1), 1, 0, 6, 32)
+    shapes = Shapes((1, 8, 8), Actions((2,)), (1, 1), 1, 0, 6, 32)
     body = Recurrent(dim=32, context=4)
     head = RSSM(shapes=shapes, action=DiscreteAction(actions=2, dim=32), groups=4, classes=4, hidden=32, free_nats=0.0)
     optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=5e-3)

@@ -8,6 +8,7 @@ import torch
 from conftest import close, discover, network, rouse, steps_of
 
 from tokenworld import optim
+from tokenworld.action_space import Actions
 from tokenworld.actions import DiscreteAction
 from tokenworld.backbones.gpt import GPT
 from tokenworld.config import compose
@@ -28,7 +29,7 @@ FIRST = [(0, 0), (1, 5), (2, 1), (2, 9)]
 @pytest.fixture(params=[p for p in discover("decoding") if not p.make.has_posterior], ids=lambda part: part.name.split(".")[-1])
 def model(request):
     tokenizer = PatchTokenizer(frame_shape=FRAME, patch=2, vocab_size=8, dim=8, hidden=16)
-    shapes = Shapes(FRAME, 3, tokenizer.grid, tokenizer.K, 8, 8, 16)
+    shapes = Shapes(FRAME, Actions((3,)), tokenizer.grid, tokenizer.K, 8, 8, 16)
     parts = dict(
         tokenizer=tokenizer,
         backbone=GPT(layers=2, heads=2, dim=16, context=4),

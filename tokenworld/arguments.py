@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenworld.action_space import Actions
 from tokenworld.errors import UserError, first_line
 
 DEBUG = bool(os.environ.get("TOKENWORLD_DEBUG"))
@@ -84,14 +85,18 @@ def flags(name: str, value: Any, count: int) -> None:
         raise UserError(f"{name} must be a bool tensor ({count},), got {format_value(value)}")
 
 
-def actions(value: Any, count: int, shape: tuple[int | None, ...], letters: str) -> None:
-    """Actions 0 .. count - 1 of this shape, None: any size. Vectors (..., A) of floating point are their encoder's to check."""
-    if isinstance(value, Tensor) and value.is_floating_point() and value.ndim == len(shape) + 1:
-        return
-    if not isinstance(value, Tensor) or value.dtype not in INDICES or not _fits(value, shape):
+def actions(value: Any, space: Actions, shape: tuple[int | None, ...], letters: str) -> None:
+    """Actions of this space and shape, None: any size."""
+    shape, letters = (*shape, *space.row), letters + "A" * len(space.row)
+    types = INDICES if space.is_single else (torch.float32,)
+    if not isinstance(value, Tensor) or value.dtype not in types or not _fits(value, shape):
         expected = ", ".join(letter if n is None else str(n) for letter, n in zip(letters, shape, strict=True))
-        raise UserError(f"actions must be an int64 tensor ({expected}), got {format_value(value)}")
-    within("actions", value, count)
+        kind = "an int64" if space.is_single else "a float32"
+        raise UserError(f"actions must be {kind} tensor ({expected}), got {format_value(value)}")
+    if space.is_single:
+        within("actions", value, space.choices[0])
+    elif _is_cheap(value) and not (good := space.contains(value)).all():
+        raise UserError(f"actions must lie within {space}, got {value[~good][0].tolist()}: clip them")
 
 
 def noise(value: Any, shape: tuple[int, ...], letters: str) -> None:
@@ -110,12 +115,17 @@ def codes(value: Any, K: int, V: int) -> None:
 
 def within(name: str, value: Tensor, count: int) -> None:
     """Values 0 .. count - 1, where looking at them is cheap (see the module)."""
-    if value.numel() == 0 or value.is_meta or not (value.device.type == "cpu" or DEBUG):
+    if not _is_cheap(value):
         return
     low, high = value.aminmax()
     if low < 0 or high >= count:
         wrong = int(low if low < 0 else high)
         raise UserError(f"{name} must be numbers 0..{count - 1}, got {wrong}")
+
+
+def _is_cheap(value: Tensor) -> bool:
+    """May its values be looked at (see the module)?"""
+    return not (value.numel() == 0 or value.is_meta) and (value.device.type == "cpu" or DEBUG)
 
 
 def _fits(value: Tensor, shape: tuple[int | None, ...]) -> bool:

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from tokenworld import arguments, files, register
+from tokenworld import action_space, arguments, files, register
 from tokenworld.data.episodes import read_episodes
 from tokenworld.data.replay import Replay
 from tokenworld.errors import UserError
@@ -62,7 +62,7 @@ class DreamEnv(VectorEnv):
         C, H, W = world_model.shapes.frame
         self.num_envs = num_envs
         self.single_observation_space = Box(0, 255, (C, H, W), np.uint8)
-        self.single_action_space = Discrete(world_model.shapes.actions)
+        self.single_action_space = action_space.space_of(world_model.shapes.actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
         meanings = world_model.config.get("action_meanings")
@@ -90,7 +90,7 @@ class DreamEnv(VectorEnv):
         if seed is not None:
             self._seed(seed)
         N, self._codes, self._state = self.num_envs, None, None
-        self._action = torch.zeros(N, self.memory, dtype=torch.int64, device=self.device)
+        self._action = self.world_model.shapes.actions.zero(N, self.memory, device=self.device)
         self._first = torch.zeros(N, self.memory, dtype=torch.bool, device=self.device)
         self._length, self._ended = np.zeros(N, np.int64), np.zeros(N, bool)
         self._begin(np.arange(N), frames)
@@ -98,15 +98,11 @@ class DreamEnv(VectorEnv):
 
     @torch.no_grad()
     def step(self, actions):
-        """actions (N,) -> obs, reward (N,) float32, terminated (N,), truncated (N,), {}. Rows that ended in the last step
-        restart: their action is ignored."""
-        actions = arguments.array("actions", actions)
-        A, N = self.world_model.shapes.actions, self.num_envs
-        if actions.shape != (N,) or actions.dtype.kind not in "iu" or actions.min() < 0 or actions.max() >= A:
-            raise UserError(f"actions must be {N} whole numbers in 0..{A - 1}, got {arguments.format_value(actions)}")
+        """actions, a batch of `action_space` -> obs, reward (N,) float32, terminated (N,), truncated (N,), {}. Rows that
+        ended in the last step restart: their action is ignored."""
+        N, taken = self.num_envs, self._rows_of(actions)
         if self._state is None:
             raise UserError("no dream has started: call reset() before step()")
-        taken = torch.from_numpy(actions.astype(np.int64)).to(self.device)
         noise = torch.rand(N, self.world_model.noise_size, generator=self._generator, device=self.device)
         of_codes, of_outcome, _ = self.world_model.split_noise(noise)
         prediction, self._state = self.world_model.step(self._state, taken, of_codes)
@@ -145,7 +141,8 @@ class DreamEnv(VectorEnv):
     def _begin(self, rows: np.ndarray, frames: torch.Tensor | None = None) -> None:
         """New starts of these rows: drawn ones, or given frames (N, C, H, W)."""
         index = torch.from_numpy(rows).to(self.device)
-        steps = self._draw_starts(len(rows)) if frames is None else frames_as_steps(frames)
+        actions = self.world_model.shapes.actions
+        steps = self._draw_starts(len(rows)) if frames is None else frames_as_steps(frames, None, actions)
         steps = steps.to(self.device)
         first = steps.first.clone()
         first[:, 0] = True  # what came before is not known
@@ -187,6 +184,20 @@ class DreamEnv(VectorEnv):
     def _obs(self) -> np.ndarray:
         """The frames that the dreams show, (N, C, H, W) uint8."""
         return self.world_model.frames(self._now)[:, 0].cpu().numpy()
+
+    def _rows_of(self, actions: Any) -> torch.Tensor:
+        """A batch of the action space -> (N,) int64 or (N, A) float32."""
+        space, own = self.single_action_space, self.world_model.shapes.actions
+        try:
+            batch = actions if isinstance(actions, tuple) else arguments.array("actions", actions)
+            rows = torch.from_numpy(action_space.from_space(space, batch))
+            good = rows.shape == (self.num_envs, *own.row) and bool(own.contains(rows).all())
+        except (TypeError, ValueError, IndexError):
+            good = False
+        if not good:
+            raise UserError(f"actions must be {self.num_envs} of {space}, got {arguments.format_value(actions)}: give a batch"
+                            " of them as action_space.sample() does")  # fmt: skip
+        return rows.to(self.device)
 
     def _frames(self, obs) -> torch.Tensor:
         frames, shape = arguments.array("obs", obs), self.single_observation_space.shape

@@ -98,7 +98,7 @@ class Actor:
 
     @torch.no_grad()
     def __call__(self, obs: Tensor, first: Tensor) -> Tensor:
-        """obs (N, C, H, W) uint8, first (N,) bool -> actions (N,) int64 on the host."""
+        """obs (N, C, H, W) uint8, first (N,) bool -> actions (N,) int64, or (N, A) float32, on the host."""
         device = self.generator.device
         obs, first = obs.to(device), first.to(device)
         N = obs.shape[0]
@@ -123,7 +123,7 @@ class Actor:
             self.action = steps.action[:, t]
 
     def _look(self, obs: Tensor, first: Tensor) -> View:
-        steps = frames_as_steps(obs, first)
+        steps = frames_as_steps(obs, first, self.world_model.shapes.actions)
         if not (self.policy.needs_h or self.world_model.decoding.has_posterior):
             codes = self.world_model.encode(steps)
             return View(codes, None, lambda: self.world_model.decode(codes)[:, 0])

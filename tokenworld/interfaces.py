@@ -7,7 +7,7 @@ actions --action encoder------/         \\--> next codes --tokenizer.decode--> f
 Dimension letters, used in every shape comment of the library:
 
     B batch · T time steps · K codes per frame · V codebook size · P positions per step · D model width · E code width
-    A number of actions or action size · G groups · C,H,W pixels · h,w code grid · N heads · L = T*P · S cached positions
+    A numbers of one action · G groups · C,H,W pixels · h,w code grid · N heads · L = T*P · S cached positions
 
 Alignment, decided once: `obs[t]` is seen, `action[t]` is taken at `obs[t]`; `reward[t]`, `terminated[t]`, `truncated[t]`
 are what `env.step(action[t])` returned, and `obs[t+1]` came with them. An episode's last observation has no action:
@@ -22,6 +22,8 @@ from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor
+
+from tokenworld.action_space import Actions
 
 Losses = dict[str, Tensor]  # each (B, T), (B, T-1) or () for a loss that has no step; unweighted and unmasked
 
@@ -51,7 +53,7 @@ class Part(Protocol):  # Optional hooks with defaults, for callers to call and n
 @dataclass(frozen=True)
 class Shapes:  # A decoding is built with those of tokenizer and backbone; all others see `decoding.shapes`
     frame: tuple[int, int, int]  # C, H, W
-    actions: int  # A
+    actions: Actions
     grid: tuple[int, int]  # h, w of the code grid
     codes: int  # K
     vocab_size: int  # V; 0: the codes have no indices
@@ -73,7 +75,7 @@ class Record:  # Tensors with the same leading dimensions, indexed and moved tog
 @dataclass(frozen=True)
 class Steps(Record):  # A batch of real experience, (B, T) everywhere; for the alignment see the module's docstring
     obs: Tensor  # (B, T, C, H, W) uint8, 0..255
-    action: Tensor  # (B, T) int64, or (B, T, A) float32; zero where not acted
+    action: Tensor  # (B, T) int64, or (B, T, A) float32 (`Actions`); zero where not acted
     reward: Tensor  # (B, T) float32
     terminated: Tensor  # (B, T) bool, as are all below
     truncated: Tensor
@@ -106,7 +108,7 @@ class Prediction:  # The next step, as a decoding sampled or scored it; the worl
 class Trajectory:  # H imagined steps: what the policy saw at t = 0..H, its actions at t = 0..H-1 and their results
     codes: Codes  # (B, H+1, ...)
     h: Tensor | None  # (B, H+1, D); None: the dynamics did not follow real steps
-    action: Tensor  # (B, H)
+    action: Tensor  # (B, H), or (B, H, A)
     reward: Tensor  # (B, H) float32
     terminated: Tensor  # (B, H) bool, or probabilities (`imagine(expected_end=True)`)
     alive: Tensor  # (B, H+1) bool: not terminated before step t; what follows does not count. Likewise probabilities
@@ -164,12 +166,12 @@ class Decoding(Part, Protocol):  # Owns all that must agree between training and
     # Read T frames and the T-1 actions between them. The prediction is that of the last frame; its h is zero in rows where the
     # last frame is the first of its episode (or T = 1).
     def start(self, backbone: Backbone, codes: Codes, steps: Steps) -> tuple[Prediction, State]: ...
-    # Take action (B,). Sample the next codes with noise (B, noise_size) uniform or, given `codes` (T = 1), read and score them;
+    # Take action (B,) or (B, A). Sample the next codes with noise (B, noise_size) uniform, or read and score `codes` (T = 1);
     # rows with first (B,) true then begin a new episode with them. May consume `state`. noise, codes, first may be None.
     def step(self, backbone: Backbone, state, action: Tensor, noise, codes=None, first=None) -> tuple[Prediction, State]: ...
 
 
-class ActionEncoder(Part, Protocol):
+class ActionEncoder(Part, Protocol):  # Built for `actions` and a width
     def __call__(self, action: Tensor) -> Tensor: ...  # (B, T) or (B, T, A) -> (B, T, D)
 
 

@@ -104,6 +104,11 @@ def sample_categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0) 
     return torch.searchsorted(cdf, threshold, right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
 
 
+def normal_of(noise: Tensor) -> Tensor:
+    """Uniform noise -> standard normal numbers, by the inverse of the distribution function; at most about 5 in size."""
+    return torch.special.ndtri(noise.clamp(1e-7, 1 - 1e-7))
+
+
 def log_prob(logits: Tensor, index: Tensor) -> Tensor:
     """Log-probability in nats: logits (..., V), index (...) int64 -> (...) fp32."""
     return logits.float().log_softmax(-1).gather(-1, index.unsqueeze(-1)).squeeze(-1)

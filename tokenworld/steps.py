@@ -6,11 +6,14 @@ import torch
 from torch import Tensor
 
 from tokenworld import arguments
+from tokenworld.action_space import Actions
 from tokenworld.interfaces import Steps
 
+NUMBERED = Actions()
 
-def frames_as_steps(obs: Tensor, first: Tensor | None = None) -> Steps:
-    """Single frames obs (B, C, H, W) uint8 as Steps with T = 1 without actions. Raises UserError for another type."""
+
+def frames_as_steps(obs: Tensor, first: Tensor | None = None, actions: Actions = NUMBERED) -> Steps:
+    """Single frames obs (B, C, H, W) uint8 as Steps with T = 1 and zeros for the action. Raises UserError for another type."""
     arguments.frames(obs)
     B = obs.shape[0]
     if first is not None:
@@ -18,4 +21,5 @@ def frames_as_steps(obs: Tensor, first: Tensor | None = None) -> Steps:
     false = torch.zeros(B, 1, dtype=torch.bool, device=obs.device)
     first = ~false if first is None else first.view(B, 1)
     zero = torch.zeros(B, 1, device=obs.device)
-    return Steps(obs.unsqueeze(1), zero.long(), zero, false, false, first, false, ~false)
+    action = actions.zero(B, 1, device=obs.device)
+    return Steps(obs.unsqueeze(1), action, zero, false, false, first, false, ~false)

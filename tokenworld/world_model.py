@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld import arguments
+from tokenworld.action_space import Actions
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Losses, Prediction, Shapes, Steps, View
 from tokenworld.nn import check_device, copy_for_inference
@@ -37,18 +38,19 @@ class WorldModel(nn.Module):
         self.config: dict[str, Any] = {}  # what its config.json says, see `save_pretrained`; empty if put together by hand
 
     @classmethod
-    def from_config(cls, config: dict, *, frame: tuple[int, int, int], actions: int) -> WorldModel:
-        """Build the parts that a recipe names for frames (C, H, W) and `actions` discrete actions."""
+    def from_config(cls, config: dict, *, frame: tuple[int, int, int], actions: Actions | int) -> WorldModel:
+        """Build the parts that a recipe names for frames (C, H, W) and these actions, a number for numbered ones."""
         from tokenworld.config.parts import build_parts
         from tokenworld.config.targets import PARTS
 
-        frame, actions = arguments.sizes("frame", frame, "CHW"), arguments.whole("actions", actions)
+        frame = arguments.sizes("frame", frame, "CHW")
+        actions = actions if isinstance(actions, Actions) else Actions((arguments.whole("actions", actions),))
         model = cls(**build_parts(config, frame=frame, actions=actions))
         model.config = {"parts": {name: dict(config[name]) for name in PARTS if name in config}}
         return model
 
     @classmethod
-    def from_recipe(cls, recipe: str, *overrides: str, frame: tuple[int, int, int], actions: int) -> WorldModel:
+    def from_recipe(cls, recipe: str, *overrides: str, frame: tuple[int, int, int], actions: Actions | int) -> WorldModel:
         """`WorldModel.from_recipe("quickstart", "backbone.layers=4", frame=(4, 10, 10), actions=3)`: untrained."""
         from tokenworld.config.compose import compose
 
@@ -168,8 +170,8 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def step(self, state: Any, action: Tensor, noise: Tensor) -> tuple[Prediction, Any]:
-        """action (B,), noise (B, n) uniform -> the imagined next codes, reward and termination; consumes `state`. n is
-        `decoding.noise_size`.
+        """action (B,) or (B, A), noise (B, n) uniform -> the imagined next codes, reward and termination; consumes `state`.
+        n is `decoding.noise_size`.
 
         Raises UserError for actions or noise of another type, shape or range (see `arguments.py`)."""
         self._check_actions(state, action)
@@ -182,7 +184,7 @@ class WorldModel(nn.Module):
 
         Raises UserError for frames, actions or first of another type, shape or range."""
         self._check_actions(state, action)
-        steps = frames_as_steps(obs, first)
+        steps = frames_as_steps(obs, first, self.shapes.actions)
         if len(obs) != len(action):
             raise UserError(f"{len(obs)} frames followed {len(action)} actions: give one frame for each action")
         codes = self.encode(steps)
@@ -201,8 +203,8 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def rollout(self, state: Any, actions: Tensor, noise: Tensor) -> list[Prediction]:
-        """Futures of given actions (B, S, H), S branches from each of B states, noise (B, S, H, n): H predictions, each of
-        B*S rows (branches of a state together). The argument state stays usable.
+        """Futures of given actions (B, S, H) or (B, S, H, A), S branches from each of B states, noise (B, S, H, n):
+        H predictions, each of B*S rows (branches of a state together). The argument state stays usable.
 
         Raises UserError for actions or noise of another type, shape or range."""
         arguments.actions(actions, self.shapes.actions, (_rows(state), None, None), "BSH")

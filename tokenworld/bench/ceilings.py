@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tokenworld.action_space import Actions
 from tokenworld.bench.clocks import time_calls
 from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes, Record, Steps
@@ -71,16 +72,14 @@ def device_name(device: torch.device) -> str:
 class Dice:
     """A random policy: the cost of the imagined rollout alone, with or without pixels."""
 
-    noise_size = 1
-
-    def __init__(self, actions: int, needs_pixels: bool):
-        self.actions, self.needs_pixels = actions, needs_pixels
+    def __init__(self, actions: Actions, needs_pixels: bool):
+        self.actions, self.needs_pixels, self.noise_size = actions, needs_pixels, actions.size
 
     def start(self, batch: int) -> None:
         return None
 
     def act(self, view, carry, noise: Tensor) -> tuple[Tensor, None]:
-        return (noise[:, 0] * self.actions).long(), None
+        return self.actions.draw(noise), None
 
     def to(self, device) -> Dice:
         return self

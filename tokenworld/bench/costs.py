@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from tokenworld import action_space
 from tokenworld.config import schema
 from tokenworld.envs.checked import make_checked
 from tokenworld.world_model import WorldModel, frames_as_steps
@@ -14,7 +15,7 @@ from tokenworld.world_model import WorldModel, frames_as_steps
 def costs(cfg: dict) -> list[tuple[str, ...]]:
     """Parameters per part, and what one imagined frame costs, counted on one real step of an untrained model."""
     env = make_checked(cfg["env"], 1)
-    space, actions = env.single_observation_space, int(env.single_action_space.n)
+    space, actions = env.single_observation_space, action_space.of(env.single_action_space)
     env.close()
     C, H, W = space.shape
     model = WorldModel.from_config(cfg, frame=(C, H, W), actions=actions).eval()
@@ -26,12 +27,12 @@ def costs(cfg: dict) -> list[tuple[str, ...]]:
     if policy is not None:
         rows += [("policy", f"{_count(policy):,}")]
 
-    steps = frames_as_steps(torch.zeros(1, C, H, W, dtype=torch.uint8))
+    steps = frames_as_steps(torch.zeros(1, C, H, W, dtype=torch.uint8), None, actions)
     _, state = model.start(steps)
-    action, noise = torch.zeros(1, dtype=torch.int64), torch.full((1, model.decoding.noise_size), 0.5)
+    action, noise = actions.zero(1), torch.full((1, model.decoding.noise_size), 0.5)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         prediction, _ = model.step(state, action, noise)
-    rows += [("frame", f"{C} x {H} x {W}, {actions} actions"),
+    rows += [("frame", f"{C} x {H} x {W}, {actions.describe()}"),
              ("codes", f"{model.shapes.codes}" + (f" of {model.shapes.vocab_size}" if model.shapes.vocab_size else "")),
              ("forward passes per imagined frame", f"{model.decoding.passes}"),
              ("MFLOPs per imagined frame", f"{counter.get_total_flops() / 1e6:.2f}")]

@@ -36,6 +36,7 @@ from tokenworld.bench.ceilings import (
 from tokenworld.bench.clocks import WARMUP, clock, time_calls
 from tokenworld.config import schema
 from tokenworld.errors import UserError
+from tokenworld.exploration import random_act
 from tokenworld.imagination import Actor, burn_in_policy, imagine
 from tokenworld.interfaces import Codes, Steps
 from tokenworld.nn import total_loss
@@ -187,12 +188,7 @@ def bench_decode(run: Run, repeats: int) -> list[Row]:
 def bench_collect(run: Run, repeats: int) -> list[Row]:
     """Real steps: random play, and play with the policy, the frames read through the tokenizer."""
     n = COLLECTED
-    rng, A = np.random.default_rng(0), run.world_model.shapes.actions
-
-    def dice(obs, first):
-        return torch.from_numpy(rng.integers(A, size=len(first)))
-
-    players, rows = [("random play", dice)], []
+    players, rows = [("random play", random_act(run.world_model.shapes.actions, np.random.default_rng(0)))], []
     if run.policy is not None:
         actor = Actor(run.world_model.eval(), run.policy.eval(), generator=run.generator)
         players.append(("play with the policy", actor))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from tokenworld.action_space import Actions
 from tokenworld.config.schema import build
 from tokenworld.errors import UserError
 
 
-def build_parts(config: dict, *, frame: tuple[int, int, int], actions: int) -> dict[str, Any]:
-    """{"tokenizer", "backbone", "decoding", "reward", "termination"} for frames (C, H, W) and discrete actions. Raises
+def build_parts(config: dict, *, frame: tuple[int, int, int], actions: Actions) -> dict[str, Any]:
+    """{"tokenizer", "backbone", "decoding", "reward", "termination"} for frames (C, H, W) and actions. Raises
     UserError for a config that lacks a section."""
     from tokenworld.interfaces import Shapes
 

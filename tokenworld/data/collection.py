@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 
-from tokenworld import files
+from tokenworld import action_space, files
 from tokenworld.data.collect import Collector
 from tokenworld.data.episodes import Episode, EpisodeWriter, load_episodes
 from tokenworld.data.meta import META, read_json
@@ -155,7 +155,7 @@ def _play(
     torch.manual_seed(int(state[0]))
     env = make_env(ENVS)
     collector = Collector(env, seed=game_seed, on_episode=keep, split=split)
-    act = random_act(int(env.single_action_space.n), np.random.default_rng(key))
+    act = random_act(action_space.of(env.single_action_space), np.random.default_rng(key))
     with log.progress(steps, f"collect {split}") as bar:
         for at in range(0, steps, 500):
             part = min(500, steps - at)

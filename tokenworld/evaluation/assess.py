@@ -128,7 +128,7 @@ def _support(run):
         return None
     rows = np.arange(run.replay.rows)[None]
     steps, codes = run.replay.gather(rows, frames=False), run.codes(run.replay, rows).indices[0].cpu().numpy()
-    return support_of(codes, steps.action[0].numpy(), steps.acted[0].numpy(), run.world_model.shapes.actions)
+    return support_of(codes, steps.action[0].numpy(), steps.acted[0].numpy(), run.world_model.shapes.actions.choices[0])
 
 
 def _chosen(metrics: list[Metric], only: list[str]) -> list[Metric]:

@@ -110,7 +110,7 @@ def tier_a(
     everything = held_out.gather(np.arange(held_out.rows)[None], frames=False)[0]
     first = everything.first.numpy()
     episode, data = np.cumsum(first), fingerprint(everything)
-    taken = np.bincount(everything.action[everything.acted].numpy(), minlength=world_model.shapes.actions)
+    taken = np.bincount(everything.action[everything.acted].numpy(), minlength=world_model.shapes.actions.choices[0])
     evaluation = Evaluation(stages, why_no_likelihood(world_model), taken=taken, names=names,
                             signs=world_model.reward.signs_only, grid=world_model.shapes.grid)  # fmt: skip
     with stages.probe("tokenizer"):

@@ -43,7 +43,7 @@ def gallery(world_model: WorldModel, starts: list[Start], idle: int, count: int 
 @torch.no_grad()
 def steps_survived(world_model: WorldModel, start: Start, idle: int) -> torch.Tensor:
     """Count the steps before a termination, at most IDLE_STEPS, per first action and seed: `(A, SEEDS)` int64."""
-    A, device = world_model.shapes.actions, world_model.device
+    A, device = world_model.shapes.actions.choices[0], world_model.device
     steps = start.steps.to(device)
     _, origin = world_model.start(steps)
     by_seed = [torch.cat([draws(world_model, seed, t) for t in range(IDLE_STEPS)]) for seed in range(SEEDS)]

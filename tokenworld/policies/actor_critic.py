@@ -19,7 +19,7 @@ from tokenworld import distributed
 from tokenworld.config import schema
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Losses, Part, Shapes, Trajectory, View
-from tokenworld.nn import categorical_entropy, log_prob, sample_categorical
+from tokenworld.policies.categoricals import Categoricals
 from tokenworld.policies.returns import ReturnScale, lambda_return, weigh
 from tokenworld.policies.values import VALUES, zero
 
@@ -30,7 +30,7 @@ class PolicyBatch:
 
     seen: Any  # what the network reads, H+1 steps
     carry: Any
-    action: Tensor  # (B, H)
+    action: Tensor  # (B, H), or (B, H, A)
     logp: Tensor  # (B, H) of the actions, by the policy that took them
     returns: Tensor  # (B, H) lambda-returns
     advantage: Tensor  # (B, H)
@@ -42,14 +42,12 @@ class PolicyBatch:
 
 
 class ActorCritic(nn.Module, Part):
-    """A categorical policy and a value on one network.
+    """A categorical policy, for each part of the action, and a value on one network.
 
-    network: its section (see `networks.py`), IRIS's if None · value: the critic predicts one number, or a distribution over
-    returns in bins · target_decay: of a slow copy of the critic; 0: none. With one number its values are the targets; a
-    distribution is kept close to the copy's mean (DreamerV3, appendix B).
+    bins: values that a continuous part of the action may take · network: its section (see `networks.py`), IRIS's if None ·
+    value: the critic predicts one number, or a distribution over returns in bins · target_decay: of a slow copy of the critic;
+    0: none. With one number its values are the targets; a distribution is kept close to its mean (DreamerV3, appendix B).
     """
-
-    noise_size = 1
 
     def __init__(
         self,
@@ -65,6 +63,7 @@ class ActorCritic(nn.Module, Part):
         update_epochs: int = 1,
         minibatches: int = 1,
         clip: float = 0.2,
+        bins: int = 15,
     ):
         super().__init__()
         if not (0 <= gamma <= 1 and 0 <= lambda_ <= 1):
@@ -75,7 +74,8 @@ class ActorCritic(nn.Module, Part):
             raise UserError(f"policy.update_epochs and minibatches must be at least 1, got {update_epochs} and {minibatches}")
         self.network = schema.build(network or {"_target_": "tokenworld.policies.networks.PixelNetwork"}, shapes=shapes)
         self.needs_pixels, self.needs_h = self.network.needs_pixels, self.network.needs_h
-        self.actor = nn.Linear(self.network.features, shapes.actions)
+        self.choice, self.noise_size = Categoricals(shapes.actions, bins), shapes.actions.size
+        self.actor = nn.Linear(self.network.features, self.choice.size)
         zero(self.actor)
         self.value, self.critic = value, VALUES[value](self.network.features)
         self.gamma, self.lambda_, self.entropy = gamma, lambda_, entropy
@@ -92,9 +92,9 @@ class ActorCritic(nn.Module, Part):
 
     @torch.no_grad()
     def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]:
-        """noise (B, 1) uniform -> action (B,), carry. Temperature 0 takes the most probable action."""
+        """noise (B, A) uniform -> action (B,) or (B, A), carry. Temperature 0 takes the most probable values."""
         features, carry = self.network(self.network.read_view(view), carry)
-        return sample_categorical(self.actor(features), noise[:, 0], temperature), carry
+        return self.choice.sample(self.actor(features), noise, temperature), carry
 
     @torch.no_grad()
     def follow(self, view: View, carry: Any) -> Any:
@@ -121,7 +121,7 @@ class ActorCritic(nn.Module, Part):
             mean = distributed.all_reduce_sum(weigh(advantage, alive).sum()) / count
             spread = distributed.all_reduce_sum(weigh((advantage - mean) ** 2, alive).sum()) / count
             advantage = (advantage - mean) / (spread.sqrt() + 1e-8)
-        logp = log_prob(self.actor(features[:, :-1]), imagined.action)
+        logp = self.choice.log_prob(self.actor(features[:, :-1]), imagined.action)
         return PolicyBatch(seen, imagined.carry, imagined.action, logp, returns, advantage, alive, slow)
 
     def loss(self, imagined: Trajectory | PolicyBatch) -> Losses:
@@ -129,7 +129,7 @@ class ActorCritic(nn.Module, Part):
         batch = imagined if isinstance(imagined, PolicyBatch) else self.batch_of(imagined)
         features = self.network.forward_sequence(batch.seen, batch.carry)[:, :-1]
         logits, value = self.actor(features), self.critic(features)
-        logp = log_prob(logits, batch.action)
+        logp = self.choice.log_prob(logits, batch.action)
         if self.update_epochs == 1:
             gain = logp * batch.advantage
         else:
@@ -140,7 +140,7 @@ class ActorCritic(nn.Module, Part):
         return {
             "actor": self._mean(-gain, batch.alive),
             "critic": self._mean(critic, batch.alive),
-            "entropy": self._mean(-self.entropy * categorical_entropy(logits), batch.alive),
+            "entropy": self._mean(-self.entropy * self.choice.entropy(logits), batch.alive),
         }
 
     def updates(self, imagined: Trajectory, generator: torch.Generator, loss: Callable | None = None) -> Iterator[Losses]:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tokenworld.action_space import Actions
 from tokenworld.exploration import random_act
 
 
@@ -39,7 +40,7 @@ def episode_returns(env, act: Callable, episodes: int, seed: int, progress: Call
 
 
 def score_policy(
-    env, act: Callable, actions: int, *, episodes: int, seed: int, progress: Callable | None = None
+    env, act: Callable, actions: Actions | int, *, episodes: int, seed: int, progress: Callable | None = None
 ) -> dict[str, Any]:
     """Score `act` over whole episodes, with a 95 % interval, and uniform random play from the same seed."""
     returns, lengths = episode_returns(env, act, episodes, seed, progress)

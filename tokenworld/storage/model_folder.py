@@ -24,6 +24,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from tokenworld import files, origins
+from tokenworld.action_space import Actions
 from tokenworld.config import saved, schema, targets
 from tokenworld.config.renamed import with_new_keys
 from tokenworld.errors import UserError, first_line
@@ -98,8 +99,8 @@ def save_model(
     config = model.config | {
         "parts": parts,
         "frame": list(model.shapes.frame),
-        "actions": model.shapes.actions,
-        "shapes": asdict(model.shapes),
+        "actions": model.shapes.actions.choices[0],
+        "shapes": asdict(model.shapes) | {"actions": model.shapes.actions.choices[0]},
         "made_with": saved.meta(),
     }
     modules = {name: getattr(model, name) for name in parts_with_weights} | ({"policy": policy} if policy is not None else {})
@@ -125,11 +126,11 @@ def load_model(make: Any, folder: Path, *, trust_remote_code: bool) -> Any:
     changes = config.get("score_env") or {}
     if not isinstance(changes, dict) or "_target_" in changes:
         raise UserError(f"{folder / CONFIG} says score_env {changes}, expected keywords of its env: restore it from a copy")
-    sizes = {"frame": tuple(config["frame"]), "actions": config["actions"]}
+    sizes = {"frame": tuple(config["frame"]), "actions": Actions((config["actions"],))}
     weights_of = read_weights(folder / WEIGHTS)
 
     def check_shapes(model: Any) -> None:
-        for key, value in asdict(model.shapes).items():
+        for key, value in (asdict(model.shapes) | {"actions": model.shapes.actions.choices[0]}).items():
             recorded = config["shapes"].get(key)
             if recorded != (list(value) if isinstance(value, tuple) else value):
                 raise UserError(f"{folder / CONFIG} says {key} {recorded}, but its parts make {key} {value}: weights of"
@@ -144,7 +145,13 @@ def load_model(make: Any, folder: Path, *, trust_remote_code: bool) -> Any:
 
 
 def check_sizes(
-    make: Any, config: dict, stored: Stored, *, frame: tuple[int, ...], actions: int, check: Callable[[Any], None] | None = None
+    make: Any,
+    config: dict,
+    stored: Stored,
+    *,
+    frame: tuple[int, ...],
+    actions: Actions,
+    check: Callable[[Any], None] | None = None,
 ) -> None:
     """Raise UserError unless the parts that a config names have the tensors `stored` and can remember their context; takes
     no memory for them. make: the class `WorldModel` · check: of the model without memory, before its tensors are compared."""

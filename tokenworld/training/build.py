@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tokenworld import distributed, origins
+from tokenworld import action_space, distributed, origins
 from tokenworld.config import compose, env_section, schema, targets, values
 from tokenworld.config import saved as saved_config
 from tokenworld.config.saved import RunSpec
@@ -87,7 +87,7 @@ def build_run(
         raise UserError("train.loop.shard splits what train_dynamics trains, got train_world: leave train.loop.shard out")
     make_env = functools.partial(env_of, cfg)
     env = make_env(1)
-    frame, actions = tuple(env.single_observation_space.shape), int(env.single_action_space.n)
+    frame, actions = tuple(env.single_observation_space.shape), action_space.of(env.single_action_space)
     meta = meta_of(cfg, env, seed)
     env.close()
     loaded = restore.load_sources(spec, frame, actions) if saved is None else {}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tokenworld import forms
+from tokenworld.action_space import Actions
 from tokenworld.config import saved as saved_config
 from tokenworld.config import schema
 from tokenworld.config.saved import RunSpec
@@ -100,7 +101,7 @@ class Saved:
     state: dict[str, Any] | None = None
     shards: Path | None = None
 
-    def check_sizes(self, cfg: dict, frame: tuple[int, ...], actions: int) -> None:
+    def check_sizes(self, cfg: dict, frame: tuple[int, ...], actions: Actions) -> None:
         """Raise UserError unless the parts of the world model that a config names have these weights; takes no memory."""
         model_folder.check_sizes(WorldModel, cfg, self.model, frame=frame, actions=actions)
 
@@ -157,7 +158,7 @@ def load(out: Path | str) -> Saved:
     return Saved(_as_stored(tensors, source), policy, state, shards)
 
 
-def load_sources(spec: RunSpec, frame: tuple[int, ...], actions: int) -> dict[str, Saved]:
+def load_sources(spec: RunSpec, frame: tuple[int, ...], actions: Actions) -> dict[str, Saved]:
     """Load the runs that load.* names; their parts must be trained and have the sizes of the config. Raises UserError."""
     cfg, sources = spec.cfg, {key: load(folder) for key, folder in spec.loads.items()}
     for key, saved in sources.items():
@@ -308,7 +309,7 @@ def collector_state(own: dict) -> dict[str, Any] | None:
     return {key: value.numpy() if torch.is_tensor(value) else value for key, value in own["collector"].items()}
 
 
-def collector_of(out: Path | str, actions: int) -> dict[str, Any] | None:
+def collector_of(out: Path | str, actions: Actions) -> dict[str, Any] | None:
     """The checked `collector_state` of the first process of a run in a folder."""
     saved = load(out)
     _check_games(saved.state["ranks"][0], actions, saved.model.source / checkpoint.STATE)
@@ -330,12 +331,13 @@ def check_ranks(run: Run, ranks: list[dict], where: Path) -> None:
                 raise UserError(f"{where} has codes {codes.min()}..{codes.max()}, the tokenizer has 0..{V - 1}: {MISMATCH}")
 
 
-def _check_games(own: dict, actions: int, where: Path) -> None:
+def _check_games(own: dict, actions: Actions, where: Path) -> None:
     state = collector_state(own)
     if state is None:
         return
     log, cuts = state["actions"], state["cuts"]
-    if log.size and not 0 <= int(log.min()) <= int(log.max()) < actions:
-        raise UserError(f"{where} has actions {log.min()}..{log.max()}, the environment has 0..{actions - 1}: {MISMATCH}")
+    A = actions.choices[0]
+    if log.size and not 0 <= int(log.min()) <= int(log.max()) < A:
+        raise UserError(f"{where} has actions {log.min()}..{log.max()}, the environment has 0..{A - 1}: {MISMATCH}")
     if cuts.shape[1] != 2 or cuts.size and not (0 <= int(cuts.min()) and int(cuts[:, 0].max()) <= len(log)):
         raise UserError(f"{where} is damaged, it cuts games that were not played: restore it from a copy")

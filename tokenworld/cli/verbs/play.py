@@ -52,8 +52,8 @@ def run(out: str, keys: dict) -> None:
     run = open_run(out, {key: value for key, value in keys.items() if key != "port"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to dream with: expected a run of `train` or `train dynamics`")
-    A, C, saved = run.world_model.shapes.actions, run.world_model.shapes.frame[0], Path(out) / "checkpoint"
-    collected = restore.collector_of(out, A) if checkpoint.exists(saved) else None
+    A, C, saved = run.world_model.shapes.actions.choices[0], run.world_model.shapes.frame[0], Path(out) / "checkpoint"
+    collected = restore.collector_of(out, run.world_model.shapes.actions) if checkpoint.exists(saved) else None
     actions = run.meta["action_meanings"] or [f"action {a}" for a in range(A)]
     idle, world_model, env = idle_action(actions), run.world_model.eval(), run.make_env(1)
     fps, channels = play_hints(env.metadata, C)

@@ -54,7 +54,7 @@ def score_held_out(
     warm = min(history_of(world_model.backbone) - 1, T // 2)
     begun = steps.first[:, 0].clone()  # the row's window has seen its episode's beginning
     at = _starts(steps, episode)
-    A = world_model.shapes.actions
+    A = world_model.shapes.actions.choices[0]
     every = max(1, round(B * (T - warm) * A / MOST_FORKS))
     rows: dict[str, list[Tensor]] = {}
     hazards: list[Tensor] = []  # (B,) of each step, nan where it was not asked for
@@ -149,7 +149,7 @@ def _under_each_action(world_model: WorldModel, state, following: Codes, real: T
     likelihood."""
     if world_model.decoding.has_posterior:
         return None
-    A, index = world_model.shapes.actions, torch.nonzero(real).squeeze(1)
+    A, index = world_model.shapes.actions.choices[0], torch.nonzero(real).squeeze(1)
     parts = []
     for rows in index.split(max(1, FORKS // A)):
         forks = rows.repeat_interleave(A)
@@ -216,7 +216,7 @@ def steered(
     H = T - codes.shape[1]
     states = np.arange(S) if state_of is None else state_of
     noise = draws.uniform(states, (H, futures, world_model.decoding.noise_size), 2, device).transpose(1, 2)  # (S, M, H, n)
-    chosen = [draws.integers(state, world_model.shapes.actions, (futures, H), 2) for state in states.tolist()]
+    chosen = [draws.integers(state, world_model.shapes.actions.choices[0], (futures, H), 2) for state in states.tolist()]
     random = torch.from_numpy(np.stack(chosen)).to(device)  # (S, M, H)
     real = steps.action[:, None, T - H - 1 : T - 1].expand_as(random)
     _, state = world_model.start(steps[:, : T - H], codes)

@@ -64,7 +64,7 @@ def _probabilities(world_model: WorldModel, policy, branch_state: branches.Branc
     if policy.noise_size != 1:  # even numbers fill a line only
         noise = torch.rand(NOISE, policy.noise_size, generator=torch.Generator(device).manual_seed(0), device=device)
     chosen, _ = policy.act(many, carry, noise)
-    return np.bincount(chosen.cpu().numpy(), minlength=world_model.shapes.actions) / NOISE
+    return np.bincount(chosen.cpu().numpy(), minlength=world_model.shapes.actions.choices[0]) / NOISE
 
 
 def support_of(codes: np.ndarray, action: np.ndarray, acted: np.ndarray, A: int) -> Callable[[np.ndarray], np.ndarray]:

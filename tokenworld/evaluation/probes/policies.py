@@ -81,7 +81,7 @@ def policy_values(
     stages, env = stages or Stages(), make_env(EPISODES)
     names, real, model = [], [], []
     starts = torch.from_numpy(env.reset(seed=seed + 77)[0])
-    playing = {**others, **policies_of(policy, world_model.shapes.actions)}
+    playing = {**others, **policies_of(policy, world_model.shapes.actions.choices[0])}
     with stages.probe("policies that play and dream", len(playing), "policies") as tick:
         for name, player in playing.items():
             if time.monotonic() > deadline:
@@ -206,7 +206,7 @@ def shoot(world_model: WorldModel, state, rng: np.random.Generator) -> int:
     """The first action of the best of some random sequences, imagined from a state of one row."""
     device, n = world_model.device, world_model.decoding.noise_size
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
-    plans = torch.from_numpy(rng.integers(world_model.shapes.actions, size=(CANDIDATES, DEPTH))).to(device)
+    plans = torch.from_numpy(rng.integers(world_model.shapes.actions.choices[0], size=(CANDIDATES, DEPTH))).to(device)
     many = state.select(torch.zeros(CANDIDATES, dtype=torch.int64, device=device))
     gains, alive = torch.zeros(CANDIDATES, device=device), torch.ones(CANDIDATES, device=device)
     for t in range(DEPTH):
