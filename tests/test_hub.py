@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from tokenworld import Agent, WorldModel
+from tokenworld.action_space import Actions
 from tokenworld.cli import main as cli
 from tokenworld.errors import UserError
 from tokenworld.imagination import Actor
@@ -253,7 +254,7 @@ def test_a_score_is_of_its_agent_and_seed(folder, monkeypatch):
     for seed in (3, 4):
         assert agent.score(episodes=5, seed=seed) == {"temperature": 0.25}
         env, actor, actions, words = asked[-1]
-        assert env.num_envs == 5 and actor.temperature == 0.25 and actions == 3
+        assert env.num_envs == 5 and actor.temperature == 0.25 and actions == Actions((3,))
         drawn.append((words["seed"], actor.generator.initial_seed()))
         assert words["episodes"] == 5
     assert made[0] == (5, {"max_steps": 10_000, "sticky": 0.0})

@@ -52,13 +52,14 @@ class Part(Protocol):  # Optional hooks with defaults, for callers to call and n
 
 @dataclass(frozen=True)
 class Shapes:  # A decoding is built with those of tokenizer and backbone; all others see `decoding.shapes`
-    frame: tuple[int, int, int]  # C, H, W
+    frame: tuple[int, int, int]  # C, H, W; a state vector of M numbers is (M, 1, 1)
     actions: Actions
     grid: tuple[int, int]  # h, w of the code grid
     codes: int  # K
     vocab_size: int  # V; 0: the codes have no indices
     code_dim: int  # E
     dim: int  # D: of the backbone; of h, in those of a decoding
+    frame_dtype: str = "uint8"  # or "float32", for state vectors in their own units
 
 
 class Record:  # Tensors with the same leading dimensions, indexed and moved together; each may be None
@@ -74,7 +75,7 @@ class Record:  # Tensors with the same leading dimensions, indexed and moved tog
 
 @dataclass(frozen=True)
 class Steps(Record):  # A batch of real experience, (B, T) everywhere; for the alignment see the module's docstring
-    obs: Tensor  # (B, T, C, H, W) uint8, 0..255
+    obs: Tensor  # (B, T, C, H, W) uint8, 0..255, or float32 (`Shapes.frame_dtype`)
     action: Tensor  # (B, T) int64, or (B, T, A) float32 (`Actions`); zero where not acted
     reward: Tensor  # (B, T) float32
     terminated: Tensor  # (B, T) bool, as are all below
