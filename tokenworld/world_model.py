@@ -135,12 +135,13 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, steps: Steps) -> Codes:
-        """obs (B, T, C, H, W) uint8 -> codes. Raises UserError for frames of another type or shape."""
-        arguments.frames(steps.obs, self.shapes.frame, "BT")
+        """obs (B, T, C, H, W) uint8, or float32 -> codes. Raises UserError for frames of another type or shape."""
+        arguments.frames(steps.obs, self.shapes.frame, "BT", self.shapes.frame_dtype)
         return self.tokenizer.encode(steps)
 
     def decode(self, codes: Codes) -> Tensor:
-        """codes (B, T, K) -> obs (B, T, C, H, W) float in 0..1. Raises UserError for indices of another type or shape."""
+        """codes (B, T, K) -> obs (B, T, C, H, W) float in 0..1, of state vectors in their own units. Raises UserError for
+        indices of another type or shape."""
         if codes.indices is not None:
             arguments.codes(codes.indices, self.shapes.codes, self.shapes.vocab_size)
         return self.tokenizer.decode(codes)
@@ -150,7 +151,9 @@ class WorldModel(nn.Module):
         return self.view_of(prediction.codes, prediction.h)
 
     def frames(self, codes: Codes) -> Tensor:
-        """codes (B, T, K) -> obs (B, T, C, H, W) uint8, as the environment gives them."""
+        """codes (B, T, K) -> obs (B, T, C, H, W) uint8 or float32, as the environment gives them."""
+        if self.shapes.frame_dtype == "float32":
+            return self.decode(codes).float()
         return (self.decode(codes).float().clamp(0, 1) * 255).round().to(torch.uint8)
 
     def view_of(self, codes: Codes, h: Tensor | None = None) -> View:
@@ -180,7 +183,7 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def observe(self, state: Any, action: Tensor, obs: Tensor, first: Tensor) -> tuple[Prediction, Any]:
-        """Read the real frame obs (B, C, H, W) uint8 that followed `action`; rows with first (B,) begin a new episode.
+        """Read the real frame obs (B, C, H, W) that followed `action`; rows with first (B,) begin a new episode.
 
         Raises UserError for frames, actions or first of another type, shape or range."""
         self._check_actions(state, action)
