@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from tokenworld import action_space, distributed, origins
-from tokenworld.config import compose, env_section, schema, targets, values
+from tokenworld.config import env_section, schema, targets, values
 from tokenworld.config import saved as saved_config
 from tokenworld.config.saved import RunSpec
 from tokenworld.data import collection
 from tokenworld.data.episodes import check_trainable, load_episodes, make_meta, read_meta
 from tokenworld.data.meta import meanings_of
 from tokenworld.envs.checked import make_checked
+from tokenworld.envs.suited import compose_suited
 from tokenworld.errors import UserError
 from tokenworld.kernels.memory import keep_freed_memory
 from tokenworld.log import Log
@@ -43,8 +44,7 @@ def temporary_run(*words: str) -> Run:
 
     `words` are those of the command line: `temporary_run("recipe=quickstart", "overlay=minute", "device=cpu")`.
     """
-    spec = compose.compose(list(words))
-    schema.check(spec.cfg)
+    spec = compose_suited(list(words))
     out = tempfile.mkdtemp(prefix="tokenworld-")
     run = build_run(Path(out), spec, [name for name in spec.phases if name != "evaluate"], log=Log(None))
     weakref.finalize(run, shutil.rmtree, out, ignore_errors=True)
