@@ -88,6 +88,11 @@ def flags(name: str, value: Any, count: int) -> None:
         raise UserError(f"{name} must be a bool tensor ({count},), got {format_value(value)}")
 
 
+def space(value: Actions | int) -> Actions:
+    """A record of actions, or a number of them."""
+    return value if isinstance(value, Actions) else Actions((whole("actions", value),))
+
+
 def actions(value: Any, space: Actions, shape: tuple[int | None, ...], letters: str) -> None:
     """Actions of this space and shape, None: any size."""
     shape, letters = (*shape, *space.row), letters + "A" * len(space.row)

@@ -41,12 +41,9 @@ class Part(Protocol):  # Optional hooks with defaults, for callers to call and n
     def prepare(self, sample: Callable[[], tuple[Steps, Codes | None]]) -> None: ...
     def finalize(self, batches: Iterator[Steps]) -> None: ...  # tokenizer: fit to all frames after the last update
     def codes_in_use(self) -> int | None: ...  # tokenizer: n, if it has learned only the codes 0..n-1 so far; None: all V
-    # decoding: take the code vectors (V, E), of which the first `used` are in use, before the updates of each epoch
-    def set_codebook(self, vectors: Tensor, used: int) -> None: ...
-    # [(scale of the learning rate, parameters)] of what learns at another pace; None: one rate for all
-    def parameter_groups(self) -> list[tuple[float, list[Tensor]]] | None: ...
-    # backbone: keywords that build it again without the files it was made from; None: those of the recipe
-    def portable(self) -> dict[str, Any] | None: ...
+    def set_codebook(self, vectors: Tensor, used: int) -> None: ...  # decoding: vectors (V, E) of codes, `used` in use, each epoch
+    def parameter_groups(self) -> list[tuple[float, list[Tensor]]] | None: ...  # [(scale of the learning rate, parameters)]
+    def portable(self) -> dict[str, Any] | None: ...  # backbone: keywords that build it without its files; None: the recipe's
     # backbone: x (B, T, P, D) -> weights (B, layers, N, L, L), query before key; None: it has no attention maps
     def attention(self, x: Tensor, within: str, first: Tensor | None = None) -> Tensor | None: ...
 
@@ -173,7 +170,7 @@ class Decoding(Part, Protocol):  # Owns all that must agree between training and
     def step(self, backbone: Backbone, state, action: Tensor, noise, codes=None, first=None) -> tuple[Prediction, State]: ...
 
 
-class ActionEncoder(Part, Protocol):  # Built for `actions` and a width
+class ActionEncoder(Part, Protocol):  # Built for actions and a width
     def __call__(self, action: Tensor) -> Tensor: ...  # (B, T) or (B, T, A) -> (B, T, D)
 
 
