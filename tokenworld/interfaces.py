@@ -41,7 +41,7 @@ class Part(Protocol):  # Optional hooks with defaults, for callers to call and n
     def prepare(self, sample: Callable[[], tuple[Steps, Codes | None]]) -> None: ...
     def finalize(self, batches: Iterator[Steps]) -> None: ...  # tokenizer: fit to all frames after the last update
     def codes_in_use(self) -> int | None: ...  # tokenizer: n, if it has learned only the codes 0..n-1 so far; None: all V
-    def set_codebook(self, vectors: Tensor, used: int) -> None: ...  # decoding: vectors (V, E) of codes, `used` in use, each epoch
+    def set_codebook(self, vectors: Tensor, used: int) -> None: ...  # decoding: code vectors (V, E), the first `used` in use
     def parameter_groups(self) -> list[tuple[float, list[Tensor]]] | None: ...  # [(scale of the learning rate, parameters)]
     def portable(self) -> dict[str, Any] | None: ...  # backbone: keywords that build it without its files; None: the recipe's
     # backbone: x (B, T, P, D) -> weights (B, layers, N, L, L), query before key; None: it has no attention maps

@@ -170,7 +170,7 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def step(self, state: Any, action: Tensor, noise: Tensor) -> tuple[Prediction, Any]:
-        """action (B,) or (B, A), noise (B, decoding.noise_size) uniform -> imagined codes, reward, termination; consumes `state`.
+        """action (B,) or (B, A), noise (B, decoding.noise_size) uniform -> codes, reward and termination; consumes `state`.
 
         Raises UserError for actions or noise of another type, shape or range (see `arguments.py`)."""
         arguments.actions(action, self.shapes.actions, (_rows(state),), "B")

@@ -22,7 +22,7 @@ from tokenworld.data import collection
 from tokenworld.data.episodes import check_trainable, load_episodes, make_meta, read_meta
 from tokenworld.data.meta import difference, meanings_of
 from tokenworld.envs.checked import make_checked
-from tokenworld.envs.suited import compose_suited
+from tokenworld.envs.suited import check_frames, compose_suited
 from tokenworld.errors import UserError
 from tokenworld.kernels.memory import keep_freed_memory
 from tokenworld.log import Log
@@ -88,13 +88,13 @@ def build_run(
     make_env = functools.partial(env_of, cfg)
     env = make_env(1)
     frame, actions = tuple(env.single_observation_space.shape), action_space.of(env.single_action_space)
-    dtype, meta = str(env.single_observation_space.dtype), meta_of(cfg, env, seed)
+    check_frames(cfg, env.single_observation_space)
+    meta = meta_of(cfg, env, seed)
     env.close()
     loaded = restore.load_sources(spec, frame, actions) if saved is None else {}
     if saved is not None:
         saved.check_sizes(cfg, frame, actions)
     world_model = WorldModel.from_config(cfg, frame=frame, actions=actions)
-    _check_frames(cfg, frame, dtype, world_model.shapes.frame_dtype)
     if cfg["train"]["evaluate"].get("kmeans") and world_model.tokenizer.patch is None:
         raise UserError("train.evaluate.kmeans needs a tokenizer of patches: set it to false for this tokenizer")
     if together:
@@ -130,15 +130,6 @@ def build_run(
         if saved is None:
             check_trainable(spec.data, counts, collects="collect" in phases)
     return run
-
-
-def _check_frames(cfg: dict, frame: tuple[int, int, int], dtype: str, expected: str) -> None:
-    """Refuse a tokenizer that does not read what the environment shows."""
-    if dtype != expected:
-        shown = f"state vectors of {frame[0]} numbers" if dtype == "float32" else f"pictures {frame}"
-        advice = "add overlay=vectors" if dtype == "float32" else "choose a recipe for pictures, e.g. recipe=quickstart"
-        raise UserError(f"env.id={cfg['env'].get('id')} has {shown}, but the tokenizer {cfg['tokenizer']['_target_']} reads"
-                        f" {'pictures' if dtype == 'float32' else 'state vectors'}: {advice}")  # fmt: skip
 
 
 def _check_memory(policy, world_model: WorldModel) -> None:
