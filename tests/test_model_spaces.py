@@ -83,8 +83,8 @@ def test_what_is_loaded_is_what_was_saved(saved, tmp_path):
     assert again.shapes.actions == actions
     starts, expected = model_folder.read_starts(saved), starts_of(actions)
     assert all(torch.equal(a, b) for a, b in zip(vars(starts).values(), vars(expected).values(), strict=True))
-    prediction, state = again.start(starts)
-    again.step(state, starts.action[:, 0], torch.rand(len(starts.obs), again.noise_size))
+    prediction, state = again.start(starts[:1])  # all acted
+    again.step(state, starts.action[:1, 0], torch.rand(1, again.decoding.noise_size))
     again.save_pretrained(tmp_path / "second", starts=starts)
     for name in ("model.safetensors", "config.json", "README.md", "starts.safetensors"):
         assert (saved / name).read_bytes() == (tmp_path / "second" / name).read_bytes(), name
@@ -114,7 +114,7 @@ def test_one_action_and_bytes_are_saved_as_ever(tmp_path):
         SAVED / "model" / "starts.safetensors"
     ).read_bytes()[-1000:]
     lines = [(folder / "README.md").read_text().splitlines() for folder in (SAVED / "model", tmp_path / "model")]
-    for word in ("- frames:", "- actions:"):
+    for word in ("- actions:", "- codes:"):
         assert len({next(line for line in each if line.startswith(word)) for each in lines}) == 1
 
 
@@ -134,8 +134,8 @@ def test_shapes_say_their_frames_where_that_is_news():
     [None, 3, [], {}, {"choices": [3]}, {"choices": [], "bounds": []}, {"choices": [0], "bounds": []},
      {"choices": [2**40], "bounds": [[0, 1]]}, {"choices": [True], "bounds": [[0, 1]]}, {"choices": [3], "bounds": [[1, 0]]},
      {"choices": [3], "bounds": [[0, float("nan")]]}, {"choices": [3], "bounds": [[0, float("inf")]]},
-     {"choices": [3], "bounds": [[0, 1e300]]}, {"choices": [3], "bounds": [[0, 10**400]]}, {"choices": [3], "bounds": [[0, 1]] * 2000},
-     {"choices": [3] * 2000, "bounds": []}],
+     {"choices": [3], "bounds": [[0, 1e300]]}, {"choices": [3], "bounds": [[0, 10**400]]},
+     {"choices": [3], "bounds": [[0, 1]] * 2000}, {"choices": [3] * 2000, "bounds": []}],
 )  # fmt: skip
 @pytest.mark.parametrize("inner", [False, True])
 def test_actions_that_cannot_be_are_refused(value, inner, copy):
