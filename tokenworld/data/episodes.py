@@ -25,7 +25,7 @@ episode in this folder), `split` ("train" or "test") and `seed` (of the environm
 
 Version 1 is written wherever frames are bytes and an action is one whole number, 0..action_count - 1. All else is version 2:
 `obs` has the type "frame_dtype"; a state vector of M numbers is a frame [M, 1, 1] of finite float32 in its own units. With one
-choice and no bounds, `action` is as above, and "action_count" is that choice. Otherwise `action` is (n, A) float32, the discrete
+choice and no bounds, `action` is as above and "action_count" is that choice. Otherwise `action` is (n, A) float32, the discrete
 parts first, whole numbers 0..choice - 1, then the continuous ones, low..high; "action_count" and "action_meanings" are null.
 
 action[t] is taken at obs[t]; reward[t], terminated[t], truncated[t] and obs[t+1] are what the environment returned. Rewards

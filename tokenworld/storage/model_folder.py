@@ -24,7 +24,7 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from tokenworld import files, origins
-from tokenworld.action_space import Actions
+from tokenworld.action_space import MOST_CHOICES, Actions
 from tokenworld.config import saved, schema, targets
 from tokenworld.config.renamed import with_new_keys
 from tokenworld.errors import UserError, first_line
@@ -69,7 +69,7 @@ def _config_form(**spaces: Form) -> Form:
     )
 
 
-CONFIG_FORMS = {1: _config_form(actions=COUNT), 2: _config_form(actions=_actions, frame_dtype=_frame_dtype)}
+CONFIG_FORMS = {1: _config_form(actions=whole(1, MOST_CHOICES)), 2: _config_form(actions=_actions, frame_dtype=_frame_dtype)}
 MEMORY = 2**30  # bytes of keys and values that any model may have of one game
 
 
