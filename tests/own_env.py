@@ -12,7 +12,7 @@ OTHERS = {
     "leaves": "import sys\nsys.exit(0)\n",
     "empty": "x = 1\n",
 }
-MODULES = ("my_env", "my_crafter", *OTHERS)
+MODULES = ("my_env", "my_crafter", "knobs", *OTHERS)
 DRAWN = {"wrappers": ["gymnasium.wrappers.AddRenderObservation"], "kwargs": {"render_mode": "rgb_array"}}
 PROCESSES = pytest.mark.parametrize("processes", [False, True], ids=["one-process", "processes"])
 

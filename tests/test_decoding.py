@@ -10,6 +10,7 @@ import torch
 from conftest import Part, close, codes_of, dynamics, each, steps_of
 from likelihood_free import Masked
 
+from tokenworld.action_space import Actions
 from tokenworld.interfaces import Codes
 from tokenworld.nn import entropy, logprob
 
@@ -70,6 +71,21 @@ class TestDecoding:
             assert close(-nats[:, -real.shape[1] :].mean(-1)[real], losses["codes"][:, at:][real])
         assert close(seen[:, -real.shape[1] :][real], h[:, at : LONG - 1][real])
         assert (seen[:, -real.shape[1] :][~real] == 0).all() and (start > 1 or (seen[:, 0] == 0).all())
+
+    @torch.no_grad()
+    def test_actions_of_several_parts(self, decoding, backbone):
+        """Rows (B, T, A) instead of whole numbers, and each part of them matters."""
+        actions = Actions((3,), ((-2.0, 2.0),))
+        body, head = dynamics(decoding, backbone, A=actions)
+        codes, steps = codes_of(B, LONG), steps_of(B, LONG, first=FIRST)
+        rows, real = actions.draw(torch.rand(B, LONG, 2)), steps.acted[:, :-1]
+        h = head.loss(body, codes, replace(steps, action=rows))[1]
+        seen = replayed(body, head, codes, replace(steps, action=rows), 2)[1]
+        assert close(seen[:, -real.shape[1] :][real], h[:, : LONG - 1][real])
+        for part in (0, 1):
+            other = rows.clone()
+            other[..., part] = (other[..., part] + 1) % 3 if part == 0 else -other[..., part]
+            assert not close(head.loss(body, codes, replace(steps, action=other))[1], h)
 
     @torch.no_grad()
     def test_loss_of_an_episode_alone(self, decoding, backbone):
