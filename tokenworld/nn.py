@@ -104,6 +104,11 @@ def sample_categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0) 
     return torch.searchsorted(cdf, threshold, right=True).squeeze(-1).clamp_(max=logits.shape[-1] - 1)
 
 
+def normal_of(noise: Tensor) -> Tensor:
+    """Standard normal numbers in fp32 by the inverse CDF of noise (...), uniform in [0, 1); none is infinite."""
+    return torch.special.ndtri(noise.float().clamp(2**-24, 1 - 2**-24))  # the numbers next to 0 and 1 that fp32 draws hold
+
+
 def log_prob(logits: Tensor, index: Tensor) -> Tensor:
     """Log-probability in nats: logits (..., V), index (...) int64 -> (...) fp32."""
     return logits.float().log_softmax(-1).gather(-1, index.unsqueeze(-1)).squeeze(-1)
