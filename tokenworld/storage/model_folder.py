@@ -41,7 +41,9 @@ CONFIG_FORM = record(  # what a config.json says; its parts are compared with th
     parts=mapping_of(mapping_of(plain)),
     frame=list_of(SIDE, 3),
     actions=COUNT,
-    shapes=record(frame=list_of(SIDE, 3), actions=COUNT, grid=list_of(COUNT), codes=COUNT, vocab_size=COUNT, dim=COUNT),
+    shapes=record(
+        frame=list_of(SIDE, 3), actions=COUNT, grid=list_of(COUNT), codes=COUNT, vocab_size=whole(0, 2**31), dim=COUNT
+    ),
     action_meanings=maybe(list_of(text)),
     score_env=maybe(mapping_of(plain)),
     training=maybe(mapping_of(mapping_of(plain))),
@@ -273,13 +275,13 @@ def card(config: dict[str, Any], parameters: dict[str, int]) -> str:
     use = ["from tokenworld import Agent", 'agent = Agent.from_pretrained("THIS_FOLDER_OR_ID")', "action = agent.act(obs)"]
     if not has_policy:
         use = ["from tokenworld import WorldModel", 'world_model = WorldModel.from_pretrained("THIS_FOLDER_OR_ID")']
-    names = config.get("action_meanings") or []
+    names, V = config.get("action_meanings") or [], config["shapes"]["vocab_size"]
     lines = ["---", data.to_yaml(), "---", "", f"# A world model of {env}, made of tokens", ""]
     lines += ["```python", *use, "```", ""]
     lines += [
         f"- frames: {C} x {H} x {W} (channels, height, width), uint8",
         f"- actions: {config['actions']}{' (' + ', '.join(names) + ')' if names else ''}",
-        f"- codes: {config['shapes']['codes']} per frame, from a vocabulary of {config['shapes']['vocab_size']}",
+        f"- codes: {config['shapes']['codes']} per frame, {f'from a vocabulary of {V}' if V else 'vectors of numbers'}",
         *(f"- {name}: `{parts[name]['_target_']}`, {count:,} parameters" for name, count in parameters.items()),
         "",
     ]
