@@ -22,6 +22,7 @@ from tokenworld.training.phases import evolution
 from tokenworld.training.resume import open_run
 
 RECIPE = ["recipe=world_models", "overlay=debug", "device=cpu"]
+LEARNS = ["train.collect.first_steps=400", "train.dynamics.updates=30", "train.dynamics.batch=16", "train.dynamics.warmup=0"]
 SHAPES = Shapes((1, 8, 8), 3, (1, 1), 1, 0, 4, 6)
 
 
@@ -225,7 +226,7 @@ def test_controllers_of_several_temperatures_from_one_world_model(tmp_path, caps
     """A temperature is no part of what was learned, so a loaded decoding takes another one; its other settings it does not."""
     world = tmp_path / "world"
     words = ["train.evaluate.frames=0", "train.evaluate.pictures=0", "seed=3"]
-    assert cli.main(["train", *RECIPE, *words, "train.collect.first_steps=800", f"out={world}"]) == 0
+    assert cli.main(["train", *RECIPE, *words, *LEARNS, f"out={world}"]) == 0
     dreamed = []
     for temperature in (0.1, 1.3):
         out = tmp_path / f"at{temperature}"
