@@ -75,13 +75,13 @@ def generations(search, count, seed):
 
 
 def test_a_checkpoint_resumes_the_search_bit_for_bit(tmp_path):
-    whole = generations(generations(CMAES(60, 0.3), 7, 0), 7, 1)
-    checkpoint.save(tmp_path / "checkpoint", {"policy": generations(CMAES(60, 0.3), 7, 0)}, {})
-    again = CMAES(60, 0.3)
+    whole = generations(generations(CMAES(300, 0.3), 7, 0), 7, 1)
+    checkpoint.save(tmp_path / "checkpoint", {"policy": generations(CMAES(300, 0.3), 7, 0)}, {})
+    again = CMAES(300, 0.3)
     again.load_state_dict(checkpoint.load(tmp_path / "checkpoint")[0]["policy"])
     generations(again, 7, 1)
     assert all(torch.equal(value, again.state_dict()[name]) for name, value in whole.state_dict().items())
-    assert not torch.equal(whole.mean, generations(CMAES(60, 0.3), 14, 0).mean) and whole.generation == 14
+    assert not torch.equal(whole.mean, generations(CMAES(300, 0.3), 14, 0).mean) and whole.generation == 14
 
 
 def test_it_finds_the_bottom():
@@ -167,7 +167,8 @@ def test_a_generation_is_one_rollout_with_common_starts_and_noise(collected, mon
     monkeypatch.setattr(evolution, "imagine", watched)
     monkeypatch.setattr(CMAES, "update", lambda self, samples, fitness: learned.append((samples, fitness)))
     before = run.count["policy"], run.count["imagined_steps"]
-    run.phases["policy"](run, start=0, updates=2, batch=32, population=4, horizon=5, burn_in=2)
+    settings = dict(batch=32, population=4, horizon=5, burn_in=2, expected_reward=False, expected_end=False)
+    run.phases["policy"](run, start=0, updates=2, **settings)
     assert len(seen) == 2 and (run.count["policy"], run.count["imagined_steps"]) == (before[0] + 2, before[1] + 2 * 32 * 5)
     for (prediction, noise, carry, dream), (samples, fitness) in zip(seen, learned, strict=True):
         for x in (prediction.codes.vectors, prediction.h, noise, dream.codes.vectors[:, 0]):
@@ -175,6 +176,7 @@ def test_a_generation_is_one_rollout_with_common_starts_and_noise(collected, mon
             assert all(torch.equal(rows[0], rows[s]) for s in range(4)) and len(rows[0].flatten(1).unique(dim=0)) > 1
         assert torch.equal(carry.view(4, 8, -1), samples.float().unsqueeze(1).expand(-1, 8, -1))
         gained = (dream.reward * dream.alive[:, :-1]).sum(1)
+        assert not dream.alive.all() and len(fitness.unique()) > 1
         assert close(fitness, torch.stack([gained[8 * s : 8 * s + 8].mean() for s in range(4)]))
     assert not torch.equal(seen[0][1], seen[1][1]) and not torch.equal(learned[0][0], learned[1][0])
 
