@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import close
+from conftest import close, rouse
 
 from tokenworld.cli import main as cli
 from tokenworld.config import compose, saved
@@ -147,11 +147,12 @@ def test_what_has_no_search_or_no_losses_is_refused():
 # ---------------------------------------------------------------------------------------------------------------- phase
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def collected():
-    """A run with random play in its replay, and an untrained world model."""
+    """A run with random play in its replay, and an untrained world model whose rewards and ends depend on h."""
     run = temporary_run(*RECIPE, "seed=3", "train.collect.first_steps=300")
     run.phases["collect"](run)
+    rouse(run.world_model.reward), rouse(run.world_model.termination)
     return run
 
 
