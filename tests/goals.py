@@ -28,7 +28,8 @@ SHAPE = re.compile(r"#.*\([A-Z0-9][\w +*/·-]*(, ?[\w+*/ ·-]+)*,?\)")
 NEW_ORDER = ("interfaces", "world_model", "decoding/autoregressive", "imagination", "training/loop",
              "training/phases/dynamics", "training/phases/policy")  # fmt: skip
 OLD_ORDER = ("interfaces", "world_model", "decoding/parallel", "imagination", "train", "run", "building")
-PHASES = ("collect", "train_tokenizer", "train_dynamics", "train_policy", "train_policy_model_free", "evaluate")
+PHASES = ("collect", "train_tokenizer", "train_dynamics", "train_policy", "train_policy_model_free",
+          "evolve_policy", "evaluate")
 
 
 def files_of(root: Path) -> dict[str, Path]:

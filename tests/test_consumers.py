@@ -15,7 +15,7 @@ from tokenworld.play.session import Session
 from tokenworld.play.starts import Start
 from tokenworld.training.resume import open_run
 
-RECIPES = ["quickstart", "storm", "dreamer_v3"]
+RECIPES = ["quickstart", "storm", "dreamer_v3", "world_models"]
 OTHERS = ["transdreamer", "twm", "dreamer_v2"]
 
 

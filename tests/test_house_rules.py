@@ -478,7 +478,7 @@ def test_installed_command_works_and_finds_its_recipes(way, tmp_path):
             "print(c.recipes(), c.compose(['recipe=iris', 'overlay=debug']).cfg['backbone']['layers'], v.__file__)")
     found = subprocess.run([python, "-c", code], **run).stdout
     recipes = ["atari100k_fast", "atari_small", "dreamer_v2", "dreamer_v3", "iris", "known_world", "quickstart", "storm",
-               "transdreamer", "twm"]  # fmt: skip
+               "transdreamer", "twm", "world_models"]  # fmt: skip
     assert f"{recipes} 1" in found
     assert (str(source) in found) == (way == "editable"), found
     command = str(tmp_path / "fresh" / "bin" / "tokenworld")

@@ -179,7 +179,7 @@ def test_overlays_are_merged_in_their_order(tmp_path):
         compose.compose([a, "overlay=debgu"])
 
 
-@pytest.mark.parametrize("recipe", ["quickstart", "storm", "dreamer_v3", "iris"])
+@pytest.mark.parametrize("recipe", ["quickstart", "storm", "dreamer_v3", "iris", "world_models"])
 def test_the_known_world_is_an_overlay_of_any_recipe(recipe):
     cfg = compose.compose([f"recipe={recipe}", "overlay=known_world"]).cfg
     schema.check(cfg)

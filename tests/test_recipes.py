@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tokenworld.cli.verbs import train as train_verb
 from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
+from tokenworld.policies.evolution import CMAES
 from tokenworld.training.phases import evaluate
 from tokenworld.training.run import Run
 
@@ -63,14 +64,21 @@ def test_a_killed_run_resumes_bit_for_bit(recipe, words, tmp_path, monkeypatch):
         assert (whole / name).stat().st_size > 0, name
 
     # Killed once while the policy is being trained, once just before a checkpoint.
-    step, save, calls = Run.update, Run.save, {"policy": 0, "save": 0}
+    step, evolve, save, calls = Run.update, CMAES.update, Run.save, {"policy": 0, "save": 0}
 
-    def dying_update(self, name, *args):
-        step(self, name, *args)
-        calls["policy"] += name == "policy"
+    def die_once(is_policy=True):
+        calls["policy"] += is_policy
         if calls["policy"] == 1:
             calls["policy"] += 1
             raise Killed
+
+    def dying_update(self, name, *args):
+        step(self, name, *args)
+        die_once(name == "policy")
+
+    def dying_generation(self, *args):
+        evolve(self, *args)
+        die_once()
 
     def dying_save(self):
         calls["save"] += 1
@@ -79,6 +87,7 @@ def test_a_killed_run_resumes_bit_for_bit(recipe, words, tmp_path, monkeypatch):
         save(self)
 
     monkeypatch.setattr(Run, "update", dying_update)
+    monkeypatch.setattr(CMAES, "update", dying_generation)
     monkeypatch.setattr(Run, "save", dying_save)
     with pytest.raises(Killed):
         run(recipe, killed, *words)

@@ -12,7 +12,7 @@ from tokenworld.envs.known_world import World
 from tokenworld.evaluation import tiers
 from tokenworld.evaluation.metrics import baselines
 from tokenworld.evaluation.simulators.tabular import Tabular
-from tokenworld.evaluation.statistics.metric_spec import OF_POSTERIOR
+from tokenworld.evaluation.statistics.metric_spec import NO_LIKELIHOOD, OF_POSTERIOR
 from tokenworld.interfaces import Steps
 
 FRAME, ACTIONS = (3, 16, 24), 4
@@ -29,7 +29,7 @@ TOKENS = ALL | {
     "proxies.self_consistency",
 }  # fmt: skip
 OF_POSTERIORS = ALL | {"code_length.posterior_kl"}
-REQUIRED = {"token": TOKENS, "categorical": TOKENS, "dreamer": OF_POSTERIORS, "posterior": OF_POSTERIORS}
+REQUIRED = {"token": TOKENS, "categorical": TOKENS, "dreamer": OF_POSTERIORS, "posterior": OF_POSTERIORS, "vectors": ALL}
 
 
 def replay_of(world: World, count: int) -> Replay:
@@ -49,7 +49,7 @@ def model_of(family: str, steps: Steps) -> WorldModel:
     torch.manual_seed(0)
     if family == "posterior":
         return posterior_model()
-    recipe = {"token": "quickstart", "categorical": "storm", "dreamer": "dreamer_v3"}[family]
+    recipe = {"token": "quickstart", "categorical": "storm", "dreamer": "dreamer_v3", "vectors": "world_models"}[family]
     model = WorldModel.from_recipe(recipe, "overlay=debug", frame=FRAME, actions=ACTIONS).eval()
     model.tokenizer.prepare(lambda: (steps, None))
     model.tokenizer.train().loss(steps)
@@ -77,7 +77,8 @@ def test_a_family_is_measured_by(family):
                if id not in metrics or metrics[id].value is None}  # fmt: skip
     assert not lacking, lacking
     assert {"drift", "distance", "memory"} <= {*pictures, *more}
-    because = {id for id, metric in metrics.items() if metric.reason == OF_POSTERIOR}
-    assert (REQUIRED[family] is OF_POSTERIORS) == bool(because) and not because & REQUIRED[family]
+    reason = OF_POSTERIOR if REQUIRED[family] is OF_POSTERIORS else NO_LIKELIHOOD
+    because = {id for id, metric in metrics.items() if metric.reason == reason}
+    assert (REQUIRED[family] is not TOKENS) == bool(because) and not because & REQUIRED[family]
     others = {"tokenizer.codebook_usage", "code_length.baseline_bits@bigram"}
     assert REQUIRED[family] is TOKENS or TOKENS - ALL - because <= others

@@ -105,8 +105,8 @@ def sample_categorical(logits: Tensor, noise: Tensor, temperature: float = 1.0) 
 
 
 def normal_of(noise: Tensor) -> Tensor:
-    """Uniform noise -> standard normal numbers, by the inverse of the distribution function; at most about 5 in size."""
-    return torch.special.ndtri(noise.clamp(1e-7, 1 - 1e-7))
+    """Standard normal numbers in fp32 by the inverse CDF of noise (...), uniform in [0, 1); none is infinite."""
+    return torch.special.ndtri(noise.float().clamp(2**-24, 1 - 2**-24))  # the numbers next to 0 and 1 that fp32 draws hold
 
 
 def log_prob(logits: Tensor, index: Tensor) -> Tensor:

@@ -59,8 +59,8 @@ class Recurrent(nn.Module, Part):
         """x (B, T, 1, D), first (B, T) -> h like x, cache (None if none came in). keep=False: x is forgotten."""
         B, T, P, D = x.shape
         if P != 1:
-            raise UserError(f"backbone Recurrent reads one position per step, but the decoding has {P}: choose decoding single"
-                            " or rssm, or backbone gpt")  # fmt: skip
+            raise UserError(f"backbone Recurrent reads one position per step, but the decoding has {P}: choose decoding single,"
+                            " mixture or rssm, or backbone gpt")  # fmt: skip
         state = x.new_zeros(B, D) if cache is None else cache.state
         inputs, out = self.enter(x[:, :, 0]), []  # (B, T, 3 * D)
         for t in range(T):

@@ -107,14 +107,15 @@ def bench_imagine(run: Run, repeats: int) -> list[Row]:
     model = run.imagination_model()
     steps, rows = run.replay.sample(batch, burn_in, run.rng, ends="acted")
     steps, codes = steps.to(run.device), run.codes(run.replay, rows)
-    passes, noise_size = model.decoding.passes, model.noise_size + run.policy.noise_size
+    passes, noise_size = model.decoding.passes, model.noise_size + max(Dice.noise_size, run.policy.noise_size)
     noise = torch.rand(batch, horizon, noise_size, generator=run.generator, device=run.device)
     positions = positions_of(model, steps, codes)
     blind, seeing = Dice(model.shapes.actions, False), Dice(model.shapes.actions, True)
     results = []
     for name, who in (("codes", blind), ("codes and pixels", seeing), ("with the policy", run.policy.eval())):
-        seconds = [_dream_seconds(model, who, steps, codes, noise) for _ in range(WARMUP + repeats)][WARMUP:]
-        flops = dream_flops(run.world_model, who, steps, codes, noise, horizon) / (batch * horizon)
+        own = noise[..., : model.noise_size + who.noise_size]
+        seconds = [_dream_seconds(model, who, steps, codes, own) for _ in range(WARMUP + repeats)][WARMUP:]
+        flops = dream_flops(run.world_model, who, steps, codes, own, horizon) / (batch * horizon)
         row = Row(name, "imagined frames", batch * horizon, seconds, passes, flops)
         row.bytes = dream_bytes(run, model, steps, codes, noise) / (batch * horizon)
         row.ceiling = product_ceiling(run, batch * math.ceil(positions / passes), run.world_model.backbone.D)

@@ -35,7 +35,7 @@ from tokenworld.storage.weights import Stored
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FILES = (CONFIG, WEIGHTS, "policy.safetensors", "starts.safetensors", CARD)
-SIDE, COUNT = whole(1, 2**16), whole(1, 2**31)
+SIDE, COUNT, WORDS = whole(1, 2**16), whole(1, 2**31), whole(0, 2**31)
 SCORE = record(return_mean=number, return_ci95=list_of(number, 2), episodes=whole(), random_return_mean=number)
 METRIC = record(id=text, name=text, value=number, unit=text, alias=maybe(text), ci=maybe(list_of(number, 2)))
 
@@ -58,7 +58,7 @@ def _config_form(**spaces: Form) -> Form:
     return record(
         parts=mapping_of(mapping_of(plain)),
         frame=list_of(SIDE, 3),
-        shapes=record(frame=list_of(SIDE, 3), grid=list_of(COUNT), codes=COUNT, vocab_size=COUNT, dim=COUNT, **spaces),
+        shapes=record(frame=list_of(SIDE, 3), grid=list_of(COUNT), codes=COUNT, vocab_size=WORDS, dim=COUNT, **spaces),
         action_meanings=maybe(list_of(text)),
         score_env=maybe(mapping_of(plain)),
         training=maybe(mapping_of(mapping_of(plain))),

@@ -28,7 +28,7 @@ from tokenworld.kernels.memory import keep_freed_memory
 from tokenworld.log import Log
 from tokenworld.sinks import opening as sinks
 from tokenworld.training import restore, settings
-from tokenworld.training.phases import world
+from tokenworld.training.phases import evolution, world
 from tokenworld.training.restore import Saved
 from tokenworld.training.run import Phase, Run
 from tokenworld.world_model import WorldModel
@@ -104,6 +104,7 @@ def build_run(
         section, shapes = cfg["policy"], world_model.shapes
         policy = schema.build(section, shapes=shapes) if saved is None else saved.build_policy(cfg, shapes)
         _check_memory(policy, world_model)
+        _check_learning(policy, phase_of(spec, "policy"))
     for key, source in loaded.items():
         (source.put_tokenizer if key == "load.tokenizer" else source.put)(world_model)
     run = Run(
@@ -137,6 +138,16 @@ def _check_memory(policy, world_model: WorldModel) -> None:
     if world_model.decoding.has_posterior and not policy.needs_h and policy.start(1) is not None:
         raise UserError(f"policy.network has a memory of its own, but a {type(world_model.decoding).__name__} makes codes only"
                         " along with its h: set policy.network._target_=tokenworld.policies.networks.HNetwork")
+
+
+def _check_learning(policy, phase: Phase) -> None:
+    """Refuse a phase that cannot train this policy: some have losses, some have a search."""
+    if phase.function is evolution.evolve_policy:
+        evolution.check(policy, phase.settings)
+    elif not policy.weights:
+        raise UserError(f"a {type(policy).__name__} has no losses to learn from by gradient, got train.policy._target_="
+                        f"{phase.function.__name__}: evolve it by tokenworld.training.phases.evolution.evolve_policy, or"
+                        " choose another policy")  # fmt: skip
 
 
 def phase_of(spec: RunSpec, name: str) -> Phase:
@@ -207,6 +218,7 @@ def with_loaded_sections(spec: RunSpec) -> RunSpec:
         theirs = saved_config.load(folder)
         schema.check(theirs.cfg)
         cfg = cfg | {name: theirs.parts[name] for name in LOADED_SECTIONS[key]}
+        cfg = _with_own_temperature(cfg, spec)
         cfg = _with_their_env(cfg, theirs.cfg, spec.given, meta)
         if data is None and cfg["env"]["id"] == theirs.parts["env"]["id"]:
             data = _their_data(key, folder, theirs)
@@ -221,6 +233,14 @@ def with_loaded_sections(spec: RunSpec) -> RunSpec:
 def _absolute(folder: str) -> str:
     path = Path(folder).resolve()
     return str(path) if path.exists() else folder
+
+
+def _with_own_temperature(cfg: dict, spec: RunSpec) -> dict:
+    """A temperature that the user gave, for a loaded decoding: no weight depends on it."""
+    section, key = cfg["decoding"], "temperature"
+    if f"decoding.{key}" not in spec.given or key not in schema.settings_of(section):
+        return cfg
+    return cfg | {"decoding": section | {key: spec.cfg["decoding"][key]}}
 
 
 def _with_their_env(cfg: dict, theirs: dict, given: Sequence[str], meta: dict | None) -> dict:

@@ -12,7 +12,7 @@ from tokenworld.errors import UserError
 def check_settings(phases: dict[str, dict[str, Any]]) -> None:
     """Refuse invalid numbers before anything is created. Raises UserError."""
     least = dict(updates=1, batch=1, window=1, length=2, horizon=1, burn_in=1, every=1, episodes=1, final_episodes=1, envs=1)
-    least |= dict(epochs=1, checkpoint_every=1, accumulate=1, steps=1, first_steps=1, cut=1)
+    least |= dict(population=2, epochs=1, checkpoint_every=1, accumulate=1, steps=1, first_steps=1, cut=1)
     least |= dict(start=0, stop=0, warmup=0, held_out=0, frames=0, pictures=0)
     for phase, settings in phases.items():
         optim.check(**(settings.get("optimizer") or {}))

@@ -52,7 +52,7 @@ class Mixed:
     def __init__(self, policy, share: float, actions: int):
         self.policy, self.share, self.actions = policy, share, actions
         self.needs_pixels, self.needs_h, self.start = policy.needs_pixels, policy.needs_h, policy.start
-        self.noise_size = policy.noise_size
+        self.noise_size = max(1, policy.noise_size)
 
     def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]:
         decides = noise[:, 0]
