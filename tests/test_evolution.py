@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import close, rouse
 
+from tokenworld.action_space import Actions
 from tokenworld.cli import main as cli
 from tokenworld.config import compose, saved
 from tokenworld.errors import UserError
@@ -23,7 +24,7 @@ from tokenworld.training.resume import open_run
 
 RECIPE = ["recipe=world_models", "overlay=debug", "device=cpu"]
 LEARNS = ["train.collect.first_steps=400", "train.dynamics.updates=30", "train.dynamics.batch=16", "train.dynamics.warmup=0"]
-SHAPES = Shapes((1, 8, 8), 3, (1, 1), 1, 0, 4, 6)
+SHAPES = Shapes((1, 8, 8), Actions((3,)), (1, 1), 1, 0, 4, 6)
 
 
 def bowl(x):
@@ -110,6 +111,16 @@ def test_each_row_acts_by_the_parameters_in_its_carry():
     assert action.tolist() == by_hand and action.dtype == torch.int64 and torch.equal(after, carry) and len(set(by_hand)) == 3
     assert torch.equal(policy.act(view, carry, torch.rand(50, 0), temperature=0.0)[0], action)
     assert policy.follow(view, carry) is carry
+
+
+def test_a_continuous_part_is_the_tanh_of_its_output():
+    policy = LinearController(shapes=replace(SHAPES, actions=Actions((3,), ((-2.0, 4.0),))))
+    view, x = view_of(50)
+    carry = torch.randn(50, 44)
+    action, _ = policy.act(view, carry, torch.rand(50, 0))
+    out = torch.stack([carry[b, 4:].view(10, 4).T @ x[b] + carry[b, :4] for b in range(50)])
+    assert torch.equal(action[:, 0], out[:, :3].argmax(-1).float())
+    assert torch.allclose(action[:, 1], 1 + 3 * out[:, 3].tanh(), atol=1e-5)
 
 
 def test_it_starts_with_the_mean_of_its_search():

@@ -5,6 +5,7 @@ import torch
 from conftest import close, rouse, steps_of
 from torch.distributions import Categorical, MixtureSameFamily, Normal, kl_divergence
 
+from tokenworld.action_space import Actions
 from tokenworld.actions import DiscreteAction
 from tokenworld.backbones.gpt import GPT
 from tokenworld.backbones.recurrent import Recurrent
@@ -20,7 +21,7 @@ from tokenworld.world_model import WorldModel
 
 B, LONG, K, E = 3, 11, 2, 3
 FIRST = [(0, 0), (1, 5), (2, 1), (2, 9)]
-SHAPES = Shapes((2, 10, 8), 3, (1, K), K, 0, E, 16)
+SHAPES = Shapes((2, 10, 8), Actions((3,)), (1, K), K, 0, E, 16)
 BODIES = pytest.mark.parametrize("body", ["rnn", "gpt"])
 
 
@@ -179,7 +180,7 @@ def test_rows_of_a_state_are_replaced():
 def test_both_outcomes_of_chance_are_drawn_and_none_between_them():
     """The next number is +1 or -1 whatever came before, the second one follows the action."""
     torch.manual_seed(0)
-    shapes = Shapes((1, 8, 8), 3, (1, 1), 1, 0, 2, 16)
+    shapes = Shapes((1, 8, 8), Actions((3,)), (1, 1), 1, 0, 2, 16)
     body, head = Recurrent(dim=16, context=4), Mixture(shapes=shapes, action=DiscreteAction(actions=3, dim=16))
     optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=1e-2)
     for update in range(200):
@@ -212,7 +213,7 @@ def test_a_narrow_world_has_no_density_without_bound():
 def test_what_cannot_be_is_refused():
     action = DiscreteAction(actions=3, dim=16)
     with pytest.raises(UserError, match="codes with indices.*tokenizer vae"):
-        Mixture(shapes=Shapes((2, 10, 8), 3, (1, 2), 2, 5, 3, 16), action=action)
+        Mixture(shapes=Shapes((2, 10, 8), Actions((3,)), (1, 2), 2, 5, 3, 16), action=action)
     for keywords in (dict(mixtures=0), dict(floor=0.0), dict(temperature=-1.0)):
         with pytest.raises(UserError, match=next(iter(keywords))):
             Mixture(shapes=SHAPES, action=action, **keywords)
@@ -254,7 +255,7 @@ def test_a_copy_in_bf16_dreams_about_the_same():
     """A world model of these parts imagines with a linear controller, in both precisions."""
     torch.manual_seed(0)
     vae = VAE(frame_shape=(2, 10, 8), dim=6, channels=8)
-    shapes = Shapes((2, 10, 8), 3, (1, 1), 1, 0, 6, 16)
+    shapes = Shapes((2, 10, 8), Actions((3,)), (1, 1), 1, 0, 6, 16)
     body, head, _, _ = dynamics("rnn", shapes)
     heads = {"reward": SignReward(dim=16, hidden=8), "termination": Termination(dim=16, hidden=8)}
     model = rouse(WorldModel(tokenizer=vae, backbone=body, decoding=head, **heads), 0.1)
