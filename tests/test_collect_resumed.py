@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from tokenworld.data.episodes import EpisodeWriter, read_numbered
 from tokenworld.errors import UserError
 from tokenworld.training import build, resume
 
+CONTENT = "frames 4 x 10 x 10 (channels, height, width), 3 actions (NOOP, LEFT, RIGHT)"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -79,6 +81,8 @@ def test_an_interrupted_collection_is_continued_without_repeating_games(whole, t
     interrupt(monkeypatch, folder, 200, RuntimeError())  # in the test split
     assert "are kept; the remaining games differ" in capsys.readouterr().err
     collect(folder)
+    assert re.search(rf"collected 1\d+ training and 1\d+ test steps of MinAtar/Breakout-v1 \({re.escape(CONTENT)}\): ",
+                     capsys.readouterr().err)  # fmt: skip
     info = describe(folder)
     assert info["problems"] == [] and info["damage"] == [] and info["seed"] == 0
     assert info["splits"]["train"]["steps"] >= 1200 and info["splits"]["test"]["steps"] >= 1000
@@ -116,7 +120,8 @@ def test_a_finished_collection_is_left_as_it_is(whole, tmp_path, capsys):
     (folder / ".lock").touch()
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
     assert collect(folder) == {"train": 1200, "test": 1000}
-    assert "already collected by the same command: 12" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "already collected by the same command: 12" in said and f"({CONTENT}): {folder}" in said
     assert {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"} == before
     shard = folder / "episodes-00000.bin"
     shard.write_bytes(shard.read_bytes()[:-1000])

@@ -1,6 +1,8 @@
 """Data of any actions and of state vectors: stored, damaged, replayed and collected as data of one action and bytes is."""
 
+import copy
 import json
+import random
 import re
 import struct
 import zlib
@@ -302,6 +304,26 @@ def test_records_of_version_2_in_a_data_set_of_version_1_are_damage(tmp_path):
     (tmp_path / "episodes-00000.bin").write_bytes(stored() + stored())
     there, damages = read(tmp_path)
     assert there == [] and [str(d).count("record version 2, expected 1") for d in damages] == [1, 1]
+
+
+def test_any_list_of_tensors_and_any_numbers_are_survived(tmp_path):
+    """One value changed in type, sign, size or absence, or one byte of the arrays, 400 times: an episode or one damage."""
+    rng = random.Random(0)
+    EpisodeWriter(tmp_path, make_meta(env_id="X-v0", frame_shape=(1, 1, 1), frame_dtype="float32", actions=MIXED)).close()
+    shard = tmp_path / "episodes-00000.bin"
+    wild = [None, True, -1, 0, 2**31, 2**63, 1e300, 0.5, "", "F32", [], {}, [1], [2, 2**64]]
+    numbers = [0.0, 1.0, -1.0, 0.3, 2.5, NAN, INF, -INF, 1e-45, 3e38]
+    for _ in range(400):
+        header = copy.deepcopy(HEADER)
+        inner = rng.choice([header, *header.values(), *[entry.get("shape", entry) for entry in header.values()]])
+        key = rng.choice(list(inner)) if isinstance(inner, dict) else rng.randrange(len(inner))
+        inner[key] = rng.choice([inner[key], *wild])
+        good = ((0, 1, 2), (0, -1, 2, 1), (0, 0))
+        values = [[rng.choice(numbers) if rng.random() < 0.1 else x for x in part] for part in good]
+        shard.write_bytes(stored() + stored(header, *values))
+        there, damages = read(tmp_path)
+        assert len(there) + len(damages) == 2 and there[0].action.tolist() == [[0, -1], [2, 1]]
+        assert all(MIXED.contains(torch.from_numpy(one.action)).all() and np.isfinite(one.obs).all() for one in there)
 
 
 def test_numbers_that_are_not_aligned_are_read(tmp_path):

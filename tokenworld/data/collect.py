@@ -271,7 +271,7 @@ class Collector:
         )
 
     def _checked(self, action: np.ndarray) -> np.ndarray:
-        """What a policy returned, as actions (N,) or (N, A). Raises UserError where it is no number."""
+        """What a policy returned, as actions (N,) or (N, A). Raises UserError where it is NaN or infinite."""
         shape = (self.env.num_envs, *self.actions.row)
         if action.shape != shape:
             raise ValueError(f"act must return actions of shape {shape}, got {action.shape}")

@@ -118,11 +118,14 @@ def difference(theirs: dict[str, Any], ours: dict[str, Any], *, env: bool = True
         ("frame_dtype", frame_dtype_of),
         ("actions", actions_of),
     ):
-        one, two = value(theirs), value(ours)
-        if one != two:
-            if name == "actions" and one.is_single and two.is_single:
-                return "action_count", str(one.choices[0]), str(two.choices[0])
-            return (name, *(space_format.limits(x) if name == "actions" else str(x) for x in (one, two)))
+        other, own = value(theirs), value(ours)
+        if other == own:
+            continue
+        if name != "actions":
+            return name, str(other), str(own)
+        if other.is_single and own.is_single:
+            return "action_count", str(other.choices[0]), str(own.choices[0])
+        return name, space_format.limits(other), space_format.limits(own)
     return None
 
 

@@ -363,11 +363,12 @@ def card(config: dict[str, Any], parameters: dict[str, int]) -> str:
 
 
 def _spaces_in_words(config: dict[str, Any]) -> tuple[str, str]:
+    """Frames and actions for a card."""
     known, names = spaces_of(config), config.get("action_meanings") or []
     frame_dtype, actions = known.get("frame_dtype", "uint8"), known["actions"]
+    frames = space_format.describe_frames(known["frame"], frame_dtype).removeprefix("frames ")
     if actions.is_single:
-        told = f"{actions.choices[0]}{' (' + ', '.join(names) + ')' if names else ''}"
+        in_words = f"{actions.choices[0]}{' (' + ', '.join(names) + ')' if names else ''}"
     else:
-        told = space_format.describe_actions(actions).removeprefix("actions of ")
-    frames = space_format.describe_frames(known["frame"], frame_dtype)
-    return f"{frames.removeprefix('frames ')}{', uint8' if frame_dtype == 'uint8' else ''}", told
+        in_words = space_format.describe_actions(actions).removeprefix("actions of ")
+    return f"{frames}{', uint8' if frame_dtype == 'uint8' else ''}", in_words
