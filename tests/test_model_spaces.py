@@ -124,7 +124,7 @@ def test_shapes_say_their_frames_where_that_is_news():
         "frame": [3, 1, 1], "grid": [1, 3], "actions": {"choices": [2], "bounds": []}, "frame_dtype": "float32"
     }  # fmt: skip
     config = {"format": 2, "frame": [3, 1, 1], "actions": told["actions"], "frame_dtype": "float32"}
-    assert model_folder.spaces_of(config) == {"frame": (3, 1, 1), "actions": Actions((2,)), "frame_dtype": "float32"}
+    assert model_folder.spaces_of(config) == {"frame": (3, 1, 1), "actions": Actions((2,))}
     assert "frame_dtype" not in model_folder.shapes_as_json(replace(shapes, frame_dtype="uint8"))
 
 

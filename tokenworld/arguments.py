@@ -93,8 +93,8 @@ def space(value: Actions | int) -> Actions:
     return value if isinstance(value, Actions) else Actions((whole("actions", value),))
 
 
-def actions(value: Any, space: Actions, shape: tuple[int | None, ...], letters: str) -> None:
-    """Actions of this space and shape, None: any size."""
+def actions(value: Any, space: Actions, shape: tuple[int | None, ...], letters: str, acted: Tensor | None = None) -> None:
+    """Actions of this space and shape, None: any size; where not `acted`, any values."""
     shape, letters = (*shape, *space.row), letters + "A" * len(space.row)
     types = INDICES if space.is_single else (torch.float32,)
     if not isinstance(value, Tensor) or value.dtype not in types or not _fits(value, shape):
@@ -103,7 +103,7 @@ def actions(value: Any, space: Actions, shape: tuple[int | None, ...], letters: 
         raise UserError(f"actions must be {kind} tensor ({expected}), got {format_value(value)}")
     if space.is_single:
         within("actions", value, space.choices[0])
-    elif _is_cheap(value) and not (good := space.contains(value)).all():
+    elif _is_cheap(value) and not (good := space.contains(value) | (False if acted is None else ~acted)).all():
         raise UserError(f"actions must lie within {space}, got {value[~good][0].tolist()}: clip them")
 
 

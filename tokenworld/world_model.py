@@ -165,7 +165,7 @@ class WorldModel(nn.Module):
         codes = self.encode(steps) if codes is None else codes
         if codes.indices is not None:
             arguments.codes(codes.indices, self.shapes.codes, self.shapes.vocab_size)
-        arguments.actions(steps.action, self.shapes.actions, tuple(codes.shape), "BT")
+        arguments.actions(steps.action, self.shapes.actions, tuple(codes.shape), "BT", steps.acted)
         return self.decoding.start(self.backbone, codes, steps)
 
     @torch.no_grad()

@@ -148,12 +148,7 @@ def spaces_of(config: dict[str, Any]) -> dict[str, Any]:
     """The frames and actions of a checked config.json of either format, as `WorldModel.from_config` takes them."""
     is_first = config["format"] == 1
     actions = Actions((config["actions"],)) if is_first else space_format.actions_from(config["actions"])
-    return spaces(tuple(config["frame"]), actions, "uint8" if is_first else config["frame_dtype"])
-
-
-def spaces(frame: tuple[int, ...], actions: Actions, frame_dtype: str = "uint8") -> dict[str, Any]:
-    """Frames and actions as `WorldModel.from_config` takes them: frames are bytes unless it is told otherwise."""
-    return {"frame": frame, "actions": actions} | ({} if frame_dtype == "uint8" else {"frame_dtype": frame_dtype})
+    return {"frame": tuple(config["frame"]), "actions": actions}
 
 
 def load_model(make: Any, folder: Path, *, trust_remote_code: bool) -> Any:
@@ -288,8 +283,7 @@ def read_starts(folder: Path) -> Steps | None:
     if not path.is_file():
         return None
     config, tensors = read(folder), weights.read(path)
-    known = spaces_of(config)
-    actions, dtype = known["actions"], getattr(torch, known.get("frame_dtype", "uint8"))
+    actions, dtype = spaces_of(config)["actions"], getattr(torch, config.get("frame_dtype", "uint8"))
     forms = {"obs": tensor(5, dtype), "action": tensor(2 + len(actions.row), actions.dtype), "reward": tensor(2, torch.float32)}
     check(tensors, record(**{f.name: forms.get(f.name, tensor(2, torch.bool)) for f in fields(Steps)}), path)
     N, T, *frame = tensors["obs"].shape
@@ -365,7 +359,7 @@ def card(config: dict[str, Any], parameters: dict[str, int]) -> str:
 def _spaces_in_words(config: dict[str, Any]) -> tuple[str, str]:
     """Frames and actions for a card."""
     known, names = spaces_of(config), config.get("action_meanings") or []
-    frame_dtype, actions = known.get("frame_dtype", "uint8"), known["actions"]
+    frame_dtype, actions = config.get("frame_dtype", "uint8"), known["actions"]
     frames = space_format.describe_frames(known["frame"], frame_dtype).removeprefix("frames ")
     if actions.is_single:
         in_words = f"{actions.choices[0]}{' (' + ', '.join(names) + ')' if names else ''}"

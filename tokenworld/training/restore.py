@@ -101,9 +101,9 @@ class Saved:
     state: dict[str, Any] | None = None
     shards: Path | None = None
 
-    def check_sizes(self, cfg: dict, frame: tuple[int, ...], actions: Actions, frame_dtype: str = "uint8") -> None:
+    def check_sizes(self, cfg: dict, frame: tuple[int, ...], actions: Actions) -> None:
         """Raise UserError unless the parts of the world model that a config names have these weights; takes no memory."""
-        model_folder.check_sizes(WorldModel, cfg, self.model, **model_folder.spaces(frame, actions, frame_dtype))
+        model_folder.check_sizes(WorldModel, cfg, self.model, frame=frame, actions=actions)
 
     def build_policy(self, cfg: dict, shapes: Shapes) -> nn.Module:
         """The policy that a config names, without its weights, after it has been compared with them."""
@@ -159,7 +159,7 @@ def load(out: Path | str) -> Saved:
 
 
 def load_sources(
-    spec: RunSpec, frame: tuple[int, ...], actions: Actions, frame_dtype: str = "uint8"
+    spec: RunSpec, frame: tuple[int, ...], actions: Actions
 ) -> dict[str, Saved]:
     """Load the runs that load.* names; their parts must be trained and have the sizes of the config. Raises UserError."""
     cfg, sources = spec.cfg, {key: load(folder) for key, folder in spec.loads.items()}
@@ -169,7 +169,7 @@ def load_sources(
             raise UserError(f"{key}={spec.loads[key]} has an untrained {part}: expected the out= of `train {part}`")
         try:
             if part == "dynamics":
-                saved.check_sizes(cfg, frame, actions, frame_dtype)
+                saved.check_sizes(cfg, frame, actions)
             else:
                 section = cfg["tokenizer"]
                 saved.tokenizer().outline(lambda section=section: schema.build(section, frame_shape=frame), [section])
