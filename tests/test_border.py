@@ -7,7 +7,7 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 import pytest
-from gymnasium.spaces import Box, Discrete
+from gymnasium.spaces import Box, Discrete, Sequence
 from gymnasium.vector import AutoresetMode, VectorEnv
 from own_env import play, same
 
@@ -72,7 +72,7 @@ def test_the_border_refuses(change, words, monkeypatch):
 def test_the_border_refuses_what_is_no_vector():
     with pytest.raises(UserError, match="is a OrderEnforcing, expected a gymnasium.vector.VectorEnv"):
         Checked(gymnasium.make("my_env:Mine-v0", disable_env_checker=True), "mine")
-    for key, space in (("single_observation_space", Box(0, 1, (4,))), ("single_action_space", Discrete(2, start=1))):
+    for key, space in (("single_observation_space", Box(0, 1, (4,))), ("single_action_space", Sequence(Discrete(2)))):
         env = Plain()
         setattr(env, key, space)
         with pytest.raises(UserError, match="the environment mine has"):

@@ -185,12 +185,21 @@ class TestBackbone:
 # ----------------------------------------------------------------------------------------------------------- tokenizers
 
 FRAMES = [(4, 10, 10), (3, 64, 64), (1, 96, 96), (2, 12, 8)]
+VECTORS = [(5, 1, 1), (1, 1, 1)]
+
+
+def frames_of(part) -> list[tuple[int, int, int]]:
+    """Shapes of frames that a tokenizer reads."""
+    return VECTORS if getattr(part.make, "frame_dtype", "uint8") == "float32" else FRAMES
 
 
 def pictures(frame, n=3, T=8, seed=0):
-    """Windows of a few distinct blocky frames, (4, T)."""
+    """Windows of a few distinct blocky frames or vectors, (4, T)."""
     g = torch.Generator().manual_seed(seed)
     C, H, W = frame
+    if (H, W) == (1, 1):
+        vectors = torch.randn(n, C, 1, 1, generator=g) * torch.linspace(1, 100, C)[:, None, None]
+        return replace(steps_of(4, T, first=[(0, 0)]), obs=vectors[torch.randint(n, (4, T), generator=g)])
     small = torch.randint(0, 2, (n, C, -(-H // 4), -(-W // 4)), generator=g) * 255
     frames = small.repeat_interleave(4, 2).repeat_interleave(4, 3)[:, :, :H, :W].to(torch.uint8)
     return replace(steps_of(4, T, first=[(0, 0)]), obs=frames[torch.randint(n, (4, T), generator=g)])
@@ -210,8 +219,9 @@ def reconstructed(tokenizer, steps):
 
 @pytest.mark.parametrize("part", each("tokenizers"))
 class TestTokenizer:
-    @pytest.mark.parametrize("frame", FRAMES, ids=str)
-    def test_shapes_and_ranges(self, part, frame):
+    @pytest.mark.parametrize("number", range(len(FRAMES)))
+    def test_shapes_and_ranges(self, part, number):
+        frame = frames_of(part)[number % len(frames_of(part))]
         tokenizer = part(frame_shape=frame)
         B, T = 2, 2 + tokenizer.context
         steps = pictures(frame, T=T)[:B]
@@ -224,14 +234,14 @@ class TestTokenizer:
         assert codes.vectors.shape == (B, T, tokenizer.K, tokenizer.E) and codes.vectors.requires_grad == tokenizer.joint
         assert tokenizer.grid[0] * tokenizer.grid[1] == tokenizer.K
         out = reconstructed(tokenizer, steps)
-        assert out.shape == (B, 2, *frame) and 0 <= out.min() and out.max() <= 1
+        assert out.shape == (B, 2, *frame) and (frame[1:] == (1, 1) or 0 <= out.min() and out.max() <= 1)
         losses, in_training = tokenizer.loss(steps)
         assert losses.keys() == tokenizer.weights.keys() and in_training.shape == codes.shape
         assert all(loss.shape in ((B, T), ()) and loss.isfinite().all() for loss in losses.values())
 
     def test_encode_is_deterministic_and_moves_nothing(self, part):
         """In eval mode at least; a tokenizer that is trained with the dynamics may draw its codes while it learns."""
-        tokenizer, steps = part(frame_shape=FRAMES[0]), pictures(FRAMES[0])
+        tokenizer, steps = part(frame_shape=frames_of(part)[0]), pictures(frames_of(part)[0])
         tokenizer.train(not tokenizer.joint)
         tokenizer.loss(steps)
         before = copy.deepcopy(tokenizer.state_dict())
@@ -241,13 +251,13 @@ class TestTokenizer:
         assert tokenizer.training == (not tokenizer.joint)
 
     def test_encode_gives_the_codes_that_loss_trains(self, part):
-        tokenizer, steps = part(frame_shape=FRAMES[0]).eval(), pictures(FRAMES[0])
+        tokenizer, steps = part(frame_shape=frames_of(part)[0]).eval(), pictures(frames_of(part)[0])
         trained, codes = tokenizer.loss(steps)[1], tokenizer.encode(steps)
         assert close(trained.vectors, codes.vectors) and (not tokenizer.V or torch.equal(trained.indices, codes.indices))
 
     def test_gradient_reaches_the_encoder(self, part):
         """From the reconstruction alone, through the quantiser: the first layer that touches pixels moves."""
-        tokenizer, steps = part(frame_shape=FRAMES[0]).train(), pictures(FRAMES[0])
+        tokenizer, steps = part(frame_shape=frames_of(part)[0]).train(), pictures(frames_of(part)[0])
         if not list(tokenizer.parameters()):
             pytest.skip("nothing in it is learned by gradient")
         losses, _ = tokenizer.loss(steps)
@@ -256,7 +266,7 @@ class TestTokenizer:
         assert encoder and all(grad is not None and grad.abs().max() > 0 for grad in encoder)
 
     def test_sees_no_later_frame(self, part):
-        tokenizer, steps = part(frame_shape=FRAMES[0]).eval(), pictures(FRAMES[0])
+        tokenizer, steps = part(frame_shape=frames_of(part)[0]).eval(), pictures(frames_of(part)[0])
         other = replace(steps, obs=torch.cat([steps.obs[:, :5], 255 - steps.obs[:, 5:]], 1))
         one, two = tokenizer.encode(steps), tokenizer.encode(other)
         assert torch.equal(one.vectors[:, :5], two.vectors[:, :5])
@@ -265,12 +275,12 @@ class TestTokenizer:
 
     def test_learns_and_comes_back_from_its_state(self, part):
         """In at most 300 updates on three frames; then the state alone makes the same codes and pixels."""
-        frame, steps = FRAMES[0], pictures(FRAMES[0])
+        frame, steps = frames_of(part)[0], pictures(frames_of(part)[0])
         tokenizer = part(frame_shape=frame)
         tokenizer.prepare(lambda: (steps, None))
         parameters = list(tokenizer.parameters())
         optimizer = torch.optim.Adam(parameters, lr=1e-2) if parameters else None
-        target = steps.obs[:, tokenizer.context :].float() / 255
+        target = steps.obs[:, tokenizer.context :].float() / (255 if steps.obs.dtype == torch.uint8 else 1)
         baseline = (target - target.mean((0, 1), keepdim=True)).square().mean()
         for update in range(300):
             losses, _ = tokenizer.train().loss(steps)
@@ -284,7 +294,7 @@ class TestTokenizer:
         codes, out = tokenizer.encode(steps), reconstructed(tokenizer, steps)
         assert (out - target).square().mean() < 0.2 * baseline
         if tokenizer.V:
-            assert len(codes.indices.unique()) / tokenizer.V >= 0.5  # usage
+            assert len(codes.indices.unique()) / tokenizer.V >= (0.3 if frame[1:] == (1, 1) else 0.5)  # usage; bins have room
         fresh = part(frame_shape=frame).eval()
         fresh.load_state_dict(tokenizer.state_dict())
         assert torch.equal(fresh.encode(steps).vectors, codes.vectors) and torch.equal(reconstructed(fresh, steps), out)

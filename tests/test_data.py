@@ -27,7 +27,7 @@ from tokenworld.errors import UserError
 from tokenworld.exploration import random_act
 from tokenworld.interfaces import Codes, Steps
 
-META = make_meta(env_id="Test-v0", frame_shape=(1, 2, 3), action_count=5, seed=7)
+META = make_meta(env_id="Test-v0", frame_shape=(1, 2, 3), actions=5, seed=7)
 
 
 def episode(n: int, number: int = 0, split: str = "train") -> Episode:
@@ -285,8 +285,8 @@ def test_folders_that_are_no_data_set(tmp_path):
     with pytest.raises(UserError, match="split must be train or test"):
         read_episodes(tmp_path / "data", "valid")
     meta = json.loads((tmp_path / "data" / "meta.json").read_text())
-    (tmp_path / "data" / "meta.json").write_text(json.dumps({**meta, "version": 2}))
-    with pytest.raises(UserError, match="version 2, expected 1"):
+    (tmp_path / "data" / "meta.json").write_text(json.dumps({**meta, "version": 3}))
+    with pytest.raises(UserError, match="version 3, expected 1 or 2"):
         describe(tmp_path / "data")
 
 

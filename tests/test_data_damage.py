@@ -24,7 +24,7 @@ from tokenworld.data import record_format, shards
 from tokenworld.data.checksums import Checksums
 from tokenworld.data.describe import describe
 from tokenworld.data.episodes import Episode, EpisodeWriter, check_trainable, load_episodes, make_meta, read_episodes, read_meta
-from tokenworld.data.meta import meanings_of
+from tokenworld.data.meta import content_of, meanings_of
 from tokenworld.errors import UserError
 
 HEADER = {
@@ -82,7 +82,7 @@ def honest(n):
     return said(header), at
 
 folder = Path(sys.argv[1])
-EpisodeWriter(folder, make_meta(env_id="Test-v0", frame_shape=(1, 2, 3), action_count=5)).close()
+EpisodeWriter(folder, make_meta(env_id="Test-v0", frame_shape=(1, 2, 3), actions=5)).close()
 G = 2**29
 largest = 12_000_000
 bombs = [
@@ -117,7 +117,7 @@ def test_the_longest_record_and_one_that_is_longer(tmp_path, monkeypatch):
     size = 41 * 6 + 40 * 14
     with monkeypatch.context() as patch:
         patch.setattr(record_format, "RECORD_BYTES", size)
-        assert record_format.longest((1, 2, 3)) == 40
+        assert content_of(META).longest == 40
         with EpisodeWriter(tmp_path, META) as writer:
             writer.append(one)
             with pytest.raises(UserError, match="41 steps is too long for a record, which holds 40 .*: write it in parts"):
@@ -346,16 +346,15 @@ def test_a_meta_of_a_hundred_megabytes_is_not_read(tmp_path):
 
 
 def test_a_writer_refuses_a_meta_that_it_could_not_read(tmp_path):
-    for changes in (dict(action_count=0), dict(env_id=""), dict(frame_shape=(1, 0, 2)), dict(action_meanings=["a"])):
-        meta = make_meta(**dict(env_id="Test-v0", frame_shape=(1, 2, 3), action_count=5) | changes)
+    for changes in (dict(actions=0), dict(env_id=""), dict(frame_shape=(1, 0, 2)), dict(action_meanings=["a"])):
         with pytest.raises(UserError, match=next(iter(changes))):
-            EpisodeWriter(tmp_path / "data", meta)
+            EpisodeWriter(tmp_path / "data", make_meta(**dict(env_id="Test-v0", frame_shape=(1, 2, 3), actions=5) | changes))
     for value in (np.inf, np.zeros(3), object()):
-        meta = make_meta(env_id="Test-v0", frame_shape=(1, 2, 3), action_count=5, preprocessing={"x": value})
+        meta = make_meta(env_id="Test-v0", frame_shape=(1, 2, 3), actions=5, preprocessing={"x": value})
         with pytest.raises(UserError, match="must be JSON"):
             EpisodeWriter(tmp_path / "data", meta)
     assert not (tmp_path / "data").exists()
-    meta = make_meta(env_id="Test-v0", frame_shape=np.array([1, 2, 3]), action_count=np.int64(5), seed=np.int64(3))
+    meta = make_meta(env_id="Test-v0", frame_shape=np.array([1, 2, 3]), actions=np.int64(5), seed=np.int64(3))
     EpisodeWriter(tmp_path / "data", meta).close()
     assert read_meta(tmp_path / "data") == meta
 
@@ -376,7 +375,7 @@ def composed(*words):
 
 
 def minatar_data(folder: Path, reward: float, split: str) -> Path:
-    meta = make_meta(env_id="MinAtar/Breakout-v1", frame_shape=(4, 10, 10), action_count=3, preprocessing={"sticky": 0.1})
+    meta = make_meta(env_id="MinAtar/Breakout-v1", frame_shape=(4, 10, 10), actions=3, preprocessing={"sticky": 0.1})
     with EpisodeWriter(folder, meta) as writer:
         ends, obs = np.arange(9) == 8, np.zeros((10, 4, 10, 10), np.uint8)
         one = Episode(obs, np.zeros(9, np.int64), np.zeros(9, np.float32), ends, ends & False, split)
@@ -507,7 +506,7 @@ def test_numbers_go_on_behind_a_damaged_record(tmp_path):
 
 def test_what_a_data_set_does_not_say_is_unknown(tmp_path):
     """Its seed and the names of its actions may be left out: nothing needs them."""
-    meta = make_meta(env_id="X-v0", frame_shape=(1, 2, 2), action_count=2)
+    meta = make_meta(env_id="X-v0", frame_shape=(1, 2, 2), actions=2)
     for key in ("seed", "action_meanings"):
         (tmp_path / "meta.json").write_text(json.dumps({name: value for name, value in meta.items() if name != key}))
         assert describe(tmp_path)[key] is None

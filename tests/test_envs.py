@@ -52,7 +52,8 @@ def play(env, seed, steps, action_seed=0):
     obs, _ = env.reset(seed=seed)
     out = [(obs, None, None, None)]
     for _ in range(steps):
-        obs, reward, terminated, truncated, _ = env.step(rng.integers(0, env.single_action_space.n, env.num_envs))
+        space = env.single_action_space
+        obs, reward, terminated, truncated, _ = env.step(rng.integers(0, space.n, env.num_envs) + space.start)
         out.append((obs, reward, terminated, truncated))
     return out
 
@@ -75,7 +76,7 @@ CASES = [
 def test_vector_contract(make, keywords):
     env = make(**keywords)
     assert env.metadata["autoreset_mode"] == AutoresetMode.NEXT_STEP
-    assert isinstance(env.single_action_space, gymnasium.spaces.Discrete) and env.single_action_space.start == 0
+    assert isinstance(env.single_action_space, gymnasium.spaces.Discrete)
     N, shape = env.num_envs, env.single_observation_space.shape
     assert len(shape) == 3 and env.single_observation_space.dtype == np.uint8
     path = play(env, seed=5, steps=60)
@@ -93,7 +94,7 @@ def test_vector_contract(make, keywords):
     fresh = make(**keywords)
     assert same(path, play(fresh, seed=5, steps=60))
     with pytest.raises((ValueError, AssertionError)):
-        fresh.step(np.full(N, env.single_action_space.n))
+        fresh.step(np.full(N, env.single_action_space.n + env.single_action_space.start))
     env.close()
     fresh.close()
 
@@ -220,13 +221,13 @@ def test_gym_layouts_and_resize():
     obs, _ = env.reset(seed=0)
     assert obs.shape == (2, 3, 5, 6) and obs[1, 1, 2, 3] == 123 and obs[0, 2, 0, 1] == 151
     kept = obs.copy()
-    obs, reward, *_ = env.step(np.array([0, 1]))
+    obs, reward, *_ = env.step(np.array([3, 4]))
     assert reward.tolist() == [3, 4] and obs[0, 0, 0, 0] == 1 and np.array_equal(kept[:, :, 0, 0], [[0, 100, 150]] * 2)
     small = gym.make(id="TokenworldTest/Pattern-v0", height=5, width=3)
     obs, _ = small.reset(seed=0)
     # pairs of columns: (x, x+1) -> x + 0.5, which rounds to even
     assert obs.shape == (1, 3, 5, 3) and obs[0, 0, 0].tolist() == [0, 2, 4] and obs[0, 0, 1].tolist() == [10, 12, 14]
-    obs, *_ = small.step(np.array([0]))
+    obs, *_ = small.step(np.array([3]))
     assert obs[0, 0, 0].tolist() == [2, 4, 6], "1.5, 3.5, 5.5 are rounded, not cut"
     flags = gym.make(id="TokenworldTest/Flags-v0")
     obs, _ = flags.reset(seed=0)
@@ -241,8 +242,6 @@ def test_errors_say_what_and_suggest(monkeypatch):
         (minatar.make, "MinAtar/Brekout-v1", "did you mean MinAtar/Breakout-v1"),
         (gym.make, "TokenworldTest/Patern-v0", "did you mean TokenworldTest/Pattern-v0"),
         (gym.make, "no_such_module:Env-v0", "the module no_such_module was not found"),
-        (gym.make, "CartPole-v1", "env.id=CartPole-v1 has no image observations: got Box(4,) float32, expected"),
-        (gym.make, "FrozenLake-v1", "no image observations: got Discrete(16)"),
     ]:
         with pytest.raises(UserError) as error:
             make(id=id)
@@ -261,12 +260,3 @@ def test_errors_say_what_and_suggest(monkeypatch):
     monkeypatch.setitem(sys.modules, "minatar", None)
     with pytest.raises(UserError, match=r"pip install tokenworld\[quickstart\]"):
         minatar.make()
-
-
-def test_continuous_actions_are_refused():
-    class Steering(Pattern):
-        action_space = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
-
-    gymnasium.register("TokenworldTest/Steering-v0", entry_point=Steering)
-    with pytest.raises(UserError, match="no discrete actions: got Box"):
-        gym.make(id="TokenworldTest/Steering-v0")

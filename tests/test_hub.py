@@ -415,7 +415,7 @@ def test_damaged_configs(copy, content):
 
 @pytest.mark.parametrize(
     "change, words",
-    [({"library": "other"}, "not the config of a tokenworld model"), ({"format": 2}, "has format 2, this version reads 1")],
+    [({"library": "other"}, "not the config of a tokenworld model"), ({"format": 3}, "format 3, this version reads 1 and 2")],
 )
 def test_configs_of_others_and_of_later_versions(copy, change, words):
     edit(copy, lambda told: told.update(change))

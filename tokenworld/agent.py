@@ -82,25 +82,14 @@ class Agent:
         self._rows: int | None = None  # frames at a time, since the reset
 
     def act(self, obs: np.ndarray | torch.Tensor, first: np.ndarray | torch.Tensor | None = None) -> int | np.ndarray:
-        """One frame -> an action; N frames -> actions (N,).
+        """One frame -> an action; N frames -> actions, as rows of `Actions`: a whole number or (N,), else (A,) or (N, A).
 
-        obs: (C, H, W) or (H, W, C), or N of them, bytes or bool, as the training environment gives them (`make_env`).
+        obs: (C, H, W) or (H, W, C), or N of them, bytes or bool, as the training environment gives them (`make_env`), or state
+        vectors (M,), (M, 1, 1) or (N, M, 1, 1).
         first (N,) bool: which rows begin an episode; by default all do at the first call after `reset`, and none later. Raises
         UserError for frames of another size or type, and for another number of them than since `reset`.
         """
-        given = arguments.array("obs", obs)
-        C, H, W = self.world_model.shapes.frame
-        single = given.ndim == 3
-        frames = given[None] if single else given
-        if frames.shape[1:] == (H, W, C) != (C, H, W):
-            frames = np.moveaxis(frames, -1, 1)  # (N, C, H, W)
-        if frames.shape[1:] != (C, H, W) or len(frames) == 0 or frames.dtype not in (np.uint8, np.bool_):
-            raise UserError(
-                f"obs has shape {given.shape} and type {given.dtype}, expected ({C}, {H}, {W}) or"
-                f" ({H}, {W}, {C}) of bytes, or several of them: make the environment by agent.make_env(), which prepares"
-                " frames as in training"
-            )
-        frames = frames * np.uint8(255) if frames.dtype == np.bool_ else frames
+        frames, single = self._frames(arguments.array("obs", obs))
         N = len(frames)
         if self._rows not in (None, N):
             raise UserError(
@@ -111,7 +100,32 @@ class Agent:
             raise UserError(f"first has shape {begins.shape}, expected ({N},), one for each of the {N} frames")
         self._rows = N
         actions = self._actor(torch.from_numpy(np.ascontiguousarray(frames)), torch.from_numpy(begins.astype(bool)))
-        return int(actions[0]) if single else actions.numpy()
+        if single:
+            return int(actions[0]) if self.world_model.shapes.actions.is_single else actions[0].numpy()
+        return actions.numpy()
+
+    def _frames(self, given: np.ndarray) -> tuple[np.ndarray, bool]:
+        """Observations as frames (N, C, H, W), and whether it was only one."""
+        shapes = self.world_model.shapes
+        C, H, W = shapes.frame
+        if shapes.frame_dtype == "float32":
+            single = given.ndim in (1, 3)
+            frames = (given[:, None, None] if given.ndim == 1 else given).astype(np.float32)[(None,) * single]
+            if frames.shape[1:] != (C, 1, 1) or len(frames) == 0 or given.dtype.kind not in "fiub":
+                raise UserError(f"obs has shape {given.shape} and type {given.dtype}, expected state vectors of {C} numbers,"
+                                f" ({C},) or (N, {C}, 1, 1)")  # fmt: skip
+            return frames, single
+        single = given.ndim == 3
+        frames = given[None] if single else given
+        if frames.shape[1:] == (H, W, C) != (C, H, W):
+            frames = np.moveaxis(frames, -1, 1)  # (N, C, H, W)
+        if frames.shape[1:] != (C, H, W) or len(frames) == 0 or frames.dtype not in (np.uint8, np.bool_):
+            raise UserError(
+                f"obs has shape {given.shape} and type {given.dtype}, expected ({C}, {H}, {W}) or"
+                f" ({H}, {W}, {C}) of bytes, or several of them: make the environment by agent.make_env(), which prepares"
+                " frames as in training"
+            )
+        return frames * np.uint8(255) if frames.dtype == np.bool_ else frames, single
 
     def make_env(self, num_envs: int = 1, **changes: Any):
         """The environment it was trained in, with the same preprocessing: a gymnasium.vector.VectorEnv that autoresets on the

@@ -62,14 +62,17 @@ def array(name: str, value: Any) -> np.ndarray:
         raise UserError(f"{name} must be an array of numbers ({first_line(error)})") from None
 
 
-def frames(obs: Any, frame: tuple[int, int, int] | None = None, dims: str = "B") -> None:
-    """obs (*dims, C, H, W) uint8, of the model's frame if that is given. Raises UserError."""
+def frames(obs: Any, frame: tuple[int, int, int] | None = None, dims: str = "B", dtype: str | None = None) -> None:
+    """obs (*dims, C, H, W) uint8 or float32, of the model's frame and type if these are given. Raises UserError."""
     letters = f"({', '.join(dims)}, C, H, W)"
     if not isinstance(obs, Tensor):
-        raise UserError(f"frames must be a torch.Tensor {letters} of uint8, got a {type(obs).__name__}: use torch.from_numpy")
+        raise UserError(f"frames must be a torch.Tensor {letters}, got a {type(obs).__name__}: use torch.from_numpy")
     if obs.ndim != len(dims) + 3:
         raise UserError(f"frames have shape {tuple(obs.shape)}, expected {letters}: reshape them")
-    if obs.dtype != torch.uint8:
+    is_vector = dtype == "float32" or dtype is None and obs.shape[-2:] == (1, 1) and obs.dtype == torch.float32
+    if is_vector and obs.dtype != torch.float32:
+        raise UserError(f"state vectors have type {obs.dtype}, expected torch.float32: use .float()")
+    if not is_vector and obs.dtype != torch.uint8:
         scale = ", multiply values in 0..1 by 255" if obs.is_floating_point() else ""
         raise UserError(f"frames have type {obs.dtype}, expected torch.uint8 of 0..255{scale}: use .to(torch.uint8)")
     given = tuple(obs.shape[-3:])
@@ -83,6 +86,11 @@ def flags(name: str, value: Any, count: int) -> None:
     """A bool tensor of `count` values, (B,) or (B, 1)."""
     if not isinstance(value, Tensor) or value.dtype != torch.bool or value.numel() != count:
         raise UserError(f"{name} must be a bool tensor ({count},), got {format_value(value)}")
+
+
+def space(value: Actions | int) -> Actions:
+    """A record of actions, or a number of them."""
+    return value if isinstance(value, Actions) else Actions((whole("actions", value),))
 
 
 def actions(value: Any, space: Actions, shape: tuple[int | None, ...], letters: str) -> None:

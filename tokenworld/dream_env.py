@@ -31,7 +31,7 @@ Starts = Steps | Replay | str | Path
 
 
 class DreamEnv(VectorEnv):
-    """`num_envs` dreams: obs (N, C, H, W) uint8, the decoded codes. `load` makes one of an exported model.
+    """`num_envs` dreams: obs (N, C, H, W) uint8 or float32, the decoded codes. `load` makes one of an exported model.
 
     starts: real moments to begin at, of which each reset draws one: Steps (M, T), a `Replay`, or a folder of episodes
     horizon: steps after which a dream is truncated, because what goes wrong in it adds up
@@ -61,7 +61,9 @@ class DreamEnv(VectorEnv):
         self.starts = _windows_of(starts, world_model)
         C, H, W = world_model.shapes.frame
         self.num_envs = num_envs
-        self.single_observation_space = Box(0, 255, (C, H, W), np.uint8)
+        is_vector = world_model.shapes.frame_dtype == "float32"
+        limits = (-np.inf, np.inf, (C, H, W), np.float32) if is_vector else (0, 255, (C, H, W), np.uint8)
+        self.single_observation_space = Box(*limits)
         self.single_action_space = action_space.space_of(world_model.shapes.actions)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
@@ -77,7 +79,7 @@ class DreamEnv(VectorEnv):
         self._seed(int(self._rng.integers(2**31)))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-        """options: {"obs": a frame (C, H, W), or one for each dream (N, C, H, W), uint8} begins at those frames. Without a seed
+        """options: {"obs": a frame (C, H, W), or one for each dream (N, C, H, W)} begins at those frames. Without a seed
         the random streams continue."""
         seed = None if seed is None else arguments.seed(seed)
         if not isinstance(options, (dict, type(None))):
@@ -175,14 +177,15 @@ class DreamEnv(VectorEnv):
     def _remember(self) -> None:
         """The model's state, rebuilt from the histories."""
         none = torch.zeros_like(self._first)
-        obs = torch.zeros(*self._first.shape, 0, 0, 0, dtype=torch.uint8, device=self.device)
+        dtype = getattr(torch, self.world_model.shapes.frame_dtype)
+        obs = torch.zeros(*self._first.shape, 0, 0, 0, dtype=dtype, device=self.device)
         steps = Steps(obs, self._action, none.float(), none, none, self._first, ~none, ~none)
         prediction, self._state = self.world_model.start(steps, self._codes)
         self._now = prediction.codes
 
     @torch.no_grad()
     def _obs(self) -> np.ndarray:
-        """The frames that the dreams show, (N, C, H, W) uint8."""
+        """The frames that the dreams show, (N, C, H, W)."""
         return self.world_model.frames(self._now)[:, 0].cpu().numpy()
 
     def _rows_of(self, actions: Any) -> torch.Tensor:
@@ -201,9 +204,10 @@ class DreamEnv(VectorEnv):
 
     def _frames(self, obs) -> torch.Tensor:
         frames, shape = arguments.array("obs", obs), self.single_observation_space.shape
-        if frames.dtype != np.uint8 or frames.shape not in (shape, (self.num_envs, *shape)):
+        dtype = self.single_observation_space.dtype
+        if frames.dtype != dtype or frames.shape not in (shape, (self.num_envs, *shape)):
             raise UserError(
-                f"reset(options={{'obs': ...}}) takes frames {shape} or {(self.num_envs, *shape)} of bytes, got"
+                f"reset(options={{'obs': ...}}) takes frames {shape} or {(self.num_envs, *shape)} of {dtype}, got"
                 f" {frames.shape} of {frames.dtype}: give them as the real environment does"
             )
         return torch.from_numpy(frames).expand(self.num_envs, *shape)
@@ -293,7 +297,7 @@ def _windows_of(starts: Starts, world_model: WorldModel) -> Steps | Replay:
     if tuple(frame) != world_model.shapes.frame:
         raise UserError(f"starts has frames {tuple(frame)}, expected {world_model.shapes.frame}: choose episodes of its game")
     if isinstance(starts, Steps):
-        arguments.frames(starts.obs, world_model.shapes.frame, "BT")
+        arguments.frames(starts.obs, world_model.shapes.frame, "BT", world_model.shapes.frame_dtype)
         return starts[:, -world_model.backbone.context :]
     return starts
 

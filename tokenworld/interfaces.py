@@ -31,6 +31,7 @@ Losses = dict[str, Tensor]  # each (B, T), (B, T-1) or () for a loss that has no
 @runtime_checkable
 class Part(Protocol):  # Optional hooks with defaults, for callers to call and not to ask for. Parts inherit nn.Module and Part
     patch: int | None = None  # tokenizer: side of its patches in pixels; None: it does not cut frames into patches
+    frame_dtype: str = "uint8"  # tokenizer: of the frames that it reads, see `Shapes`
     receptive_field: int | None = None  # backbone: steps that an output depends on; None: all of them
     scans: bool = False  # backbone: its call with a cache has a gradient, and rows of its state can be replaced
     temperature: float | None = None  # decoding: None without a sampling temperature
@@ -40,12 +41,9 @@ class Part(Protocol):  # Optional hooks with defaults, for callers to call and n
     def prepare(self, sample: Callable[[], tuple[Steps, Codes | None]]) -> None: ...
     def finalize(self, batches: Iterator[Steps]) -> None: ...  # tokenizer: fit to all frames after the last update
     def codes_in_use(self) -> int | None: ...  # tokenizer: n, if it has learned only the codes 0..n-1 so far; None: all V
-    # decoding: take the code vectors (V, E), of which the first `used` are in use, before the updates of each epoch
-    def set_codebook(self, vectors: Tensor, used: int) -> None: ...
-    # [(scale of the learning rate, parameters)] of what learns at another pace; None: one rate for all
-    def parameter_groups(self) -> list[tuple[float, list[Tensor]]] | None: ...
-    # backbone: keywords that build it again without the files it was made from; None: those of the recipe
-    def portable(self) -> dict[str, Any] | None: ...
+    def set_codebook(self, vectors: Tensor, used: int) -> None: ...  # decoding: code vectors (V, E), the first `used` in use
+    def parameter_groups(self) -> list[tuple[float, list[Tensor]]] | None: ...  # [(scale of the learning rate, parameters)]
+    def portable(self) -> dict[str, Any] | None: ...  # backbone: keywords that build it without its files; None: the recipe's
     # backbone: x (B, T, P, D) -> weights (B, layers, N, L, L), query before key; None: it has no attention maps
     def attention(self, x: Tensor, within: str, first: Tensor | None = None) -> Tensor | None: ...
 
@@ -113,7 +111,7 @@ class Trajectory:  # H imagined steps: what the policy saw at t = 0..H, its acti
     reward: Tensor  # (B, H) float32
     terminated: Tensor  # (B, H) bool, or probabilities (`imagine(expected_end=True)`)
     alive: Tensor  # (B, H+1) bool: not terminated before step t; what follows does not count. Likewise probabilities
-    frames: Tensor | None  # (B, H+1, C, H, W) float in 0..1, if the policy needs pixels
+    frames: Tensor | None  # (B, H+1, C, H, W) decoded, if the policy needs pixels
     carry: Any  # the policy's carry before t = 0
 
 
@@ -134,7 +132,7 @@ class Tokenizer(Part, Protocol):  # Frames to K codes and back
     weights: dict[str, float]  # of the losses, the same names
     def encode(self, steps: Steps) -> Codes: ...  # indices and vectors of T frames; no codebook update; fixed in eval mode
     def embed(self, indices: Tensor) -> Tensor: ...  # (B, T, K) -> code vectors (B, T, K, E)
-    # codes -> obs (B, T, C, H, W) float in 0..1; past (B, context, C, H, W) is needed when context > 0
+    # codes -> obs (B, T, C, H, W) float in 0..1, of vectors in own units; past (B, context, C, H, W) is needed when context > 0
     def decode(self, codes: Codes, past: Tensor | None = None) -> Tensor: ...
     # of its own codes, or of these; in train mode it may move an EMA codebook. Losses (B, T) are of frames: terminal ones, too
     def loss(self, steps: Steps, codes: Codes | None = None) -> tuple[Losses, Codes]: ...
@@ -172,7 +170,7 @@ class Decoding(Part, Protocol):  # Owns all that must agree between training and
     def step(self, backbone: Backbone, state, action: Tensor, noise, codes=None, first=None) -> tuple[Prediction, State]: ...
 
 
-class ActionEncoder(Part, Protocol):  # Built for `actions` and a width
+class ActionEncoder(Part, Protocol):  # Built for actions and a width
     def __call__(self, action: Tensor) -> Tensor: ...  # (B, T) or (B, T, A) -> (B, T, D)
 
 
@@ -184,7 +182,7 @@ class Head(Part, Protocol):
 class View:  # What a policy sees of one step: the codes and the h that predicted them; pixels on demand
     codes: Codes  # T = 1
     h: Tensor  # (B, D)
-    decode: Any  # () -> obs (B, C, H, W) float in 0..1, the *reconstruction* of the codes
+    decode: Any  # () -> obs (B, C, H, W) as `Tokenizer.decode` returns it: the *reconstruction* of the codes
     dream: Any = None  # rollouts from here (`imagination.Ahead`), if the dynamics follows along
 
 

@@ -13,7 +13,7 @@ NUMBERED = Actions()
 
 
 def frames_as_steps(obs: Tensor, first: Tensor | None = None, actions: Actions = NUMBERED) -> Steps:
-    """Single frames obs (B, C, H, W) uint8 as Steps with T = 1 and zeros for the action. Raises UserError for another type."""
+    """Single frames obs (B, C, H, W) as Steps with T = 1 and zeros for the action. Raises UserError for another type."""
     arguments.frames(obs)
     B = obs.shape[0]
     if first is not None:

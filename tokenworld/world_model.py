@@ -44,8 +44,7 @@ class WorldModel(nn.Module):
         from tokenworld.config.targets import PARTS
 
         frame = arguments.sizes("frame", frame, "CHW")
-        actions = actions if isinstance(actions, Actions) else Actions((arguments.whole("actions", actions),))
-        model = cls(**build_parts(config, frame=frame, actions=actions))
+        model = cls(**build_parts(config, frame=frame, actions=arguments.space(actions)))
         model.config = {"parts": {name: dict(config[name]) for name in PARTS if name in config}}
         return model
 
@@ -135,12 +134,12 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def encode(self, steps: Steps) -> Codes:
-        """obs (B, T, C, H, W) uint8 -> codes. Raises UserError for frames of another type or shape."""
-        arguments.frames(steps.obs, self.shapes.frame, "BT")
+        """obs (B, T, C, H, W) uint8, or float32 -> codes. Raises UserError for frames of another type or shape."""
+        arguments.frames(steps.obs, self.shapes.frame, "BT", self.shapes.frame_dtype)
         return self.tokenizer.encode(steps)
 
     def decode(self, codes: Codes) -> Tensor:
-        """codes (B, T, K) -> obs (B, T, C, H, W) float in 0..1. Raises UserError for indices of another type or shape."""
+        """codes -> obs (B, T, C, H, W) float in 0..1, of vectors in own units. Raises UserError for indices that do not fit."""
         if codes.indices is not None:
             arguments.codes(codes.indices, self.shapes.codes, self.shapes.vocab_size)
         return self.tokenizer.decode(codes)
@@ -150,8 +149,9 @@ class WorldModel(nn.Module):
         return self.view_of(prediction.codes, prediction.h)
 
     def frames(self, codes: Codes) -> Tensor:
-        """codes (B, T, K) -> obs (B, T, C, H, W) uint8, as the environment gives them."""
-        return (self.decode(codes).float().clamp(0, 1) * 255).round().to(torch.uint8)
+        """codes (B, T, K) -> obs (B, T, C, H, W) uint8 or float32, as the environment gives them."""
+        frames = self.decode(codes).float()
+        return frames if self.shapes.frame_dtype == "float32" else (frames.clamp(0, 1) * 255).round().to(torch.uint8)
 
     def view_of(self, codes: Codes, h: Tensor | None = None) -> View:
         """A view of codes with T = 1 that no prediction came with."""
@@ -170,20 +170,19 @@ class WorldModel(nn.Module):
 
     @torch.no_grad()
     def step(self, state: Any, action: Tensor, noise: Tensor) -> tuple[Prediction, Any]:
-        """action (B,) or (B, A), noise (B, n) uniform -> the imagined next codes, reward and termination; consumes `state`.
-        n is `decoding.noise_size`.
+        """action (B,) or (B, A), noise (B, decoding.noise_size) uniform -> codes, reward and termination; consumes `state`.
 
         Raises UserError for actions or noise of another type, shape or range (see `arguments.py`)."""
-        self._check_actions(state, action)
+        arguments.actions(action, self.shapes.actions, (_rows(state),), "B")
         arguments.noise(noise, (len(action), self.decoding.noise_size), "Bn")
         return self._heads(*self.decoding.step(self.backbone, state, action, noise))
 
     @torch.no_grad()
     def observe(self, state: Any, action: Tensor, obs: Tensor, first: Tensor) -> tuple[Prediction, Any]:
-        """Read the real frame obs (B, C, H, W) uint8 that followed `action`; rows with first (B,) begin a new episode.
+        """Read the real frame obs (B, C, H, W) that followed `action`; rows with first (B,) begin a new episode.
 
         Raises UserError for frames, actions or first of another type, shape or range."""
-        self._check_actions(state, action)
+        arguments.actions(action, self.shapes.actions, (_rows(state),), "B")
         steps = frames_as_steps(obs, first, self.shapes.actions)
         if len(obs) != len(action):
             raise UserError(f"{len(obs)} frames followed {len(action)} actions: give one frame for each action")
@@ -216,9 +215,6 @@ class WorldModel(nn.Module):
             prediction, state = self.step(state, actions[:, :, t].flatten(0, 1), noise[:, :, t].flatten(0, 1))
             predictions.append(prediction)
         return predictions
-
-    def _check_actions(self, state: Any, action: Tensor) -> None:
-        arguments.actions(action, self.shapes.actions, (_rows(state),), "B")
 
     def _heads(self, prediction: Prediction, state: Any) -> tuple[Prediction, Any]:
         h = prediction.h

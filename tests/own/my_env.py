@@ -97,6 +97,13 @@ class Floating(Mine):
         return super().image().astype(np.float32) / 255
 
 
+class Doubled(Mine):
+    observation_space = gym.spaces.Box(0.0, 2.0, (8, 8, 3), np.float32)
+
+    def image(self):
+        return super().image().astype(np.float32) / 127.5
+
+
 class Steered(Mine):
     action_space = gym.spaces.Box(-1.0, 1.0, (2,))
 
@@ -128,13 +135,15 @@ SPACES = {
     "Ints": B(0, 255, (8, 8, 3), np.int64),
     "Stacked": B(0, 255, (4, 8, 8, 3), np.uint8),
     "Vector": B(-1.0, 1.0, (5,), np.float32),
+    "Written": gym.spaces.Text(5),
     "Pair": gym.spaces.Tuple([B(0, 1, (2,))] * 2),
 }
 for name, space in SPACES.items():
     gym.register(f"{name}-v0", with_space(space))
-gym.register("Drawn-v0", with_space(SPACES["Vector"], metadata={"render_modes": ["rgb_array"]}))
-gym.register("Several-v0", with_space(Mine.observation_space, action_space=gym.spaces.MultiDiscrete([2, 2])))
-KINDS = (Mine, Sized, Raises, Draws, NumpySeed, Old, OldReset, OldStep, Returns, Bounded, Floating, Steered, Grows)
+gym.register("Drawn-v0", with_space(SPACES["Written"], metadata={"render_modes": ["rgb_array"]}))
+gym.register("Endless-v0", with_space(Mine.observation_space, action_space=B(-np.inf, np.inf, (2,))))
+gym.register("Linked-v0", with_space(Mine.observation_space, action_space=gym.spaces.Sequence(gym.spaces.Discrete(2))))
+KINDS = (Mine, Sized, Raises, Draws, NumpySeed, Old, OldReset, OldStep, Returns, Bounded, Floating, Doubled, Steered, Grows)
 for kind in KINDS:
     gym.register(f"{kind.__name__}-v0", kind)
 gym.register("OldLimited-v0", OldStep, max_episode_steps=9)

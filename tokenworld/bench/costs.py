@@ -27,7 +27,7 @@ def costs(cfg: dict) -> list[tuple[str, ...]]:
     if policy is not None:
         rows += [("policy", f"{_count(policy):,}")]
 
-    steps = frames_as_steps(torch.zeros(1, C, H, W, dtype=torch.uint8), None, actions)
+    steps = frames_as_steps(torch.zeros(1, C, H, W, dtype=getattr(torch, str(space.dtype))), None, actions)
     _, state = model.start(steps)
     action, noise = actions.zero(1), torch.full((1, model.decoding.noise_size), 0.5)
     with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tokenworld import origins
-from tokenworld.config import compose, saved, schema
+from tokenworld.config import compose, saved
 from tokenworld.config.saved import RunSpec
 from tokenworld.config.schema import CLI_KEYS, TOP
 from tokenworld.errors import UserError
@@ -111,9 +111,9 @@ def recipe_of(command: str, words: list[str], keys: Mapping[str, Key]) -> tuple[
         if key in given:  # training continues with the recipe it began with; a file that a run names is not opened
             theirs = saved.load(given[key]).recipe
             recipe = theirs if theirs in compose.recipes() else recipe
-    spec = compose.compose(words, recipe)
-    schema.check(spec.cfg)
-    return spec, own
+    from tokenworld.envs.suited import compose_suited
+
+    return compose_suited(words, recipe), own
 
 
 def run_and_keys(command: str, words: list[str], keys: Mapping[str, Key]) -> tuple[str, dict[str, Any]]:

@@ -20,7 +20,8 @@ def build_parts(config: dict, *, frame: tuple[int, int, int], actions: Actions) 
         raise UserError(f"the config lacks {', '.join(missing)}: give the sections of a recipe, see config.compose")
     tokenizer, backbone = build(config["tokenizer"], frame_shape=frame), build(config["backbone"])
     D = backbone.D
-    shapes = Shapes(frame, actions, tuple(tokenizer.grid), tokenizer.K, tokenizer.V, tokenizer.E, D)
+    sizes = tuple(tokenizer.grid), tokenizer.K, tokenizer.V, tokenizer.E, D
+    shapes = Shapes(frame, actions, *sizes, tokenizer.frame_dtype)
     decoding = build(config["decoding"], shapes=shapes, action=build(config["action"], actions=actions, dim=D))
     heads = {name: build(config[name], dim=decoding.shapes.dim) for name in ("reward", "termination")}
     return {"tokenizer": tokenizer, "backbone": backbone, "decoding": decoding} | heads

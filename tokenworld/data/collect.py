@@ -19,17 +19,21 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from tokenworld.data.record_format import Episode, longest
+from tokenworld import action_space
+from tokenworld.data.record_format import Content, Episode
 from tokenworld.data.replay import Replay
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Steps
+from tokenworld.storage import space_format
 
-Act = Callable[[Tensor, Tensor], Tensor]  # obs (N, C, H, W) uint8, first (N,) bool -> action (N,) int64
+# obs (N, C, H, W) uint8 or float32, first (N,) bool -> action (N,) int64 or (N, A) float32
+Act = Callable[[Tensor, Tensor], Tensor]
 
 
 class Collector:
     """Plays `env` from `env.reset(seed=seed)` on and hands each finished episode to `on_episode`.
 
+    `env.step` takes rows of actions, see `action_space`, whatever space the environment advertises.
     A game that is longer than a record can hold comes in parts, all but the last of them truncated.
     """
 
@@ -48,8 +52,13 @@ class Collector:
         self._target = 0  # transitions asked for so far: what one call collects too much, the next collects less
         self._cuts: list[tuple[int, int]] = []  # (vector steps before it, at_least) of each cut
         self._before = (0, 0)  # steps and episodes of games that were dropped, and of all before them
-        A = int(env.single_action_space.n)
-        self._log = np.zeros((0, env.num_envs), np.uint8 if A <= 256 else np.int32)  # (allocated, N)
+        self.actions = action_space.of(env.single_action_space)
+        self._dtype = np.dtype(np.int64 if self.actions.is_single else np.float32)
+        bounds = np.array([*[(0, n) for n in self.actions.choices], *self.actions.bounds])  # (A, 2)
+        # what is sent where an action is ignored: 0, or what is nearest to it
+        self._idle = np.clip(0, *bounds.T).astype(self._dtype).reshape(self.actions.row)
+        logged = np.float32 if not self.actions.is_single else np.uint8 if self.actions.choices[0] <= 256 else np.int32
+        self._log = np.zeros((0, env.num_envs, *self.actions.row), logged)  # (allocated, N) or (allocated, N, A)
         self._sent = 0  # vector steps so far; the rows of the log in use
         self._began = False
 
@@ -65,8 +74,8 @@ class Collector:
         before, returns = self.steps, []
         while self.steps < self._target:
             obs, first = torch.from_numpy(self._obs), torch.from_numpy(self._first.copy())
-            action = act(obs, first).cpu().numpy()
-            action = np.where(self._resets, 0, action)  # ignored by the environment: logged as 0
+            action = self._checked(act(obs, first).cpu().numpy())
+            action = np.where(self._wide(self._resets), self._idle, action)  # ignored by the environment
             returns += self._step(action, emit=True)
         return {
             "steps": self.steps - before,
@@ -96,7 +105,8 @@ class Collector:
         """
         self._begin()
         N = self.env.num_envs
-        obs, action = np.stack([self._obs] * length, 1), np.zeros((N, length), np.int64)  # (N, T, C, H, W), (N, T)
+        obs = np.stack([self._obs] * length, 1)  # (N, T, C, H, W)
+        action = np.zeros((N, length, *self.actions.row), self._dtype)  # (N, T) or (N, T, A)
         first = np.zeros((N, length), bool)
         for i in range(N):
             known = min(length, len(self._transitions[i]) + 1)
@@ -113,7 +123,7 @@ class Collector:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a fresh collector needs: an array of actions (M, N), an array of cuts (n, 2), and numbers."""
+        """All that a fresh collector needs: an array of actions (M, N) or (M, N, A), an array of cuts (n, 2), and numbers."""
         return {
             "actions": self._log[: self._sent].copy(),
             "cuts": np.array(self._cuts, np.int64).reshape(-1, 2),
@@ -148,11 +158,14 @@ class Collector:
     def _replay(self, state: dict[str, Any]) -> str | None:
         """Send the actions of a state again; what came out otherwise, if anything."""
         actions, cuts = np.asarray(state["actions"]), np.asarray(state["cuts"])
-        N, A = self.env.num_envs, int(self.env.single_action_space.n)
-        if actions.ndim != 2 or actions.shape[1] != N:
-            return f"the saved actions are of {actions.shape[-1]} games and there are {N} now"
-        if actions.size and actions.max() >= A:
-            return f"a saved action is {actions.max()} and there are {A} actions now"
+        N, row = self.env.num_envs, self.actions.row
+        if actions.ndim < 2 or actions.shape[1] != N:
+            return f"the saved actions are of {actions.shape[min(1, actions.ndim - 1)]} games and there are {N} now"
+        if actions.shape[2:] != row or (actions.dtype == np.float32) != bool(row):
+            return f"the saved actions have shape {actions.shape[2:]} and those of the environment have {row} now"
+        wrong = space_format.first_outside(self.actions, actions.reshape(-1, *row))  # (M N,) or (M N, A)
+        if wrong is not None:
+            return f"a saved action is {wrong} and actions are {space_format.limits(self.actions)} now"
         self._before = tuple(int(count) for count in state.get("before", (0, 0)))
         self.steps, self.episodes = self._before
         if not state["began"]:
@@ -163,7 +176,7 @@ class Collector:
             while waiting and waiting[0][0] == at:
                 self._cut(waiting.pop(0)[1], emit=False)
             if at < len(actions):
-                self._step(actions[at].astype(np.int64), emit=False)
+                self._step(actions[at].astype(self._dtype), emit=False)
         self._target = int(state["target"])
         if (self.steps, self.episodes) != (int(state["steps"]), int(state["episodes"])):
             return (
@@ -194,7 +207,7 @@ class Collector:
         self._returns = np.zeros(N)  # of the games in progress, whatever was cut
         self._frames = [[frame.copy()] for frame in self._obs]
         self._transitions: list[list[tuple]] = [[] for _ in range(N)]
-        self._longest = longest(self._obs.shape[1:])
+        self._longest = Content(self._obs.shape[1:], self.actions, str(self._obs.dtype)).longest
         self._checksum = zlib.crc32(np.ascontiguousarray(self._obs))
 
     def _step(self, action: np.ndarray, emit: bool) -> list[float]:
@@ -207,8 +220,8 @@ class Collector:
         for came in (obs, np.asarray(reward, np.float32), terminated, truncated):
             self._checksum = zlib.crc32(np.ascontiguousarray(came), self._checksum)
         self._resets = (terminated | truncated) & ~resets
-        columns = (resets, action, reward, terminated, truncated)
-        for i, (reset, a, r, term, trunc) in enumerate(zip(*[column.tolist() for column in columns], strict=True)):
+        columns = (column.tolist() for column in (resets, reward, terminated, truncated))
+        for i, (reset, r, term, trunc, a) in enumerate(zip(*columns, action, strict=True)):
             if reset:
                 self._frames[i], self._transitions[i] = [obs[i].copy()], []
                 self._returns[i] = 0.0
@@ -248,7 +261,7 @@ class Collector:
         self.on_episode(
             Episode(
                 obs=np.stack(frames),
-                action=np.array(action, np.int64),
+                action=np.array(action, self._dtype),
                 reward=np.array(reward, np.float32),
                 terminated=np.array(terminated, bool),
                 truncated=np.array(truncated, bool),
@@ -257,12 +270,28 @@ class Collector:
             )
         )
 
+    def _checked(self, action: np.ndarray) -> np.ndarray:
+        """What a policy returned, as actions (N,) or (N, A). Raises UserError where it is no number."""
+        shape = (self.env.num_envs, *self.actions.row)
+        if action.shape != shape:
+            raise ValueError(f"act must return actions of shape {shape}, got {action.shape}")
+        if not np.isfinite(action).all():
+            game = int(np.argwhere(~np.isfinite(action))[0, 0])
+            raise UserError(f"the policy's action in game {game} is {action[game].tolist()}, expected numbers in"
+                            f" {space_format.limits(self.actions)}: its training diverged, train again with a smaller lr or"
+                            " restore an earlier copy")  # fmt: skip
+        return action if self.actions.is_single else action.astype(np.float32)
+
+    def _wide(self, rows: np.ndarray) -> np.ndarray:
+        """(N,), to go with actions."""
+        return rows.reshape(-1, *[1] * len(self.actions.row))
+
     def _append_to_log(self, action: np.ndarray) -> None:
-        A = int(self.env.single_action_space.n)
-        if action.shape != (self.env.num_envs,) or action.min() < 0 or action.max() >= A:
-            raise ValueError(f"act must return {self.env.num_envs} actions in 0..{A - 1}, got {action}")
+        wrong = space_format.first_outside(self.actions, action)
+        if wrong is not None:
+            raise ValueError(f"act must return actions in {space_format.limits(self.actions)}, got {wrong}")
         if self._sent == len(self._log):
-            longer = np.zeros((max(1024, 2 * self._sent), self.env.num_envs), self._log.dtype)
+            longer = np.zeros((max(1024, 2 * self._sent), *self._log.shape[1:]), self._log.dtype)
             longer[: self._sent] = self._log
             self._log = longer
         self._log[self._sent] = action

@@ -10,9 +10,10 @@ import numpy as np
 
 from tokenworld.data import collection
 from tokenworld.data.episodes import read_numbered
-from tokenworld.data.meta import read_meta
+from tokenworld.data.meta import actions_of, frame_dtype_of, read_meta
 from tokenworld.data.record_format import SPLITS
 from tokenworld.data.shards import Damages, find_shards, shard_number
+from tokenworld.storage import space_format
 
 
 def describe(directory: str | Path) -> dict[str, Any]:
@@ -33,6 +34,9 @@ def describe(directory: str | Path) -> dict[str, Any]:
     return {
         "directory": str(directory),
         **{key: meta.get(key) for key in ("env_id", "frame_shape", "action_count", "action_meanings", "seed", "preprocessing")},
+        "frame_dtype": frame_dtype_of(meta),
+        "actions": space_format.as_json(actions_of(meta)),
+        "content": describe_content(meta),
         "episodes": episodes,
         "steps": sum(held.values()),
         "splits": splits,
@@ -47,6 +51,12 @@ def describe(directory: str | Path) -> dict[str, Any]:
             *_wrong_numbers(numbers, damages.count),
         ],
     }
+
+
+def describe_content(meta: dict[str, Any]) -> str:
+    """The frames and actions of a data set in words."""
+    frames = space_format.describe_frames(meta["frame_shape"], frame_dtype_of(meta))
+    return f"{frames}, {space_format.describe_actions(actions_of(meta), meta.get('action_meanings'))}"
 
 
 def _summary(entries: list[tuple[int, float, bool]]) -> dict[str, Any]:

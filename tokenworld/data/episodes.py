@@ -2,9 +2,11 @@
 
 A data set is a folder:
 
-    meta.json               one JSON object: "format" ("tokenworld-episodes"), "version" (1), "env_id", "frame_shape"
+    meta.json               one JSON object: "format" ("tokenworld-episodes"), "version" (1 or 2), "env_id", "frame_shape"
                             [C, H, W], "action_count", "action_meanings" (list of str, or null), "preprocessing" (the
-                            environment's keywords), "seed" (int or null)
+                            environment's keywords), "seed" (int or null); in version 2 also "frame_dtype" ("uint8" or
+                            "float32") and "actions" {"choices": [values of each discrete part], "bounds": [[low, high] of
+                            each continuous part]}
     episodes-00000.bin      records, one after another; a new shard begins when one has reached 256 MB
     episodes-00001.bin ...
     collect.json            of `tokenworld collect`: what the folder is to hold, and whether it is finished
@@ -12,7 +14,7 @@ A data set is a folder:
 A record is one episode. All numbers are little-endian:
 
     bytes 0..3      the magic, b"TWEP"
-    bytes 4..7      u32, the record's version, 1
+    bytes 4..7      u32, the record's version, that of meta.json
     bytes 8..15     u64, the payload's length n
     bytes 16..19    u32, the payload's CRC-32 (as zlib.crc32)
     bytes 20..20+n  the payload: a zlib stream of a safetensors file
@@ -20,6 +22,11 @@ A record is one episode. All numbers are little-endian:
 The safetensors file holds, for an episode of n actions, `obs` (n+1, C, H, W) uint8, `action` (n,) int64, `reward` (n,)
 float32, `terminated` and `truncated` (n,) bool; its `__metadata__` holds the strings `episode` (the number of the
 episode in this folder), `split` ("train" or "test") and `seed` (of the environment; "" if unknown).
+
+Version 1 is written wherever frames are bytes and an action is one whole number, 0..action_count - 1. All else is version 2:
+`obs` has the type "frame_dtype"; a state vector of M numbers is a frame [M, 1, 1] of finite float32 in its own units. With one
+choice and no bounds, `action` is as above and "action_count" is that choice. Otherwise `action` is (n, A) float32, the discrete
+parts first, whole numbers 0..choice - 1, then the continuous ones, low..high; "action_count" and "action_meanings" are null.
 
 action[t] is taken at obs[t]; reward[t], terminated[t], truncated[t] and obs[t+1] are what the environment returned. Rewards
 are finite. The arrays of a record have at most 240 MB (`RECORD_BYTES`): a collector writes a longer game as several truncated
@@ -40,10 +47,11 @@ from pathlib import Path
 from typing import Any
 
 from tokenworld import files
-from tokenworld.data.meta import META, as_json, make_meta, read_meta
-from tokenworld.data.record_format import HEADER, RECORD_BYTES, SPLITS, Episode, longest, pack, unpack, unpack_number
+from tokenworld.data.meta import META, as_json, content_of, difference, make_meta, read_meta
+from tokenworld.data.record_format import HEADER, RECORD_BYTES, SPLITS, Episode, pack, unpack, unpack_number
 from tokenworld.data.shards import Damage, Damages, Payload, find_shards, pieces, scan, shard_number, shard_path
 from tokenworld.errors import UserError
+from tokenworld.storage import space_format
 
 __all__ = ["Damage", "Episode", "EpisodeWriter", "make_meta", "read_episodes", "read_meta"]
 
@@ -74,11 +82,12 @@ class EpisodeWriter:
         self.episodes = 0  # the number of the next one
         self.meta = meta
         self._create_or_check()
+        self._content = content_of(self.meta)
         shards = find_shards(self.directory)
         self._shard = shard_number(shards[-1]) if shards else 0
         for shard in shards:
             with files.writing(shard), open(shard, "rb", buffering=0) as file:
-                for item in scan(shard, file):
+                for item in scan(shard, file, self.meta["version"]):
                     if isinstance(item, Payload):
                         number = unpack_number(pieces(file, item))
                         self.episodes = max(self.episodes, self.episodes if number is None else number) + 1
@@ -130,17 +139,19 @@ class EpisodeWriter:
 
     def append(self, episode: Episode) -> None:
         """Write one episode. Raises ValueError for other frames or actions, UserError for one that no record can hold."""
-        shape = tuple(self.meta["frame_shape"])
-        if episode.obs.shape[1:] != shape:
-            raise ValueError(f"frames must be {shape} as in {self.directory}/meta.json, got {episode.obs.shape[1:]}")
-        A = self.meta["action_count"]
-        if episode.action.min() < 0 or episode.action.max() >= A:
-            raise ValueError(f"actions must be in 0..{A - 1}, got {episode.action.min()}..{episode.action.max()}")
-        most = longest(shape)
-        if episode.steps > most:
+        content = self._content
+        for name, what in (("obs", "frames"), ("action", "actions")):
+            array, (dtype, shape) = getattr(episode, name), content.layout[name]
+            if array.shape[1:] != shape or array.dtype != dtype:
+                raise ValueError(f"{what} must be {shape} {dtype} as in {self.directory}/meta.json, got {array.shape[1:]}"
+                                 f" {array.dtype}")  # fmt: skip
+        wrong = space_format.first_outside(content.actions, episode.action)
+        if wrong is not None:
+            raise ValueError(f"actions must be in {space_format.limits(content.actions)}, got {wrong}")
+        if episode.steps > content.longest:
             raise UserError(
-                f"an episode of {episode.steps:,} steps is too long for a record, which holds {most:,} steps of frames {shape}:"
-                " write it in parts whose last step is truncated"
+                f"an episode of {episode.steps:,} steps is too long for a record, which holds {content.longest:,} steps of"
+                f" frames {content.frame}: write it in parts whose last step is truncated"
             )
         if self._file.tell() >= self.shard_bytes:
             self.close()
@@ -178,12 +189,11 @@ class EpisodeWriter:
             files.write(path, text)
             return
         there = read_meta(self.directory)
-        for key in ("env_id", "frame_shape", "action_count"):
-            if there.get(key) != self.meta[key]:
-                raise UserError(
-                    f"{self.directory} is a data set with {key} {there.get(key)}, got episodes with {self.meta[key]}: "
-                    "choose another folder"
-                )
+        different = difference(there, self.meta)
+        if different is not None:
+            key, theirs, ours = different
+            raise UserError(f"{self.directory} is a data set with {key} {theirs}, got episodes with {ours}: choose another"
+                            " folder")  # fmt: skip
         self.meta = there
 
     def _open(self) -> None:
@@ -242,15 +252,15 @@ def _read(
 ) -> Iterator[tuple[int | None, Episode]]:
     damages = Damages()
     report = on_corrupt or damages.add
-    content = tuple(meta["frame_shape"]), meta["action_count"], split, limit
+    content = content_of(meta)
     for shard in find_shards(directory):
         with files.writing(shard), open(shard, "rb", buffering=0) as file:
-            for item in scan(shard, file):
+            for item in scan(shard, file, content.version):
                 if isinstance(item, Damage):
                     report(item)
                     continue
                 try:
-                    numbered = unpack(pieces(file, item), item.end - item.begin, *content)
+                    numbered = unpack(pieces(file, item), item.end - item.begin, content, split, limit)
                 except ValueError as error:
                     begin = item.begin - HEADER.size
                     reason = f"not an episode of this data set: {error}"

@@ -19,24 +19,54 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
+from tokenworld.action_space import Actions
+from tokenworld.storage import space_format
+
 MAGIC = b"TWEP"
-VERSION = 1
 HEADER = struct.Struct("<4sIQI")
 RECORD_BYTES = 240 * 2**20  # of a record's arrays: with their copy in a replay less than 512 MB of memory
 TENSORS_BYTES = 2**16  # the longest list of tensors; that of an episode has about 500 bytes
 RATIO = 1032  # zlib makes at most so many bytes of one
 CHUNK = 2**20
 SPLITS = ("train", "test")
-FIELDS = {"action": np.int64, "reward": np.float32, "terminated": np.bool_, "truncated": np.bool_}
-TYPES = {"obs": ("U8", 1), "action": ("I64", 8), "reward": ("F32", 4), "terminated": ("BOOL", 1), "truncated": ("BOOL", 1)}
+FIELDS = {"reward": np.float32, "terminated": np.bool_, "truncated": np.bool_}
+ARRAYS = ("obs", "action", *FIELDS)
+TYPES = {"uint8": "U8", "int64": "I64", "float32": "F32", "bool": "BOOL"}  # of NumPy, and as safetensors writes them
+
+
+@dataclass(frozen=True)
+class Content:
+    """What all episodes of a data set have in common."""
+
+    frame: tuple[int, int, int]  # C, H, W
+    actions: Actions
+    frame_dtype: str = "uint8"  # or "float32"
+
+    @property
+    def version(self) -> int:
+        """Of the records that hold them."""
+        return space_format.version_of(self.actions, self.frame_dtype)
+
+    @property
+    def layout(self) -> dict[str, tuple[np.dtype, tuple[int, ...]]]:
+        """The type of each array of an episode, and the shape of one step of it."""
+        action = np.dtype(np.int64 if self.actions.is_single else np.float32)
+        arrays = {"obs": (np.dtype(self.frame_dtype), self.frame), "action": (action, self.actions.row)}
+        return arrays | {name: (np.dtype(dtype), ()) for name, dtype in FIELDS.items()}
+
+    @property
+    def longest(self) -> int:
+        """The most actions that one record can hold."""
+        sizes = {name: dtype.itemsize * math.prod(shape) for name, (dtype, shape) in self.layout.items()}
+        return (RECORD_BYTES - sizes["obs"]) // sum(sizes.values())
 
 
 @dataclass(frozen=True)
 class Episode:
     """One episode of n actions (n >= 1), or a part of one that was cut off. Raises ValueError for what cannot be one."""
 
-    obs: np.ndarray  # (n+1, C, H, W) uint8
-    action: np.ndarray  # (n,) int64
+    obs: np.ndarray  # (n+1, C, H, W) uint8, or float32, finite
+    action: np.ndarray  # (n,) int64, or (n, A) float32, finite
     reward: np.ndarray  # (n,) float32, finite
     terminated: np.ndarray  # (n,) bool
     truncated: np.ndarray  # (n,) bool
@@ -45,15 +75,20 @@ class Episode:
 
     def __post_init__(self) -> None:
         n = len(self.action)
-        if n < 1 or self.obs.ndim != 4 or len(self.obs) != n + 1 or self.obs.dtype != np.uint8:
-            raise ValueError(f"an episode of {n} actions needs obs ({n + 1}, C, H, W) uint8, got {self.obs.shape}")
+        if n < 1 or self.obs.ndim != 4 or len(self.obs) != n + 1 or self.obs.dtype not in (np.uint8, np.float32):
+            raise ValueError(f"an episode of {n} actions needs obs ({n + 1}, C, H, W) uint8 or float32, got {self.obs.shape}"
+                             f" {self.obs.dtype}")  # fmt: skip
+        if (self.action.ndim, self.action.dtype) not in ((1, np.int64), (2, np.float32)):
+            raise ValueError(f"action must be ({n},) int64 or ({n}, A) float32, got {self.action.shape} {self.action.dtype}")
         for name, dtype in FIELDS.items():
             field = getattr(self, name)
             if field.shape != (n,) or field.dtype != dtype:
                 raise ValueError(f"{name} must be ({n},) {np.dtype(dtype)}, got {field.shape} {field.dtype}")
-        if not np.isfinite(self.reward).all():
-            t = int(np.flatnonzero(~np.isfinite(self.reward))[0])
-            raise ValueError(f"rewards must be finite numbers, got {self.reward[t]} at step {t}")
+        for name, values in (("rewards", self.reward), ("frames", self.obs), ("actions", self.action)):
+            is_finite = values.dtype != np.float32 or np.isfinite(values)
+            if not np.all(is_finite):
+                at = tuple(int(i) for i in np.argwhere(~is_finite)[0])
+                raise ValueError(f"{name} must be finite numbers, got {values[at]} at step {at[0]}")
         if self.split not in SPLITS:
             raise ValueError(f"split must be one of {SPLITS}, got {self.split!r}")
 
@@ -65,28 +100,26 @@ class Episode:
     def episode_return(self) -> float:
         return float(self.reward.sum(dtype=np.float64))
 
-
-def longest(frame_shape: tuple[int, ...]) -> int:
-    """The most actions that one record can hold, with frames (C, H, W)."""
-    frame = math.prod(frame_shape)
-    return (RECORD_BYTES - frame) // (frame + 14)
+    @property
+    def version(self) -> int:
+        """Of the record that holds it."""
+        return 1 if self.obs.dtype == np.uint8 and self.action.ndim == 1 else 2
 
 
 def pack(episode: Episode, number: int) -> bytes:
     """An episode as a record. number: which one of its folder it is."""
-    tensors = {"obs": episode.obs, **{name: getattr(episode, name) for name in FIELDS}}
     metadata = {
         "episode": str(number),
         "split": episode.split,
         "seed": "" if episode.seed is None else str(episode.seed),
     }
-    contiguous = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+    contiguous = {name: np.ascontiguousarray(getattr(episode, name)) for name in ARRAYS}
     payload = zlib.compress(safetensors.numpy.save(contiguous, metadata), level=1)
-    return HEADER.pack(MAGIC, VERSION, len(payload), zlib.crc32(payload)) + payload
+    return HEADER.pack(MAGIC, episode.version, len(payload), zlib.crc32(payload)) + payload
 
 
 def unpack(
-    pieces: Iterable[bytes], length: int, frame_shape: tuple[int, ...], action_count: int, split: str | None, limit: int
+    pieces: Iterable[bytes], length: int, content: Content, split: str | None, limit: int
 ) -> tuple[int | None, Episode] | None:
     """The number and the episode of a payload of `length` bytes in `pieces`; None if it is of the other split.
 
@@ -96,23 +129,24 @@ def unpack(
     header, metadata = _header(stream)
     if split is not None and metadata["split"] != split:
         return None
-    n, offsets, total = _offsets_of(header, frame_shape)
+    n, offsets, total = _offsets_of(header, content)
     if total > limit:
         raise ValueError(f"it has {n:,} steps, {total:,} bytes, more than the {limit:,} bytes that a record may have")
     if total > RATIO * length:
         raise ValueError(f"its header declares {total:,} bytes, and {length:,} cannot hold them")
-    content = stream.read(total)
+    read = stream.read(total)
     if stream.more(1):
         raise ValueError("it holds more than its header says")
-    arrays = {"obs": content[slice(*offsets["obs"])].reshape(n + 1, *frame_shape)}
-    for name, dtype in FIELDS.items():
-        field = content[slice(*offsets[name])]
+    arrays = {}
+    for name, (dtype, shape) in content.layout.items():
+        field = read[slice(*offsets[name])]
         if dtype == np.bool_ and field.max() > 1:
             raise ValueError(f"{name} must hold 0 and 1, got {field.max()}")
-        arrays[name] = field.view(np.dtype(dtype).newbyteorder("<")).astype(dtype)
-    action = arrays["action"]
-    if action.min() < 0 or action.max() >= action_count:
-        raise ValueError(f"its actions are {action.min()}..{action.max()}, meta.json says 0..{action_count - 1}")
+        # a copy only where numbers do not begin at a multiple of their size
+        arrays[name] = np.require(field.view(dtype.newbyteorder("<")), dtype, "A").reshape(-1, *shape)  # (n, ...), (n+1, ...)
+    wrong = space_format.first_outside(content.actions, arrays["action"])
+    if wrong is not None:
+        raise ValueError(f"its actions are {wrong}, meta.json says {space_format.limits(content.actions)}")
     seed = metadata["seed"]
     return number_of(metadata), Episode(**arrays, split=metadata["split"], seed=int(seed) if seed else None)
 
@@ -147,25 +181,26 @@ def _header(stream: _Inflated) -> tuple[dict[str, Any], dict[str, str]]:
     return header, metadata
 
 
-def _offsets_of(header: dict[str, Any], frame_shape: tuple[int, ...]) -> tuple[int, dict[str, tuple[int, int]], int]:
+def _offsets_of(header: dict[str, Any], content: Content) -> tuple[int, dict[str, tuple[int, int]], int]:
     """Actions n; where each tensor begins and ends; bytes of all. Raises ValueError unless they lie one behind another."""
     try:
         n = header["action"]["shape"][0]
-        shapes = {"obs": [n + 1, *frame_shape], **{name: [n] for name in FIELDS}}
+        layout = content.layout
+        shapes = {name: [n + (name == "obs"), *shape] for name, (_, shape) in layout.items()}
         if header["obs"]["shape"][1:] != shapes["obs"][1:]:
-            raise ValueError(f"frames are {tuple(header['obs']['shape'][1:])}, meta.json says {frame_shape}")
-        if type(n) is not int or n < 1 or set(header) != set(TYPES):
+            raise ValueError(f"frames are {tuple(header['obs']['shape'][1:])}, meta.json says {content.frame}")
+        if type(n) is not int or n < 1 or set(header) != set(ARRAYS):
             raise KeyError
         offsets, at = {}, 0
         for name in sorted(header, key=lambda name: header[name]["data_offsets"][0]):
-            kind, size = TYPES[name]
-            offsets[name] = (at, at + size * math.prod(shapes[name]))
-            expected = {"dtype": kind, "shape": shapes[name], "data_offsets": list(offsets[name])}
+            dtype = layout[name][0]
+            offsets[name] = (at, at + dtype.itemsize * math.prod(shapes[name]))
+            expected = {"dtype": TYPES[dtype.name], "shape": shapes[name], "data_offsets": list(offsets[name])}
             if header[name] != expected:
                 raise KeyError
             at = offsets[name][1]
     except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise ValueError(f"its tensors are not {', '.join(TYPES)} of one episode") from error
+        raise ValueError(f"its tensors are not {', '.join(ARRAYS)} of one episode") from error
     return n, offsets, at
 
 

@@ -1,4 +1,4 @@
-"""Replay: all experience in memory, as bytes, sampled uniformly over steps.
+"""Replay: all experience in memory, as it was stored, sampled uniformly over steps.
 
 The rows of all episodes lie one after another; an episode of n actions is n+1 rows, the last of which has no action.
 A window is `length` consecutive rows and may run across the border of two episodes: `first` marks each beginning, and
@@ -25,7 +25,6 @@ from tokenworld.interfaces import Codes, Steps
 WindowEnd = Literal["any", "acted"]
 NEWEST = 0.1  # the share of rows that `recent` draws from
 FIELDS = {
-    "action": np.int64,
     "reward": np.float32,
     "terminated": np.bool_,
     "truncated": np.bool_,
@@ -61,11 +60,13 @@ class Replay:
         """Append an episode of n actions: n+1 rows. Not while a generator of `batches` is at work."""
         if self._readers:
             raise RuntimeError("no episode can be added while batches are being prepared: close that generator first")
-        if self._arrays and episode.obs.shape[1:] != self._arrays["obs"].shape[1:]:
-            raise ValueError(f"frames must be {self._arrays['obs'].shape[1:]}, got {episode.obs.shape[1:]}")
+        for name, what in (("obs", "frames"), ("action", "actions")):
+            new, kept = getattr(episode, name), self._arrays.get(name, getattr(episode, name))
+            if (new.shape[1:], new.dtype) != (kept.shape[1:], kept.dtype):
+                raise ValueError(f"{what} must be {kept.shape[1:]} {kept.dtype}, got {new.shape[1:]} {new.dtype}")
         n = episode.steps
         self._evict(n + 1)
-        self._reserve(n + 1, episode.obs.shape[1:])
+        self._reserve(n + 1, episode)
         at = self._start + self.rows
         new = slice(at, at + n + 1)
         self._arrays["obs"][new] = episode.obs
@@ -94,10 +95,10 @@ class Replay:
             self.episodes -= 1
         del self._lengths[:leaving]
 
-    def _reserve(self, incoming: int, shape: tuple[int, ...]) -> None:
+    def _reserve(self, incoming: int, like: Episode) -> None:
         """Make room behind the newest row: move the rows to the front, or double the arrays. Amortised constant."""
         if not self._arrays:
-            self._arrays["obs"] = np.zeros((0, *shape), np.uint8)
+            self._arrays = {name: np.zeros_like(getattr(like, name)[:0]) for name in ("obs", "action")}
             self._arrays |= {name: np.zeros(0, dtype) for name, dtype in FIELDS.items()}
             self._arrays["version"] = np.zeros(0, np.int64)
         allocated = len(self._arrays["version"])
@@ -246,7 +247,7 @@ class Replay:
             yield (
                 Steps(
                     obs=steps.obs,
-                    action=steps.action * mask,
+                    action=steps.action * mask.reshape(*mask.shape, *[1] * (steps.action.ndim - 2)),
                     reward=steps.reward * mask,
                     terminated=steps.terminated & mask,
                     truncated=steps.truncated & mask,
@@ -262,12 +263,12 @@ class Replay:
     def gather(self, rows: np.ndarray, frames: bool = True) -> Steps:
         """The rows (B, T) as Steps, all valid; without `frames` obs is (B, T, 0, 0, 0)."""
         at = self._slots_of(rows)
-        fields = {name: torch.from_numpy(self._arrays[name][at]) for name in FIELDS}
-        obs = torch.from_numpy(self._arrays["obs"][at]) if frames else torch.empty(*rows.shape, 0, 0, 0, dtype=torch.uint8)
-        return Steps(obs=obs, **fields, valid=torch.ones(rows.shape, dtype=torch.bool))
+        fields = {name: torch.from_numpy(self._arrays[name][at]) for name in ("action", *FIELDS)}
+        obs = self._arrays["obs"][at] if frames else np.zeros((*rows.shape, 0, 0, 0), self._arrays["obs"].dtype)
+        return Steps(obs=torch.from_numpy(obs), **fields, valid=torch.ones(rows.shape, dtype=torch.bool))
 
     def frames(self, rows: np.ndarray) -> Tensor:
-        """The frames of rows (B, T): (B, T, C, H, W) uint8."""
+        """The frames of rows (B, T): (B, T, C, H, W) uint8 or float32."""
         return torch.from_numpy(self._arrays["obs"][self._slots_of(rows)])
 
     def codes(self, rows: np.ndarray, encode: Callable[[Steps], Codes], version: int) -> Codes:

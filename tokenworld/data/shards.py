@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tokenworld.data.checksums import Checksums
-from tokenworld.data.record_format import CHUNK, HEADER, MAGIC, VERSION
+from tokenworld.data.record_format import CHUNK, HEADER, MAGIC
 
-BEGIN = MAGIC + VERSION.to_bytes(4, "little")
 SHOWN = 3  # damages that are described one by one
 
 
@@ -79,9 +78,12 @@ def find_shards(directory: Path) -> list[Path]:
     return sorted((path for path in named if path.is_file()), key=shard_number)
 
 
-def scan(shard: Path, file: BinaryIO) -> Iterator[Payload | Damage]:
-    """The records of a shard, opened unbuffered, whose checksums are right, and the damage between them, in order."""
-    source = _Source(file)
+def scan(shard: Path, file: BinaryIO, version: int = 1) -> Iterator[Payload | Damage]:
+    """The records of a shard, opened unbuffered, whose checksums are right, and the damage between them, in order.
+
+    version: of the records; those of another one are damage.
+    """
+    source = _Source(file, version)
     at = 0
     while at < source.size:
         record = source.record(at)
@@ -106,8 +108,9 @@ def pieces(file: BinaryIO, payload: Payload) -> Iterator[bytes]:
 class _Source:
     """A shard's bytes, by their position."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, version: int) -> None:
+        self._file, self._version = file, version
+        self._mark = MAGIC + version.to_bytes(4, "little")  # what a record begins with
         self.size = os.fstat(file.fileno()).st_size
         self._checksums = Checksums(self._read)
         self._window, self._window_at = b"", -1  # the part that was searched last
@@ -121,8 +124,8 @@ class _Source:
         begin = at + HEADER.size
         if magic != MAGIC:
             return "no record begins here"
-        if version != VERSION:
-            return f"record version {version}, expected {VERSION}"
+        if version != self._version:
+            return f"record version {version}, expected {self._version}"
         if length > self.size - begin:
             return "incomplete payload"
         if self._checksums.of(begin, begin + length) != checksum:
@@ -146,8 +149,8 @@ class _Source:
         while at < self.size:
             begin = at - at % CHUNK
             if begin != self._window_at:
-                self._window, self._window_at = self._read(begin, CHUNK + len(BEGIN) - 1), begin
-            index = self._window.find(BEGIN, at - begin)
+                self._window, self._window_at = self._read(begin, CHUNK + len(self._mark) - 1), begin
+            index = self._window.find(self._mark, at - begin)
             if index != -1:
                 return begin + index
             at = begin + CHUNK

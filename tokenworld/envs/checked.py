@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from gymnasium.spaces import Box, Discrete
+import torch
+from gymnasium.spaces import Box
 from gymnasium.vector import VectorEnv, VectorWrapper
 
+from tokenworld import action_space
 from tokenworld.config import schema
 from tokenworld.envs.failures import describe, is_own
 from tokenworld.errors import UserError
@@ -26,7 +28,8 @@ def make_checked(section: dict[str, Any], num_envs: int, **changes: Any) -> Chec
 class Checked(VectorWrapper):
     """A vector environment whose faults are a UserError that names the environment, the row, the step and the value.
 
-    Observations must be bytes (N, C, H, W), rewards finite numbers (N,) that float32 holds, ends booleans (N,).
+    `step` takes rows of `Actions`, (N,) or (N, A), whatever the space of the environment's actions is. Observations must be
+    bytes (N, C, H, W) or finite float32 (N, M, 1, 1), rewards finite numbers (N,) that float32 holds, ends booleans (N,).
     """
 
     def __init__(self, env: VectorEnv, name: str) -> None:
@@ -37,12 +40,17 @@ class Checked(VectorWrapper):
             )
         super().__init__(env)
         self.name, self.steps = name, 0
-        space, actions = env.single_observation_space, env.single_action_space
-        if not (isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) == 3):
-            raise UserError(f"the environment {name} has observations {space}, expected a Box (C, H, W) of uint8: convert them")
-        if not (isinstance(actions, Discrete) and actions.start == 0):
-            raise UserError(f"the environment {name} has actions {actions}, expected Discrete(n) from 0 on: number them")
-        self.shape = (env.num_envs, *space.shape)
+        space = env.single_observation_space
+        is_picture = isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) == 3
+        is_vector = isinstance(space, Box) and space.dtype == np.float32 and space.shape[1:] == (1, 1)
+        if not (is_picture or is_vector):
+            raise UserError(f"the environment {name} has observations {space}, expected a Box (C, H, W) of uint8 or (M, 1, 1)"
+                            " of float32: convert them")  # fmt: skip
+        try:
+            self.actions = action_space.of(env.single_action_space)
+        except UserError as error:
+            raise UserError(f"the environment {name} has {env.single_action_space}: {error}") from None
+        self.shape, self.dtype = (env.num_envs, *space.shape), space.dtype
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         self.steps = 0
@@ -52,7 +60,11 @@ class Checked(VectorWrapper):
 
     def step(self, actions):
         self.steps += 1
-        obs, reward, terminated, truncated, info = self._call(5, self.env.step, actions)
+        rows = torch.from_numpy(np.asarray(actions))
+        if rows.shape != (self.num_envs, *self.actions.row) or not self.actions.contains(rows).all():
+            raise ValueError(f"actions must be {self.num_envs} of {self.actions}, got {actions}")
+        own = action_space.to_space(self.env.single_action_space, actions)
+        obs, reward, terminated, truncated, info = self._call(5, self.env.step, own)
         self._check_obs(obs)
         rewards = np.asarray(reward)
         self._check_rows("reward", rewards, "biuf", NUMBER)
@@ -79,9 +91,12 @@ class Checked(VectorWrapper):
         return result
 
     def _check_obs(self, obs: Any) -> None:
-        if not isinstance(obs, np.ndarray) or obs.dtype != np.uint8 or obs.shape != self.shape:
+        if not isinstance(obs, np.ndarray) or obs.dtype != self.dtype or obs.shape != self.shape:
             got = f"{obs.shape} {obs.dtype}" if isinstance(obs, np.ndarray) else type(obs).__name__
-            raise self._refusal(f"the observations are {got}", f"{self.shape} uint8")
+            raise self._refusal(f"the observations are {got}", f"{self.shape} {self.dtype}")
+        if self.dtype == np.float32 and not np.isfinite(obs).all():
+            row = int(np.flatnonzero(~np.isfinite(obs).all((1, 2, 3)))[0])
+            raise self._refusal(f"row {row} has observation {obs[row, :, 0, 0]}", "finite numbers")
 
     def _check_rows(self, what: str, values: np.ndarray, kinds: str, expected: str) -> None:
         """`values` must be (N,) of a dtype of these kinds; else the first row that is not names itself."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.vector.utils import batch_space
+from gymnasium.vector.utils import batch_space, iterate
 
 from tokenworld.envs.failures import describe
 from tokenworld.envs.game import Game
@@ -71,9 +71,10 @@ class Copies(VectorEnv):
         return self._frames, self._batch_infos([info for _, info in results])
 
     def step(self, actions):
-        """As `reset` returns frames."""
+        """actions: a batch of the games' own; frames as `reset` returns them."""
         again = self._ended.tolist()
-        results = self._each([("reset", {}) if new else ("step", {"action": a}) for new, a in zip(again, actions, strict=True)])
+        taken = iterate(self.action_space, actions)
+        results = self._each([("reset", {}) if new else ("step", {"action": a}) for new, a in zip(again, taken, strict=True)])
         reward = np.zeros(self.num_envs)
         terminated, truncated = np.zeros(self.num_envs, bool), np.zeros(self.num_envs, bool)
         for i, result in enumerate(results):

@@ -13,9 +13,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 import torch
+from gymnasium.spaces import Box
+from gymnasium.vector.utils import batch_space, iterate
 
+from tokenworld import action_space
 from tokenworld.envs.checked import LARGEST_REWARD, NUMBER
 from tokenworld.envs.failures import describe
+from tokenworld.envs.observations import Reader
 from tokenworld.envs.seeds import fold
 from tokenworld.envs.single import FROM_GYM
 from tokenworld.errors import UserError
@@ -30,10 +34,13 @@ NEW_API = (
 class Game(gymnasium.Wrapper):
     """An environment whose faults are a UserError that names the environment, the row, the step and the value."""
 
-    def __init__(self, env: gymnasium.Env, id: str, row: int = 0) -> None:
+    def __init__(self, env: gymnasium.Env, id: str, row: int = 0, reader: Reader | None = None) -> None:
+        """reader: what turns its observations into frames; None returns them as they are."""
         super().__init__(env)
-        self.id, self.row, self.steps = id, row, 0
-        self.shape, self.dtype = env.observation_space.shape, env.observation_space.dtype
+        self.id, self.row, self.steps, self.reader = id, row, 0, reader
+        self.own_space = env.observation_space
+        if reader is not None:
+            self.observation_space = reader.space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
         """Begin an episode. A seed that the game cannot hold is folded into 31 bits."""
@@ -76,14 +83,26 @@ class Game(gymnasium.Wrapper):
             super().close()
 
     def _frame(self, obs: Any, call: str) -> np.ndarray:
+        if isinstance(self.own_space, Box):
+            obs = self._array(obs, call)
+        elif not self.own_space.contains(obs):
+            todo = "return one of the space at every step, or correct the space"
+            raise self._refusal(f"the observation of {call}", _kind(obs), f"one of {self.own_space}"[:200], todo)
+        frame = obs if self.reader is None else self.reader.read(obs)
+        if frame.dtype.kind == "f" and not np.isfinite(frame).all():
+            raise self._refusal(f"the observation of {call}", f"{obs}"[:80], "finite numbers", "correct the environment")
+        return frame
+
+    def _array(self, obs: Any, call: str) -> np.ndarray:
+        shape, dtype = self.own_space.shape, self.own_space.dtype
         try:
             frame = np.asarray(obs)
         except ValueError:  # rows of different lengths
             frame = np.array(None)
-        if frame.shape != self.shape or not np.can_cast(frame.dtype, self.dtype):
-            space = f"{self.shape} {self.dtype}, as observation_space has it"
+        if frame.shape != shape or not np.can_cast(frame.dtype, dtype):
+            space = f"{shape} {dtype}, as observation_space has it"
             todo = "correct the space, or return e.g. obs.astype(np.uint8)"
-            if frame.shape != self.shape:
+            if frame.shape != shape:
                 todo = "return frames of that shape at every step, or correct the space"
             raise self._refusal(f"the observation of {call}", _kind(obs), space, todo)
         return frame
@@ -130,12 +149,14 @@ def try_out(game: Game) -> None:
     try:
         obs, _ = game.reset(seed=0)
         space = game.observation_space
-        if obs.dtype == space.dtype and not ((obs >= space.low) & (obs <= space.high)).all():
+        if obs.dtype == space.dtype != np.float32 and not ((obs >= space.low) & (obs <= space.high)).all():
             raise UserError(
                 f"env.id={game.id}: values of the observation lie in {obs.min()}..{obs.max()}, expected "
                 f"{space.low.min()}..{space.high.max()} as in observation_space: correct the bounds, for pixels low=0, high=255"
             )
-        game.step(np.int64(game.action_space.start))
+        lowest = action_space.of(game.action_space).draw(torch.zeros(1, action_space.of(game.action_space).size))
+        batch = action_space.to_space(game.action_space, lowest.numpy())
+        game.step(next(iter(iterate(batch_space(game.action_space, 1), batch))))
     except UserError as error:
         old = _old_api(game.unwrapped)
         if old is None:

@@ -1,13 +1,13 @@
-"""Which observations and actions fit: images of bytes and numbered actions; for others, the wrapper that makes them fit."""
+"""Which observations and actions fit; for others, the wrapper that makes them fit."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import gymnasium
 import numpy as np
-from gymnasium.spaces import Box, Dict, Discrete, MultiBinary, MultiDiscrete, Space
+from gymnasium.spaces import Box, Dict
 
+from tokenworld import action_space
+from tokenworld.envs.observations import is_picture, reader_of
 from tokenworld.errors import UserError
 
 RENDER = (
@@ -17,27 +17,25 @@ DTYPE = "{_target_: gymnasium.wrappers.DtypeObservation, dtype: uint8}"
 
 
 def check_spaces(id: str, env: gymnasium.Env) -> None:
-    """Raise UserError unless observations are images of bytes or booleans and actions are Discrete."""
-    space, actions = env.observation_space, env.action_space
-    if not is_image(space):
+    """Raise UserError for observations that are neither a picture nor numbers, and for actions without parts or bounds."""
+    space = env.observation_space
+    if reader_of(space) is None:
         got = f"Box{space.shape} {space.dtype}" if isinstance(space, Box) else f"{space}"
         raise UserError(
-            f"env.id={id} has no image observations: got {got[:200]}, expected a Box of uint8 or bool, "
-            f"(H, W), (H, W, C) or (C, H, W): {_advice(env)}"
+            f"env.id={id} has observations that cannot be read: got {got[:200]}, expected one picture (a Box of uint8, bool or"
+            f" 0 to 1, shaped (H, W), (H, W, C) or (C, H, W)), numbers, or a Dict of both: {_advice(env)}"
         )
-    if not isinstance(actions, Discrete):
-        raise UserError(f"env.id={id} has no discrete actions: got {actions}, expected Discrete: {_advise_numbering(actions)}")
-
-
-def is_image(space: Space) -> bool:
-    return isinstance(space, Box) and space.dtype in (np.uint8, bool) and len(space.shape) in (2, 3)
+    try:
+        action_space.of(env.action_space)
+    except UserError as error:
+        raise UserError(f"env.id={id}: {error}") from None
 
 
 def _advice(env: gymnasium.Env) -> str:
     """What to add so that these observations fit."""
     space = env.observation_space
     if isinstance(space, Dict):
-        images = [key for key, inner in space.items() if is_image(inner)]
+        images = [key for key, inner in space.items() if is_picture(inner)]
         if images and "minigrid" in type(env.unwrapped).__module__:
             return "add 'env.wrappers=[minigrid.wrappers.RGBImgPartialObsWrapper,minigrid.wrappers.ImgObsWrapper]'"
         if images:
@@ -61,18 +59,4 @@ def _advise_wrapper(returned: str) -> str:
     return (
         "write a gymnasium.ObservationWrapper in a module of the current folder, have it set observation_space and return "
         f"{returned}, and name it: 'env.wrappers=[my_module.MyWrapper]'"
-    )
-
-
-def _advise_numbering(actions: Any) -> str:
-    """What to add so that these actions are numbered."""
-    if isinstance(actions, Box):
-        return (
-            "they are continuous; to choose among a few values of each, add "
-            "'env.wrappers=[{_target_: gymnasium.wrappers.DiscretizeAction, bins: 3}]'"
-        )
-    kind = "several at once" if isinstance(actions, (MultiDiscrete, MultiBinary)) else "of another kind"
-    return (
-        f"they are {kind}; write a gymnasium.ActionWrapper in a module of the current folder, with a Discrete action_space and "
-        "an action(number) that returns one of them, and name it: 'env.wrappers=[my_module.MyWrapper]'"
     )

@@ -100,6 +100,64 @@ class FrameNetwork(nn.Module, Part):
         return self.forward(seen.flatten(0, 1), None)[0].view(*seen.shape[:2], self.features)  # also of no rows
 
 
+class VectorNetwork(nn.Module, Part):
+    """Two layers on decoded state vectors, each number scaled by the mean and spread of all that it has learned from. No
+    memory."""
+
+    needs_pixels, needs_h = True, False
+
+    def __init__(self, *, shapes: Shapes, hidden: int = 512):
+        super().__init__()
+        check_width(hidden)
+        if shapes.frame_dtype != "float32":
+            raise UserError(f"policy.network VectorNetwork reads state vectors, got frames {shapes.frame} of"
+                            f" {shapes.frame_dtype}: choose FrameNetwork")  # fmt: skip
+        self.norm = RunningNorm(shapes.frame[0])
+        layers = [nn.Linear(shapes.frame[0], hidden), nn.LayerNorm(hidden), nn.SiLU()]
+        self.body = nn.Sequential(*layers, nn.Linear(hidden, hidden), nn.LayerNorm(hidden), nn.SiLU())
+        self.features = hidden
+
+    def read_view(self, view: View) -> Tensor:
+        return view.decode().flatten(1)
+
+    def read_trajectory(self, trajectory) -> Tensor:
+        return trajectory.frames.flatten(2)
+
+    def start(self, batch: int) -> None:
+        return None
+
+    def forward(self, seen: Tensor, carry: None) -> tuple[Tensor, None]:
+        return self.body(self.norm(seen)), None
+
+    def forward_sequence(self, seen: Tensor, carry: None) -> Tensor:
+        return self.body(self.norm(seen))
+
+
+class RunningNorm(nn.Module):
+    """Numbers (..., M) less their mean, in units of their spread, over all batches that came in training."""
+
+    def __init__(self, M: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(M))
+        self.register_buffer("square", torch.ones(M))
+        self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self._update(x.detach().flatten(0, -2))
+        return ((x - self.mean) / (self.square - self.mean**2).clamp(min=1e-8).sqrt()).clamp(-5, 5)
+
+    @torch.no_grad()
+    def _update(self, x: Tensor) -> None:
+        """x (n, M). The mean of all batches at first, later of about the last hundred."""
+        if len(x) == 0:
+            return
+        self.count += 1
+        share = 1 / self.count.clamp(max=100)
+        self.mean.lerp_(x.mean(0), share)
+        self.square.lerp_(x.square().mean(0), share)
+
+
 class CodesNetwork(nn.Module, Part):
     """A learned vector per position and code, summed (a linear layer on one-hot codes), then one more layer. No memory."""
 

@@ -16,7 +16,7 @@ def episode_returns(env, act: Callable, episodes: int, seed: int, progress: Call
     """Play whole episodes and return their undiscounted returns and lengths, `(episodes,)` each.
 
     Each of the N rows of the env plays a fixed number of episodes, so short episodes are not overrepresented.
-    `act(obs (N, C, H, W) uint8, first (N,)) -> (N,)`; the env autoresets on the next step.
+    `act(obs (N, C, H, W), first (N,)) -> (N,) or (N, A)`; the env autoresets on the next step.
     """
     N = env.num_envs
     quota = np.full(N, episodes // N) + (np.arange(N) < episodes % N)

@@ -24,38 +24,58 @@ from safetensors.torch import save as to_safetensors
 from torch import Tensor, nn
 
 from tokenworld import files, origins
-from tokenworld.action_space import Actions
+from tokenworld.action_space import MOST_CHOICES, Actions
 from tokenworld.config import saved, schema, targets
 from tokenworld.config.renamed import with_new_keys
 from tokenworld.errors import UserError, first_line
-from tokenworld.forms import check, list_of, mapping_of, maybe, number, plain, record, tensor, text, whole
-from tokenworld.interfaces import Steps
-from tokenworld.storage import weights
+from tokenworld.forms import Form, Misfit, check, list_of, mapping_of, maybe, number, plain, record, tensor, text, whole
+from tokenworld.interfaces import Shapes, Steps
+from tokenworld.storage import space_format, weights
 from tokenworld.storage.weights import Stored
 
-CONFIG, WEIGHTS, CARD, FORMAT = "config.json", "model.safetensors", "README.md", 1
+CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 FILES = (CONFIG, WEIGHTS, "policy.safetensors", "starts.safetensors", CARD)
 SIDE, COUNT = whole(1, 2**16), whole(1, 2**31)
 SCORE = record(return_mean=number, return_ci95=list_of(number, 2), episodes=whole(), random_return_mean=number)
 METRIC = record(id=text, name=text, value=number, unit=text, alias=maybe(text), ci=maybe(list_of(number, 2)))
-CONFIG_FORM = record(  # what a config.json says; its parts are compared with their constructors later
-    parts=mapping_of(mapping_of(plain)),
-    frame=list_of(SIDE, 3),
-    actions=COUNT,
-    shapes=record(frame=list_of(SIDE, 3), actions=COUNT, grid=list_of(COUNT), codes=COUNT, vocab_size=COUNT, dim=COUNT),
-    action_meanings=maybe(list_of(text)),
-    score_env=maybe(mapping_of(plain)),
-    training=maybe(mapping_of(mapping_of(plain))),
-    figures=maybe(
-        record(score=maybe(SCORE), env_steps=maybe(whole()), verdict=maybe(text), metrics=maybe(list_of(METRIC)))
-    ),
-)
+
+
+def _actions(value: Any, where: str) -> None:
+    try:
+        space_format.actions_from(value)
+    except ValueError as error:
+        raise Misfit(where, str(error), value) from None
+
+
+def _frame_dtype(value: Any, where: str) -> None:
+    if value not in space_format.FRAME_DTYPES:
+        raise Misfit(where, " or ".join(space_format.FRAME_DTYPES), value)
+
+
+def _config_form(**spaces: Form) -> Form:
+    """What a config.json says; its parts are compared with their constructors later. spaces: the actions, and the type of
+    frames where there is more than one."""
+    return record(
+        parts=mapping_of(mapping_of(plain)),
+        frame=list_of(SIDE, 3),
+        shapes=record(frame=list_of(SIDE, 3), grid=list_of(COUNT), codes=COUNT, vocab_size=COUNT, dim=COUNT, **spaces),
+        action_meanings=maybe(list_of(text)),
+        score_env=maybe(mapping_of(plain)),
+        training=maybe(mapping_of(mapping_of(plain))),
+        figures=maybe(
+            record(score=maybe(SCORE), env_steps=maybe(whole()), verdict=maybe(text), metrics=maybe(list_of(METRIC)))
+        ),
+        **spaces,
+    )
+
+
+CONFIG_FORMS = {1: _config_form(actions=whole(1, MOST_CHOICES)), 2: _config_form(actions=_actions, frame_dtype=_frame_dtype)}
 MEMORY = 2**30  # bytes of keys and values that any model may have of one game
-FORMS = {"obs": tensor(5, torch.uint8), "action": tensor(2, torch.int64), "reward": tensor(2, torch.float32)}
 
 
 def save(dir: Path | str, config: dict[str, Any], tensors: dict[str, dict[str, Tensor]], card: str) -> None:
-    """Write a model's folder; tensors: {"model": {...}, "policy": {...}, "starts": {...}}, the last two optional.
+    """Write a model's folder; config says its format; tensors: {"model": {...}, "policy": {...}, "starts": {...}}, the last two
+    optional.
 
     Every file is first written next to its path: a folder that was there stays whole if the disk refuses. Raises UserError
     then, and where the folder holds something else than a model.
@@ -63,7 +83,7 @@ def save(dir: Path | str, config: dict[str, Any], tensors: dict[str, dict[str, T
     dir = files.check_path("dir", dir)
     if not _is_free(dir) and not (dir.is_dir() and _ours(dir / CONFIG)):
         raise UserError(f"{dir} exists and is not a model folder, no file was overwritten: choose another one")
-    texts = {CONFIG: json.dumps({"library": "tokenworld", "format": FORMAT, **config}, indent=1) + "\n", CARD: card}
+    texts = {CONFIG: json.dumps({"library": "tokenworld", **config}, indent=1) + "\n", CARD: card}
     contents = {name: files.encode(text) for name, text in texts.items()}
     for name, each in tensors.items():
         own = {key: value.detach().cpu().contiguous().clone() for key, value in each.items()}  # tied ones get their own
@@ -96,11 +116,13 @@ def save_model(
                             f" {type(policy).__name__}: save the policy of its run, or the world model alone")  # fmt: skip
     parts = {name: section for name, section in model.config["parts"].items() if name != "policy" or policy is not None}
     parts["backbone"] = parts["backbone"] | (model.backbone.portable() or {})
-    config = model.config | {
+    shapes = shapes_as_json(model.shapes)
+    version = space_format.version_of(model.shapes.actions, model.shapes.frame_dtype)
+    config = {"format": version} | model.config | {
         "parts": parts,
         "frame": list(model.shapes.frame),
-        "actions": model.shapes.actions.choices[0],
-        "shapes": asdict(model.shapes) | {"actions": model.shapes.actions.choices[0]},
+        **{key: shapes[key] for key in ("actions", "frame_dtype") if key in shapes},
+        "shapes": shapes,
         "made_with": saved.meta(),
     }
     modules = {name: getattr(model, name) for name in parts_with_weights} | ({"policy": policy} if policy is not None else {})
@@ -111,6 +133,27 @@ def save_model(
     if starts is not None:
         tensors["starts"] = to_tensors(starts)
     save(dir, config, tensors, card(config, counts))
+
+
+def shapes_as_json(shapes: Shapes) -> dict[str, Any]:
+    """The shapes of a model as its config.json has them, of the format that its actions and frames need."""
+    values = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(shapes).items()}
+    if space_format.version_of(shapes.actions, shapes.frame_dtype) == 1:
+        del values["frame_dtype"]
+        return values | {"actions": shapes.actions.choices[0]}
+    return values | {"actions": space_format.as_json(shapes.actions)}
+
+
+def spaces_of(config: dict[str, Any]) -> dict[str, Any]:
+    """The frames and actions of a checked config.json of either format, as `WorldModel.from_config` takes them."""
+    is_first = config["format"] == 1
+    actions = Actions((config["actions"],)) if is_first else space_format.actions_from(config["actions"])
+    return spaces(tuple(config["frame"]), actions, "uint8" if is_first else config["frame_dtype"])
+
+
+def spaces(frame: tuple[int, ...], actions: Actions, frame_dtype: str = "uint8") -> dict[str, Any]:
+    """Frames and actions as `WorldModel.from_config` takes them: frames are bytes unless it is told otherwise."""
+    return {"frame": frame, "actions": actions} | ({} if frame_dtype == "uint8" else {"frame_dtype": frame_dtype})
 
 
 def load_model(make: Any, folder: Path, *, trust_remote_code: bool) -> Any:
@@ -126,13 +169,13 @@ def load_model(make: Any, folder: Path, *, trust_remote_code: bool) -> Any:
     changes = config.get("score_env") or {}
     if not isinstance(changes, dict) or "_target_" in changes:
         raise UserError(f"{folder / CONFIG} says score_env {changes}, expected keywords of its env: restore it from a copy")
-    sizes = {"frame": tuple(config["frame"]), "actions": Actions((config["actions"],))}
+    sizes = spaces_of(config)
     weights_of = read_weights(folder / WEIGHTS)
 
     def check_shapes(model: Any) -> None:
-        for key, value in (asdict(model.shapes) | {"actions": model.shapes.actions.choices[0]}).items():
+        for key, value in shapes_as_json(model.shapes).items():
             recorded = config["shapes"].get(key)
-            if recorded != (list(value) if isinstance(value, tuple) else value):
+            if recorded != value:
                 raise UserError(f"{folder / CONFIG} says {key} {recorded}, but its parts make {key} {value}: weights of"
                                 " another tokenizer or backbone do not fit, restore the file from a copy")  # fmt: skip
 
@@ -149,12 +192,12 @@ def check_sizes(
     config: dict,
     stored: Stored,
     *,
-    frame: tuple[int, ...],
-    actions: Actions,
     check: Callable[[Any], None] | None = None,
+    **spaces: Any,
 ) -> None:
     """Raise UserError unless the parts that a config names have the tensors `stored` and can remember their context; takes
-    no memory for them. make: the class `WorldModel` · check: of the model without memory, before its tensors are compared."""
+    no memory for them. make: the class `WorldModel` · spaces: its frames and actions, see `spaces_of` · check: of the model
+    without memory, before its tensors are compared."""
 
     def first(model: Any) -> None:
         if check is not None:
@@ -166,7 +209,7 @@ def check_sizes(
                             f" the weights in {stored.source} have {stored.bytes / 2**30:.3f} GB: {stored.mismatch}")
 
     parts = [config[name] for name in ("tokenizer", "backbone", "decoding", "action", "reward", "termination")]
-    stored.outline(lambda: make.from_config(config, frame=frame, actions=actions), parts, first)
+    stored.outline(lambda: make.from_config(config, **spaces), parts, first)
 
 
 def _is_free(dir: Path | str) -> bool:
@@ -210,9 +253,10 @@ def read(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("library") != "tokenworld":
         raise UserError(f"{path} is not the config of a tokenworld model: expected a folder that `tokenworld export` wrote")
     check(config, record(format=whole()), path)
-    if config["format"] != FORMAT:
-        raise UserError(f"{path} has format {config['format']}, this version reads {FORMAT}: update tokenworld")
-    check(config, CONFIG_FORM, path)
+    form = CONFIG_FORMS.get(config["format"])
+    if form is None:
+        raise UserError(f"{path} has format {config['format']}, this version reads 1 and 2: update tokenworld")
+    check(config, form, path)
     return config | {"parts": with_new_keys(config["parts"])}
 
 
@@ -244,18 +288,28 @@ def read_starts(folder: Path) -> Steps | None:
     if not path.is_file():
         return None
     config, tensors = read(folder), weights.read(path)
-    check(tensors, record(**{f.name: FORMS.get(f.name, tensor(2, torch.bool)) for f in fields(Steps)}), path)
+    known = spaces_of(config)
+    actions, dtype = known["actions"], getattr(torch, known.get("frame_dtype", "uint8"))
+    forms = {"obs": tensor(5, dtype), "action": tensor(2 + len(actions.row), actions.dtype), "reward": tensor(2, torch.float32)}
+    check(tensors, record(**{f.name: forms.get(f.name, tensor(2, torch.bool)) for f in fields(Steps)}), path)
     N, T, *frame = tensors["obs"].shape
     wrong = [f.name for f in fields(Steps) if tensors[f.name].shape[:2] != (N, T)]
     if wrong or frame != config["frame"] or not N or not T:
         raise UserError(f"{path} is damaged, it has frames {N} x {T} x {tuple(frame)}, expected {tuple(config['frame'])}"
                         f"{f' and as many of {wrong[0]}' if wrong else ''}: restore it from a copy")  # fmt: skip
-    low, high = int(tensors["action"].min()), int(tensors["action"].max())
-    if low < 0 or high >= config["actions"]:
-        raise UserError(f"{path} is damaged, it has actions from {low} to {high}, expected 0..{config['actions'] - 1}: restore"
-                        " it from a copy")  # fmt: skip
-    if weights.count_not_finite(tensors["reward"]):
-        raise UserError(f"{path} is damaged, it has rewards that are NaN or infinite: restore it from a copy")
+    outside = None
+    if tensors["action"].shape[2:] != actions.row:
+        outside = f"of {tensors['action'].shape[2]} parts"
+    else:  # a step without an action has zeros, which may lie outside of bounds
+        taken = tensors["action"].flatten() if actions.is_single else tensors["action"][tensors["acted"]]  # (n,) or (n, A)
+        outside = space_format.first_outside(actions, taken.numpy())
+    if outside is not None:
+        raise UserError(f"{path} is damaged, it has actions {outside}, expected {space_format.limits(actions)}: restore it from"
+                        " a copy")  # fmt: skip
+    for name in ("obs", "reward"):
+        if weights.count_not_finite(tensors[name]):
+            raise UserError(f"{path} is damaged, it has {'rewards' if name == 'reward' else 'frames'} that are NaN or infinite:"
+                            " restore it from a copy")  # fmt: skip
     return Steps(**{f.name: tensors[f.name] for f in fields(Steps)})
 
 
@@ -276,16 +330,15 @@ def card(config: dict[str, Any], parameters: dict[str, int]) -> str:
                 metric_type="mean_reward", metric_value=round(score["return_mean"], 3),
             )  # fmt: skip
         ]
-    C, H, W = config["frame"]
+    frames, actions = _spaces_in_words(config)
     use = ["from tokenworld import Agent", 'agent = Agent.from_pretrained("THIS_FOLDER_OR_ID")', "action = agent.act(obs)"]
     if not has_policy:
         use = ["from tokenworld import WorldModel", 'world_model = WorldModel.from_pretrained("THIS_FOLDER_OR_ID")']
-    names = config.get("action_meanings") or []
     lines = ["---", data.to_yaml(), "---", "", f"# A world model of {env}, made of tokens", ""]
     lines += ["```python", *use, "```", ""]
     lines += [
-        f"- frames: {C} x {H} x {W} (channels, height, width), uint8",
-        f"- actions: {config['actions']}{' (' + ', '.join(names) + ')' if names else ''}",
+        f"- frames: {frames}",
+        f"- actions: {actions}",
         f"- codes: {config['shapes']['codes']} per frame, from a vocabulary of {config['shapes']['vocab_size']}",
         *(f"- {name}: `{parts[name]['_target_']}`, {count:,} parameters" for name, count in parameters.items()),
         "",
@@ -307,3 +360,14 @@ def card(config: dict[str, Any], parameters: dict[str, int]) -> str:
             lines.append(f"| {id} {metric['name']} | {metric['value']:.4g} | {between} | {metric['unit']} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def _spaces_in_words(config: dict[str, Any]) -> tuple[str, str]:
+    known, names = spaces_of(config), config.get("action_meanings") or []
+    frame_dtype, actions = known.get("frame_dtype", "uint8"), known["actions"]
+    if actions.is_single:
+        told = f"{actions.choices[0]}{' (' + ', '.join(names) + ')' if names else ''}"
+    else:
+        told = space_format.describe_actions(actions).removeprefix("actions of ")
+    frames = space_format.describe_frames(known["frame"], frame_dtype)
+    return f"{frames.removeprefix('frames ')}{', uint8' if frame_dtype == 'uint8' else ''}", told

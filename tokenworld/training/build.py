@@ -15,13 +15,14 @@ import numpy as np
 import torch
 
 from tokenworld import action_space, distributed, origins
-from tokenworld.config import compose, env_section, schema, targets, values
+from tokenworld.config import env_section, schema, targets, values
 from tokenworld.config import saved as saved_config
 from tokenworld.config.saved import RunSpec
 from tokenworld.data import collection
 from tokenworld.data.episodes import check_trainable, load_episodes, make_meta, read_meta
-from tokenworld.data.meta import meanings_of
+from tokenworld.data.meta import difference, meanings_of
 from tokenworld.envs.checked import make_checked
+from tokenworld.envs.suited import check_frames, compose_suited
 from tokenworld.errors import UserError
 from tokenworld.kernels.memory import keep_freed_memory
 from tokenworld.log import Log
@@ -43,8 +44,7 @@ def temporary_run(*words: str) -> Run:
 
     `words` are those of the command line: `temporary_run("recipe=quickstart", "overlay=minute", "device=cpu")`.
     """
-    spec = compose.compose(list(words))
-    schema.check(spec.cfg)
+    spec = compose_suited(list(words))
     out = tempfile.mkdtemp(prefix="tokenworld-")
     run = build_run(Path(out), spec, [name for name in spec.phases if name != "evaluate"], log=Log(None))
     weakref.finalize(run, shutil.rmtree, out, ignore_errors=True)
@@ -88,6 +88,7 @@ def build_run(
     make_env = functools.partial(env_of, cfg)
     env = make_env(1)
     frame, actions = tuple(env.single_observation_space.shape), action_space.of(env.single_action_space)
+    check_frames(cfg, env.single_observation_space)
     meta = meta_of(cfg, env, seed)
     env.close()
     loaded = restore.load_sources(spec, frame, actions) if saved is None else {}
@@ -157,8 +158,9 @@ def meta_of(cfg: dict, env, seed: int) -> dict:
     return make_meta(
         env_id=cfg["env"].get("id", cfg["env"]["_target_"]),
         frame_shape=env.single_observation_space.shape,
-        action_count=env.single_action_space.n,
-        action_meanings=meanings_of(env.metadata, int(env.single_action_space.n)),
+        frame_dtype=str(env.single_observation_space.dtype),
+        actions=action_space.of(env.single_action_space),
+        action_meanings=meanings_of(env.metadata, action_space.of(env.single_action_space)),
         preprocessing={key: value for key, value in cfg["env"].items() if key not in ("_target_", "id")},
         seed=seed,
     )
@@ -170,12 +172,13 @@ def read_data(run: Run, data: str) -> dict[str, int]:
     Raises UserError for episodes with other frames or actions.
     """
     meta, data_meta, plan = run.meta, read_meta(Path(data)), collection.read_plan(Path(data))
-    for key in ("frame_shape", "action_count"):
-        if data_meta[key] != meta[key]:
-            raise UserError(
-                f"{data} holds episodes of {data_meta['env_id']} with {key} {data_meta[key]}, expected {meta[key]} as in"
-                f" {meta['env_id']}: set env.id={data_meta['env_id']} (and its preprocessing) or choose other data"
-            )
+    different = difference(data_meta, meta, env=False)
+    if different is not None:
+        key, theirs, ours = different
+        raise UserError(
+            f"{data} holds episodes of {data_meta['env_id']} with {key} {theirs}, expected {ours} as in"
+            f" {meta['env_id']}: set env.id={data_meta['env_id']} (and its preprocessing) or choose other data"
+        )
     if plan is not None and plan.finished is None:
         run.log.say(f"{data} is an unfinished collection: the same `tokenworld collect` command continues it")
     return load_episodes(data, run.add, run.log.say)

@@ -24,7 +24,7 @@ from tokenworld.data.replay import UNCODED
 from tokenworld.errors import UserError
 from tokenworld.forms import either, flag, list_of, mapping_of, maybe, number, plain, positive, record, tensor, whole
 from tokenworld.interfaces import Shapes
-from tokenworld.storage import checkpoint, model_folder
+from tokenworld.storage import checkpoint, model_folder, space_format
 from tokenworld.storage import shards as sharding
 from tokenworld.storage.weights import Stored, count_not_finite
 from tokenworld.training.run import COUNTED, Run
@@ -50,8 +50,8 @@ GENERATORS = record(
     cuda=list_of(BYTES),
 )
 COLLECTOR = record(
-    actions=tensor(2, *INTEGERS), cuts=tensor(2, torch.int64), began=whole(0, 1), seed=whole(), steps=whole(), episodes=whole(),
-    target=whole(), before=maybe(list_of(whole(), 2)), checksum=maybe(WORD),
+    actions=either(tensor(3, torch.float32), tensor(2, *INTEGERS)), cuts=tensor(2, torch.int64), began=whole(0, 1),
+    seed=whole(), steps=whole(), episodes=whole(), target=whole(), before=maybe(list_of(whole(), 2)), checksum=maybe(WORD),
 )  # fmt: skip
 RANK = record(
     learnt_rows=whole(),
@@ -101,9 +101,9 @@ class Saved:
     state: dict[str, Any] | None = None
     shards: Path | None = None
 
-    def check_sizes(self, cfg: dict, frame: tuple[int, ...], actions: Actions) -> None:
+    def check_sizes(self, cfg: dict, frame: tuple[int, ...], actions: Actions, frame_dtype: str = "uint8") -> None:
         """Raise UserError unless the parts of the world model that a config names have these weights; takes no memory."""
-        model_folder.check_sizes(WorldModel, cfg, self.model, frame=frame, actions=actions)
+        model_folder.check_sizes(WorldModel, cfg, self.model, **model_folder.spaces(frame, actions, frame_dtype))
 
     def build_policy(self, cfg: dict, shapes: Shapes) -> nn.Module:
         """The policy that a config names, without its weights, after it has been compared with them."""
@@ -158,7 +158,9 @@ def load(out: Path | str) -> Saved:
     return Saved(_as_stored(tensors, source), policy, state, shards)
 
 
-def load_sources(spec: RunSpec, frame: tuple[int, ...], actions: Actions) -> dict[str, Saved]:
+def load_sources(
+    spec: RunSpec, frame: tuple[int, ...], actions: Actions, frame_dtype: str = "uint8"
+) -> dict[str, Saved]:
     """Load the runs that load.* names; their parts must be trained and have the sizes of the config. Raises UserError."""
     cfg, sources = spec.cfg, {key: load(folder) for key, folder in spec.loads.items()}
     for key, saved in sources.items():
@@ -167,7 +169,7 @@ def load_sources(spec: RunSpec, frame: tuple[int, ...], actions: Actions) -> dic
             raise UserError(f"{key}={spec.loads[key]} has an untrained {part}: expected the out= of `train {part}`")
         try:
             if part == "dynamics":
-                saved.check_sizes(cfg, frame, actions)
+                saved.check_sizes(cfg, frame, actions, frame_dtype)
             else:
                 section = cfg["tokenizer"]
                 saved.tokenizer().outline(lambda section=section: schema.build(section, frame_shape=frame), [section])
@@ -177,7 +179,7 @@ def load_sources(spec: RunSpec, frame: tuple[int, ...], actions: Actions) -> dic
                 raise
             reason = str(error).removesuffix(f": {MISMATCH}")
             raise UserError(f"{key}={spec.loads[key]} was trained on {source} and does not fit {here}, which has frames {frame}"
-                            f" and {actions} actions ({reason}): train a new one") from None  # fmt: skip
+                            f" and {actions.describe()} ({reason}): train a new one") from None  # fmt: skip
     return sources
 
 
@@ -336,8 +338,10 @@ def _check_games(own: dict, actions: Actions, where: Path) -> None:
     if state is None:
         return
     log, cuts = state["actions"], state["cuts"]
-    A = actions.choices[0]
-    if log.size and not 0 <= int(log.min()) <= int(log.max()) < A:
-        raise UserError(f"{where} has actions {log.min()}..{log.max()}, the environment has 0..{A - 1}: {MISMATCH}")
+    if log.shape[2:] != actions.row or log.ndim != 2 + len(actions.row):
+        raise UserError(f"{where} has actions of shape {log.shape[2:]}, the environment has {actions.row}: {MISMATCH}")
+    outside = space_format.first_outside(actions, log.reshape(-1, *actions.row))  # (M N,) or (M N, A)
+    if outside is not None:
+        raise UserError(f"{where} has actions {outside}, the environment has {space_format.limits(actions)}: {MISMATCH}")
     if cuts.shape[1] != 2 or cuts.size and not (0 <= int(cuts.min()) and int(cuts[:, 0].max()) <= len(log)):
         raise UserError(f"{where} is damaged, it cuts games that were not played: restore it from a copy")

@@ -43,6 +43,7 @@ def run(spec: RunSpec, steps: int = 5000) -> dict[str, Any]:
     test on. The same command continues a collection that was interrupted, and leaves a finished one as it is."""
     from tokenworld.config import values
     from tokenworld.data import collection
+    from tokenworld.data.describe import describe_content
     from tokenworld.log import Log
     from tokenworld.training.build import env_of, meta_of
 
@@ -59,7 +60,8 @@ def run(spec: RunSpec, steps: int = 5000) -> dict[str, Any]:
     env.close()
     wanted = {"train": steps, "test": max(1000, steps // 5)}
     held = collection.collect_episodes(out, make_env, meta, command, wanted, log)
-    log.say(f"collected {held['train']} training and {held['test']} test steps of {spec.parts['env']['id']}: {out}")
+    log.say(f"collected {held['train']} training and {held['test']} test steps of {spec.parts['env']['id']}"
+            f" ({describe_content(meta)}): {out}")  # fmt: skip
     return wanted
 
 
@@ -72,5 +74,6 @@ def _check_collected(out: Path, plan: collection.Plan, log: Log) -> dict[str, in
         what = "; ".join([*summary["problems"], *summary["damage"]][:2])
         raise UserError(f"{out} holds the collection of this command, but it is damaged ({what}): choose another out=DIR")
     steps = plan.finished
-    log.say(f"already collected by the same command: {steps['train']} training and {steps['test']} test steps: {out}")
+    log.say(f"already collected by the same command: {steps['train']} training and {steps['test']} test steps"
+            f" ({summary['content']}): {out}")  # fmt: skip
     return plan.wanted

@@ -32,11 +32,7 @@ def run(folder: str) -> dict[str, Any]:
     from tokenworld.data.describe import describe
 
     summary = describe(folder)
-    C, H, W = summary["frame_shape"]
-    actions = f"{summary['action_count']} actions"
-    if summary["action_meanings"]:
-        actions += f" ({', '.join(summary['action_meanings'])})"
-    print(f"{folder}: {summary['env_id']}, frames {C} x {H} x {W} (channels, height, width), {actions}")
+    print(f"{folder}: {summary['env_id']}, {summary['content']}")
     for name, split in summary["splits"].items():
         if split["episodes"]:
             low, mean, high = split["return_min"], split["return_mean"], split["return_max"]
