@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tokenworld.data.episodes import read_episodes, read_meta
+from tokenworld.data.meta import difference
 from tokenworld.data.replay import Replay
 from tokenworld.envs.known_world import World
 from tokenworld.errors import UserError
@@ -285,10 +286,9 @@ def fingerprint_of(replay: Replay, frames: bool = True) -> str:
 
 def held_out_of(data: str, meta: dict) -> Replay:
     """The test episodes of a folder that `collect` wrote, or all where none is one. Raises UserError for another game."""
-    meta_of_data = read_meta(data)
-    for key in ("env_id", "frame_shape", "action_count"):
-        if meta_of_data[key] != meta[key]:
-            raise UserError(f"{data} has {key} {meta_of_data[key]}, the model knows {meta[key]}: choose data of its own game")
+    if different := difference(read_meta(data), meta):
+        key, theirs, ours = different
+        raise UserError(f"{data} has {key} {theirs}, the model knows {ours}: choose data of its own game")
     replays = {"train": Replay(), "test": Replay()}
     for episode in read_episodes(data):
         replays[episode.split].add(episode)
@@ -314,7 +314,7 @@ def _windows(rows: int, frames: int, context: int) -> np.ndarray:
     return starts[:, None] + np.arange(T)
 
 
-def _imagined(world_model, held_out, codes_of, first, episode, data, most, seed, levels: Levels, tick: Tick = unseen):
+def _imagined(world_model, held_out, codes_of, first, episode, data, most, seed, levels=BYTES, tick: Tick = unseen):
     """Records of imagined rollouts from starts spread over the episodes that are long enough, or a sentence why there are
     none. They read `context` frames of the episode, and all before that where the memory has no limit."""
     history = history_of(world_model.backbone, branch_probe.READ)
