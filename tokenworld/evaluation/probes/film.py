@@ -18,9 +18,10 @@ CONTEXT = 8  # frames that the model reads before the first imagined one, at mos
 class Film:
     """T consecutive steps. Each frame stands with the action that led to it and what the step returned.
 
-    rows: name -> frames (T, C, H, W) uint8, or float32 of state vectors, whose codes are one below the other · actions: (T,) words, empty before the first frame of an episode · reward: name of
-    a row -> (T,) · ended: name of a row -> (T,) bool, the episode terminated with this frame · first: (T,) bool, an episode
-    begins · grid: (h, w) of the codes, of a state vector (M, 1) · limits: of its numbers.
+    rows: name -> frames (T, C, H, W) uint8, or float32 of state vectors · actions: (T,) words, empty before the first frame of
+    an episode · reward: name of a row -> (T,) · ended: name of a row -> (T,) bool, the episode terminated with this frame ·
+    first: (T,) bool, an episode begins · grid: (h, w) of the codes; (M, 1) of state vectors, whose numbers are drawn one below
+    the other · limits: of these numbers.
     """
 
     rows: dict[str, np.ndarray]
