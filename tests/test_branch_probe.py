@@ -96,7 +96,7 @@ def test_what_the_model_says_is_what_it_would_draw(decoding, monkeypatch):
         assert exact[a].sum() == pytest.approx(1, abs=1e-4)
     assert abs(exact[0] - exact[1]).max() > 1e-3
     monkeypatch.setattr(branches, "DRAWS", 256)
-    own = branches.own_distribution(model, state, A, key=0)
+    own = branches.own_distribution(model, state, torch.arange(A), key=0)
     for a in range(A):
         entropy = -(exact[a] * np.log2(exact[a])).sum()
         assert own["entropy"][a] == pytest.approx(entropy, abs=0.1)

@@ -136,7 +136,8 @@ def test_records_hold_what_is_known():
     assert np.isfinite(scored.reward_mean).all() and ((0 <= scored.hazard) & (scored.hazard <= 1)).all()
     drift = held_out.drift(model, steps, codes, episode, context=2, futures=3)
     assert drift.own_bits is drift.real_bits is drift.imagined_bits is None and drift.model.shape == (2, 3, 7, 25)
-    own = branch_probe.own_distribution(model, model.start(steps[:1, :3], Codes(codes.indices[:1, :3]))[1], 3, key=5)
+    state = model.start(steps[:1, :3], Codes(codes.indices[:1, :3]))[1]
+    own = branch_probe.own_distribution(model, state, torch.arange(3), key=5)
     assert own.keys() == {"reward", "hazard"} and own["hazard"].shape == (3,)
 
 

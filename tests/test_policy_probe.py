@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from tokenworld.action_space import of
 from tokenworld.cli import main as cli
 from tokenworld.evaluation.probes import policies as probe
 from tokenworld.evaluation.report import specs
@@ -93,7 +94,7 @@ class Row:
 class Dream:
     """The same walk as a world model."""
 
-    shapes, device = SimpleNamespace(codes=1, actions=3), torch.device("cpu")
+    shapes, device = SimpleNamespace(codes=1, actions=of(3)), torch.device("cpu")
     decoding, noise_size = SimpleNamespace(noise_size=1, has_posterior=False), 3
     split_noise, outcome = WorldModel.split_noise, WorldModel.outcome
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from tokenworld.evaluation.metrics import baselines
 from tokenworld.evaluation.metrics.tokenizer_measures import kmeans_baseline
 from tokenworld.evaluation.probes.codes import have_equality
+from tokenworld.evaluation.probes.levels import WORDS, levels_of
+from tokenworld.evaluation.probes.menu import Menu
 from tokenworld.evaluation.probes.other_agent import support_of
 from tokenworld.evaluation.probes.stages import Stages
 from tokenworld.evaluation.records import Metric
@@ -69,7 +71,10 @@ def evaluate_world_model(
             stages.kept()
         return result
 
-    names = run.meta.get("action_meanings") or ()
+    actions, levels = run.world_model.shapes.actions, levels_of(held_out, run.world_model.shapes.frame_dtype)
+    names = Menu(actions).names(run.meta.get("action_meanings") or ())
+    origin |= {} if actions.is_single else {"menu": [actions.label(row) for row in actions.menu()]}
+    origin |= {} if levels.low is None else {"levels": WORDS}
     metrics, pictures, state = measured("A", lambda: tier_a(
         run.world_model, held_out, lambda rows: run.codes(held_out, rows), counts, frames=frames, budget=each, seed=seed,
         stages=stages, names=names, dictionary=_dictionary(run) if kmeans else None,
@@ -78,7 +83,7 @@ def evaluate_world_model(
         left = stages.left - each * (policies is not None)
         more, drawn = measured("B", lambda: tier_b(
             run.world_model, simulator, states=states, budget=left, seed=seed, names=names, policy=policy,
-            support=_support(run), stages=stages,
+            support=_support(run), stages=stages, levels=levels,
         ))  # fmt: skip
         metrics, pictures = metrics + more, pictures | drawn
     if policies is not None:
@@ -122,13 +127,14 @@ def _dictionary(run) -> Callable[[Tensor], Tensor | None]:
 
 
 def _support(run):
-    """How often the training data hold a frame's codes with an action; None without training data, and where codes cannot be
-    counted."""
-    if not (run.replay.steps and have_equality(run.world_model)):
+    """How often the training data hold a frame's codes with an action; None without training data, and where codes or actions
+    cannot be counted."""
+    menu = Menu(run.world_model.shapes.actions)
+    if not (run.replay.steps and have_equality(run.world_model) and menu.is_complete):
         return None
     rows = np.arange(run.replay.rows)[None]
     steps, codes = run.replay.gather(rows, frames=False), run.codes(run.replay, rows).indices[0].cpu().numpy()
-    return support_of(codes, steps.action[0].numpy(), steps.acted[0].numpy(), run.world_model.shapes.actions.choices[0])
+    return support_of(codes, menu.numbers(steps.action[0]), steps.acted[0].numpy(), len(menu))
 
 
 def _chosen(metrics: list[Metric], only: list[str]) -> list[Metric]:

@@ -73,7 +73,7 @@ class Reconstructions:
     """Tier A: N held-out frames and what the tokenizer makes of them, as torch tensors on the CPU."""
 
     cluster: Array  # (N,) int, the episode
-    frames: Any  # (N, C, H, W) uint8
+    frames: Any  # (N, C, H, W) uint8, state vectors as levels
     decoded: Any  # (N, C, H, W) uint8, decode(encode(frame))
     first: Any  # (N,) bool: it starts an episode
     codes: Any  # (N, K) int; None: they have no indices
@@ -87,7 +87,7 @@ class Scored:
     cluster: Array  # (N,) int, the episode
     previous: Array | None  # (N, K) int, the codes before; None: they have no indices
     codes: Array | None  # (N, K) int, the codes that followed
-    action: Array  # (N,) int
+    action: Array | None  # (N,) int; None: they have no numbers, and that of each row is column 0 of `bits_by_action`
     bits: Array | None  # (N, K): -log2 q(z^j | z^<j, h, a)
     entropy: Array | None  # (N, K): H(q(. | z^<j, h, a)), along the data
     top: Array | None  # (N, K): the largest probability of q(. | z^<j, h, a)
@@ -137,6 +137,7 @@ class Branches:
     reward_mean: Array | None = None  # (S, A) the model's
     hazard: Array | None = None  # (S, A) the model's
     behavior: Array | None = None  # (S, A) probability of each action under the policy that chose the states
+    at_random: Array | None = None  # (A,) probability of each action where they are set at random; None: alike
     support: Array | None = None  # (S, A) how often training data hold this (context, action), or a density that orders alike
 
 
@@ -233,7 +234,7 @@ class PolicyValues:
 
 @dataclass(frozen=True)
 class Branching:
-    """A branch state and an action as pictures: frames (n, C, H, W) uint8."""
+    """A branch state and an action as pictures: frames (n, C, H, W) uint8, or float32 of state vectors with their limits."""
 
     words: str  # which state, which action
     kl: float  # bits
@@ -243,3 +244,4 @@ class Branching:
     q: Any  # (J,) the model's
     samples: Any  # (M, C, H, W): the model's own frames
     changed: Any = None  # (h, w) bool: the codes that differ between what can come
+    limits: Any = None  # low, high (C, 1, 1): the range of each number of a state vector

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tokenworld.data.episodes import read_episodes, read_meta
+from tokenworld.data.meta import difference
 from tokenworld.data.replay import Replay
 from tokenworld.envs.known_world import World
 from tokenworld.errors import UserError
@@ -29,6 +30,8 @@ from tokenworld.evaluation.probes import filmstrips as film_probe
 from tokenworld.evaluation.probes import held_out as held_out_probe
 from tokenworld.evaluation.probes import histories, known_world, other_agent, policies
 from tokenworld.evaluation.probes.codes import have_equality, history_of, why_no_likelihood
+from tokenworld.evaluation.probes.levels import BYTES, Levels, levels_of
+from tokenworld.evaluation.probes.menu import Menu
 from tokenworld.evaluation.probes.stages import Stages, Tick, unseen
 from tokenworld.evaluation.records import SHOWN, Branches, Metric, Reconstructions
 from tokenworld.evaluation.report import specs
@@ -110,11 +113,12 @@ def tier_a(
     everything = held_out.gather(np.arange(held_out.rows)[None], frames=False)[0]
     first = everything.first.numpy()
     episode, data = np.cumsum(first), fingerprint(everything)
-    taken = np.bincount(everything.action[everything.acted].numpy(), minlength=world_model.shapes.actions.choices[0])
+    taken = Menu(world_model.shapes.actions).counts(everything.action[everything.acted])
+    levels = levels_of(held_out, world_model.shapes.frame_dtype)
     evaluation = Evaluation(stages, why_no_likelihood(world_model), taken=taken, names=names,
                             signs=world_model.reward.signs_only, grid=world_model.shapes.grid)  # fmt: skip
     with stages.probe("tokenizer"):
-        reconstructions = _reconstructions(world_model, held_out, codes_of, episode, frames)
+        reconstructions = _reconstructions(world_model, held_out, codes_of, episode, frames, levels)
     evaluation.fill("metrics of the tokenizer", reconstructions=reconstructions)
     _compare_with_dictionary(evaluation, reconstructions, dictionary)
 
@@ -138,7 +142,7 @@ def tier_a(
         return [*metrics, *(absent(spec, reason, "skipped") for spec in (HELD_OUT_HORIZON, DELTA))], pictures, scored.state
     most = min(STARTS, max(8, frames // 8))
     with stages.probe("imagined rollouts and held-out episodes", HORIZON, "steps") as tick:
-        imagined = _imagined(world_model, held_out, codes_of, first, episode, data, most, seed, tick)
+        imagined = _imagined(world_model, held_out, codes_of, first, episode, data, most, seed, levels, tick)
     if isinstance(imagined, str):
         return [*metrics, *(absent(spec, imagined) for spec in (HELD_OUT_HORIZON, DELTA))], pictures, scored.state
     evaluation.fill("metrics of imagined rollouts", **imagined)
@@ -152,8 +156,8 @@ def tokenizer_only(
     """The metrics of a tokenizer whose dynamics is not trained, or not whole in this process; arguments as in `tier_a`."""
     world_model.eval()
     episode = np.cumsum(held_out.gather(np.arange(held_out.rows)[None], frames=False)[0].first.numpy())
-    evaluation = Evaluation(Stages())
-    reconstructions = _reconstructions(world_model, held_out, codes_of, episode, frames)
+    evaluation, levels = Evaluation(Stages()), levels_of(held_out, world_model.shapes.frame_dtype)
+    reconstructions = _reconstructions(world_model, held_out, codes_of, episode, frames, levels)
     evaluation.fill("metrics of the tokenizer", reconstructions=reconstructions)
     _compare_with_dictionary(evaluation, reconstructions, dictionary)
     return evaluation.metrics
@@ -170,11 +174,11 @@ def _compare_with_dictionary(
 
 def tier_b(
     world_model: WorldModel, simulator, *, states: int, budget: float, seed: int = 0, names: Sequence[str] = (), policy=None,
-    support: Callable[[np.ndarray], np.ndarray] | None = None, stages: Stages | None = None,
+    support: Callable[[np.ndarray], np.ndarray] | None = None, stages: Stages | None = None, levels: Levels = BYTES,
 ) -> tuple[list[Metric], dict[str, Any]]:  # fmt: skip
     """Metrics at `states` branch states of a simulator (see `simulators/interface.py`), under random play, and arrays for
     pictures. names: of the actions · policy: with it a quarter as many states of its play · support: as in
-    `other_agent.branches_of_policy`.
+    `other_agent.branches_of_policy` · levels: of frames that are state vectors.
 
     Two thirds of `budget` seconds are for the branches, the rest for rollouts; what does not fit is left out, and counted.
     """
@@ -187,7 +191,8 @@ def tier_b(
         least = min(context, branch_probe.READ)
         reason = f"no episode of random play is longer than the {least} frames that are read before a branch"
         return [absent(KL, reason)], {}
-    evaluation = Evaluation(stages, why_no_likelihood(world_model), names=names, signs=world_model.reward.signs_only)
+    evaluation = Evaluation(stages, why_no_likelihood(world_model), names=names, signs=world_model.reward.signs_only,
+                            parts=Menu(simulator.actions).parts())  # fmt: skip
     with stages.probe("every action at branch states", len(places), "states") as tick:
         branches = branch_probe.branches(world_model, simulator, places, began + budget * 2 / 3, tick=tick)
     evaluation.has_likelihood = branches.bits is not None
@@ -195,13 +200,14 @@ def tier_b(
     if evaluation.has_likelihood:
         with stages.probe("pictures of the worst branch states", SHOWN) as tick:
             evaluation.pictures["filmstrips"] = film_probe.worst(
-                world_model, simulator, places, branches, names, began + budget * 0.75, seed, tick
+                world_model, simulator, places, branches, names, began + budget * 0.75, seed, tick, levels
             )
     spread = places[:: max(1, len(places) // ROLLOUTS)][:ROLLOUTS]
     with stages.probe("whole futures of branch states", len(spread), "states") as tick:
         rolled = branch_probe.rollouts(
-            world_model, simulator, spread, steps=HORIZON, each=FUTURES * 2, deadline=began + budget, tick=tick
-        )
+            world_model, simulator, spread, steps=HORIZON, each=FUTURES * 2, deadline=began + budget, levels=levels,
+            tick=tick,
+        )  # fmt: skip
     is_known = isinstance(getattr(simulator, "world", None), World)  # it answers questions that no other simulator does
     begins = np.array([branch_state.key for branch_state in spread[: len(rolled.real)]], np.uint64)
     evaluation.fill("metrics of futures", rollouts=replace(rolled, hash=begins))
@@ -280,10 +286,9 @@ def fingerprint_of(replay: Replay, frames: bool = True) -> str:
 
 def held_out_of(data: str, meta: dict) -> Replay:
     """The test episodes of a folder that `collect` wrote, or all where none is one. Raises UserError for another game."""
-    meta_of_data = read_meta(data)
-    for key in ("env_id", "frame_shape", "action_count"):
-        if meta_of_data[key] != meta[key]:
-            raise UserError(f"{data} has {key} {meta_of_data[key]}, the model knows {meta[key]}: choose data of its own game")
+    if different := difference(read_meta(data), meta):
+        key, theirs, ours = different
+        raise UserError(f"{data} has {key} {theirs}, the model knows {ours}: choose data of its own game")
     replays = {"train": Replay(), "test": Replay()}
     for episode in read_episodes(data):
         replays[episode.split].add(episode)
@@ -291,13 +296,14 @@ def held_out_of(data: str, meta: dict) -> Replay:
 
 
 def _reconstructions(
-    world_model: WorldModel, held_out: Replay, codes_of, episode: np.ndarray, frames: int
+    world_model: WorldModel, held_out: Replay, codes_of, episode: np.ndarray, frames: int, levels: Levels
 ) -> Reconstructions:
     rows = np.arange(min(frames, held_out.rows))
     steps, codes, V = held_out.gather(rows[None]), codes_of(rows[None]), world_model.tokenizer.V
     read = world_model.posterior(steps.to(world_model.device), codes)
     decoded = torch.cat([world_model.frames(read[:, t : t + 256]).cpu()[0] for t in range(0, len(rows), 256)])
-    return Reconstructions(episode[rows], steps.obs[0], decoded, steps.first[0], codes.indices[0].cpu() if V else None, V)
+    real, decoded = levels(steps.obs[0]), levels(decoded)
+    return Reconstructions(episode[rows], real, decoded, steps.first[0], codes.indices[0].cpu() if V else None, V)
 
 
 def _windows(rows: int, frames: int, context: int) -> np.ndarray:
@@ -308,7 +314,7 @@ def _windows(rows: int, frames: int, context: int) -> np.ndarray:
     return starts[:, None] + np.arange(T)
 
 
-def _imagined(world_model, held_out, codes_of, first, episode, data, most, seed, tick: Tick = unseen):
+def _imagined(world_model, held_out, codes_of, first, episode, data, most, seed, levels=BYTES, tick: Tick = unseen):
     """Records of imagined rollouts from starts spread over the episodes that are long enough, or a sentence why there are
     none. They read `context` frames of the episode, and all before that where the memory has no limit."""
     history = history_of(world_model.backbone, branch_probe.READ)
@@ -324,7 +330,7 @@ def _imagined(world_model, held_out, codes_of, first, episode, data, most, seed,
     chosen = np.sort(rng.permutation(np.unique(starts))[:most])
     rows = np.maximum(chosen[:, None] + np.arange(context - history, context + T), 0)  # row 0 again: it begins an episode
     steps, codes = held_out.gather(rows, frames=False).to(world_model.device), codes_of(rows)
-    common = dict(futures=FUTURES, state_of=data + chosen)
+    common = dict(futures=FUTURES, state_of=data + chosen, levels=levels)
     drift = held_out_probe.drift(world_model, steps, codes, episode[rows], context=history, tick=tick, **common)
     end = history + min(T, STEPS)
     frames = held_out.frames(rows[:, end - 1])

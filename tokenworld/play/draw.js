@@ -39,7 +39,7 @@ function drawPane(name, pane, rgb, [H, W], actions, overlay) {
 function caption(name, pane, actions) {
   const parts = [];
   if (name === "branch") parts.push([`from step ${pane.at}: ${actions[pane.action].toLowerCase()}`, ""]);
-  else if (pane.action != null && pane.t > 0) parts.push([actions[pane.action].toLowerCase() + (pane.by ? ` (${pane.by})` : ""), ""]);
+  else if ((pane.action != null || pane.name) && pane.t > 0) parts.push([(pane.name ?? actions[pane.action].toLowerCase()) + (pane.by ? ` (${pane.by})` : ""), ""]);
   parts.push([`return ${+pane.return.toFixed(2)}`, ""]);
   if (pane.ended) parts.push([`ended at step ${pane.t}`, "end"]);
   if (pane.p_end !== undefined && pane.t > 0) parts.push([`end ${(100 * pane.p_end).toFixed(0)} %`, "more"]);

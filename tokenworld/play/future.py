@@ -7,6 +7,7 @@ different action have the same random draws, so they differ by that action only.
 from __future__ import annotations
 
 import copy
+import functools
 import math
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,8 +19,10 @@ from tokenworld.imagination import Ahead, burn_in_policy
 from tokenworld.interfaces import Codes
 from tokenworld.nn import logprob
 from tokenworld.play.starts import Start, idle_action
+from tokenworld.viz.frames import Limits, limits_of
 from tokenworld.world_model import WorldModel
 
+Action = int | tuple[float, ...]  # the number of a row of the menu, or a row that policy or planner chose instead
 KEPT = 32  # the newest states are all kept, and every 32nd of the older ones; the others are computed again
 
 
@@ -40,7 +43,29 @@ class DreamSettings:
     @property
     def idle(self) -> int:
         """Return the action for steps without a pressed key."""
-        return idle_action(self.actions)
+        return idle_action(self.actions, self.world_model.shapes.actions)
+
+    @functools.cached_property
+    def menu(self) -> torch.Tensor:
+        """Return the actions that can be chosen, `(M,)` or `(M, A)`; an action is the number of its row."""
+        return self.world_model.shapes.actions.menu()
+
+    @functools.cached_property
+    def limits(self) -> Limits | None:
+        """Return the range of each number of the recorded frames, if they are state vectors."""
+        if self.world_model.shapes.frame_dtype == "uint8":
+            return None
+        return limits_of(np.concatenate([start.steps.obs[0].cpu().numpy() for start in self.starts]))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Return the rows and columns of codes over a picture: a row for each number of a state vector, if that has a code."""
+        shapes = self.world_model.shapes
+        return (shapes.codes, 1) if self.limits is not None and shapes.codes == shapes.frame[0] else shapes.grid
+
+    def name_of(self, action: Action) -> str:
+        """Return the name of an action of the menu, or of a row that policy or planner chose."""
+        return self.actions[action] if isinstance(action, int) else self.world_model.shapes.actions.label(torch.tensor(action))
 
     @property
     def noise_of_action(self) -> int:
@@ -58,8 +83,8 @@ class Moment:
     """One time step of a future: the frame, and the step that led to it (None or 0 for the first moment)."""
 
     codes: Codes  # without B and T, on the CPU
-    frame: np.ndarray  # (C, H, W) uint8, the decoded codes
-    action: int | None = None
+    frame: np.ndarray  # (C, H, W) uint8 or float32, the decoded codes
+    action: Action | None = None
     by: str | None = None  # "policy" or "planner" chose the action; None: a person
     temperature: float = 1.0
     reward: float = 0.0
@@ -118,8 +143,8 @@ class Future:
         memories = {k: memory for k, memory in self.memories.items() if k <= t}
         return Future(self.dream, self.seed, self.moments[: t + 1], memories)
 
-    def step(self, action: int | str, temperature: float) -> None:
-        """Take one step. action: an index, or "policy" or "planner", which then chooses the action."""
+    def step(self, action: Action | str, temperature: float) -> None:
+        """Take one step. action: a number or a row, or "policy" or "planner", which then chooses the action."""
         t = len(self.moments) - 1
         memory = self._memory(t)
         by = action if isinstance(action, str) else None
@@ -142,28 +167,29 @@ class Future:
         return memory
 
     @torch.no_grad()
-    def _choose(self, by: str, memory: Memory, t: int) -> int:
+    def _choose(self, by: str, memory: Memory, t: int) -> Action:
         model = self.dream.world_model
         noise, dream = model.split_noise(self._noise(t))[2], self.dream
         view = replace(model.view_of(memory.codes, memory.h), dream=Ahead(model, memory.state))
-        if by == "policy":
-            return int(dream.policy.act(view, memory.carry, noise[:, : dream.policy.noise_size])[0])
-        return int(dream.planner.act(view, dream.planner.start(1), noise[:, : dream.planner.noise_size])[0])
+        who = dream.policy if by == "policy" else dream.planner
+        carry = memory.carry if by == "policy" else who.start(1)
+        chosen = who.act(view, carry, noise[:, : who.noise_size])[0][0]
+        return tuple(chosen.tolist()) if chosen.ndim else int(chosen)
 
     @torch.no_grad()
-    def _advance(self, memory: Memory, t: int, action: int, temperature: float) -> tuple[Memory, Moment]:
+    def _advance(self, memory: Memory, t: int, action: Action, temperature: float) -> tuple[Memory, Moment]:
         """Step from time t to t + 1."""
         model, policy = _tempered(self.dream.world_model, temperature), self.dream.policy
         of_codes, of_outcome, _ = model.split_noise(self._noise(t))
         here = torch.zeros(1, dtype=torch.int64, device=of_codes.device)
-        taken = torch.full_like(here, action)
+        taken = self.row(action)[None].to(of_codes.device)
         prediction, state = model.step(memory.state.select(here), taken, of_codes)
         reward, ended = model.outcome(prediction, of_outcome, self.dream.expected_reward)
         carry = memory.carry
         if carry is not None:
             carry = policy.follow(model.view_of(memory.codes, memory.h), carry)
         nats = logprob(prediction)
-        bits = None if nats is None else (-nats[0] / math.log(2)).clamp(min=0).cpu().numpy().reshape(model.shapes.grid)
+        bits = None if nats is None else (-nats[0] / math.log(2)).clamp(min=0).cpu().numpy().reshape(self.dream.grid)
         codes = prediction.codes
         moment = Moment(
             codes.map(lambda x: x[0, 0].cpu()),
@@ -176,6 +202,10 @@ class Future:
             surprise=bits,
         )
         return Memory(state, codes, prediction.h, carry), moment
+
+    def row(self, action: Action) -> torch.Tensor:
+        """Return the action of a number of the menu, or of a row, `()` or `(A,)`."""
+        return self.dream.menu[action] if isinstance(action, int) else torch.tensor(action)
 
     def _noise(self, t: int) -> torch.Tensor:
         """Return `draws` of step t on the device of the model."""
@@ -199,5 +229,5 @@ def _tempered(world_model: WorldModel, temperature: float) -> WorldModel:
 
 
 def _frame(world_model: WorldModel, codes: Codes) -> np.ndarray:
-    """Decode codes with T = 1 to a frame `(C, H, W)` uint8."""
+    """Decode codes with T = 1 to a frame `(C, H, W)`, as the environment gives them."""
     return world_model.frames(codes)[0, 0].cpu().numpy()

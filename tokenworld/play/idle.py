@@ -43,20 +43,21 @@ def gallery(world_model: WorldModel, starts: list[Start], idle: int, count: int 
 @torch.no_grad()
 def steps_survived(world_model: WorldModel, start: Start, idle: int) -> torch.Tensor:
     """Count the steps before a termination, at most IDLE_STEPS, per first action and seed: `(A, SEEDS)` int64."""
-    A, device = world_model.shapes.actions.choices[0], world_model.device
+    menu, device = world_model.shapes.actions.menu().to(world_model.device), world_model.device
+    A = len(menu)
     steps = start.steps.to(device)
     _, origin = world_model.start(steps)
     by_seed = [torch.cat([draws(world_model, seed, t) for t in range(IDLE_STEPS)]) for seed in range(SEEDS)]
     noise = torch.stack(by_seed).repeat(A, 1, 1).to(device)  # (A * SEEDS, IDLE_STEPS, n)
     of_codes, of_outcome, _ = world_model.split_noise(noise)
-    first = torch.arange(A, device=device).repeat_interleave(SEEDS)
+    first = menu.repeat_interleave(SEEDS, 0)  # (A * SEEDS,), or a row each
     survived = []
     for rows in torch.arange(A * SEEDS, device=device).split(ROWS):
         state = origin.select(torch.zeros_like(rows))
         ended = torch.zeros_like(rows, dtype=torch.bool)
         lasts = torch.zeros_like(rows)
         for t in range(IDLE_STEPS):
-            action = torch.full_like(rows, idle) if t else first[rows]
+            action = menu[torch.full_like(rows, idle)] if t else first[rows]
             prediction, state = world_model.step(state, action, of_codes[rows, t])
             ended |= world_model.outcome(prediction, of_outcome[rows, t])[1]
             lasts += ~ended

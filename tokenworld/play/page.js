@@ -247,7 +247,7 @@ function turn() { const all = [null, ...world.drivers]; drive(all[(all.indexOf(d
 const branching = () => Math.min(seen.t, timeline.dream.bits.length - 1);
 const taken = () => {  // the action of the first future at this step
   const [action] = script.log[Math.min(seen.t, script.log.length - 1)];
-  return typeof action === "string" ? `the ${action}'s` : world.actions[action].toLowerCase();
+  return Array.isArray(action) ? "the repeated one" : typeof action === "string" ? `the ${action}'s` : world.actions[action].toLowerCase();
 };
 function rewind(t) { if (!online || !seen) return; playing = armed = fresh = false; ask("rewind", { t: Math.max(0, Math.min(seen.length, t)) }); }
 const DO = {

@@ -28,7 +28,7 @@ from tokenworld.play.future import DreamSettings
 from tokenworld.play.hints import FASTEST
 from tokenworld.play.session import Session
 from tokenworld.play.starts import IDLE_STEPS
-from tokenworld.viz.frames import PALETTE, to_rgb
+from tokenworld.viz.frames import PALETTE, size_of, to_rgb
 
 PORT = 8642
 HOST = "127.0.0.1"
@@ -209,12 +209,11 @@ def _view(session: Session, whole: bool = True) -> bytes:
 
 def _hello(dream: DreamSettings) -> bytes:
     """Return the settings that a page needs before the first frame, and the pictures of the gallery."""
-    shapes = dream.world_model.shapes
-    _, H, W = shapes.frame
+    H, W = size_of(dream.starts[0].steps.obs[0, -1].numpy())
     greeting: dict[str, Any] = {
         "hello": dream.name,
         "size": [H, W],
-        "grid": list(shapes.grid),
+        "grid": list(dream.grid),
         "actions": dream.actions,
         "drivers": [name for name in ("policy", "planner") if getattr(dream, name) is not None],
         "idle": dream.idle,
@@ -227,7 +226,7 @@ def _hello(dream: DreamSettings) -> bytes:
         "starts": [{"name": s.name, "real": s.game is not None, "seeds": list(s.seeds)} for s in dream.starts],
         "panes": ["start"] * len(dream.starts),
     }
-    pictures = [to_rgb(start.steps.obs[0, -1].numpy(), scale=1).tobytes() for start in dream.starts]
+    pictures = [to_rgb(start.steps.obs[0, -1].numpy(), scale=1, limits=dream.limits).tobytes() for start in dream.starts]
     return _pack(greeting, *pictures)
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tokenworld.errors import UserError
-from tokenworld.play.future import DreamSettings, Future, Moment
+from tokenworld.play.future import Action, DreamSettings, Future, Moment
 from tokenworld.play.starts import RealGame
 from tokenworld.viz.frames import save_gif, side_by_side, to_rgb
 
@@ -53,7 +54,8 @@ class Session:
         return max(len(f.moments) for f in self._futures()) - 1
 
     def step(self, action: int | str, temperature: float | None = None) -> None:
-        """Step all futures. action: an index, or "policy" or "planner", which then chooses in each future separately.
+        """Step all futures. action: a number, or "policy" or "planner", which then chooses in each future separately; a row
+        where a script repeats what one of these chose.
 
         Raises UserError for an invalid action or temperature, and at the end of all futures.
         """
@@ -62,7 +64,7 @@ class Session:
             if getattr(self.dream, action) is None:
                 raise UserError(f"this run has no trained {action} to choose actions: choose the actions yourself")
         else:
-            self._check_action(action)
+            action = self._checked(action)
         if all(f.at(self.t).ended and self.t >= len(f.moments) - 1 for f in self._futures()):
             raise UserError("the dream has ended here: rewind it, or begin another")
         if self.t >= LONGEST:
@@ -173,13 +175,13 @@ class Session:
         view["script"] = self.script() if whole else {"last": list(self.log[-1])}
         if whole:
             view["timeline"] = {name: _timeline(f) for name, f in zip(("dream", "branch"), self._futures(), strict=False)}
-        return view, [to_rgb(picture, scale=1) for picture in pictures]
+        return view, [to_rgb(picture, scale=1, limits=self.dream.limits) for picture in pictures]
 
     def _pane(self, future: Future) -> dict[str, Any]:
         moment, i = future.at(self.t), min(self.t, len(future.moments) - 1)
         return {
             "t": i,
-            "action": moment.action,
+            **self._action(moment.action),
             "by": moment.by,
             "reward": round(moment.reward, 4),
             "return": round(sum(m.reward for m in future.moments[: i + 1]), 4),
@@ -189,6 +191,12 @@ class Session:
             "surprise": None if moment.surprise is None else moment.surprise.round(3).tolist(),
         }
 
+    def _action(self, action: Action | None) -> dict[str, Any]:
+        """Return the number of an action, and the name of one that is not in the menu."""
+        if action is None or isinstance(action, int):
+            return {"action": action}
+        return {"action": None, "name": self.dream.name_of(action)}
+
     # --- saving ---
 
     def gif(self, fps: float = 10) -> bytes:
@@ -196,7 +204,7 @@ class Session:
         columns = [[f.at(t).frame for t in range(self.length + 1)] for f in self._futures()]
         if self.real:
             columns.append([self.real[min(t, len(self.real) - 1)][0].frame for t in range(self.length + 1)])
-        video = side_by_side([to_rgb(np.stack(column)) for column in columns])
+        video = side_by_side([to_rgb(np.stack(column), limits=self.dream.limits) for column in columns])
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "dream.gif"
             save_gif(path, video, fps)
@@ -253,6 +261,16 @@ class Session:
             raise UserError(f"temperature must be a number from 0 to {HOTTEST:g}, got {temperature!r}: choose e.g. 1.0")
         return float(temperature)
 
+    def _checked(self, action: Any) -> Action:
+        space = self.dream.world_model.shapes.actions
+        if isinstance(action, list | tuple) and not space.is_single:
+            is_row = len(action) == space.size and all(isinstance(x, int | float) for x in action)
+            if not (is_row and space.contains(torch.tensor(action, dtype=space.dtype))):
+                raise UserError(f"action must be a number of a button or a row within {space.describe()}: begin a new dream")
+            return tuple(map(float, action))
+        self._check_action(action)
+        return action
+
     def _check_action(self, action: Any) -> None:
         _check_number("action", action, 0, len(self.dream.actions) - 1)
 
@@ -276,12 +294,19 @@ def _timeline(future: Future) -> dict[str, list]:
     }
 
 
+def _rows(future: Future) -> np.ndarray:
+    """Return the actions of a future, `(T,)` int64 or `(T, A)` float32."""
+    empty = future.dream.world_model.shapes.actions.zero(0).numpy()
+    rows = [future.row(moment.action).numpy() for moment in future.moments[1:]]
+    return np.stack(rows) if rows else empty
+
+
 def _arrays(future: Future) -> dict[str, np.ndarray]:
     moments, steps = future.moments, future.moments[1:]
     arrays = {
         "obs": np.stack([m.frame for m in moments]),
         "codes": np.stack([(m.codes.vectors if m.codes.indices is None else m.codes.indices).numpy() for m in moments]),
-        "action": np.array([m.action for m in steps], np.int64),
+        "action": _rows(future),
         "reward": np.array([m.reward for m in steps], np.float32),
         "terminated": np.array([m.ended for m in steps], bool),
         "p_end": np.array([m.p_end for m in steps], np.float32),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from tokenworld.action_space import Actions
 from tokenworld.envs.minatar import MinAtarVector, to_bytes
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Steps
@@ -63,8 +64,12 @@ class RealGame:
         return IDLE_STEPS
 
 
-def idle_action(actions: list[str]) -> int:
-    """Return the action for steps without a pressed key: NOOP if it exists, else the first action."""
+def idle_action(actions: list[str], space: Actions | None = None) -> int:
+    """Return the action for steps without a pressed key: NOOP if it exists, else the first action. Of continuous actions it is
+    the row of the menu that is nearest to the middle."""
+    if space is not None and space.bounds:
+        discrete, continuous = space.split(space.menu())
+        return int((space.scale(continuous).square().sum(-1) + discrete.sum(-1)).argmin())
     names = [name.upper() for name in actions]
     return names.index("NOOP") if "NOOP" in names else 0
 
@@ -118,8 +123,10 @@ def _replay_starts(run: Run, collected: dict | None, idle: int, count: int) -> l
     """
     if collected is None:
         return []
-    log = np.asarray(collected["actions"]).astype(np.int64)  # (M, N)
-    env = run.make_env(log.shape[1] if log.ndim == 2 and log.shape[1] else 1).unwrapped
+    log = np.asarray(collected["actions"])  # (M, N), or (M, N, A)
+    if log.ndim != 2:
+        return []
+    log, env = log.astype(np.int64), run.make_env(log.shape[1] or 1).unwrapped
     if not isinstance(env, MinAtarVector) or not len(log):
         env.close()
         return []

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tokenworld import files
-from tokenworld.viz.frames import code_colors, to_rgb
+from tokenworld.viz.frames import Limits, code_colors, is_vector, limits_of, to_rgb
 
 BLUE, RED, HEAT = "#0072B2", "#D55E00", "inferno"
 # Lines that differ without color too
@@ -56,7 +56,8 @@ def filmstrip(
     dimmed frames on one scale with a color bar · marks: name -> (T, h, w) bool, cells that get an outline.
     """
     captions, heat, marks = captions or {}, heat or {}, marks or {}
-    pictures = {name: to_rgb(frames, scale=1) for name, frames in rows.items()}
+    limits = _limits(next(iter(rows.values())))
+    pictures = {name: to_rgb(frames, scale=1, limits=limits) for name, frames in rows.items()}
     T = max(len(frames) for frames in pictures.values())
     H, W = next(iter(pictures.values())).shape[1:3]
     high = (width - 1.2) / T * H / W
@@ -102,7 +103,7 @@ def tokens(frames: Any, indices: Any, reconstructions: Any, *, title: str = "", 
     colors, (h, w) = code_colors(indices), indices.shape[1:]
     for t in range(T):
         for axes, frame in ((grid[0, t], frames[t]), (grid[2, t], reconstructions[t])):
-            axes.imshow(to_rgb(frame, scale=1), interpolation="nearest")
+            axes.imshow(to_rgb(frame, scale=1, limits=_limits(frames)), interpolation="nearest")
         grid[1, t].imshow(colors[t], interpolation="nearest")
         for i in range(h):
             for j in range(w):
@@ -248,6 +249,11 @@ def _figure(width: float, height: float, title: str):
     if title:
         figure.suptitle(title, fontsize=11)
     return figure
+
+
+def _limits(frames: Any) -> Limits | None:
+    """The limits of state vectors (T, M, 1, 1); None for pictures."""
+    return limits_of(frames) if is_vector(frames := np.asarray(frames)) else None
 
 
 def _label(figure, axes, xlabel: str, ylabel: str, legend: bool = True):

@@ -52,11 +52,11 @@ def run(out: str, keys: dict) -> None:
     run = open_run(out, {key: value for key, value in keys.items() if key != "port"})
     if not run.count["dynamics"]:
         raise UserError(f"{out} has no trained dynamics to dream with: expected a run of `train` or `train dynamics`")
-    A, C, saved = run.world_model.shapes.actions.choices[0], run.world_model.shapes.frame[0], Path(out) / "checkpoint"
-    collected = restore.collector_of(out, run.world_model.shapes.actions) if checkpoint.exists(saved) else None
-    actions = run.meta["action_meanings"] or [f"action {a}" for a in range(A)]
-    idle, world_model, env = idle_action(actions), run.world_model.eval(), run.make_env(1)
-    fps, channels = play_hints(env.metadata, C)
+    space, C, saved = run.world_model.shapes.actions, run.world_model.shapes.frame[0], Path(out) / "checkpoint"
+    collected = restore.collector_of(out, space) if checkpoint.exists(saved) else None
+    actions = [space.label(row, run.meta["action_meanings"]) for row in space.menu()]
+    idle, world_model, env = idle_action(actions, space), run.world_model.eval(), run.make_env(1)
+    fps, channels = play_hints(env.metadata, C if run.world_model.shapes.frame_dtype == "uint8" else 1)
     env.close()
     dream = DreamSettings(
         world_model,

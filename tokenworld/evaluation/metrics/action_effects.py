@@ -32,14 +32,16 @@ _spec = partial(
 )  # fmt: skip
 ERROR = _spec(
     "action_effects.error", "Error of the effect of actions",
-    "Of the effect that changing the action has on the codes, the share that the model gets wrong.",
+    "Of the effect that changing the action has on the codes, the share that the model gets wrong. Continuous actions: pairs "
+    "of a menu of 16 representative ones.",
     alias="M7.effect_error", unit="share", quality="Right effects of actions", picture="effects",
     rules=(Rule("WRONG_EFFECTS", "fault", above(0.5),
                 lambda m: f"gets {min(1, m.value):.0%} of the effects of its actions wrong"),),
 )  # fmt: skip
 SPURIOUS = _spec(
     "action_effects.spurious", "Codes moved by the wrong action",
-    "Number of codes that the model changes although the action does not affect them.",
+    "Number of codes that the model changes although the action does not affect them. \"@part1\": where two actions differ in "
+    "their first part only.",
     alias="M7.spurious", unit="codes", is_expected=False,
     rules=(Rule("SPURIOUS_EFFECTS", "warning", above(0.1),
                 lambda m: f"actions move {m.value:.2g} codes that they do not move in truth"),),
@@ -67,7 +69,7 @@ MOVED_ESTIMATED = 0.1  # the same, where the true distributions are estimated fr
 
 @measure
 @of_likelihood(ERROR, SPURIOUS, COSINE, SIZE_RATIO)
-def counterfactual_effects(branches: Branches, after: int = 1) -> list[Metric]:
+def counterfactual_effects(branches: Branches, after: int = 1, parts: np.ndarray | None = None) -> list[Metric]:
     """With D_j = p_j(. | a) - p_j(. | a') for each code j, state and pair of actions, and D'_j the model's:
 
     error           sum |D - D'| / sum |D| over the codes that the pair truly moves: 0 right, 1 none or as wrong as none
@@ -76,6 +78,8 @@ def counterfactual_effects(branches: Branches, after: int = 1) -> list[Metric]:
     size_ratio      sum |D'| / sum |D| over all codes: 1 for swapped actions too
 
     `after`: the records hold the frames that many steps after a single different action; ids then end in "@after".
+    parts (A, n): of each action, where actions have several. "spurious" is then also told of pairs that differ in one part
+    only, with an id that ends in "@part" and its number: does each part move its own codes only?
     """
     specs = (ERROR, SPURIOUS, COSINE, SIZE_RATIO)
     if after != 1:
@@ -89,7 +93,23 @@ def counterfactual_effects(branches: Branches, after: int = 1) -> list[Metric]:
         mean(spurious, sums["spurious"], cluster, ceiling=0.0, reason=reason),
         _cosine(cosine, sums, cluster, none, reason),
         share(size_ratio, sums["model"], sums["true"], cluster, none=none, floor=0.0, reason=reason),
+        *([] if parts is None else _of_parts(spurious, branches, parts, reason)),
     ]
+
+
+def _of_parts(spec: MetricSpec, branches: Branches, parts: np.ndarray, reason: str) -> list[Metric]:
+    """What pairs of actions that differ in one part only move of what they do not move in truth, for each part."""
+    a, b = np.triu_indices(len(parts), 1)
+    differs = parts[a] != parts[b]  # (pairs, n)
+    alone = differs & (differs.sum(1, keepdims=True) == 1)
+    values, metrics = pair_sums(branches)["spurious"] / 2, []  # (S, pairs)
+    for i, chosen in enumerate(alone.T):
+        of_part = spec.variant(f"part{i + 1}", f"{spec.name}, part {i + 1} of the action")
+        if chosen.any():
+            metrics.append(mean(of_part, values[:, chosen].mean(1), branches.cluster, ceiling=0.0, reason=reason))
+        else:
+            metrics.append(absent(of_part, f"no two actions of the menu differ in part {i + 1} only"))
+    return metrics
 
 
 @arrays_of("effects")

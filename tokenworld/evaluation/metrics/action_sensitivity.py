@@ -23,7 +23,7 @@ LEAST_SAVED = 0.1  # bits of a frame: a model that saves less by knowing the act
 SAVED_BITS = _spec(
     "action_sensitivity.saved_bits", "Bits that the right action saves",
     "Bits saved by knowing the action, against an action drawn from those of the data. 0: the model ignores it. Sensitivity "
-    "is not correctness.",
+    "is not correctness. Continuous actions are compared with a menu of 16 representative ones.",
     alias="M6.shuffled", unit="bits/frame", direction="higher",
     rules=(Rule("ACTION_BLIND", "fault", below(LEAST_SAVED),
                 lambda m: "ignores its actions" if m.value > -LEAST_SAVED
@@ -52,10 +52,13 @@ def action_sensitivity(scored: Scored, taken: np.ndarray | None = None) -> list[
     bits of the best each is named equally often.
 
     taken (A,): how often each action was taken in all of the data, of which these rows are some: a row's values then depend on
-    its state alone, and not on which others were measured. None: in these rows.
+    its state alone, and not on which others were measured. None: in these rows. Actions without numbers are compared with a
+    menu, whose actions are equally likely.
     """
     scored = scored.under_each_action()
     A = 0 if scored.bits_by_action is None else scored.bits_by_action.shape[1]
+    if A and scored.action is None:
+        return _beside_menu(scored)
     counts = np.bincount(scored.action, minlength=A) if A else np.zeros(0)
     if (counts > 0).sum() < 2:
         reason = "frames were not scored under other actions" if A == 0 else "the held-out data hold a single action"
@@ -70,6 +73,19 @@ def action_sensitivity(scored: Scored, taken: np.ndarray | None = None) -> list[
         _saved(scored, own, taken),
         mean(INVERSE_ACCURACY, named, scored.cluster, floor=float(floor), states=scored.state),
         mean(BLIND_STATES, are_alike, scored.cluster, states=scored.state),
+    ]
+
+
+def _beside_menu(scored: Scored) -> list[Metric]:
+    """The same of actions without numbers: column 0 is the one that was taken, the others are the menu."""
+    bits, A = scored.bits_by_action, scored.bits_by_action.shape[1]
+    rest = dict(states=scored.state, reason=f"the action that was taken is compared with a menu of {A - 1} others")
+    named = recognition_share(-bits, np.zeros(len(bits), int))
+    are_alike = (np.ptp(bits, axis=1) < 0.05).astype(float)
+    return [
+        mean(SAVED_BITS, bits[:, 1:].mean(1) - bits[:, 0], scored.cluster, floor=0.0, **rest),
+        mean(INVERSE_ACCURACY, named, scored.cluster, floor=1 / A, **rest),
+        mean(BLIND_STATES, are_alike, scored.cluster, **rest),
     ]
 
 

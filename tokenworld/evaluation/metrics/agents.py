@@ -39,7 +39,8 @@ BEHAVIOR_KL = _spec(
 )  # fmt: skip
 INTERVENTIONAL_KL = _spec(
     "agents.interventional_kl", "KL divergence under actions set at random",
-    "KL(p || q) of the next frame where each action is equally likely, whatever a policy would do.", alias="M8.kl_do",
+    "KL(p || q) of the next frame where each action is equally likely, whatever a policy would do. Of continuous actions those "
+    "of a menu of 16.", alias="M8.kl_do",
     silent="the intervention gap compares it with the divergence under the behavior policy",
 )  # fmt: skip
 INTERVENTION_GAP = _spec(
@@ -91,15 +92,16 @@ def causal_gap(own_branches: Branches, other_branches: Branches | None = None) -
     `other_branches`, at the states and under the policy of another agent, its KL and difference too."""
     branches, other, absences = own_branches, other_branches, {}
     cells, cluster = divergences.kl(branches), branches.cluster  # (S, A)
+    at_random = cells.mean(1) if branches.at_random is None else cells @ branches.at_random
     reason = "" if branches.exact else divergences.ESTIMATED
     at = dict(ceiling=0.0, states=branches.hash, reason=reason)
-    gaps = {INTERVENTIONAL_KL: mean(INTERVENTIONAL_KL, cells.mean(1), cluster, **at)}
+    gaps = {INTERVENTIONAL_KL: mean(INTERVENTIONAL_KL, at_random, cluster, **at)}
     if branches.behavior is None:
         absences |= dict.fromkeys((BEHAVIOR_KL, INTERVENTION_GAP, SUPPORTED_GAP), "the behavior policy is not known")
     else:
         on = (divergences.weights(branches) * cells).sum(1)
         gaps[BEHAVIOR_KL] = mean(BEHAVIOR_KL, on, cluster, **at)
-        gaps[INTERVENTION_GAP] = mean(INTERVENTION_GAP, cells.mean(1) - on, cluster, **at)
+        gaps[INTERVENTION_GAP] = mean(INTERVENTION_GAP, at_random - on, cluster, **at)
         if branches.support is None:
             absences[SUPPORTED_GAP] = "it is not known how often training data hold a state and action"
         else:

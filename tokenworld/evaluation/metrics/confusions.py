@@ -93,6 +93,7 @@ OF_DATA = (CLOSEST_PAIR_BITS, OVERLOOKED, MISATTRIBUTED_BITS, UNEXPECTED_BITS, I
 DISAGREE = 0.3  # cosine of true and predicted effects of a state below which they are other effects
 LEAST_EFFECT = 0.5  # share of the true effect that the model's must have to be an effect at all
 FEW = 10  # rows of an action, below which it is not judged
+UNNUMBERED = "there are too many actions for any two to be taken often enough"
 SEEN = 5  # rows in which a change of a code must have been seen to be a sign of an action
 
 
@@ -117,6 +118,8 @@ def confused_actions(scored: Scored, taken: np.ndarray | None = None, names: Seq
     """
     scored = scored.under_each_action()
     A = 0 if scored.bits_by_action is None else scored.bits_by_action.shape[1]
+    if A and scored.action is None:
+        return [absent(spec, UNNUMBERED) for spec in OF_DATA]
     seen = np.flatnonzero(np.bincount(scored.action, minlength=A) >= FEW) if A else np.zeros(0, int)
     if len(seen) < 2:
         reason = "frames were not scored under other actions" if A == 0 else f"fewer than two actions were taken {FEW} times"

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenworld.action_space import of
 from tokenworld.evaluation.probes.codes import LONGEST, have_equality, have_likelihood, shrink
+from tokenworld.evaluation.probes.levels import BYTES, Levels
+from tokenworld.evaluation.probes.menu import Menu
 from tokenworld.evaluation.probes.stages import Tick, unseen
 from tokenworld.evaluation.records import Branches, Rollouts
 from tokenworld.evaluation.statistics import draws
@@ -47,8 +51,8 @@ class BranchState:
     snapshot: Any
     hash: int  # of the simulator's state
     episode: int
-    obs: np.ndarray  # (T, C, H, W) uint8
-    action: np.ndarray  # (T - 1,)
+    obs: np.ndarray  # (T, C, H, W) uint8, or float32 of a state vector
+    action: np.ndarray  # (T - 1,), or (T - 1, A)
     key: int = 0  # of the simulator's state and all that was seen and done in the episode before: the model reads that too
 
 
@@ -64,11 +68,11 @@ def branch_states(
         frames, actions, seen = [simulator.reset(seed + 1000 + episode)], [], []
         first, before = True, 0
         for t in range(LONGEST):
-            before = draws.name_of(before, *actions[-1:], np.ascontiguousarray(frames[-1]).tobytes())
+            before = draws.name_of(before, *map(_named, actions[-1:]), np.ascontiguousarray(frames[-1]).tobytes())
             if t + 1 >= min(context, READ):
                 name = simulator.state_hash()
                 seen.append((simulator.snapshot(), name, t, draws.name_of(name, before)))
-            a = int(rng.integers(simulator.actions)) if act is None else int(act(frames[-1], first))
+            a = draws.random_actions(simulator.actions, rng) if act is None else act(frames[-1], first)
             first = False
             obs, _, terminated = simulator.step(a)
             if terminated:
@@ -78,7 +82,7 @@ def branch_states(
         for i in sorted(rng.permutation(len(seen))[:PER_EPISODE]):
             snapshot, name, t, key = seen[i]
             begin = max(0, t - context + 1)
-            obs, action = np.stack(frames[begin : t + 1]), np.array(actions[begin:t], int)
+            obs, action = np.stack(frames[begin : t + 1]), _stacked(simulator, actions[begin:t])
             states.append(BranchState(snapshot, name, episode, obs, action, key))
             if len(states) <= count:
                 tick()
@@ -86,16 +90,30 @@ def branch_states(
     return states[:count]
 
 
+def _named(action: Any) -> bytes | int:
+    return action.tobytes() if isinstance(action, np.ndarray) else action
+
+
+def _stacked(simulator, actions: list) -> np.ndarray:
+    """Actions as an array (n,) int, or (n, A) float32."""
+    space = of(simulator.actions)
+    return np.array(actions, int if space.is_single else np.float32).reshape(-1, *space.row)
+
+
 @torch.no_grad()
 def branches(
-    world_model: WorldModel, simulator, places: list[BranchState], deadline: float, *, tick: Tick = unseen
-) -> Branches | None:
-    """Every action at every place; whole places until the deadline passes, None if there was time for none."""
+    world_model: WorldModel, simulator, places: list[BranchState], deadline: float, *, taken: Sequence[Tensor] | None = None,
+    tick: Tick = unseen,
+) -> Branches | None:  # fmt: skip
+    """Every action of the menu at every place; whole places until the deadline passes, None if there was time for none.
+    taken: a further action (A,) of each place, which comes first."""
     done = []
-    for state in places:
+    menu = Menu(simulator.actions).rows
+    for i, state in enumerate(places):
         if done and time.monotonic() > deadline:
             break
-        done.append(_branch(world_model, simulator, state))
+        tried = menu if taken is None else torch.cat([taken[i][None], menu])
+        done.append(_branch(world_model, simulator, state, tried))
         tick()
     if not done:
         return None
@@ -120,11 +138,12 @@ def branches(
     )
 
 
-def _branch(world_model: WorldModel, simulator, branch_state: BranchState) -> dict[str, np.ndarray]:
-    """All actions at one place: p, bits, reward, terminated (A, J), codes (A, J, K), what the model says of itself. Without a
-    likelihood, what takes one is left out, and the codes where equal frames need not have equal ones."""
-    A, device = simulator.actions, world_model.device
-    futures = [list_futures(simulator, branch_state, a) for a in range(A)]
+def _branch(world_model: WorldModel, simulator, branch_state: BranchState, tried: Tensor) -> dict[str, np.ndarray]:
+    """Some actions at one place, `tried` (M,) or (M, A): p, bits, reward, terminated (M, J), codes (M, J, K), what the model
+    says of itself. Without a likelihood, what takes one is left out, and the codes where equal frames need not have equal
+    ones."""
+    A, device = len(tried), world_model.device
+    futures = [list_futures(simulator, branch_state, draws.single(a)) for a in tried.numpy()]
     z = np.stack([obs for future in futures for _, obs, _, _ in future])  # (n, C, H, W), or (n, K) codes
     if have_equality(world_model):
         z = encode_frames(world_model, z, device).cpu().numpy()
@@ -145,11 +164,12 @@ def _branch(world_model: WorldModel, simulator, branch_state: BranchState) -> di
         for j, (code, probability, r, end) in enumerate(rows):
             codes[a, j], p[a, j], reward[a, j], terminations[a, j] = code, probability, r / probability, end / probability
     state = read_state(world_model, branch_state, device)
-    action = torch.from_numpy(np.argwhere(p > 0)[:, 0]).to(device)  # (n,)
+    tried = tried.to(device)
+    action = tried[torch.from_numpy(np.argwhere(p > 0)[:, 0]).to(device)]  # (n,) or (n, A)
     scored = None
     if have_equality(world_model):
         scored = score_frames(world_model, state, action, torch.from_numpy(codes[p > 0]).to(device))
-    own = own_distribution(world_model, state, A, branch_state.key)
+    own = own_distribution(world_model, state, tried, branch_state.key)
     record = {"p": p, "reward": reward, "terminated": terminations, "reward_mean": own["reward"], "hazard": own["hazard"]}
     record |= {"codes": codes} if have_equality(world_model) else {}
     if scored is None:
@@ -168,7 +188,7 @@ def _branch(world_model: WorldModel, simulator, branch_state: BranchState) -> di
     }  # fmt: skip
 
 
-def list_futures(simulator, branch_state: BranchState, a: int) -> list[tuple[float, np.ndarray, float, bool]]:
+def list_futures(simulator, branch_state: BranchState, a: int | np.ndarray) -> list[tuple[float, np.ndarray, float, bool]]:
     enumerated = simulator.branches(branch_state.snapshot, a)
     if enumerated is not None:
         return enumerated
@@ -182,7 +202,8 @@ def list_futures(simulator, branch_state: BranchState, a: int) -> list[tuple[flo
 
 def encode_frames(world_model: WorldModel, obs: np.ndarray, device) -> Tensor:
     """obs (n, C, H, W) -> codes (n, K)."""
-    return world_model.encode(frames_as_steps(torch.from_numpy(obs).to(device))).indices[:, 0]
+    steps = frames_as_steps(torch.from_numpy(obs).to(device), actions=world_model.shapes.actions)
+    return world_model.encode(steps).indices[:, 0]
 
 
 @torch.no_grad()
@@ -193,14 +214,14 @@ def read_state(world_model: WorldModel, branch_state: BranchState, device):
     zero, false = torch.zeros(1, T, device=device), torch.zeros(1, T, dtype=torch.bool, device=device)
     first = false.clone()
     first[:, 0] = True
-    action = torch.zeros(1, T, dtype=torch.int64, device=device)
+    action = world_model.shapes.actions.zero(1, T, device=device)
     action[0, :-1] = torch.from_numpy(branch_state.action)
     return world_model.start(Steps(obs, action, zero, false, false, first, ~false, ~false))[1]
 
 
 @torch.no_grad()
 def score_frames(world_model: WorldModel, state, action: Tensor, codes: Tensor) -> np.ndarray | None:
-    """Bits (n,) of the frames codes (n, K) after action (n,) in a state of one row; None without a likelihood."""
+    """Bits (n,) of the frames codes (n, K) after action (n,) or (n, A) in a state of one row; None without a likelihood."""
     parts = []
     for i in range(0, len(action), ROWS):
         a, z = action[i : i + ROWS], codes[i : i + ROWS]
@@ -213,17 +234,17 @@ def score_frames(world_model: WorldModel, state, action: Tensor, codes: Tensor) 
 
 
 @torch.no_grad()
-def own_distribution(world_model: WorldModel, state, A: int, key: int, stream: int = 0) -> dict[str, np.ndarray]:
-    """Of DRAWS frames after each action: reward and hazard (A,), and with a likelihood the entropy (A,) and the mean
-    distribution of each code (A, K, V).
+def own_distribution(world_model: WorldModel, state, tried: Tensor, key: int, stream: int = 0) -> dict[str, np.ndarray]:
+    """Of DRAWS frames after each of the actions `tried` (M,) or (M, A): reward and hazard (M,), and with a likelihood the
+    entropy (M,) and the mean distribution of each code (M, K, V).
 
     key: of the place, from which the draws follow · stream: another one gives independent draws."""
-    device, K = world_model.device, world_model.shapes.codes
+    device, K, A = world_model.device, world_model.shapes.codes, len(tried)
     noise = draws.uniform(np.array([key]), (A * DRAWS, world_model.decoding.noise_size), stream, device)[0]
     parts_by_name: dict[str, list] = defaultdict(list)
     group = max(1, ROWS // DRAWS)
     for begin in range(0, A, group):
-        action = torch.arange(begin, min(A, begin + group), device=device).repeat_interleave(DRAWS)
+        action = tried[begin : begin + group].to(device).repeat_interleave(DRAWS, 0)
         many = state.select(torch.zeros(len(action), dtype=torch.int64, device=device))
         prediction, _ = world_model.step(many, action, noise[begin * DRAWS : begin * DRAWS + len(action)])
         if have_likelihood(world_model, prediction):
@@ -253,8 +274,8 @@ def _candidates(codes: np.ndarray, p: np.ndarray, mean: np.ndarray) -> np.ndarra
 @torch.no_grad()
 def rollouts(
     world_model: WorldModel, simulator, places: list[BranchState], *, steps: int, each: int, deadline: float,
-    tick: Tick = unseen,
-) -> Rollouts | None:
+    levels: Levels = BYTES, tick: Tick = unseen,
+) -> Rollouts | None:  # fmt: skip
     """From each place, `each` real, `each` other real and `each` imagined futures of `steps` steps under the same random
     actions. Features: frames shrunk to at most 16 x 16 pixels, each pixel weighted by how often it changes in random play."""
     device, n = world_model.device, world_model.decoding.noise_size
@@ -262,26 +283,26 @@ def rollouts(
     for branch_state in places:
         if real and time.monotonic() > deadline:
             break
-        actions = draws.integers(branch_state.key, simulator.actions, steps)
+        actions = draws.actions(branch_state.key, simulator.actions, steps)
         noise = draws.uniform(np.array([branch_state.key]), (steps, each, n + 1), 1, device)[0]
         played = [_play(simulator, branch_state, actions, k) for k in range(2 * each)]
-        real.append(shrink(np.stack([frames for frames, _ in played])))
+        real.append(shrink(levels(np.stack([frames for frames, _ in played]))))
         alive.append(np.stack([lived for _, lived in played]))
         many = read_state(world_model, branch_state, device).select(torch.zeros(each, dtype=torch.int64, device=device))
         frames, lived = [], [torch.ones(each, dtype=torch.bool, device=device)]
         for t in range(steps):
-            action = torch.full((each,), int(actions[t]), device=device)
+            action = torch.as_tensor(actions[t], device=device).expand(each, *actions.shape[1:])
             prediction, many = world_model.step(many, action, noise[t, :, :-1])
-            frames.append(world_model.frames(prediction.codes)[:, 0].cpu())
+            frames.append(levels(world_model.frames(prediction.codes)[:, 0].cpu()))
             lived.append(lived[-1] & ~prediction.terminated.sample(noise[t, :, -1]))
         model.append(shrink(torch.stack(frames, 1).numpy()))
         alive_model.append(torch.stack(lived[:-1], 1).cpu().numpy())
-        copy.append(shrink(branch_state.obs[None, -1:])[0, 0])
+        copy.append(shrink(levels(branch_state.obs[None, -1:]))[0, 0])
         tick()
     if not real:
         return None
     real, model, copy = np.stack(real), np.stack(model), np.stack(copy)
-    weight = _activity(simulator)
+    weight = _activity(simulator, levels)
     return Rollouts(
         cluster=np.array([branch_state.episode for branch_state in places[: len(real)]]),
         real=real[:, :each] * weight,
@@ -293,15 +314,15 @@ def rollouts(
     )
 
 
-def _activity(simulator) -> np.ndarray:
+def _activity(simulator, levels: Levels) -> np.ndarray:
     """(F,) of norm 1: the weight of each pixel, by how often it changes in random play that is the same in every
     evaluation. Weights of the places at which one happens to look would make each distance depend on all of them."""
     rng, frames, changed = np.random.default_rng(0), [simulator.reset(0)], []
     for t in range(1, ACTIVE_STEPS + 1):
-        obs, _, over = simulator.step(int(rng.integers(simulator.actions)))
+        obs, _, over = simulator.step(draws.random_actions(simulator.actions, rng))
         frames.append(obs)
         if over or t == ACTIVE_STEPS:
-            changed.append(np.abs(np.diff(shrink(np.stack(frames)[None])[0], axis=0)) > 0.05)
+            changed.append(np.abs(np.diff(shrink(levels(np.stack(frames))[None])[0], axis=0)) > 0.05)
             frames = [simulator.reset(t)]
     weight = np.sqrt(np.concatenate(changed).mean(0)) + 1e-3
     return weight / np.linalg.norm(weight)
@@ -312,9 +333,9 @@ def _play(simulator, branch_state: BranchState, actions: np.ndarray, k: int) -> 
     obs, over = simulator.restore(branch_state.snapshot), False
     simulator.reseed(k + 1)
     frames, alive = [], []
-    for a in actions.tolist():
+    for a in actions:
         alive.append(not over)
         if not over:
-            obs, _, over = simulator.step(a)
+            obs, _, over = simulator.step(draws.single(a))
         frames.append(obs)
     return np.stack(frames), np.array(alive)

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tokenworld.evaluation.probes.levels import BYTES, Levels
 from tokenworld.evaluation.statistics.metric_spec import NO_LIKELIHOOD, OF_POSTERIOR
 from tokenworld.interfaces import Backbone, Codes, Prediction
 from tokenworld.nn import kl_categorical
@@ -53,9 +54,9 @@ def posterior_bits(prediction: Prediction) -> Tensor | None:
     return kl_categorical(q, p).sum(-1) / math.log(2)
 
 
-def comparable(world_model: WorldModel, codes: Codes) -> Tensor:
+def comparable(world_model: WorldModel, codes: Codes, levels: Levels = BYTES) -> Tensor:
     """codes with T = 1 -> (B, K) integers that are equal where frames are: the codes themselves, or tiles of decoded frames."""
-    return codes.indices[:, 0] if have_equality(world_model) else tiles(world_model.frames(codes)[:, 0])
+    return codes.indices[:, 0] if have_equality(world_model) else tiles(levels(world_model.frames(codes)[:, 0]))
 
 
 def tiles(frames: Tensor) -> Tensor:

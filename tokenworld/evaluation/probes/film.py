@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from tokenworld.data.replay import Replay
+from tokenworld.viz.frames import Limits, as_bytes, is_vector, limits_of
 
 CANDIDATES = 64  # starts among which the one with the fewest episode ends is taken
 CONTEXT = 8  # frames that the model reads before the first imagined one, at most
@@ -17,9 +18,10 @@ CONTEXT = 8  # frames that the model reads before the first imagined one, at mos
 class Film:
     """T consecutive steps. Each frame stands with the action that led to it and what the step returned.
 
-    rows: name -> frames (T, C, H, W) uint8 · actions: (T,) words, empty before the first frame of an episode · reward: name of
-    a row -> (T,) · ended: name of a row -> (T,) bool, the episode terminated with this frame · first: (T,) bool, an episode
-    begins · grid: (h, w) of the codes.
+    rows: name -> frames (T, C, H, W) uint8, or float32 of state vectors · actions: (T,) words, empty before the first frame of
+    an episode · reward: name of a row -> (T,) · ended: name of a row -> (T,) bool, the episode terminated with this frame ·
+    first: (T,) bool, an episode begins · grid: (h, w) of the codes; (M, 1) of state vectors, whose numbers are drawn one below
+    the other · limits: of these numbers.
     """
 
     rows: dict[str, np.ndarray]
@@ -29,15 +31,21 @@ class Film:
     first: np.ndarray
     grid: tuple[int, int]
     title: str = ""
+    limits: Limits | None = None
     differs: dict[str, np.ndarray] = field(init=False)  # name of a row -> (T, h, w) bool: cells that are not as in reality
 
     def __post_init__(self) -> None:
-        real = self.rows["real"]
-        differs = {name: _differing(real, frames, self.grid) for name, frames in self.rows.items() if name != "real"}
+        shown = {name: self._picture(frames) for name, frames in self.rows.items()}
+        real = shown["real"]
+        differs = {name: _differing(real, frames, self.grid) for name, frames in shown.items() if name != "real"}
         object.__setattr__(self, "differs", differs)
 
     def __len__(self) -> int:
         return len(self.rows["real"])
+
+    def _picture(self, frames: np.ndarray) -> np.ndarray:
+        """Frames as bytes: a state vector is a picture (1, M, 1), one number below the other."""
+        return frames if self.limits is None else as_bytes(frames[..., 0, 0], *self.limits)[:, None, :, None]
 
 
 @torch.no_grad()
@@ -66,11 +74,12 @@ def film_of(run, replay: Replay, *, steps: int, seed: int, dynamics: bool = True
         frames["imagined"] = torch.cat([model.frames(p.codes)[0] for p in predictions]).cpu().numpy()
         reward["imagined"] = torch.cat([p.reward.mean for p in predictions]).float().cpu().numpy()
         ended["imagined"] = torch.cat([p.terminated.mean for p in predictions]).cpu().numpy() > 0.5
-    names = run.meta.get("action_meanings")
-    taken = [(names[a] if names else f"action {a}") if real else "" for a, real in zip(
-        real.action[0, start - 1 : -1].tolist(), acted.tolist(), strict=True)]  # fmt: skip
-    first = real.first[0, start:].numpy()
-    return Film(frames, taken, reward, ended, first, tuple(model.shapes.grid), title)
+    names, shapes = run.meta.get("action_meanings"), model.shapes
+    taken = [shapes.actions.label(action, names) if was_taken else "" for action, was_taken in zip(
+        real.action[0, start - 1 : -1], acted.tolist(), strict=True)]  # fmt: skip
+    limits = limits_of(real.obs[0].numpy()) if is_vector(frames["real"]) else None
+    grid = tuple(shapes.grid) if limits is None else (shapes.frame[0], 1)
+    return Film(frames, taken, reward, ended, real.first[0, start:].numpy(), grid, title, limits)
 
 
 def title_of(run) -> str:

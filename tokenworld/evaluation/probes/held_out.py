@@ -15,7 +15,9 @@ from torch import Tensor
 
 from tokenworld.errors import UserError
 from tokenworld.evaluation.probes.codes import comparable, have_likelihood, history_of, posterior_bits
+from tokenworld.evaluation.probes.levels import BYTES, Levels
 from tokenworld.evaluation.probes.lookahead import predict_outcomes
+from tokenworld.evaluation.probes.menu import Menu
 from tokenworld.evaluation.probes.stages import Tick, unseen
 from tokenworld.evaluation.records import Drift, Scored, Steered
 from tokenworld.evaluation.statistics import draws
@@ -54,7 +56,8 @@ def score_held_out(
     warm = min(history_of(world_model.backbone) - 1, T // 2)
     begun = steps.first[:, 0].clone()  # the row's window has seen its episode's beginning
     at = _starts(steps, episode)
-    A = world_model.shapes.actions.choices[0]
+    menu = Menu(world_model.shapes.actions)
+    A = menu.columns
     every = max(1, round(B * (T - warm) * A / MOST_FORKS))
     rows: dict[str, list[Tensor]] = {}
     hazards: list[Tensor] = []  # (B,) of each step, nan where it was not asked for
@@ -68,7 +71,7 @@ def score_held_out(
         tick()
         values: dict[str, Tensor] = {}
         over = steps.terminated[:, t - 1] if t else torch.zeros_like(real)  # its last frame, after which nothing was done
-        forks = _under_each_action(world_model, state, following, real) if real.any() and t % every == 0 else None
+        forks = _under_each_action(world_model, state, action, following, real, menu) if real.any() and t % every == 0 else None
         if world_model.decoding.lookahead and (real | over).any():
             predictions = predict_outcomes(world_model, state, action, draws.uniform(drawn_at[:, t], (DRAWS, n), device=device))
             values["reward_mean"], values["hazard"], values["reward_probability"] = predictions
@@ -85,8 +88,9 @@ def score_held_out(
         values |= _of_codes(world_model, before, prediction)
         if "bits" in values:
             values["bits_by_action"] = torch.full((int(real.sum()), A), math.nan) if forks is None else forks
+        if menu.is_complete:
+            values["action"] = torch.as_tensor(menu.numbers(action))
         values |= {
-            "action": action,
             "reward": steps.reward[:, t],
             "terminated": steps.terminated[:, t],
             "cluster": torch.from_numpy(episode[:, t]),
@@ -97,7 +101,7 @@ def score_held_out(
         for name, x in values.items():
             rows.setdefault(name, []).append(x[real].cpu() if len(x) == B else x.cpu())
     rows["hazard_after"] = _one_later(hazards, kept, steps.terminated)
-    unknown = dict.fromkeys(("previous", "codes", *OF_LIKELIHOOD))
+    unknown = dict.fromkeys(("previous", "codes", "action", *OF_LIKELIHOOD))
     scored = Scored(**unknown | {name: _array(torch.cat(parts)) for name, parts in rows.items()})
     codes_said = {} if scored.bits is None else {"codes": scored.bits.sum(-1)}
     _check_finite(codes_said | {"rewards": scored.reward_mean, "terminations": scored.hazard})
@@ -144,16 +148,18 @@ def _check_finite(predictions: dict[str, np.ndarray]) -> None:
             )
 
 
-def _under_each_action(world_model: WorldModel, state, following: Codes, real: Tensor) -> Tensor | None:
-    """(n, A): bits of the frame that followed in the n rows marked real, had each action been taken there; None without a
-    likelihood."""
+def _under_each_action(
+    world_model: WorldModel, state, taken: Tensor, following: Codes, real: Tensor, menu: Menu
+) -> Tensor | None:
+    """(n, A): bits of the frame that followed in the n rows marked real, had each action been taken there: those of the
+    menu, or those beside `taken` (B,) or (B, A). None without a likelihood."""
     if world_model.decoding.has_posterior:
         return None
-    A, index = world_model.shapes.actions.choices[0], torch.nonzero(real).squeeze(1)
+    A, index = menu.columns, torch.nonzero(real).squeeze(1)
     parts = []
     for rows in index.split(max(1, FORKS // A)):
         forks = rows.repeat_interleave(A)
-        action = torch.arange(A, device=rows.device).repeat(len(rows))
+        action = menu.beside(taken[rows])
         prediction, _ = world_model.decoding.step(world_model.backbone, state.select(forks), action, None, following[forks])
         if prediction.score is None:
             return None
@@ -164,7 +170,7 @@ def _under_each_action(world_model: WorldModel, state, following: Codes, real: T
 @torch.no_grad()
 def drift(
     world_model: WorldModel, steps: Steps, codes: Codes, episode: np.ndarray, *, context: int, futures: int,
-    state_of: np.ndarray | None = None, tick: Tick = unseen,
+    state_of: np.ndarray | None = None, levels: Levels = BYTES, tick: Tick = unseen,
 ) -> Drift:  # fmt: skip
     """Starts after `context` held-out steps, `futures` dreams from each under the real actions: steps (S, context + T).
 
@@ -180,15 +186,15 @@ def drift(
     came, drawn, own_bits, real_bits, imagined_bits = [], [], [], [], []
     for t in range(T):
         action, following = steps.action[:, context - 1 + t], codes[:, context + t : context + t + 1]
-        many = action.repeat_interleave(futures)
+        many = action.repeat_interleave(futures, 0)
         after_real, real = world_model.decoding.step(world_model.backbone, real, action, None, following)
-        came.append(comparable(world_model, after_real.codes))
+        came.append(comparable(world_model, after_real.codes, levels))
         is_scored = have_likelihood(world_model, after_real)
         if is_scored and t > 0:  # the real frame after an imagined past, and the real frame after the real past
             first_rows = torch.arange(S, device=device) * futures
             after_dream, _ = world_model.decoding.step(world_model.backbone, dream.select(first_rows), action, None, following)
         prediction, dream = world_model.step(dream, many, noise[:, t].flatten(0, 1))
-        drawn.append(comparable(world_model, prediction.codes).view(S, futures, -1))
+        drawn.append(comparable(world_model, prediction.codes, levels).view(S, futures, -1))
         if is_scored:
             real_bits.append(-logprob(after_real).sum(-1) / math.log(2))
             own_bits.append(-logprob(after_dream).sum(-1) / math.log(2) if t > 0 else real_bits[0])
@@ -198,7 +204,7 @@ def drift(
         cluster=episode[:, context],
         real=_array(torch.stack(came, 1)),
         model=_array(torch.stack(drawn, 2)),
-        copy=_array(comparable(world_model, last.codes)),
+        copy=_array(comparable(world_model, last.codes, levels)),
         own_bits=_array(torch.stack(own_bits, 1)) if own_bits else None,
         real_bits=_array(torch.stack(real_bits, 1)) if real_bits else None,
         imagined_bits=_array(torch.stack(imagined_bits, 2)) if imagined_bits else None,
@@ -208,22 +214,22 @@ def drift(
 @torch.no_grad()
 def steered(
     world_model: WorldModel, steps: Steps, codes: Codes, frames: Tensor, episode: np.ndarray, *, futures: int,
-    state_of: np.ndarray | None = None,
+    state_of: np.ndarray | None = None, levels: Levels = BYTES,
 ) -> Steered:  # fmt: skip
     """The frames S starts later, imagined under the real actions and under random ones: steps (S, context + T), frames
-    (S, C, H, W) uint8 those of the last step, of which alone the errors are. Other arguments as in `drift`."""
+    (S, C, H, W) those of the last step, of which alone the errors are. Other arguments as in `drift`."""
     device, (S, T) = steps.action.device, steps.action.shape
     H = T - codes.shape[1]
     states = np.arange(S) if state_of is None else state_of
     noise = draws.uniform(states, (H, futures, world_model.decoding.noise_size), 2, device).transpose(1, 2)  # (S, M, H, n)
-    chosen = [draws.integers(state, world_model.shapes.actions.choices[0], (futures, H), 2) for state in states.tolist()]
-    random = torch.from_numpy(np.stack(chosen)).to(device)  # (S, M, H)
+    chosen = [draws.actions(state, world_model.shapes.actions, (futures, H), 2) for state in states.tolist()]
+    random, frames = torch.from_numpy(np.stack(chosen)).to(device), levels(frames)  # (S, M, H) or (S, M, H, A)
     real = steps.action[:, None, T - H - 1 : T - 1].expand_as(random)
     _, state = world_model.start(steps[:, : T - H], codes)
     errors = []
     for actions in (real, random):
         prediction = world_model.rollout(state, actions, noise)[-1]
-        imagined = world_model.frames(prediction.codes)[:, 0].cpu().view(S, futures, *frames.shape[1:])
+        imagined = levels(world_model.frames(prediction.codes)[:, 0].cpu()).view(S, futures, *frames.shape[1:])
         errors.append(_array((imagined.double() - frames.unsqueeze(1).double()).square().flatten(2).mean(-1)))
     return Steered(episode[:, -1], H, *errors)
 

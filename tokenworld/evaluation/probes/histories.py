@@ -17,6 +17,7 @@ import torch
 from tokenworld.evaluation.probes import branches as branch_probe
 from tokenworld.evaluation.probes.branches import BranchState
 from tokenworld.evaluation.probes.codes import history_of
+from tokenworld.evaluation.probes.menu import Menu
 from tokenworld.evaluation.probes.stages import Tick, unseen
 from tokenworld.evaluation.records import Branches, Pairs
 from tokenworld.evaluation.statistics import draws
@@ -34,18 +35,18 @@ def pairs(
     tick: Tick = unseen,
 ) -> Pairs | None:  # fmt: skip
     """Pairs of one state and of different states among the places of `branches`; None if there is neither."""
-    device, rows = world_model.device, []
+    device, rows, menu = world_model.device, [], Menu(simulator.actions)
     used = [int(i) for i in np.random.default_rng(seed).permutation(len(branches.p))]
 
     def marginals_of(branch_state: BranchState, stream: int) -> np.ndarray:  # (A, K, V)
         state = branch_probe.read_state(world_model, branch_state, device)
-        return branch_probe.own_distribution(world_model, state, simulator.actions, branch_state.key, stream)["mean"]
+        return branch_probe.own_distribution(world_model, state, menu.rows, branch_state.key, stream)["mean"]
 
     for i in used[:PAIRS]:
         if rows and time.monotonic() > deadline:
             break
         tick()
-        meeting = _meeting(simulator, places[i], history_of(world_model.backbone))
+        meeting = _meeting(simulator, places[i], history_of(world_model.backbone), menu)
         if meeting is not None:
             left, again, right = marginals_of(meeting[0], 0), marginals_of(meeting[0], 1), marginals_of(meeting[1], 2)
             rows.append((places[i].episode, True, _apart(left, right), _apart(left, again), 0.0, places[i].key))
@@ -63,9 +64,9 @@ def pairs(
     return Pairs(*(np.array(column) for column in zip(*rows, strict=True)))
 
 
-def _meeting(simulator, branch_state: BranchState, context: int) -> tuple[BranchState, BranchState] | None:
+def _meeting(simulator, branch_state: BranchState, context: int, menu: Menu) -> tuple[BranchState, BranchState] | None:
     """Two histories from a place that end in one state by different ways, or None."""
-    A = simulator.actions
+    A, tried = len(menu), menu.rows.numpy()
     few = A**LENGTH <= SEQUENCES
     every = itertools.product(range(A), repeat=LENGTH) if few else draws.integers(branch_state.key, A, (SEQUENCES, LENGTH))
     seen: dict[int, tuple[BranchState, bytes]] = {}
@@ -74,7 +75,7 @@ def _meeting(simulator, branch_state: BranchState, context: int) -> tuple[Branch
         simulator.reseed(0)
         frames, over = [], False
         for a in sequence:
-            obs, _, over = simulator.step(int(a))
+            obs, _, over = simulator.step(draws.single(tried[a]))
             frames.append(obs)
             if over:
                 break
@@ -83,7 +84,7 @@ def _meeting(simulator, branch_state: BranchState, context: int) -> tuple[Branch
         obs = np.concatenate([branch_state.obs, np.stack(frames)])[-context:]
         action = branch_state.action[:0]
         if len(obs) > 1:
-            action = np.concatenate([branch_state.action, np.array(sequence)])[-(len(obs) - 1) :]
+            action = np.concatenate([branch_state.action, tried[np.array(sequence)]])[-(len(obs) - 1) :]
         end, way = simulator.state_hash(), obs.tobytes() + action.tobytes()
         if end in seen and seen[end][1] != way:
             return seen[end][0], BranchState(None, end, branch_state.episode, obs, action, branch_state.key)

@@ -86,7 +86,7 @@ def undos(world_model: WorldModel, simulator: Tabular, deadline: float, seed: in
         codes = branches.encode_frames(world_model, pair, device).cpu().numpy()  # (2, K)
         at = np.flatnonzero(codes[0] != codes[1])  # the codes that show the vase
         state = branches.read_state(world_model, branch_state, device)
-        own = branches.own_distribution(world_model, state, simulator.actions, branch_state.key)
+        own = branches.own_distribution(world_model, state, torch.arange(simulator.actions), branch_state.key)
         mass = own["mean"][:, at, codes[1, at]].mean(-1) if len(at) else np.zeros(simulator.actions)
         rows += [(branch_state.episode, m) for m in mass]
     cluster, mass = np.array(rows).reshape(-1, 2).T

@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tokenworld.evaluation.probes import branches
+from tokenworld.evaluation.probes.menu import Menu
 from tokenworld.evaluation.probes.stages import Tick, unseen
 from tokenworld.evaluation.records import Branches
+from tokenworld.evaluation.statistics import draws
 from tokenworld.imagination import Actor
 from tokenworld.interfaces import Steps, View
 from tokenworld.world_model import WorldModel
@@ -27,11 +30,16 @@ def branches_of_policy(
     device = world_model.device
     actor = Actor(world_model, policy, generator=torch.Generator(device).manual_seed(seed))
 
-    def act(obs: np.ndarray, first: bool) -> int:
-        return int(actor(torch.from_numpy(np.ascontiguousarray(obs))[None], torch.tensor([first]))[0])
+    def act(obs: np.ndarray, first: bool) -> int | np.ndarray:
+        return draws.single(actor(torch.from_numpy(np.ascontiguousarray(obs))[None], torch.tensor([first]))[0].numpy())
 
     places = branches.branch_states(simulator, count, context, deadline, seed + 1, act)
-    mine = branches.branches(world_model, simulator, places, deadline, tick=tick) if places else None
+    if not places:
+        return None
+    menu = Menu(world_model.shapes.actions)
+    if not menu.is_complete:
+        return _beside_own(world_model, policy, simulator, places, deadline, menu, tick)
+    mine = branches.branches(world_model, simulator, places, deadline, tick=tick)
     if mine is None:
         return None
     used = places[: len(mine.p)]
@@ -42,14 +50,31 @@ def branches_of_policy(
     return replace(mine, support=support(last))
 
 
-@torch.no_grad()
+def _beside_own(
+    world_model: WorldModel, policy, simulator, places: list[branches.BranchState], deadline: float, menu: Menu, tick: Tick
+) -> Branches | None:
+    """Branches of an action of the policy, and of the menu beside it: of these alone each is as likely at random."""
+    own = [_chosen(world_model, policy, x)[int(draws.integers(x.key, NOISE, 1, 3)[0])] for x in places]
+    mine = branches.branches(world_model, simulator, places, deadline, taken=own, tick=tick)
+    if mine is None:
+        return None
+    is_own = np.arange(menu.columns) == 0
+    return replace(mine, behavior=np.tile(is_own.astype(float), (len(mine.p), 1)), at_random=~is_own / len(menu))
+
+
 def _probabilities(world_model: WorldModel, policy, branch_state: branches.BranchState) -> np.ndarray:
     """(A,): of the policy's actions after the frames of a place."""
+    return Menu(world_model.shapes.actions).counts(_chosen(world_model, policy, branch_state)) / NOISE
+
+
+@torch.no_grad()
+def _chosen(world_model: WorldModel, policy, branch_state: branches.BranchState) -> Tensor:
+    """NOISE actions of the policy (NOISE,) or (NOISE, A) after the frames of a place."""
     device, T = world_model.device, len(branch_state.obs)
     actor = Actor(world_model, policy, generator=torch.Generator(device))
     obs = torch.from_numpy(branch_state.obs).unsqueeze(0)
     zero, false = torch.zeros(1, T), torch.zeros(1, T, dtype=torch.bool)
-    first, action = false.clone(), torch.zeros(1, T, dtype=torch.int64)
+    first, action = false.clone(), world_model.shapes.actions.zero(1, T)
     first[:, 0] = True
     action[0, :-1] = torch.from_numpy(branch_state.action)
     actor.burn_in(Steps(obs, action, zero, false, false, first, ~false, ~false))
@@ -64,7 +89,7 @@ def _probabilities(world_model: WorldModel, policy, branch_state: branches.Branc
     if policy.noise_size != 1:  # even numbers fill a line only
         noise = torch.rand(NOISE, policy.noise_size, generator=torch.Generator(device).manual_seed(0), device=device)
     chosen, _ = policy.act(many, carry, noise)
-    return np.bincount(chosen.cpu().numpy(), minlength=world_model.shapes.actions.choices[0]) / NOISE
+    return chosen.cpu()
 
 
 def support_of(codes: np.ndarray, action: np.ndarray, acted: np.ndarray, A: int) -> Callable[[np.ndarray], np.ndarray]:

@@ -17,8 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenworld.action_space import Actions, of
+from tokenworld.evaluation.probes.menu import Menu
 from tokenworld.evaluation.probes.stages import Stages, Tick
 from tokenworld.evaluation.records import PolicyValues
+from tokenworld.evaluation.statistics import draws
 from tokenworld.imagination import Actor, imagine
 from tokenworld.interfaces import View
 from tokenworld.world_model import WorldModel, frames_as_steps
@@ -35,7 +38,7 @@ PLANNED = 16  # episodes of a planner
 class Constant:
     """Always one action; looks at nothing."""
 
-    action: int
+    action: int | Tensor  # a number, or a row (A,)
     needs_pixels = needs_h = False
     noise_size = 1
 
@@ -43,33 +46,46 @@ class Constant:
         return None
 
     def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]:
-        return torch.full(noise.shape[:1], self.action, dtype=torch.int64, device=noise.device), carry
+        action = torch.as_tensor(self.action, device=noise.device)
+        return action.expand(len(noise), *action.shape), carry
 
 
 class Mixed:
-    """A policy that acts at random with probability `share`; the first uniform number decides both."""
+    """A policy that acts at random with probability `share`; the first uniform number decides both, but for the parts of a
+    random action that has several."""
 
-    def __init__(self, policy, share: float, actions: int):
-        self.policy, self.share, self.actions = policy, share, actions
+    def __init__(self, policy, share: float, actions: Actions | int):
+        self.policy, self.share, self.actions = policy, share, of(actions)
         self.needs_pixels, self.needs_h, self.start = policy.needs_pixels, policy.needs_h, policy.start
-        self.noise_size = max(1, policy.noise_size)
+        self.first = max(1, policy.noise_size)  # what follows is for a random action with several parts
+        self.noise_size = self.first + len(self.actions.row) * self.actions.size
 
     def act(self, view: View, carry: Any, noise: Tensor, temperature: float = 1.0) -> tuple[Tensor, Any]:
         decides = noise[:, 0]
         own = ((decides - self.share) / max(1e-6, 1 - self.share)).clamp(0, 1 - 1e-6)
-        action, carry = self.policy.act(view, carry, torch.cat([own.unsqueeze(1), noise[:, 1:]], 1), temperature)
-        random = (decides / max(1e-6, self.share) * self.actions).long().clamp(max=self.actions - 1)
+        of_policy = torch.cat([own.unsqueeze(1), noise[:, 1:]], 1)[:, : self.policy.noise_size]
+        action, carry = self.policy.act(view, carry, of_policy, temperature)
+        if not self.actions.is_single:
+            random = self.actions.draw(noise[:, self.first :])
+            return torch.where((decides < self.share)[:, None], random, action), carry
+        A = self.actions.choices[0]
+        random = (decides / max(1e-6, self.share) * A).long().clamp(max=A - 1)
         return torch.where(decides < self.share, random, action), carry
 
 
-def policies_of(policy, actions: int) -> dict[str, Mixed]:
+def policies_of(policy, actions: Actions | int) -> dict[str, Mixed]:
     """name -> policy: the run's own one (None: a run without) in many shares, random play, and constant actions."""
+    actions, rows = of(actions), Menu(actions).rows
     policies = {} if policy is None else {f"policy, {share:.0%} random": Mixed(policy, share, actions) for share in SHARES}
-    policies["random"] = Mixed(Constant(0), 1.0, actions)
+    policies["random"] = Mixed(Constant(rows[0]), 1.0, actions)
     for share in (0.25, 0.5, 0.0, 0.75):
         if len(policies) < POLICIES:
-            policies |= {f"action {a}, {share:.0%} random": Mixed(Constant(a), share, actions) for a in range(actions)}
+            policies |= {f"{_name(actions, a)}, {share:.0%} random": Mixed(Constant(a), share, actions) for a in rows}
     return policies
+
+
+def _name(actions: Actions, action: Tensor) -> str:
+    return f"{'' if actions.is_single else 'action '}{actions.label(action)}"
 
 
 def policy_values(
@@ -81,7 +97,7 @@ def policy_values(
     stages, env = stages or Stages(), make_env(EPISODES)
     names, real, model = [], [], []
     starts = torch.from_numpy(env.reset(seed=seed + 77)[0])
-    playing = {**others, **policies_of(policy, world_model.shapes.actions.choices[0])}
+    playing = {**others, **policies_of(policy, world_model.shapes.actions)}
     with stages.probe("policies that play and dream", len(playing), "policies") as tick:
         for name, player in playing.items():
             if time.monotonic() > deadline:
@@ -123,7 +139,8 @@ def _imagined_returns(world_model: WorldModel, policy, starts: Tensor, seed: int
     """(N,) returns of dreams from the first frames (N, C, H, W) of episodes."""
     device = world_model.device
     generator = torch.Generator(device).manual_seed(seed)
-    prediction, state = world_model.start(frames_as_steps(starts.to(device), torch.ones(len(starts), dtype=bool)))
+    steps = frames_as_steps(starts.to(device), torch.ones(len(starts), dtype=bool), world_model.shapes.actions)
+    prediction, state = world_model.start(steps)
     noise = torch.rand(len(starts), HORIZON, world_model.noise_size + policy.noise_size, generator=generator, device=device)
     dream = imagine(world_model, prediction, state, policy, HORIZON, noise)
     return (dream.reward * dream.alive[:, :-1]).sum(1).double().cpu().numpy()
@@ -148,7 +165,7 @@ def _planned(world_model: WorldModel, simulator, deadline: float, seed: int, tic
     return {name: np.array(values) for name, values in returns.items()} if len(returns["random"]) > 1 else {}
 
 
-def _episode(simulator, seed: int, choose: Callable[[np.ndarray], int]) -> float:
+def _episode(simulator, seed: int, choose: Callable[[np.ndarray], Any]) -> float:
     obs, total = simulator.reset(seed), 0.0
     for _ in range(HORIZON):
         obs, reward, over = simulator.step(choose(obs))
@@ -158,27 +175,27 @@ def _episode(simulator, seed: int, choose: Callable[[np.ndarray], int]) -> float
     return total
 
 
-def _at_random(simulator, rng: np.random.Generator) -> Callable[[np.ndarray], int]:
-    return lambda obs: int(rng.integers(simulator.actions))
+def _at_random(simulator, rng: np.random.Generator) -> Callable[[np.ndarray], Any]:
+    return lambda obs: draws.random_actions(simulator.actions, rng)
 
 
-def _in_simulator(simulator, rng: np.random.Generator) -> Callable[[np.ndarray], int]:
+def _in_simulator(simulator, rng: np.random.Generator) -> Callable[[np.ndarray], Any]:
     """Random shooting where the truth can be tried: the first action of the best of some random sequences."""
 
-    def choose(obs: np.ndarray) -> int:
+    def choose(obs: np.ndarray) -> int | np.ndarray:
         here = simulator.snapshot()
-        plans, gains = rng.integers(simulator.actions, size=(CANDIDATES, DEPTH)), np.zeros(CANDIDATES)
+        plans, gains = draws.random_actions(simulator.actions, rng, (CANDIDATES, DEPTH)), np.zeros(CANDIDATES)
         for i, plan in enumerate(plans):
             simulator.restore(here)
             simulator.reseed(int(rng.integers(2**31)))
-            for t, a in enumerate(plan.tolist()):
-                _, reward, over = simulator.step(a)
+            for t, a in enumerate(plan):
+                _, reward, over = simulator.step(draws.single(a))
                 gains[i] += np.sign(reward) * (1 - 1e-3 * t)  # the sooner the better
                 if over:
                     gains[i] -= 1e-4 * (DEPTH - t)  # all else alike, it is better to live
                     break
         simulator.restore(here)
-        return int(plans[gains.argmax(), 0])
+        return draws.single(plans[gains.argmax(), 0])
 
     return choose
 
@@ -192,21 +209,21 @@ class InModel:
         self.state, self.action = None, None
 
     @torch.no_grad()
-    def __call__(self, obs: np.ndarray) -> int:
+    def __call__(self, obs: np.ndarray) -> int | np.ndarray:
         frame, first = torch.from_numpy(obs[None]).to(self.device), torch.tensor([self.state is None])
         if self.state is None:
-            _, self.state = self.world_model.start(frames_as_steps(frame, first))
+            _, self.state = self.world_model.start(frames_as_steps(frame, first, self.world_model.shapes.actions))
         else:
             _, self.state = self.world_model.observe(self.state, self.action, frame, first.to(self.device))
-        self.action = torch.tensor([shoot(self.world_model, self.state, self.rng)], device=self.device)
-        return int(self.action)
+        self.action = shoot(self.world_model, self.state, self.rng)[None]
+        return draws.single(self.action[0].cpu().numpy())
 
 
-def shoot(world_model: WorldModel, state, rng: np.random.Generator) -> int:
-    """The first action of the best of some random sequences, imagined from a state of one row."""
+def shoot(world_model: WorldModel, state, rng: np.random.Generator) -> Tensor:
+    """The first action () or (A,) of the best of some random sequences, imagined from a state of one row."""
     device, n = world_model.device, world_model.decoding.noise_size
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
-    plans = torch.from_numpy(rng.integers(world_model.shapes.actions.choices[0], size=(CANDIDATES, DEPTH))).to(device)
+    plans = torch.from_numpy(draws.random_actions(world_model.shapes.actions, rng, (CANDIDATES, DEPTH))).to(device)
     many = state.select(torch.zeros(CANDIDATES, dtype=torch.int64, device=device))
     gains, alive = torch.zeros(CANDIDATES, device=device), torch.ones(CANDIDATES, device=device)
     for t in range(DEPTH):
@@ -215,7 +232,7 @@ def shoot(world_model: WorldModel, state, rng: np.random.Generator) -> int:
         terminations = prediction.terminated.mean
         gains += alive * (prediction.reward.mean * (1 - 1e-3 * t) - 1e-4 * terminations * (DEPTH - t))
         alive = alive * (1 - terminations)
-    return int(plans[gains.argmax(), 0])
+    return plans[gains.argmax(), 0]
 
 
 @torch.no_grad()
@@ -223,10 +240,11 @@ def _planned_dream(world_model: WorldModel, obs: np.ndarray, rng: np.random.Gene
     """The return of one dream in which the planner plans: what the model promises it."""
     device = world_model.device
     generator = torch.Generator(device).manual_seed(int(rng.integers(2**31)))
-    _, state = world_model.start(frames_as_steps(torch.from_numpy(obs[None]).to(device), torch.tensor([True])))
+    frame = torch.from_numpy(obs[None]).to(device)
+    _, state = world_model.start(frames_as_steps(frame, torch.tensor([True]), world_model.shapes.actions))
     total = 0.0
     for _ in range(HORIZON):
-        action = torch.tensor([shoot(world_model, state, rng)], device=device)
+        action = shoot(world_model, state, rng)[None]
         noise = torch.rand(1, world_model.noise_size, generator=generator, device=device)
         of_codes, of_outcome, _ = world_model.split_noise(noise)
         prediction, state = world_model.step(state, action, of_codes)

@@ -55,6 +55,8 @@ def compare(a: Path, b: Path) -> Comparison:
     game = [report["provenance"].get("env_id") for report in (first, second)]
     if game[0] != game[1]:
         raise UserError(f"{a} is about {game[0]} and {b} about {game[1]}: compare two models of one game")
+    if first["provenance"].get("menu") != second["provenance"].get("menu"):
+        raise UserError(f"{a} and {b} compare other actions with each other: evaluate two models of the same actions")
     same_codes = _tokenizer(first) is not None and _tokenizer(first) == _tokenizer(second)
     remarks = [] if same_codes else ["the tokenizers differ: numbers about codes are not comparable, and left out"]
     same = _model(first) is not None and _model(first) == _model(second)

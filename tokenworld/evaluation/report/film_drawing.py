@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tokenworld.evaluation.probes.film import VISIBLE, Film
-from tokenworld.viz.frames import to_rgb
+from tokenworld.viz.frames import size_of, to_rgb
 
 COLUMNS = 12  # frames side by side in a picture
 SIDE, VIDEO_SIDE = 80, 200  # pixels of a frame's longer side, about
@@ -82,7 +82,7 @@ def _pictures(film: Film, name: str, side: int) -> np.ndarray:
     H, W = film.rows[name].shape[-2:]
     longest = max(H, W)
     shrunk = film.rows[name][..., :: -(-longest // (2 * side)), :: -(-longest // (2 * side))]  # a picture stays small
-    rgb = to_rgb(shrunk, scale=max(1, side // max(shrunk.shape[-2:]))).copy()
+    rgb = to_rgb(shrunk, scale=max(1, side // max(size_of(shrunk))), limits=film.limits).copy()
     h, w = rgb.shape[1:3]
     rows, columns = film.grid
     for t, i, j in zip(*np.nonzero(film.differs.get(name, np.zeros((0, 0, 0)))), strict=True):

@@ -30,24 +30,26 @@ def strips(branchings: Sequence[Branching]) -> str:
     return "".join(parts)
 
 
-def picture(frame: np.ndarray, words: str) -> str:
-    """A frame (C, H, W) uint8 as an image in the page, its longer side at most 96 pixels; words for who cannot see it."""
+def picture(frame: np.ndarray, words: str, limits: tuple[np.ndarray, np.ndarray] | None = None) -> str:
+    """A frame (C, H, W) uint8 as an image in the page, its longer side at most 96 pixels; words for who cannot see it. limits:
+    of the numbers of a state vector."""
     step = max(1, -(-max(frame.shape[-2:]) // SIDE))
-    return _image(to_rgb(np.asarray(frame)[:, ::step, ::step], scale=1), words)
+    return _image(to_rgb(np.asarray(frame)[:, ::step, ::step], scale=1, limits=limits), words)
 
 
 def _strip(branching: Branching) -> str:
     order = np.argsort(-np.asarray(branching.p, float), kind="stable")[:BRANCHES]
     last, p, q = len(branching.context) - 1, branching.p, branching.q
-    context = [_cell(picture(frame, "what was seen"), f"t - {last - i}" if i < last else "now")
+    limits = branching.limits
+    context = [_cell(picture(frame, "what was seen", limits), f"t - {last - i}" if i < last else "now")
                for i, frame in enumerate(branching.context)][-CONTEXT:]  # fmt: skip
     branches = [
-        _cell(picture(branching.frames[j], f"can come with probability {p[j]:.3g}"), _bars(float(p[j]), float(q[j])))
+        _cell(picture(branching.frames[j], f"can come with probability {p[j]:.3g}", limits), _bars(float(p[j]), float(q[j])))
         for j in order
     ]
     if len(branching.p) > len(order):
         branches.append(f'<span class="off">and {len(branching.p) - len(order)} less likely</span>')
-    drawn = [_cell(picture(frame, "drawn by the model"), "") for frame in branching.samples[:SAMPLES]]
+    drawn = [_cell(picture(frame, "drawn by the model", limits), "") for frame in branching.samples[:SAMPLES]]
     if branching.changed is not None:
         mask = np.where(np.asarray(branching.changed, bool), 0, 235).astype(np.uint8)[..., None].repeat(3, -1)
         drawn.append(_cell(_image(mask, "where what can come differs, in black"), "black: where what can come differs"))

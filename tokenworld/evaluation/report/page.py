@@ -62,6 +62,7 @@ def page(report: Any) -> str:
     parts = [
         f"<h1>How good is this world model? <small>{env}</small></h1>",
         f'<p class="verdict">{escape(report.verdict)}</p>',
+        _levels(report.provenance.get("levels")),
         _findings(report.findings),
         *(_headed(section.title, (_ladders(report) if section == OVERVIEW else "") + _section(section, own, report, numbers))
           for section, own in specs.sections().items()),
@@ -73,6 +74,11 @@ def page(report: Any) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
     )
     return f"{head}<title>tokenworld report: {env}</title><style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
+
+
+def _levels(words: Any) -> str:
+    """How frames that are no pictures were compared."""
+    return f'<p class="off">{escape(str(words)[:1].upper() + str(words)[1:])}.</p>' if words else ""
 
 
 def _others(report: Any) -> str:

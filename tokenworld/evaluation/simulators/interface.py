@@ -11,18 +11,21 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from tokenworld.action_space import Actions
 from tokenworld.errors import UserError
+from tokenworld.evaluation.statistics import draws
 
 Array = np.ndarray
-Branch = tuple[float, Array, float, bool]  # probability, obs (C, H, W) uint8, reward, terminated
+Branch = tuple[float, Array, float, bool]  # probability, obs (C, H, W) uint8 or float32, reward, terminated
+Action = int | Array  # 0..A-1, or of an `Actions` record a row (A,) float32
 ENDED = "the episode has ended: restore or reset before the next step"
 
 
 class Branchable(Protocol):
-    """A simulator whose state can be kept and returned to: obs (C, H, W) uint8, actions 0..A-1."""
+    """A simulator whose state can be kept and returned to: obs (C, H, W) uint8 or float32, actions 0..A-1 or rows."""
 
     exact: bool  # `branches` enumerates; if not, draw: restore, reseed, step
-    actions: int  # A
+    actions: int | Actions  # A, or of what parts
 
     def reset(self, seed: int | None = None) -> Array:
         """The first obs of an episode: of a new, seeded game, or of what comes after the last episode."""
@@ -33,13 +36,13 @@ class Branchable(Protocol):
     def restore(self, x: Any) -> Array:
         """Return to a snapshot, as often as wanted; its obs. Randomness continues as in the snapshot until `reseed`."""
 
-    def step(self, a: int) -> tuple[Array, float, bool]:
+    def step(self, a: Action) -> tuple[Array, float, bool]:
         """Obs, reward, terminated. Raises `ValueError` after the end of an episode."""
 
     def reseed(self, k: int) -> None:
         """Let all randomness to come depend on k alone: equal k are common random numbers."""
 
-    def branches(self, x: Any, a: int) -> list[Branch] | None:
+    def branches(self, x: Any, a: Action) -> list[Branch] | None:
         """All that can come of action a in snapshot x, or None if that cannot be listed; leaves the simulator as it is."""
 
     def state_hash(self) -> int:
@@ -55,13 +58,13 @@ def self_test(simulator: Branchable, name: str, rounds: int = 10, steps: int = 2
     rng = np.random.default_rng(0)
     simulator.reset(1)
     for round in range(rounds):
-        now = _play(simulator, rng.integers(0, simulator.actions, 7))[-1]
-        actions = rng.integers(0, simulator.actions, steps)
+        now = _play(simulator, draws.random_actions(simulator.actions, rng, 7))[-1]
+        actions = draws.random_actions(simulator.actions, rng, steps)
         x = simulator.snapshot()
-        enumerated = simulator.branches(x, int(actions[0]))
+        enumerated = simulator.branches(x, draws.single(actions[0]))
         simulator.reseed(round)
         original = [now, *_play(simulator, actions)]
-        _play(simulator, np.full(3, rng.integers(simulator.actions)))
+        _play(simulator, np.stack([draws.random_actions(simulator.actions, rng)] * 3))
         clone = [(simulator.restore(x), *now[1:3], simulator.state_hash())]
         simulator.reseed(round)
         clone += _play(simulator, actions)
@@ -85,8 +88,8 @@ def self_test(simulator: Branchable, name: str, rounds: int = 10, steps: int = 2
 def _play(simulator: Branchable, actions: Array) -> list[tuple[Array, float, bool, int]]:
     """Take actions, through the ends of episodes: obs, reward, terminated and hash of all steps and of all first frames."""
     path = []
-    for a in actions.tolist():
-        path.append((*simulator.step(a), simulator.state_hash()))
+    for a in actions:
+        path.append((*simulator.step(draws.single(a)), simulator.state_hash()))
         if path[-1][2]:
             path.append((simulator.reset(len(path)), 0.0, False, simulator.state_hash()))
     return path

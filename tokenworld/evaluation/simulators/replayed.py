@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from tokenworld.action_space import of
 from tokenworld.envs import gym
 from tokenworld.evaluation.simulators.interface import self_test
 
-Event = tuple[str, int]  # ("action", a) or ("seed", k)
+Event = tuple[str, Any]  # ("action", a), a number or a row (A,), or ("seed", k)
 
 
 class ReplaySimulator:
@@ -27,7 +28,8 @@ class ReplaySimulator:
 
     def __init__(self, **settings):
         self.env = gym.make(num_envs=1, **settings)
-        self.actions = int(self.env.single_action_space.n)
+        actions = of(self.env.single_action_space)
+        self.actions = actions.choices[0] if actions.is_single else actions
         self.reset(0)
 
     def reset(self, seed: int) -> np.ndarray:
@@ -35,7 +37,7 @@ class ReplaySimulator:
         self.obs = self.env.reset(seed=seed)[0][0]
         return self.obs
 
-    def step(self, a: int) -> tuple[np.ndarray, float, bool]:
+    def step(self, a: int | np.ndarray) -> tuple[np.ndarray, float, bool]:
         self.events.append(("action", a))
         obs, reward, terminated, truncated, _ = self.env.step(np.array([a]))
         self.obs = obs[0]
@@ -56,7 +58,7 @@ class ReplaySimulator:
         if hasattr(inner, "np_random"):
             inner.np_random = np.random.default_rng(k)
 
-    def branches(self, x: tuple[int, tuple[Event, ...]], a: int) -> None:
+    def branches(self, x: tuple[int, tuple[Event, ...]], a: int | np.ndarray) -> None:
         return None
 
     def state_hash(self) -> int:

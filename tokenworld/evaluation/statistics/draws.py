@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tokenworld.action_space import Actions, of
+
 STEP = 0x9E3779B97F4A7C15  # of SplitMix64 (Steele, Lea and Flood 2014)
 
 
@@ -30,6 +32,25 @@ def uniform(states: np.ndarray, shape: tuple[int, ...], stream: int = 0, device:
 def integers(state: int, high: int, shape: tuple[int, ...] | int, stream: int = 0) -> np.ndarray:
     """Uniform integers in 0 .. high - 1 of one state."""
     return np.random.default_rng([int(state), stream]).integers(high, size=shape)
+
+
+def actions(state: int, space: Actions | int, shape: tuple[int, ...] | int, stream: int = 0) -> np.ndarray:
+    """Uniformly random actions (*shape) or (*shape, A) of one state."""
+    return random_actions(space, np.random.default_rng([int(state), stream]), shape)
+
+
+def random_actions(space: Actions | int, rng: np.random.Generator, shape: tuple[int, ...] | int | None = None) -> np.ndarray:
+    """Uniformly random actions (*shape) or (*shape, A); None: one of them, as `single` gives it."""
+    space = of(space)
+    if space.is_single:
+        return single(rng.integers(space.choices[0], size=shape))
+    shape = () if shape is None else np.atleast_1d(shape).tolist()
+    return space.draw(torch.from_numpy(rng.random((*shape, space.size)))).numpy()
+
+
+def single(action: np.ndarray) -> np.ndarray | int:
+    """An action as a simulator takes it: a number, or a row (A,)."""
+    return int(action) if np.ndim(action) == 0 else action
 
 
 def name_of(*parts: bytes | int) -> int:
