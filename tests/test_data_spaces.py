@@ -371,7 +371,9 @@ def test_a_replay_keeps_frames_and_actions_as_they_are(kind):
 def test_a_replay_holds_episodes_of_one_kind():
     replay = Replay()
     replay.add(episode_of(BOX, "float32"))
+    vectors = episode_of(BOX, "float32")
     for other, said in (
+        (replace(vectors, obs=vectors.obs.astype(np.uint8)), r"frames must be \(4, 1, 1\) float32, got \(4, 1, 1\) uint8"),
         (episode_of(BOX, "uint8"), r"frames must be \(4, 1, 1\) float32, got \(1, 2, 3\) uint8"),
         (episode_of(Actions((5,)), "float32"), r"actions must be \(2,\) float32, got \(\) int64"),
         (episode_of(Actions((3, 4, 5)), "float32"), r"actions must be \(2,\) float32, got \(3,\)"),
@@ -394,6 +396,7 @@ class Drift(VectorEnv):
         self.single_observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (3, 1, 1), np.float32)
         self.metadata = {"autoreset_mode": AutoresetMode.NEXT_STEP}
         self.sent: list[np.ndarray] = []
+        self.ignored: list[list[float]] = []
 
     def reset(self, *, seed=None, options=None):
         self.game, self.over = np.zeros(self.num_envs, int), np.zeros(self.num_envs, bool)
@@ -405,6 +408,7 @@ class Drift(VectorEnv):
         assert actions.dtype == np.float32 and actions.shape == (self.num_envs, of(self.single_action_space).size)
         assert of(self.single_action_space).contains(torch.from_numpy(actions)).all()
         self.sent.append(actions.copy())
+        self.ignored += actions[self.over].tolist()
         over, total = self.over, self.state[:, 1] * 0.9 + actions.sum(1) + self.drift
         new = np.stack([self.state[:, 0] + 1, total, actions[:, 0]], 1).astype(np.float32)
         self.state = np.where(over[:, None], np.float32([0, 0.5, 99]), new)
@@ -436,6 +440,8 @@ def test_collecting_continues_bit_for_bit(actions):
     state = collector.state_dict()
     assert state["actions"].dtype == np.float32 and state["actions"].shape[1:] == (3, actions.size)
     assert np.array_equal(state["actions"], np.stack(env.sent))
+    idle = [0.0] * len(actions.choices) + [min(max(0.0, low), high) for low, high in actions.bounds]
+    assert len(env.ignored) > 5 and all(row == idle for row in env.ignored), "0, or what is nearest to it"
     before, recent = len(whole), collector.recent(4)
     stats = collector.collect(50, policy(actions, 2))
     collector.cut()
