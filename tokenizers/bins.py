@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tokenworld.heads import symexp, symlog
 from tokenworld.interfaces import Codes, Losses, Part, Steps
+from tokenworld.nn import symexp, symlog
 from tokenworld.tokenizers.quantizers import check
 
 WAVES = 4  # a code's vector: sines and cosines of so many wavelengths, the longest of which is twice the range of the bins

@@ -40,7 +40,7 @@ class Actions:
             raise UserError(f"actions must have 1 to {MOST_PARTS} parts, the discrete ones 1 to {MOST_CHOICES} values each,"
                             f" got {self}"[:400])  # fmt: skip
         for low, high in self.bounds:
-            if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            if not (np.isfinite(np.float32([low, high])).all() and np.float32(low) < np.float32(high)):
                 raise UserError(f"a continuous action must have finite bounds, the lower one first, got {low} to {high}: wrap"
                                 " the environment, e.g. {_target_: gymnasium.wrappers.RescaleAction, min_action: -1,"
                                 " max_action: 1}")  # fmt: skip
@@ -74,7 +74,7 @@ class Actions:
         sizes = torch.tensor(self.choices, dtype=noise.dtype, device=noise.device)
         chosen = torch.minimum((noise[..., : len(self.choices)] * sizes).floor(), sizes - 1)
         low, high = self._limits(noise)
-        return self.join(chosen, low + noise[..., len(self.choices) :] * (high - low))
+        return self.join(chosen, (low + noise[..., len(self.choices) :] * (high - low)).clamp(low, high))
 
     def split(self, action: Tensor) -> tuple[Tensor, Tensor]:
         """Actions (...) or (..., A) -> the discrete parts (..., n) int64, the continuous ones (..., m) float32."""
@@ -95,7 +95,7 @@ class Actions:
     def unscale(self, scaled: Tensor) -> Tensor:
         """The inverse of `scale`."""
         low, high = self._limits(scaled)
-        return low + (scaled + 1) / 2 * (high - low)
+        return (low + (scaled + 1) / 2 * (high - low)).clamp(low, high)  # rounding may leave the bounds
 
     def menu(self, most: int = MENU) -> Tensor:
         """Representative actions (M,) or (M, A), M <= most, always the same ones: all where they can be counted (one discrete
@@ -130,7 +130,8 @@ class Actions:
             return f"{self.choices[0]} actions"
         discrete = f"{len(self.choices)} discrete ({' x '.join(map(str, self.choices[:6]))})" if self.choices else ""
         continuous = f"{len(self.bounds)} continuous" if self.bounds else ""
-        return f"actions of {' and '.join(filter(None, [discrete, continuous]))} parts"
+        kinds = " and ".join(filter(None, [discrete, continuous]))
+        return f"actions of {kinds} part{'s' * (self.size > 1)}"
 
     def _limits(self, like: Tensor) -> tuple[Tensor, Tensor]:
         bounds = torch.tensor(self.bounds, dtype=like.dtype, device=like.device).view(-1, 2)
@@ -260,6 +261,6 @@ def _offset(leaf: Space) -> Any:
 
 def _text(space: Any, row: np.ndarray) -> str:
     """Letters up to the first 0, at least as many as the space asks for."""
-    ends = np.flatnonzero(row == 0)
-    length = max(int(ends[0]) if len(ends) else len(row), space.min_length)
+    stops = np.flatnonzero(row == 0)
+    length = max(int(stops[0]) if len(stops) else len(row), space.min_length)
     return "".join(space.character_list[max(int(at) - 1, 0)] for at in row[:length])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Part
-from tokenworld.nn import log_prob, mlp, sample_categorical
+from tokenworld.nn import log_prob, mlp, sample_categorical, symexp, symlog
 
 
 @dataclass(frozen=True)
@@ -126,13 +126,3 @@ class Termination(nn.Module, Part):
 
     def forward(self, h: Tensor) -> Bernoulli:
         return Bernoulli(self.net(h).squeeze(-1))
-
-
-def symlog(x: Tensor) -> Tensor:
-    """sign(x) ln(1 + |x|) (DreamerV3, eq. 9)."""
-    return x.sign() * x.abs().log1p()
-
-
-def symexp(x: Tensor) -> Tensor:
-    """The inverse of symlog."""
-    return x.sign() * x.abs().expm1()

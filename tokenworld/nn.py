@@ -109,6 +109,16 @@ def normal_of(noise: Tensor) -> Tensor:
     return torch.special.ndtri(noise.float().clamp(2**-24, 1 - 2**-24))  # the numbers next to 0 and 1 that fp32 draws hold
 
 
+def symlog(x: Tensor) -> Tensor:
+    """sign(x) ln(1 + |x|) (DreamerV3, eq. 9)."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: Tensor) -> Tensor:
+    """The inverse of symlog."""
+    return x.sign() * x.abs().expm1()
+
+
 def log_prob(logits: Tensor, index: Tensor) -> Tensor:
     """Log-probability in nats: logits (..., V), index (...) int64 -> (...) fp32."""
     return logits.float().log_softmax(-1).gather(-1, index.unsqueeze(-1)).squeeze(-1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 from gymnasium.spaces import Box
 
@@ -21,11 +23,11 @@ def compose_suited(words: list[str], recipe: str = compose.DEFAULT_RECIPE) -> Ru
     spec = compose.compose(words, recipe)
     if _may_show_vectors(spec):
         schema.check_section(spec.cfg, "env")
-        probe = make_checked(spec.cfg["env"], 1)
-        shown = probe.single_observation_space.dtype
-        probe.close()
-        if shown == np.float32:
-            spec = compose.compose([f"overlay={VECTORS}", *words], recipe)
+        with contextlib.suppress(UserError):  # whoever plays it will say what is wrong with it
+            probe = make_checked(spec.cfg["env"], 1)
+            if probe.single_observation_space.dtype == np.float32:
+                spec = compose.compose([f"overlay={VECTORS}", *words], recipe)
+            probe.close()
     schema.check(spec.cfg)
     return spec
 
