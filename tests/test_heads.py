@@ -7,7 +7,8 @@ import torch
 from conftest import close
 
 from tokenworld.errors import UserError
-from tokenworld.heads import Bernoulli, Sign, SignReward, Termination, TwoHot, TwoHotReward, symexp, symlog
+from tokenworld.heads import Bernoulli, Sign, SignReward, Termination, TwoHot, TwoHotReward
+from tokenworld.nn import symexp, symlog
 
 N = 4000
 EVEN = (torch.arange(N) + 0.5) / N  # evenly spread noise: frequencies are right up to 1 / N

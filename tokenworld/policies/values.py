@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tokenworld.heads import TwoHot, symexp
+from tokenworld.heads import TwoHot
+from tokenworld.nn import symexp
 
 BINS, LIMIT = 255, 20.0  # of a distribution over returns, in symlog units (DreamerV3, arXiv:2301.04104)
 
