@@ -174,7 +174,10 @@ class Future:
         who = dream.policy if by == "policy" else dream.planner
         carry = memory.carry if by == "policy" else who.start(1)
         chosen = who.act(view, carry, noise[:, : who.noise_size])[0][0]
-        return tuple(chosen.tolist()) if chosen.ndim else int(chosen)
+        if not chosen.ndim:
+            return int(chosen)
+        same = (dream.menu == chosen.cpu()).all(-1).nonzero()
+        return int(same[0]) if len(same) else tuple(chosen.tolist())
 
     @torch.no_grad()
     def _advance(self, memory: Memory, t: int, action: Action, temperature: float) -> tuple[Memory, Moment]:

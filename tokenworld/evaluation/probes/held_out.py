@@ -218,7 +218,7 @@ def steered(
 ) -> Steered:  # fmt: skip
     """The frames S starts later, imagined under the real actions and under random ones: steps (S, context + T), frames
     (S, C, H, W) those of the last step, of which alone the errors are. Other arguments as in `drift`."""
-    device, (S, T) = steps.action.device, steps.action.shape
+    device, (S, T) = steps.action.device, steps.reward.shape
     H = T - codes.shape[1]
     states = np.arange(S) if state_of is None else state_of
     noise = draws.uniform(states, (H, futures, world_model.decoding.noise_size), 2, device).transpose(1, 2)  # (S, M, H, n)

@@ -37,7 +37,7 @@ class Menu:
         action = torch.as_tensor(action).cpu()
         if self.actions.is_single:
             return action.numpy()
-        return np.ravel_multi_index(action.round().long().unbind(-1), self.actions.choices)
+        return np.ravel_multi_index(tuple(action.round().long().numpy().T), self.actions.choices)
 
     def counts(self, action: Tensor | np.ndarray) -> np.ndarray | None:
         """How often each row occurs (M,) among actions (n,) or (n, A); None where they have no numbers."""

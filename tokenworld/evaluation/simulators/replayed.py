@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from tokenworld.action_space import of
+from tokenworld.action_space import of, to_space
 from tokenworld.envs import gym
 from tokenworld.evaluation.simulators.interface import self_test
 
@@ -39,7 +39,7 @@ class ReplaySimulator:
 
     def step(self, a: int | np.ndarray) -> tuple[np.ndarray, float, bool]:
         self.events.append(("action", a))
-        obs, reward, terminated, truncated, _ = self.env.step(np.array([a]))
+        obs, reward, terminated, truncated, _ = self.env.step(to_space(self.env.single_action_space, np.array([a])))
         self.obs = obs[0]
         return self.obs, float(reward[0]), bool(terminated[0] or truncated[0])
 
