@@ -308,6 +308,7 @@ def test_a_run_is_played(kind, runs):
     for wrong in (last + 1, [0.0] * 3, [99.0] * len(rows[0]), None):
         with pytest.raises(UserError):
             session.step(wrong)
+    rows = [session.first.row(m.action) for m in session.first.moments[1:]]
     with np.load(io.BytesIO(session.npz())) as arrays:
         assert np.array_equal(arrays["action"], torch.stack(rows).numpy()) and arrays["action"].dtype == np.float32
     assert session.gif()
