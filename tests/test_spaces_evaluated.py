@@ -47,13 +47,13 @@ def test_where_all_actions_are_in_the_menu_each_has_its_number():
     assert menu.is_complete and menu.columns == len(menu) == 6
     assert menu.numbers(menu.rows).tolist() == [*range(6)] and menu.rows[4].tolist() == [1, 1]
     assert menu.counts(menu.rows[[4, 4, 0]]).tolist() == [1, 0, 0, 0, 2, 0]
-    assert menu.beside(menu.rows[[5, 1]]).tolist() == menu.rows.tolist() * 2 and menu.names(["x"]) == [
+    assert menu.alternatives(menu.rows[[5, 1]]).tolist() == menu.rows.tolist() * 2 and menu.names(["x"]) == [
         "0 0", "0 1", "0 2", "1 0", "1 1", "1 2"]  # fmt: skip
 
 
 def test_where_they_are_not_the_one_that_was_taken_comes_first():
     menu, taken = Menu(FREE), torch.tensor([[1.0, 0.25], [0.0, -0.5]])
-    beside = menu.beside(taken).view(2, menu.columns, 2)
+    beside = menu.alternatives(taken).view(2, menu.columns, 2)
     assert not menu.is_complete and menu.columns == len(menu) + 1 == 17 and menu.counts(taken) is None
     assert torch.equal(beside[:, 0], taken) and torch.equal(beside[1, 1:], menu.rows)
 
@@ -61,7 +61,7 @@ def test_where_they_are_not_the_one_that_was_taken_comes_first():
 def test_numbered_actions_are_all_compared_also_more_than_a_menu_holds():
     menu = Menu(18)
     assert menu.columns == 18 and menu.is_complete and menu.parts() is None
-    assert torch.equal(menu.beside(torch.tensor([3, 5])), torch.arange(18).repeat(2))
+    assert torch.equal(menu.alternatives(torch.tensor([3, 5])), torch.arange(18).repeat(2))
     assert menu.names(["a", "b"]) == ["a", "b"]
 
 
@@ -151,7 +151,8 @@ def test_policies_of_rows_are_mixed_with_random_rows():
 # ------------------------------------------------------------------------------------------------------ state vectors
 
 
-def test_levels_are_those_of_the_range_in_held_out_data():
+def test_levels_are_those_of_the_range_in_held_out_data(monkeypatch):
+    monkeypatch.setattr("tokenworld.evaluation.probes.levels.ROWS", 1)
     frames = torch.tensor([[0.0, -5.0, 7.0], [10.0, 5.0, 7.0], [5.0, 0.0, 7.0]])[..., None, None]
     replay = SimpleNamespace(rows=3, frames=lambda rows: frames[rows])
     levels = levels_of(replay, "float32")
@@ -308,6 +309,7 @@ def test_a_run_is_played(kind, runs):
     for wrong in (last + 1, [0.0] * 3, [99.0] * len(rows[0]), None):
         with pytest.raises(UserError):
             session.step(wrong)
+    rows = [session.first.row(m.action) for m in session.first.moments[1:]]
     with np.load(io.BytesIO(session.npz())) as arrays:
         assert np.array_equal(arrays["action"], torch.stack(rows).numpy()) and arrays["action"].dtype == np.float32
     assert session.gif()

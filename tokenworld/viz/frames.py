@@ -94,7 +94,7 @@ def _height(M: int) -> int:
 
 
 def _shares(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Where values lie between their limits, 0..1; 1/2 where these are equal, and for what is no number."""
+    """Where values lie between their limits, 0..1; 1/2 where these are equal, and for NaN."""
     low, high = np.asarray(low, float), np.asarray(high, float)
     is_range = high > low
     share = np.where(is_range, (values - low) / np.where(is_range, high - low, 1.0), 0.5)

@@ -58,7 +58,7 @@ def action_sensitivity(scored: Scored, taken: np.ndarray | None = None) -> list[
     scored = scored.under_each_action()
     A = 0 if scored.bits_by_action is None else scored.bits_by_action.shape[1]
     if A and scored.action is None:
-        return _beside_menu(scored)
+        return _against_menu(scored)
     counts = np.bincount(scored.action, minlength=A) if A else np.zeros(0)
     if (counts > 0).sum() < 2:
         reason = "frames were not scored under other actions" if A == 0 else "the held-out data hold a single action"
@@ -76,7 +76,7 @@ def action_sensitivity(scored: Scored, taken: np.ndarray | None = None) -> list[
     ]
 
 
-def _beside_menu(scored: Scored) -> list[Metric]:
+def _against_menu(scored: Scored) -> list[Metric]:
     """The same of actions without numbers: column 0 is the one that was taken, the others are the menu."""
     bits, A = scored.bits_by_action, scored.bits_by_action.shape[1]
     rest = dict(states=scored.state, reason=f"the action that was taken is compared with a menu of {A - 1} others")

@@ -152,14 +152,14 @@ def _under_each_action(
     world_model: WorldModel, state, taken: Tensor, following: Codes, real: Tensor, menu: Menu
 ) -> Tensor | None:
     """(n, A): bits of the frame that followed in the n rows marked real, had each action been taken there: those of the
-    menu, or those beside `taken` (B,) or (B, A). None without a likelihood."""
+    menu, or those and `taken` (B,) or (B, A). None without a likelihood."""
     if world_model.decoding.has_posterior:
         return None
     A, index = menu.columns, torch.nonzero(real).squeeze(1)
     parts = []
     for rows in index.split(max(1, FORKS // A)):
         forks = rows.repeat_interleave(A)
-        action = menu.beside(taken[rows])
+        action = menu.alternatives(taken[rows])
         prediction, _ = world_model.decoding.step(world_model.backbone, state.select(forks), action, None, following[forks])
         if prediction.score is None:
             return None

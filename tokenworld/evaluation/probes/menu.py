@@ -43,7 +43,7 @@ class Menu:
         """How often each row occurs (M,) among actions (n,) or (n, A); None where they have no numbers."""
         return np.bincount(self.numbers(action), minlength=len(self)) if self.is_complete else None
 
-    def beside(self, taken: Tensor) -> Tensor:
+    def alternatives(self, taken: Tensor) -> Tensor:
         """What is compared where actions (n,) or (n, A) were taken: (n * columns,) or (n * columns, A)."""
         rows = self.rows.to(taken.device).expand(len(taken), *self.rows.shape)  # (n, M) or (n, M, A)
         return (rows if self.is_complete else torch.cat([taken[:, None], rows], 1)).flatten(0, 1)

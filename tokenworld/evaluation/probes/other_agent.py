@@ -38,7 +38,7 @@ def branches_of_policy(
         return None
     menu = Menu(world_model.shapes.actions)
     if not menu.is_complete:
-        return _beside_own(world_model, policy, simulator, places, deadline, menu, tick)
+        return _own_and_menu(world_model, policy, simulator, places, deadline, menu, tick)
     mine = branches.branches(world_model, simulator, places, deadline, tick=tick)
     if mine is None:
         return None
@@ -50,10 +50,10 @@ def branches_of_policy(
     return replace(mine, support=support(last))
 
 
-def _beside_own(
+def _own_and_menu(
     world_model: WorldModel, policy, simulator, places: list[branches.BranchState], deadline: float, menu: Menu, tick: Tick
 ) -> Branches | None:
-    """Branches of an action of the policy, and of the menu beside it: of these alone each is as likely at random."""
+    """Branches of an action of the policy, and of the menu: of the latter alone each is as likely at random."""
     own = [_chosen(world_model, policy, x)[int(draws.integers(x.key, NOISE, 1, 3)[0])] for x in places]
     mine = branches.branches(world_model, simulator, places, deadline, taken=own, tick=tick)
     if mine is None:
