@@ -110,10 +110,12 @@ class Actions:
 
     def contains(self, action: Tensor) -> Tensor:
         """Which actions (...) or (..., A) lie within the space: (...) bool. NaN does not."""
+        if self.is_single:
+            return (action >= 0) & (action < self.choices[0])
         discrete, continuous = self.split(action)
         sizes = torch.tensor(self.choices, device=action.device)
         low, high = self._limits(continuous)
-        is_whole = discrete == (discrete if self.is_single else action[..., : len(self.choices)])
+        is_whole = discrete == action[..., : len(self.choices)]
         is_within = ((continuous >= low) & (continuous <= high)).all(-1)
         return is_within & (is_whole & (discrete >= 0) & (discrete < sizes)).all(-1)
 
@@ -162,8 +164,11 @@ def space_of(actions: Actions) -> Space:
 
 def to_space(space: Space, action: np.ndarray) -> Any:
     """Actions (N,) or (N, A) -> a batch of the space's own, as Gymnasium's vector environments take it."""
-    actions = of(space)
-    discrete, continuous = (part.numpy() for part in actions.split(torch.from_numpy(np.asarray(action))))
+    from gymnasium.spaces import Discrete
+
+    if isinstance(space, Discrete):  # the most frequent one by far
+        return np.asarray(action, np.int64) + space.start
+    discrete, continuous = (part.numpy() for part in of(space).split(torch.from_numpy(np.asarray(action))))
     return _build(space, iter(discrete.T), iter(continuous.T), len(discrete))
 
 
