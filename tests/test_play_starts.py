@@ -8,6 +8,7 @@ import torch
 from conftest import steps_of
 from play_world import collected, make_dream
 
+from tokenworld.action_space import Actions
 from tokenworld.data.episodes import read_episodes
 from tokenworld.errors import UserError
 from tokenworld.play.future import draws
@@ -107,7 +108,7 @@ def test_every_start_survives_one_key_and_then_none(mortal_run):
 class Toy:
     """A world model by hand. Its state is a sum of the noise of codes; a game ends above 5.5, and half of action 2's steps."""
 
-    shapes, decoding, noise_size = SimpleNamespace(actions=3), SimpleNamespace(noise_size=2), 4
+    shapes, decoding, noise_size = SimpleNamespace(actions=Actions((3,))), SimpleNamespace(noise_size=2), 4
     split_noise, outcome = WorldModel.split_noise, WorldModel.outcome
 
     def __init__(self, total=(0.0,)):

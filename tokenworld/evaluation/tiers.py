@@ -296,7 +296,7 @@ def held_out_of(data: str, meta: dict) -> Replay:
 
 
 def _reconstructions(
-    world_model: WorldModel, held_out: Replay, codes_of, episode: np.ndarray, frames: int, levels: Levels
+    world_model: WorldModel, held_out: Replay, codes_of, episode: np.ndarray, frames: int, levels: Levels = BYTES
 ) -> Reconstructions:
     rows = np.arange(min(frames, held_out.rows))
     steps, codes, V = held_out.gather(rows[None]), codes_of(rows[None]), world_model.tokenizer.V
