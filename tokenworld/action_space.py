@@ -124,7 +124,7 @@ class Actions:
         if self.is_single:
             return meanings[int(action)] if meanings else f"action {int(action)}"
         discrete, continuous = self.split(action)
-        return " ".join([*map(str, discrete.tolist()), *(f"{value:+.2g}" for value in continuous.tolist())])
+        return " ".join([*map(str, discrete.tolist()), *(f"{value:+.3g}" for value in continuous.tolist())])
 
     def describe(self) -> str:
         """The space in a few words."""
