@@ -19,7 +19,7 @@ import torch
 
 from tokenworld import origins
 from tokenworld.action_space import of
-from tokenworld.actions import DiscreteAction
+from tokenworld.actions import ActionTable
 from tokenworld.config import compose
 from tokenworld.errors import UserError
 from tokenworld.interfaces import Codes, Shapes, Steps
@@ -183,7 +183,7 @@ def dynamics(decoding: Part, backbone: Part, K: int = 3, V: int = 5, A: int = 3,
     """A backbone and a decoding that fit each other."""
     torch.manual_seed(1)
     body = backbone()
-    head = decoding(shapes=shapes(K, V, body.D, A), action=DiscreteAction(actions=A, dim=body.D), **keywords)
+    head = decoding(shapes=shapes(K, V, body.D, A), action=ActionTable(actions=A, dim=body.D), **keywords)
     return (rouse(body), rouse(head)) if roused else (body, head)
 
 

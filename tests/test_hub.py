@@ -24,7 +24,7 @@ from tokenworld.policies.planner import Planner
 from tokenworld.scores.returns import episode_returns
 from tokenworld.storage import hub, model_folder
 
-FRAMES = {"known_world": (3, 10, 10), "quickstart": (4, 10, 10)}
+FRAMES = {"known_world": (3, 10, 10), "quickstart": (4, 10, 10), "pendulum": (3, 1, 1)}
 FRAME = (4, 10, 10)
 
 
@@ -47,14 +47,16 @@ def logits(model: WorldModel) -> torch.Tensor:
     C, H, W = model.shapes.frame
     g = torch.Generator().manual_seed(3)
     frames = torch.randint(0, 256, (2, 3, C, H, W), generator=g, dtype=torch.uint8)
+    frames = frames.to(getattr(torch, model.shapes.frame_dtype))
     from conftest import steps_of
 
     steps = steps_of(2, 3, A=model.shapes.actions.choices[0], first=[(0, 0), (1, 0)])
     steps = type(steps)(**{**{f: getattr(steps, f) for f in steps.__dataclass_fields__}, "obs": frames})
     _, state = model.start(steps)
-    noise = torch.rand(2, model.shapes.codes, generator=g)
+    noise = torch.rand(2, model.decoding.noise_size, generator=g)
     prediction, _ = model.step(state, torch.zeros(2, dtype=torch.int64), noise)
-    return torch.cat([prediction.score().flatten(), prediction.reward.mean, prediction.terminated.mean])
+    drawn = prediction.codes.vectors if prediction.score is None else prediction.score()
+    return torch.cat([drawn.flatten(), prediction.reward.mean, prediction.terminated.mean])
 
 
 def refusal(call, *args, **keywords) -> str:

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from tokenworld.action_space import Actions
 from tokenworld.cli import main as cli
 from tokenworld.envs import known_world
 from tokenworld.envs.known_world import DOOR, LEFT, RIGHT, STAY, TILES, USE, World
 from tokenworld.evaluation.probes import branches, histories
+from tokenworld.evaluation.probes.menu import Menu
 from tokenworld.evaluation.report import findings
 from tokenworld.evaluation.simulators.lookup import simulator_of
 from tokenworld.evaluation.simulators.tabular import Tabular
@@ -363,7 +365,7 @@ def test_histories_that_meet():
     """Two ways into one state, each a true history: its frames are those that its actions bring."""
     simulator, met = Tabular(World()), 0
     for place in branches.branch_states(simulator, 20, 3, math.inf):
-        found = histories._meeting(simulator, place, context=6)
+        found = histories._meeting(simulator, place, 6, Menu(Actions((simulator.actions,))))
         if found is None:
             continue
         one, two = found

@@ -239,7 +239,7 @@ def test_building_without_memory_draws_nothing(folders):
 
 @pytest.mark.parametrize("recipe", each_recipe())
 def test_every_recipe_can_be_built_without_memory(recipe):
-    frame = {"known_world": (3, 10, 10), "quickstart": (4, 10, 10)}.get(recipe, (3, 64, 64))
+    frame = {"known_world": (3, 10, 10), "quickstart": (4, 10, 10), "pendulum": (3, 1, 1)}.get(recipe, (3, 64, 64))
     for words in ([], ["overlay=pretrained"]):
         cfg = compose.compose([f"recipe={recipe}", *words]).cfg
         model = sketch(lambda cfg=cfg: WorldModel.from_config(cfg, frame=frame, actions=3), 1)

@@ -6,7 +6,7 @@ from conftest import close, rouse, steps_of
 from torch.distributions import Categorical, MixtureSameFamily, Normal, kl_divergence
 
 from tokenworld.action_space import Actions
-from tokenworld.actions import DiscreteAction
+from tokenworld.actions import ActionTable
 from tokenworld.backbones.gpt import GPT
 from tokenworld.backbones.recurrent import Recurrent
 from tokenworld.decoding.mixture import Mixture
@@ -27,7 +27,7 @@ BODIES = pytest.mark.parametrize("body", ["rnn", "gpt"])
 
 def dynamics(body, shapes=SHAPES, **keywords):
     body = Recurrent(dim=16, context=4) if body == "rnn" else GPT(layers=2, heads=2, dim=16, context=4)
-    head = Mixture(shapes=shapes, action=DiscreteAction(actions=3, dim=16), **{"mixtures": 3, **keywords})
+    head = Mixture(shapes=shapes, action=ActionTable(actions=3, dim=16), **{"mixtures": 3, **keywords})
     return rouse(body), rouse(head), Codes(vectors=torch.randn(B, LONG, K, E)), steps_of(B, LONG, first=FIRST)
 
 
@@ -181,7 +181,7 @@ def test_both_outcomes_of_chance_are_drawn_and_none_between_them():
     """The next number is +1 or -1 whatever came before, the second one follows the action."""
     torch.manual_seed(0)
     shapes = Shapes((1, 8, 8), Actions((3,)), (1, 1), 1, 0, 2, 16)
-    body, head = Recurrent(dim=16, context=4), Mixture(shapes=shapes, action=DiscreteAction(actions=3, dim=16))
+    body, head = Recurrent(dim=16, context=4), Mixture(shapes=shapes, action=ActionTable(actions=3, dim=16))
     optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=1e-2)
     for update in range(200):
         steps = steps_of(32, 6, seed=update)
@@ -211,7 +211,7 @@ def test_a_narrow_world_has_no_density_without_bound():
 
 
 def test_what_cannot_be_is_refused():
-    action = DiscreteAction(actions=3, dim=16)
+    action = ActionTable(actions=3, dim=16)
     with pytest.raises(UserError, match="codes with indices.*tokenizer vae"):
         Mixture(shapes=Shapes((2, 10, 8), Actions((3,)), (1, 2), 2, 5, 3, 16), action=action)
     for keywords in (dict(mixtures=0), dict(floor=0.0), dict(temperature=-1.0)):

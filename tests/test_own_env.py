@@ -59,7 +59,7 @@ CAUSES = [
     ("my_env:Stacked-v0", ["got Box(4, 8, 8, 3) uint8", "leave out the wrapper that stacks frames"]),
     ("my_env:Vector-v0", ["the observation of reset() is an array (8, 8, 3) of uint8, expected (5,) float32"]),
     ("my_env:Written-v0", ["got Text", "a picture of it"]),
-    ("my_env:Drawn-v0", ["env.kwargs.render_mode=rgb_array 'env.wrappers=[gymnasium.wrappers.AddRenderObservation]'"]),
+    ("my_env:Drawn-v0", ["to learn from its rendered pictures, add env.render=true env.height=64 env.width=64"]),
     ("minigrid:MiniGrid-Empty-5x5-v0", ["minigrid.wrappers.RGBImgPartialObsWrapper,minigrid.wrappers.ImgObsWrapper"]),
     ("my_env:Endless-v0", ["a continuous action must have finite bounds, the lower one first, got -inf to inf"]),
     ("my_env:Linked-v0", ["actions must be Discrete, MultiDiscrete", "got Sequence", "gymnasium.ActionWrapper"]),

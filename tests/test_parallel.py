@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import discover, dynamics, shapes, steps_of
 
-from tokenworld.actions import DiscreteAction
+from tokenworld.actions import ActionTable
 from tokenworld.cli.main import main
 from tokenworld.decoding.parallel import GRAIN, Parallel
 from tokenworld.errors import UserError
@@ -63,7 +63,7 @@ def test_unused_codes_are_impossible():
     assert p.shape == (300, 3, V) and prediction.codes.indices.max() <= GRAIN
     assert (p[..., GRAIN + 1 :] == 0).all() and p.sum(-1).allclose(torch.ones(300, 3))
     assert torch.isfinite(entropy(prediction)).all() and torch.isfinite(logprob(prediction)).all()
-    twin = Parallel(shapes=shapes(V=V), action=DiscreteAction(actions=3, dim=16), codebook=True)
+    twin = Parallel(shapes=shapes(V=V), action=ActionTable(actions=3, dim=16), codebook=True)
     assert twin.computed == V
     twin.load_state_dict(head.state_dict())
     assert twin.computed == 2 * GRAIN, "a loaded decoding knows how many codes there are"
@@ -167,4 +167,4 @@ def test_only_what_is_read_in_training_is_corrupted():
 @pytest.mark.parametrize("wrong, word", [({"pool": "mean"}, "pool"), ({"pivots": 0}, "pivots"), ({"corrupt": 1.0}, "corrupt")])
 def test_impossible_settings_are_refused(wrong, word):
     with pytest.raises(UserError, match=f"decoding.{word} must be"):
-        Parallel(shapes=shapes(), action=DiscreteAction(actions=3, dim=16), **wrong)
+        Parallel(shapes=shapes(), action=ActionTable(actions=3, dim=16), **wrong)

@@ -11,7 +11,7 @@ from test_house_rules import SOURCES
 from torch import nn
 
 from tokenworld import origins
-from tokenworld.actions import DiscreteAction, ShuffledAction
+from tokenworld.actions import ActionTable, ShuffledAction
 from tokenworld.config import schema
 from tokenworld.errors import UserError
 from tokenworld.heads import SignReward, Termination, TwoHotReward
@@ -53,7 +53,7 @@ def plugin(monkeypatch):
 
 def test_every_shipped_part_has_the_base():
     made = [part.make for folder in ("tokenizers", "backbones", "decoding", "policies") for part in discover(folder)]
-    for one in [*made, DiscreteAction, ShuffledAction, SignReward, TwoHotReward, Termination]:
+    for one in [*made, ActionTable, ShuffledAction, SignReward, TwoHotReward, Termination]:
         assert one.__mro__.index(nn.Module) < one.__mro__.index(Part), one
 
 

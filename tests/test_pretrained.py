@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from tokenworld import optim
-from tokenworld.actions import DiscreteAction
+from tokenworld.actions import ActionTable
 from tokenworld.backbones.pretrained import TINY, Pretrained, _probe
 from tokenworld.config import compose, schema
 from tokenworld.errors import UserError
@@ -79,7 +79,7 @@ def test_cached_equals_uncached_with_eager_and_sdpa():
                 body = made(kind, attention=attention)
                 assert body.model.config._attn_implementation == attention
                 torch.manual_seed(7)
-                action = DiscreteAction(actions=3, dim=body.D)
+                action = ActionTable(actions=3, dim=body.D)
                 head = DECODINGS[name](shapes=shapes(K, V, body.D, 3), action=action)
                 head = rouse(head, 0.1)
                 losses, h, _ = head.loss(body, codes, steps)

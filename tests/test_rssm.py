@@ -7,7 +7,7 @@ import torch
 from conftest import close, rouse, steps_of
 
 from tokenworld.action_space import Actions
-from tokenworld.actions import DiscreteAction
+from tokenworld.actions import ActionTable
 from tokenworld.backbones.gpt import GPT
 from tokenworld.backbones.recurrent import Recurrent
 from tokenworld.decoding.rssm import RSSM
@@ -28,7 +28,7 @@ MODES = pytest.mark.parametrize("body, posterior", [("rnn", "frame_and_state"), 
 
 def dynamics(body, posterior, **keywords):
     body = Recurrent(dim=16, context=4) if body == "rnn" else GPT(layers=2, heads=2, dim=16, context=4)
-    head = RSSM(shapes=SHAPES, action=DiscreteAction(actions=3, dim=16), groups=3, classes=5, hidden=16, posterior=posterior,
+    head = RSSM(shapes=SHAPES, action=ActionTable(actions=3, dim=16), groups=3, classes=5, hidden=16, posterior=posterior,
                 **keywords)  # fmt: skip
     return rouse(body), rouse(head), Codes(vectors=torch.randn(B, LONG, 4, 8)), steps_of(B, LONG, first=FIRST)
 
@@ -90,7 +90,7 @@ def test_a_transformer_cannot_scan():
 @pytest.mark.parametrize("kind", ["single", "rssm"])
 def test_joint_gradient_of_the_dynamics_alone(kind, rep):
     """With rep = 0 it still comes through what the dynamics reads: the sample that enters the next step."""
-    frame, action, kl = (2, 10, 8), DiscreteAction(actions=3, dim=16), {"dyn": 1.0, "rep": rep}
+    frame, action, kl = (2, 10, 8), ActionTable(actions=3, dim=16), {"dyn": 1.0, "rep": rep}
     if kind == "single":
         tokenizer, body = Categorical(frame_shape=frame, groups=4, classes=4, channels=8), GPT(layers=1, heads=2, dim=16)
         make = Single
@@ -201,7 +201,7 @@ def test_a_deterministic_world_is_learned_and_imagined():
     torch.manual_seed(0)
     shapes = Shapes((1, 8, 8), Actions((2,)), (1, 1), 1, 0, 6, 32)
     body = Recurrent(dim=32, context=4)
-    head = RSSM(shapes=shapes, action=DiscreteAction(actions=2, dim=32), groups=4, classes=4, hidden=32, free_nats=0.0)
+    head = RSSM(shapes=shapes, action=ActionTable(actions=2, dim=32), groups=4, classes=4, hidden=32, free_nats=0.0)
     optimizer = torch.optim.Adam([*body.parameters(), *head.parameters()], lr=5e-3)
 
     def world(rows, T, seed):

@@ -34,10 +34,6 @@ class ActionTable(nn.Module, Part):
         return out if self.continuous is None else out + self.continuous(self.actions.scale(continuous).to(out.dtype))
 
 
-class DiscreteAction(ActionTable):
-    """The same, under the name of earlier recipes."""
-
-
 class ShuffledAction(ActionTable):
     """A control: while it learns, the dynamics sees the actions of other windows of the batch. So a policy cannot learn from
     the model what its actions do."""

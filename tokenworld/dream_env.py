@@ -190,15 +190,21 @@ class DreamEnv(VectorEnv):
 
     def _rows_of(self, actions: Any) -> torch.Tensor:
         """A batch of the action space -> (N,) int64 or (N, A) float32."""
-        space, own = self.single_action_space, self.world_model.shapes.actions
+        space, own, N = self.single_action_space, self.world_model.shapes.actions, self.num_envs
+        is_mixed = bool(own.choices and own.bounds)  # a tuple of both
+        batch = actions if is_mixed else arguments.array("actions", actions)
+        if own.is_single:
+            A = own.choices[0]
+            if batch.shape != (N,) or batch.dtype.kind not in "iu" or batch.min() < 0 or batch.max() >= A:
+                raise UserError(f"actions must be {N} whole numbers in 0..{A - 1}, got {arguments.format_value(actions)}")
+            return torch.from_numpy(batch.astype(np.int64)).to(self.device)
         try:
-            batch = actions if isinstance(actions, tuple) else arguments.array("actions", actions)
             rows = torch.from_numpy(action_space.from_space(space, batch))
-            good = rows.shape == (self.num_envs, *own.row) and bool(own.contains(rows).all())
-        except (TypeError, ValueError, IndexError):
+            good = rows.shape == (N, *own.row) and bool(own.contains(rows).all())
+        except (TypeError, ValueError, IndexError, KeyError):
             good = False
         if not good:
-            raise UserError(f"actions must be {self.num_envs} of {space}, got {arguments.format_value(actions)}: give a batch"
+            raise UserError(f"actions must be {N} of {space}, got {arguments.format_value(actions)}: give a batch"
                             " of them as action_space.sample() does")  # fmt: skip
         return rows.to(self.device)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tokenworld.action_space import Actions
+from tokenworld.action_space import Actions, of
 from tokenworld.bench.clocks import time_calls
 from tokenworld.imagination import imagine
 from tokenworld.interfaces import Codes, Record, Steps
@@ -72,8 +72,9 @@ def device_name(device: torch.device) -> str:
 class Dice:
     """A random policy: the cost of the imagined rollout alone, with or without pixels."""
 
-    def __init__(self, actions: Actions, needs_pixels: bool):
-        self.actions, self.needs_pixels, self.noise_size = actions, needs_pixels, actions.size
+    def __init__(self, actions: Actions | int, needs_pixels: bool):
+        self.actions, self.needs_pixels = of(actions), needs_pixels
+        self.noise_size = self.actions.size
 
     def start(self, batch: int) -> None:
         return None

@@ -107,7 +107,7 @@ def bench_imagine(run: Run, repeats: int) -> list[Row]:
     model = run.imagination_model()
     steps, rows = run.replay.sample(batch, burn_in, run.rng, ends="acted")
     steps, codes = steps.to(run.device), run.codes(run.replay, rows)
-    passes, noise_size = model.decoding.passes, model.noise_size + max(Dice.noise_size, run.policy.noise_size)
+    passes, noise_size = model.decoding.passes, model.noise_size + max(model.shapes.actions.size, run.policy.noise_size)
     noise = torch.rand(batch, horizon, noise_size, generator=run.generator, device=run.device)
     positions = positions_of(model, steps, codes)
     blind, seeing = Dice(model.shapes.actions, False), Dice(model.shapes.actions, True)

@@ -31,6 +31,7 @@ MOVED = {  # an old dotted name -> the new one; rows are added, never removed
     "tokenworld.train.train_policy": "tokenworld.training.phases.policy.train_policy",
     "tokenworld.train.train_policy_model_free": "tokenworld.training.phases.model_free.train_policy_model_free",
     "tokenworld.train.evaluate": "tokenworld.training.phases.evaluate.evaluate",
+    "tokenworld.actions.DiscreteAction": "tokenworld.actions.ActionTable",
 }
 
 

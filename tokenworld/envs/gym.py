@@ -35,16 +35,20 @@ def make(
     wrappers: list | None = None,
     kwargs: dict | None = None,
     strip: int = 8,
+    render: bool = False,
 ) -> VectorEnv:
     """`num_envs` copies of the environment `id`: obs (N, C, H, W) uint8, or (N, M, 1, 1) float32; actions of its own space.
 
     `kwargs` go to `gymnasium.make`; `wrappers` are dotted names, applied in order to each copy (a mapping of `_target_` and
     keyword arguments may stand for a name). `height` and `width` resize the frames (averaging over areas; None keeps the
     size); `max_steps` truncates (None keeps the environment's own limit); `processes` runs each copy in a process of its own,
-    for slow environments; `strip`: side in pixels of the cells below a picture that show the numbers which come with it. Raises
-    `UserError` for an environment that cannot be built, observations and actions that cannot be read, and one that fails in a
-    trial of one step.
+    for slow environments; `render`: the picture that it draws of itself is the observation; `strip`: side in pixels of the
+    cells below a picture that show the numbers which come with it. Raises `UserError` for an environment that cannot be built,
+    observations and actions that cannot be read, and one that fails in a trial of one step.
     """
+    if render:
+        wrappers = [*(wrappers or []), "gymnasium.wrappers.AddRenderObservation"]
+        kwargs = {"render_mode": "rgb_array"} | (kwargs or {})
     if num_envs < 1:
         raise UserError(f"env.num_envs must be at least 1, got {num_envs}: choose e.g. 8")
     for name, value in [("height", height), ("width", width), ("max_steps", max_steps), ("strip", strip)]:

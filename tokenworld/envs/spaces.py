@@ -10,9 +10,7 @@ from tokenworld import action_space
 from tokenworld.envs.observations import is_picture, reader_of
 from tokenworld.errors import UserError
 
-RENDER = (
-    "env.kwargs.render_mode=rgb_array 'env.wrappers=[gymnasium.wrappers.AddRenderObservation]' env.height=64 env.width=64"
-)
+RENDER = "env.render=true env.height=64 env.width=64"
 DTYPE = "{_target_: gymnasium.wrappers.DtypeObservation, dtype: uint8}"
 
 

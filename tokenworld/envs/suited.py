@@ -13,6 +13,7 @@ from tokenworld.config.saved import RunSpec
 from tokenworld.config.targets import resolve
 from tokenworld.envs.checked import make_checked
 from tokenworld.errors import UserError
+from tokenworld.interfaces import Part
 
 VECTORS = "vectors"  # the overlay
 
@@ -43,7 +44,8 @@ def _may_show_vectors(spec: RunSpec) -> bool:
 
 def frames_read(cfg: dict) -> str:
     """The type of frames that a recipe's tokenizer reads."""
-    return getattr(resolve(cfg["tokenizer"]["_target_"]), "frame_dtype", "uint8")  # a function of the user's has none
+    build = resolve(cfg["tokenizer"]["_target_"])
+    return build.frame_dtype if isinstance(build, type) and Part in build.__mro__ else "uint8"
 
 
 def check_frames(cfg: dict, space: Box) -> None:
